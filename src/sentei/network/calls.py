@@ -1,0 +1,233 @@
+"""Seeing every call in which a network uses one of its weights, whoever wrote the network.
+
+`Calls` runs while a model runs and recognises weights by identity as they reach torch's functions:
+`nn.Linear`, a hand-written `F.linear(x, self.weight)` and a layer that is used twice look the same,
+and no module is wrapped or hooked. Tracing poisons these calls; the Probe replays them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from sentei.network.attention import multi_head_attention, plain_attention
+
+_LINEAR = ("input", "weight", "bias")
+_CONV = (*_LINEAR, "stride", "padding", "dilation", "groups")
+_CONV_TRANSPOSE = (*_LINEAR, "stride", "padding", "output_padding", "groups", "dilation")
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a torch function uses a weight.
+
+    Attributes:
+        arguments: the function's argument names, in order.
+        rows: dimension of the weight that indexes what comes out; None if nothing new is computed.
+        columns: dimension of the weight that indexes what goes in; None if nothing is read.
+        axis: dimension of input and output (from the end for layers, 1 for norms) that holds units.
+        reads, weight, bias: names of the arguments that play these parts.
+    """
+
+    arguments: tuple[str, ...]
+    rows: int | None
+    columns: int | None
+    axis: int
+    reads: str = "input"
+    weight: str = "weight"
+    bias: str = "bias"
+
+
+# Functions that compute new units from old ones: their inputs' units are heard by weight columns.
+MIXING: dict[Any, Use] = {
+    F.linear: Use(_LINEAR, rows=0, columns=1, axis=-1),
+    torch.addmm: Use(
+        ("input", "mat1", "mat2"), 1, 0, -1, reads="mat1", weight="mat2", bias="input"
+    ),
+    F.embedding: Use(("input", "weight"), rows=1, columns=None, axis=-1),
+    F.conv1d: Use(_CONV, rows=0, columns=1, axis=-2),
+    F.conv2d: Use(_CONV, rows=0, columns=1, axis=-3),
+    F.conv3d: Use(_CONV, rows=0, columns=1, axis=-4),
+    F.conv_transpose1d: Use(_CONV_TRANSPOSE, rows=1, columns=0, axis=-2),
+    F.conv_transpose2d: Use(_CONV_TRANSPOSE, rows=1, columns=0, axis=-3),
+    F.conv_transpose3d: Use(_CONV_TRANSPOSE, rows=1, columns=0, axis=-4),
+}
+
+_NORM = ("input", "running_mean", "running_var", "weight", "bias")
+_LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
+
+# Functions that pass units on one by one (or norm group by norm group) and hold numbers for each.
+PASSING: dict[Any, Use] = {
+    F.batch_norm: Use((*_NORM, "training", "momentum", "eps"), None, 0, axis=1),
+    F.instance_norm: Use((*_NORM, "use_input_stats", "momentum", "eps"), None, 0, axis=1),
+    F.group_norm: Use(("input", "num_groups", "weight", "bias", "eps"), None, 0, axis=1),
+    F.layer_norm: Use(_LAYER_NORM, None, 0, axis=-1),
+    F.rms_norm: Use(("input", "normalized_shape", "weight", "eps"), None, 0, axis=-1),
+    F.prelu: Use(("input", "weight"), rows=None, columns=0, axis=1),
+}
+
+_SELECTING = (torch.index_select, torch.Tensor.index_select)
+_ELEMENTWISE = tuple(
+    getattr(owner, name)
+    for owner in (torch, torch.Tensor)
+    for name in (
+        *("add", "sub", "mul", "div", "__add__", "__radd__", "__sub__", "__rsub__", "__iadd__"),
+        *("__mul__", "__rmul__", "__truediv__", "__isub__", "__imul__", "__itruediv__"),
+    )
+    if hasattr(owner, name)
+)
+
+
+_BY_POSITION = frozenset((*_SELECTING, *_ELEMENTWISE))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of one weight in one pass through a network.
+
+    Attributes:
+        position: how many calls came before it in this pass.
+        function: the torch function.
+        given: its arguments by name.
+        use: how it uses the weight.
+        input: the tensor whose units it reads.
+        axis: the dimension of `input` (of the output too, where units are computed) that holds
+            units.
+        weight: the weight's qualified name, or that of the first per-unit tensor of a norm.
+        tensors: qualified names of everything with an entry per unit: of the units computed for a
+            mixing call (weight and bias), of the units passed on for the others.
+        mixes: whether new units are computed; if not, units are passed on one by one.
+        groups: of a grouped convolution; 1 elsewhere.
+    """
+
+    position: int
+    function: Callable[..., Tensor]
+    given: dict[str, Any]
+    use: Use
+    input: Tensor
+    axis: int
+    weight: str
+    tensors: tuple[str, ...]
+    mixes: bool
+    groups: int = 1
+
+    def __call__(self, input: Tensor | None = None) -> Tensor:
+        """The call's own result, on another `input` if one is given."""
+        given = self.given if input is None else {**self.given, self.use.reads: input}
+        if self.function in _BY_POSITION:
+            return self.function(*given.values())
+        return self.function(**given)
+
+
+class Calls(TorchFunctionMode):
+    """While active, hands every call that uses a weight of `model` to `answer`.
+
+    Args:
+        model: the network that is run inside the `with` block.
+        answer: takes a `Call`, returns the tensor the network gets in its place.
+        plain: compute `scaled_dot_product_attention` from its definition; fused kernels neither
+            carry NaN nor show what they mix.
+    """
+
+    def __init__(self, model: nn.Module, answer: Callable[[Call], Tensor], *, plain: bool = False):
+        super().__init__()
+        self.answer = answer
+        self.plain = plain
+        self.made = 0
+        self.names = names_of(model)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:  # the packed function hides its layers: show them
+                return multi_head_attention(*args, **kwargs)
+        if self.plain and func is F.scaled_dot_product_attention:
+            return plain_attention(*args, **kwargs)
+        call = self._recognise(func, args, kwargs)
+        if call is None:
+            return func(*args, **kwargs)
+        self.made += 1
+        return self.answer(call)
+
+    def _recognise(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Call | None:
+        if func in MIXING:
+            return self._mixing(func, MIXING[func], args, kwargs)
+        if func in PASSING:
+            return self._passing(func, PASSING[func], args, kwargs)
+        if func in _SELECTING:
+            return self._selecting(func, args, kwargs)
+        if func in _ELEMENTWISE:
+            return self._elementwise(func, args, kwargs)
+        return None
+
+    def _mixing(self, func: Any, use: Use, args: Sequence[Any], kwargs: dict) -> Call | None:
+        given = {**dict(zip(use.arguments, args, strict=False)), **kwargs}
+        weight = given.get(use.weight)
+        if not isinstance(weight, Tensor) or id(weight) not in self.names:
+            return None
+        tensors = self._named(given.get(name) for name in (use.weight, use.bias))
+        groups = given.get("groups", 1)
+        mixes = not (groups > 1 and use.columns == 1 and weight.shape[1] == 1)  # not depthwise
+        if not mixes:
+            use = replace(use, rows=None, columns=0)
+        reads = given[use.reads]
+        return Call(
+            self.made, func, given, use, reads, use.axis, tensors[0], tensors, mixes, groups
+        )
+
+    def _passing(self, func: Any, use: Use, args: Sequence[Any], kwargs: dict) -> Call | None:
+        given: dict[str, Any] = {**dict(zip(use.arguments, args, strict=False)), **kwargs}
+        held = [given.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
+        held = [tensor for tensor in held if isinstance(tensor, Tensor) and tensor.ndim == 1]
+        tensors = self._named(held)
+        shared_slope = func is F.prelu and held[0].numel() == 1
+        if not tensors or shared_slope:
+            return None
+        axis = use.axis
+        return Call(
+            self.made, func, given, use, given["input"], axis, tensors[0], tensors, mixes=False
+        )
+
+    def _selecting(self, func: Any, args: Sequence[Any], kwargs: dict) -> Call | None:
+        given = {**dict(zip(("input", "dim", "index"), args, strict=False)), **kwargs}
+        if id(given.get("index")) not in self.names:
+            return None
+        name = self.names[id(given["index"])]
+        axis = given["dim"] - given["input"].ndim if given["dim"] >= 0 else given["dim"]
+        use = Use(("input", "dim", "index"), rows=None, columns=0, axis=axis)
+        return Call(self.made, func, given, use, given["input"], axis, name, (name,), mixes=False)
+
+    def _elementwise(self, func: Any, args: Sequence[Any], kwargs: dict) -> Call | None:
+        """A per-unit scale or shift: `x * self.gamma` with one number for each unit."""
+        if len(args) != 2 or kwargs or not all(isinstance(x, Tensor) for x in args):
+            return None
+        known = [id(x) in self.names for x in args]
+        if known[0] == known[1]:
+            return None
+        held, input = (args[0], args[1]) if known[0] else (args[1], args[0])
+        long = [d for d in range(held.ndim) if held.shape[d] > 1]
+        if len(long) != 1 or held.ndim > input.ndim:
+            return None
+        axis, name = long[0] - held.ndim, self.names[id(held)]
+        order = ("held", "input") if known[0] else ("input", "held")
+        use = Use(order, rows=None, columns=long[0], axis=axis)
+        given: dict[str, Any] = dict(zip(order, args, strict=True))
+        return Call(self.made, func, given, use, input, axis, name, (name,), mixes=False)
+
+    def _named(self, tensors: Any) -> tuple[str, ...]:
+        return tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
+
+
+def names_of(model: nn.Module) -> dict[int, str]:
+    """Qualified names of parameters and buffers by identity; a shared one has its first name."""
+    names: dict[int, str] = {}
+    for source in (model.named_parameters, model.named_buffers):
+        for name, tensor in source(remove_duplicate=False):
+            names.setdefault(id(tensor), name)
+    return names

@@ -1,0 +1,153 @@
+"""Proof, by running both, that a cut network is the same function as the masked one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from sentei.errors import CertificateError
+from sentei.network.example import Example, at_least, rows, run, tensors
+
+INPUTS = 64
+
+# Largest difference allowed, as a part of the largest output (or of 1, if that is more).
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was compared, and how far apart it was.
+
+    Attributes:
+        inputs: number of samples compared.
+        real: how many of them were given; the rest are seeded noise of the same shape.
+        difference: largest |masked - shrunk| of any output in evaluation mode.
+        training_difference: the same in training mode with nothing dropped out; None if the masked
+            network itself cannot run in training mode on these inputs.
+        tolerance: largest difference that would have passed.
+    """
+
+    inputs: int
+    real: int
+    difference: float
+    training_difference: float | None
+    tolerance: float
+
+    def __str__(self) -> str:
+        training = self.training_difference
+        also = "" if training is None else f", {training:.1e} in training mode"
+        return (
+            f"same function on {self.inputs} inputs ({self.real} of them given): outputs differ by "
+            f"{self.difference:.1e} at most{also} (allowed {self.tolerance:.1e})"
+        )
+
+
+def certify(masked: nn.Module, small: nn.Module, example: Example) -> Certificate:
+    """Compare two networks on at least 64 inputs, in evaluation and in training mode.
+
+    In training mode every dropout is the identity: one seed draws other noise for other shapes.
+    Modes, buffers and the random state of both networks are left as they were.
+
+    Raises:
+        CertificateError: they differ by more than the dtype's tolerance, or the small one does not
+            run.
+    """
+    given = rows(example) or 1
+    example = at_least(example, INPUTS)
+    want = _outputs(masked, example, training=False)
+    got = _attempt(small, example, training=False)
+    scale = max([1.0, *(float(t.abs().max()) for t in want if t.numel())])
+    tolerance = scale * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
+    difference = _apart(want, got, tolerance, "evaluation")
+    try:
+        want = _outputs(masked, example, training=True)
+    except Exception:  # the network's own limits (batch norm of one sample, say) are not the cut's
+        return Certificate(rows(example) or 1, given, difference, None, tolerance)
+    scale = max([1.0, *(float(t.abs().max()) for t in want if t.numel())])
+    tolerance = scale * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
+    training = _apart(want, _attempt(small, example, training=True), tolerance, "training")
+    return Certificate(rows(example) or 1, given, difference, training, tolerance)
+
+
+def _apart(want: list[Tensor], got: list[Tensor], tolerance: float, mode: str) -> float:
+    if [t.shape for t in want] != [t.shape for t in got]:
+        raise CertificateError(
+            f"the shrunk network must put out the masked one's shapes; in {mode} mode they are "
+            f"{[tuple(t.shape) for t in got]} instead of {[tuple(t.shape) for t in want]}"
+        )
+    pairs = [(a.double(), b.double()) for a, b in zip(want, got, strict=True) if a.numel()]
+    difference = max((float(_distance(a, b)) for a, b in pairs), default=0.0)
+    if not difference <= tolerance:
+        raise CertificateError(
+            f"the shrunk network must compute what the masked one does; in {mode} mode outputs "
+            f"differ by {difference:.3g} where {tolerance:.3g} is allowed"
+        )
+    return difference
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Largest difference, infinities and NaN in the same places counting as equal."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    return torch.where(same, 0.0, (a - b).abs()).max()
+
+
+def _attempt(model: nn.Module, example: Example, *, training: bool) -> list[Tensor]:
+    try:
+        return _outputs(model, example, training=training)
+    except Exception as error:
+        raise CertificateError(f"the shrunk network does not run: {error}") from error
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, example: Example, *, training: bool) -> list[Tensor]:
+    with as_found(model), torch.random.fork_rng(devices=[]), _NoDropout():
+        torch.manual_seed(0)
+        model.train(training)
+        return [t for t in tensors(run(model, example)) if t.is_floating_point()]
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Put every module's mode and every buffer back at the end."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, value in buffers.items():
+            buffer.data.copy_(value)
+
+
+class _NoDropout(TorchFunctionMode):
+    """Every dropout passes its input on."""
+
+    dropouts = frozenset(
+        getattr(owner, name)
+        for owner in (F, torch)
+        for name in (
+            *("dropout", "alpha_dropout", "feature_alpha_dropout", "feature_dropout"),
+            *("dropout1d", "dropout2d", "dropout3d"),
+        )
+        if hasattr(owner, name)
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.dropouts:
+            return args[0] if args else kwargs["input"]
+        if "dropout_p" in kwargs:
+            kwargs = {**kwargs, "dropout_p": 0.0}
+        elif func is F.multi_head_attention_forward:
+            args = (*args[:10], 0.0, *args[11:])
+        elif func is F.scaled_dot_product_attention and len(args) > 4:
+            args = (*args[:4], 0.0, *args[5:])
+        return func(*args, **kwargs)

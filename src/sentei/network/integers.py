@@ -1,0 +1,64 @@
+"""Integers of a user's own modules that have to change with a cut.
+
+Where `forward` reads an integer of its module (`self.num_heads`, `self.inner`), the cut network
+fails until that integer is changed too. Which of them, the certificate decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from torch import nn
+
+from sentei.network.mask import Mask
+from sentei.network.units import Neurons
+
+ATTEMPTS = 64  # how many ways of patching are tried before a cut is refused
+
+Patch = tuple[tuple[str, str, int], ...]
+
+
+def patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
+    """Ways of changing integers that equal an old size: all of them first, then fewer."""
+    changed = _new_sizes(model, mask)
+    found = [
+        (path, attribute, changed[value])
+        for path, module in model.named_modules()
+        if any(layer.startswith(f"{path}.") or not path for layer in mask.touched)
+        and not type(module).__module__.startswith("torch.nn")
+        for attribute, value in vars(module).items()
+        if type(value) is int and value in changed
+    ]
+    tried = 0
+    for size in (len(found), *range(1, len(found))):
+        for patch in combinations(found, size):
+            if tried == ATTEMPTS or not patch:
+                return
+            tried += 1
+            yield patch
+
+
+def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:
+    sizes: dict[int, int] = {}
+    for (name, dim), gone in mask.gone.items():
+        old = _size(model, name, dim)
+        sizes[old] = old - gone.numel()
+    for group in mask.groups:
+        if isinstance(group, Neurons) and mask.count(group) < group.size:
+            sizes[group.size] = mask.count(group)
+    return sizes
+
+
+def adopt_(model: nn.Module, proof: nn.Module) -> None:
+    """Take over the integers that the certified copy needed."""
+    own = dict(model.named_modules())
+    for path, module in proof.named_modules():
+        for attribute, value in vars(module).items():
+            if type(value) is int and type(getattr(own.get(path), attribute, None)) is int:
+                setattr(own[path], attribute, value)
+
+
+def _size(model: nn.Module, name: str, dim: int) -> int:
+    layer, _, short = name.rpartition(".")
+    return getattr(model.get_submodule(layer), short).shape[dim]

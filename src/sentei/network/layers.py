@@ -1,0 +1,69 @@
+"""The layers that a cut leaves behind: Select, and layers whose own numbers have changed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sentei.network.attention import FewerHeads
+
+
+class Select(nn.Module):
+    """Passes on only some inputs, so that a layer which lost columns keeps its caller's interface.
+
+    Args:
+        index: (kept,) int64, positions along `dim` to pass on.
+        dim: the dimension to select from, counted from the end.
+    """
+
+    index: Tensor
+
+    def __init__(self, index: Tensor, dim: int = -1):
+        super().__init__()
+        self.register_buffer("index", index.long())
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n, ...) to (..., kept, ...)."""
+        return torch.index_select(x, self.dim, self.index)
+
+    def extra_repr(self) -> str:
+        """How many are kept, for `print(model)`."""
+        return f"{self.index.numel()} kept, dim={self.dim}"
+
+
+def refresh_(module: nn.Module) -> None:
+    """Make a layer's own numbers (`in_features`, `num_groups`, …) agree with its tensors."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        _refresh_convolution_(module)
+    elif isinstance(module, (nn.GroupNorm,)):
+        size = module.weight.shape[0]
+        module.num_groups = module.num_groups * size // module.num_channels
+        module.num_channels = size
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        held = module.weight if module.weight is not None else module.running_mean
+        module.num_features = module.num_features if held is None else held.shape[0]
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+    elif isinstance(module, FewerHeads):
+        module.refresh_()
+
+
+def _refresh_convolution_(module: nn.modules.conv._ConvNd) -> None:
+    rows, columns = module.weight.shape[:2]
+    if module.transposed:
+        rows, columns = columns, rows
+    depthwise = module.groups > 1 and module.groups == module.in_channels and not module.transposed
+    if depthwise:
+        module.groups = rows * module.in_channels // module.out_channels
+        module.in_channels, module.out_channels = module.groups, rows
+    elif module.transposed:
+        module.in_channels, module.out_channels = columns, rows * module.groups
+    else:
+        module.in_channels, module.out_channels = columns * module.groups, rows

@@ -1,0 +1,333 @@
+"""What is left of a network: one immutable value for units and synapses together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sentei.errors import GroupError
+from sentei.network.units import Group, Listener, Neurons, Synapses, named
+
+Place = tuple[str, int]  # a parameter and one of its dimensions
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which members of which groups are alive; the only state that pruning has.
+
+    Built by `Mask.full(groups)` and changed by making new ones (`without`, `with_`). Two masks are
+    equal if the same members are dead: a group that is all alive makes no difference.
+    """
+
+    _alive: Mapping[Group, Tensor]
+
+    @classmethod
+    def full(cls, groups: Iterable[Group]) -> Mask:
+        """The mask in which everything is alive.
+
+        Raises:
+            GroupError: two groups have the same kind and name.
+        """
+        groups = list(groups)
+        named(groups)
+        return cls({group: torch.ones(group.size, dtype=torch.bool) for group in groups})
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups, in the order they were given."""
+        return tuple(self._alive)
+
+    def alive(self, group: Group) -> Tensor:
+        """(size,) bool: which members are alive; a copy.
+
+        Raises:
+            GroupError: the mask does not hold the group.
+        """
+        return self._alive[self._own(group)].clone()
+
+    def dead(self, group: Group) -> Tensor:
+        """Positions of the dead members, int64, ascending."""
+        return (~self._alive[self._own(group)]).nonzero().flatten()
+
+    def count(self, group: Group) -> int:
+        """How many members are alive."""
+        return int(self._alive[self._own(group)].sum())
+
+    def without(self, doomed: Mapping[Any, Tensor | Sequence[int]]) -> Mask:
+        """The mask in which the members at these positions are dead as well."""
+        return self._changed(doomed, alive=False)
+
+    def with_(self, regrown: Mapping[Any, Tensor | Sequence[int]]) -> Mask:
+        """The mask in which the members at these positions are alive again."""
+        return self._changed(regrown, alive=True)
+
+    def _changed(self, members: Mapping[Any, Tensor | Sequence[int]], *, alive: bool) -> Mask:
+        changed = dict(self._alive)
+        for group, given in members.items():
+            own, positions = self._own(group), torch.as_tensor(given)
+            if positions.dtype == torch.bool or positions.is_floating_point():
+                raise GroupError(
+                    f"members are named by integer positions; {group.name!r} was given "
+                    f"{positions.dtype}. Pass bools through .nonzero().flatten()."
+                )
+            if (
+                positions.numel()
+                and not 0 <= int(positions.min()) <= int(positions.max()) < own.size
+            ):
+                raise GroupError(
+                    f"positions in {own.kind} group {own.name!r} run from 0 to {own.size - 1}; "
+                    f"got {int(positions.min())} … {int(positions.max())}"
+                )
+            changed[own] = changed[own].index_fill(0, positions.long().flatten(), alive)
+        return Mask(changed)
+
+    def _own(self, group: Group) -> Group:
+        """The mask's own copy of the group: it is the one that knows its places."""
+        for own in self._alive:
+            if own == group:
+                return own
+        known = ", ".join(f"{g.kind} {g.name!r} ({g.size})" for g in self._alive) or "none"
+        raise GroupError(
+            f"the mask does not hold {group.kind} group {group.name!r} of size {group.size}; "
+            f"it holds {known}. Take groups from find_units or find_synapses of this model."
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        mine, theirs = self._dead_sets(), other._dead_sets()
+        return mine.keys() == theirs.keys() and all(torch.equal(mine[g], theirs[g]) for g in mine)
+
+    def __hash__(self) -> int:
+        return hash(frozenset((g, tuple(d.tolist())) for g, d in self._dead_sets().items()))
+
+    def _dead_sets(self) -> dict[Group, Tensor]:
+        dead = {group: self.dead(group) for group in self._alive}
+        return {group: positions for group, positions in dead.items() if positions.numel()}
+
+    def __repr__(self) -> str:
+        parts = (f"{g.kind} {g.name!r}: {self.count(g)}/{g.size}" for g in self._alive)
+        return f"Mask({', '.join(parts)})"
+
+    # What the mask means for parameters.
+
+    @cached_property
+    def unread(self) -> dict[Place, Tensor]:
+        """Columns nobody listens to any more, by listening parameter and dimension."""
+        return self._places("listeners")
+
+    @cached_property
+    def gone(self) -> dict[Place, Tensor]:
+        """Positions that `shrink` removes, by parameter and dimension."""
+        return self._places("producers", "followers", "listeners")
+
+    def _places(self, *roles: str) -> dict[Place, Tensor]:
+        positions: dict[Place, list[Tensor]] = {}
+        for group in self._alive:
+            dead = self.dead(group)
+            if isinstance(group, Neurons) and dead.numel():
+                for role in roles:
+                    for part in getattr(group, role):
+                        place = part.parameter, part.dim
+                        positions.setdefault(place, []).append(part.index[dead].flatten())
+        return {place: torch.cat(found).unique() for place, found in positions.items()}
+
+    def living(self, parameter: str, shape: Sequence[int]) -> Tensor:
+        """Which entries of a weight are alive, in its shape; a dead unit's synapses are dead."""
+        alive = torch.ones(tuple(shape), dtype=torch.bool)
+        for group, members in self._alive.items():
+            if isinstance(group, Synapses) and group.parameter == parameter:
+                alive = members.clone().reshape(alive.shape)
+        for (name, dim), positions in self.gone.items():
+            if name == parameter:
+                alive.index_fill_(dim, positions, False)
+        return alive
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that does not have the mask's groups.
+
+        Raises:
+            GroupError: a parameter is missing or too small, named with the group.
+        """
+        tensors = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers()),
+        }
+        for group in self._alive:
+            for parameter, fits, want in _demands(group):
+                held = tensors.get(parameter)
+                if held is None or not fits(held):
+                    has = "no such parameter" if held is None else f"shape {tuple(held.shape)}"
+                    raise GroupError(
+                        f"group {group.name!r} is not this model's: it needs {parameter!r} with "
+                        f"{want}, the model has {has}. Find this model's groups with find_units."
+                    )
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module) -> None:
+        """Silence the dead in place: zero what listens to dead units, and dead synapses.
+
+        Raises:
+            GroupError: the groups are not the model's; nothing has changed then.
+        """
+        self.check(model)
+        for parameter, zero_ in self._zeroing:
+            zero_(model.get_parameter(parameter))
+
+    @torch.no_grad()
+    def hold_(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
+        """Keep the dead silent in training: call after every update.
+
+        Momentum and adaptive optimizers move a zeroed weight again through their buffers, so the
+        optimizer's state of dead weights is zeroed as well.
+        """
+        for parameter, zero_ in self._zeroing:
+            weight = model.get_parameter(parameter)
+            zero_(weight)
+            state = optimizer.state.get(weight, {}) if optimizer is not None else {}
+            for value in state.values():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    zero_(value)
+
+    @cached_property
+    def _zeroing(self) -> list[tuple[str, Any]]:
+        """Each parameter with anything dead in it, and what zeroes that in a tensor like it."""
+
+        def columns(dim: int, positions: Tensor) -> Any:
+            return lambda tensor: tensor.index_fill_(dim, positions.to(tensor.device), 0)
+
+        def entries(positions: Tensor) -> Any:
+            return lambda tensor: tensor.view(-1).index_fill_(0, positions.to(tensor.device), 0)
+
+        zeroing = [(name, columns(dim, where)) for (name, dim), where in self.unread.items()]
+        for group in self._alive:
+            if isinstance(group, Synapses) and self.dead(group).numel():
+                zeroing.append((group.parameter, entries(self.dead(group))))
+        return zeroing
+
+    # What is left once the dead are gone.
+
+    def shrunk(self) -> Mask:
+        """The mask of the network that `shrink(model, self)` returns.
+
+        Its units are all alive, under their new sizes and positions; synapses that are dead though
+        both their ends are alive stay dead. Emptied groups are left out, as tracing would.
+        """
+        renamed = _renaming(self.wrapped)
+        left: dict[Group, Tensor] = {}
+        for group in self._alive:
+            if isinstance(group, Neurons):
+                small = self._smaller(group, renamed)
+            else:
+                alive = self.living_in_shrunk(group)
+                name = renamed(group.parameter)
+                layer = renamed(group.name + ".weight").removesuffix(".weight")
+                small = Synapses(layer, alive.numel(), name, tuple(alive.shape))
+                left[small] = alive.flatten()
+                continue
+            if small.size:
+                left[small] = torch.ones(small.size, dtype=torch.bool)
+        return Mask(left)
+
+    def living_in_shrunk(self, synapses: Synapses) -> Tensor:
+        """As `living`, for one layer, with the rows and columns of dead units taken out."""
+        alive = self.living(synapses.parameter, synapses.shape)
+        for (parameter, dim), positions in self.gone.items():
+            if parameter == synapses.parameter:
+                alive = alive.index_select(dim, kept(alive.shape[dim], positions))
+        return alive
+
+    def without_kind(self, kind: str) -> Mask:
+        """The mask with everything of this kind alive."""
+        alive = {g: torch.ones_like(a) if g.kind == kind else a for g, a in self._alive.items()}
+        return Mask(alive)
+
+    @cached_property
+    def touched(self) -> frozenset[str]:
+        """Layers that compute, pass on or read a dead unit."""
+        return frozenset(
+            part.layer
+            for group in self._alive
+            if isinstance(group, Neurons) and self.dead(group).numel()
+            for part in (*group.producers, *group.followers, *group.listeners)
+        )
+
+    @cached_property
+    def wrapped(self) -> frozenset[str]:
+        """Layers that will read removed inputs through a Select put in front of them."""
+        return frozenset(
+            part.layer
+            for group in self._alive
+            if isinstance(group, Neurons) and group.kind == "input" and self.dead(group).numel()
+            for part in group.listeners
+            if not selects(group, part.layer)
+        )
+
+    def _smaller(self, group: Neurons, renamed: Any) -> Neurons:
+        alive = self._alive[group]
+        parts = {
+            role: tuple(self._reindexed(part, alive, renamed) for part in getattr(group, role))
+            for role in ("producers", "followers", "listeners")
+        }
+        size = int(alive.sum())
+        if group.kind == "input":
+            places = torch.arange(size).reshape(size, 1)
+            parts["followers"] += tuple(
+                Listener(f"{layer}.0", f"{layer}.0.index", 0, places)
+                for layer in sorted(self.wrapped.intersection(p.layer for p in group.listeners))
+            )
+        return replace(group, size=size, **parts)
+
+    def _reindexed(self, part: Listener, alive: Tensor, renamed: Any) -> Listener:
+        gone = self.gone.get((part.parameter, part.dim), torch.empty(0, dtype=torch.int64))
+        index = part.index[alive]
+        index = index - torch.searchsorted(gone, index.contiguous())
+        parameter = renamed(part.parameter)
+        layer = parameter.rpartition(".")[0]
+        return Listener(layer, parameter, part.dim, index)
+
+
+def kept(size: int, gone: Tensor) -> Tensor:
+    """Positions 0 … size - 1 without those `gone`."""
+    return torch.ones(size, dtype=torch.bool).index_fill(0, gone, False).nonzero().flatten()
+
+
+def selects(group: Neurons, layer: str) -> bool:
+    """Whether `layer` already reads the group's inputs through a Select that stands before it."""
+    container = layer.rpartition(".")[0]
+    return any(part.layer == f"{container}.0".lstrip(".") for part in group.followers)
+
+
+def _renaming(wrapped: frozenset[str]) -> Any:
+    """Parameter names after the wrapped layers became the second part of a Sequential."""
+
+    def renamed(parameter: str) -> str:
+        layer, _, short = parameter.rpartition(".")
+        return f"{layer}.1.{short}" if layer in wrapped else parameter
+
+    return renamed
+
+
+def _demands(group: Group) -> list[tuple[str, Any, str]]:
+    """What a model must have for a group to be its own: (parameter, test, words)."""
+    if isinstance(group, Synapses):
+        return [(group.parameter, lambda t: tuple(t.shape) == group.shape, f"shape {group.shape}")]
+
+    def reaches(part: Listener) -> Any:
+        top = int(part.index.max()) if part.index.numel() else -1
+        return lambda tensor: tensor.ndim > part.dim and tensor.shape[part.dim] > top
+
+    return [
+        (
+            part.parameter,
+            reaches(part),
+            f"{part.index.numel()} positions along dimension {part.dim}",
+        )
+        for part in (*group.producers, *group.followers, *group.listeners)
+    ]

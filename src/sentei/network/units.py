@@ -1,0 +1,139 @@
+"""What can be cut: units (whole neurons, channels, heads, inputs) and single synapses.
+
+A group says which slices of which parameters belong to each of its units. Everything else in the
+package speaks of groups and of positions within them, never of layers by type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from sentei.errors import GroupError
+
+KINDS = ("neuron", "channel", "head", "input")
+
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """The slices of one parameter that belong to a group's units.
+
+    The same record describes a layer that reads units (a listener proper), one that computes them
+    (a producer) and one that passes them on (a follower): all three are "these positions along this
+    dimension of this parameter".
+
+    Attributes:
+        layer: qualified name of the module that owns the parameter ("" for the model itself).
+        parameter: qualified name of the parameter or buffer.
+        dim: the dimension of the parameter that the units index.
+        index: (size, columns per unit), int64; row u lists the positions of unit u along `dim`.
+    """
+
+    layer: str
+    parameter: str
+    dim: int
+    index: Tensor = field(repr=False)
+
+    def _key(self) -> tuple:
+        return self.parameter, self.dim, tuple(self.index.shape), self.index.numpy().tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Listener) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((self.parameter, self.dim, tuple(self.index.shape)))
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Interchangeable units at one place of a network, each removed whole.
+
+    Two groups are equal if name, kind and size are: copies of a model, resumed runs and loaded
+    files agree about their groups whatever tensors they hold.
+
+    Attributes:
+        name: the layer that computes the units (with ":2", ":3", … where it feeds several groups).
+        kind: "neuron", "channel", "head" or "input".
+        size: number of units.
+        producers: where the units are computed (weight rows and biases); none for inputs.
+        followers: where they are passed on one by one (batch norm, depthwise convolution).
+        listeners: where they are read. A unit nobody listens to is dead.
+    """
+
+    name: str
+    kind: str
+    size: int
+    producers: tuple[Listener, ...] = field(default=(), compare=False, repr=False)
+    followers: tuple[Listener, ...] = field(default=(), compare=False, repr=False)
+    listeners: tuple[Listener, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def least(self) -> int:
+        """Fewest units that can be left: a torch convolution cannot have no channels at all."""
+        return 0 if self.kind in ("neuron", "input") else 1
+
+
+@dataclass(frozen=True)
+class Synapses:
+    """The weights of one layer, each removed by itself; biases are never counted.
+
+    Attributes:
+        name: the layer.
+        size: number of weights.
+        parameter: qualified name of the weight.
+        shape: its shape; a member's position is its index in the flattened weight.
+    """
+
+    name: str
+    size: int
+    parameter: str = field(compare=False)
+    shape: tuple[int, ...] = field(compare=False, repr=False)
+    kind: str = "synapse"
+
+
+Group = Neurons | Synapses
+
+
+def find_synapses(model: nn.Module) -> list[Synapses]:
+    """The weights of every layer that mixes its inputs: linear, convolution and attention layers.
+
+    A weight that several modules share is listed once, under its first name. Embeddings, norms and
+    biases are not synapses.
+
+    Returns:
+        One group for each weight, in the order of `model.named_parameters()`.
+    """
+    found = []
+    for name, parameter in model.named_parameters():
+        layer, _, short = name.rpartition(".")
+        owner = model.get_submodule(layer)
+        is_weight = short == "weight" or short.endswith("_weight")
+        if (
+            is_weight
+            and parameter.ndim >= 2
+            and not isinstance(owner, (nn.Embedding, nn.EmbeddingBag))
+        ):
+            taken = any(group.name == layer for group in found)
+            found.append(
+                Synapses(name if taken else layer, parameter.numel(), name, tuple(parameter.shape))
+            )
+    return found
+
+
+def named(groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
+    """The groups by (kind, name).
+
+    Raises:
+        GroupError: two groups answer to the same kind and name.
+    """
+    by_name: dict[tuple[str, str], Group] = {}
+    for group in groups:
+        if (group.kind, group.name) in by_name:
+            raise GroupError(
+                f"groups must differ in name: two are {group.kind} {group.name!r}; "
+                "pass each group once"
+            )
+        by_name[group.kind, group.name] = group
+    return by_name

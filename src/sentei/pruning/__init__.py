@@ -1,0 +1,1 @@
+"""How fast, until when, and the loop in the open."""

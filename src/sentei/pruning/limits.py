@@ -1,0 +1,175 @@
+"""Until when: budgets that end a run when reached, floors that undo the step that breaches them.
+
+A limit is a function of two measurements, now and at the start, that says whether it *holds*. As
+`until=` it ends the run once it holds; as `keeping=` every step has to satisfy it. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sentei.errors import BudgetError
+from sentei.pruning.schedules import Amount, amount
+
+
+class Measured(Protocol):
+    """What a limit looks at; `Measurement` has all of it."""
+
+    accuracy: float | None
+    loss: float
+    units: int
+    synapses: int
+    parameters: int
+    bytes: int
+
+    def bytes_in(self, format: str) -> int:
+        """Size in another format."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A condition on a measurement, with the words it was asked for in.
+
+    Attributes:
+        words: as it would be written again, for messages and the journal.
+        holds: (now, at the start) -> bool.
+        is_size: whether only the network's size decides, so that what no network can meet is known
+            before the run starts.
+    """
+
+    words: str
+    holds: Callable[[Measured, Measured], bool]
+    is_size: bool = False
+
+    def __call__(self, now: Measured, start: Measured) -> bool:
+        """Whether the limit holds."""
+        return self.holds(now, start)
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def units_at_most(keep: Amount) -> Limit:
+    """At most so many units: a count, or a percentage of those at the start."""
+    return _count("units", keep)
+
+
+def synapses_at_most(keep: Amount) -> Limit:
+    """At most so many synapses: a count, or a percentage of those at the start."""
+    return _count("synapses", keep)
+
+
+def parameters_at_most(keep: Amount) -> Limit:
+    """At most so many parameters, biases included: a count, or a percentage."""
+    return _count("parameters", keep)
+
+
+def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
+    """A file of at most this size: `"32 KiB"`, a number of bytes, or a percentage."""
+    text = str(size).strip()
+    if text.endswith("%"):
+        amount(text, 100)
+    elif parse_bytes(size) <= 0:
+        raise BudgetError(f"a budget is more than 0 bytes; got {size!r}")
+
+    def holds(now: Measured, start: Measured) -> bool:
+        most = amount(text, start.bytes_in(format)) if text.endswith("%") else parse_bytes(size)
+        return now.bytes_in(format) <= most
+
+    return Limit(f"bytes_at_most({size!r}, format={format!r})", holds, is_size=True)
+
+
+def accuracy_at_least(floor: float) -> Limit:
+    """An accuracy of at least this, from 0 to 1."""
+    _fraction("accuracy_at_least", floor)
+    return Limit(f"accuracy_at_least({floor})", lambda now, _: _accuracy(now) >= floor)
+
+
+def accuracy_within(drop: float) -> Limit:
+    """An accuracy no further than `drop` below the start's: 0.01 is one percentage point."""
+    _fraction("accuracy_within", drop)
+    # A difference of two multiples of 1/n misses its exact value by a rounding error.
+    return Limit(
+        f"accuracy_within({drop})",
+        lambda now, start: _accuracy(now) >= _accuracy(start) - drop - 1e-12,
+    )
+
+
+def loss_at_most(ceiling: float) -> Limit:
+    """A mean loss of at most this."""
+    if not math.isfinite(ceiling):
+        raise BudgetError(f"a loss limit is a finite number; got {ceiling}")
+    return Limit(f"loss_at_most({ceiling})", lambda now, _: now.loss <= ceiling)
+
+
+def loss_within(rise: float) -> Limit:
+    """A mean loss no more than `rise` above the start's."""
+    if not math.isfinite(rise) or rise < 0:
+        raise BudgetError(f"a rise in loss is a finite number of 0 or more; got {rise}")
+    return Limit(f"loss_within({rise})", lambda now, start: now.loss <= start.loss + rise)
+
+
+def all_of(*limits: Limit) -> Limit:
+    """Holds when every one of them does."""
+    words = f"all_of({', '.join(limit.words for limit in limits)})"
+    size = all(limit.is_size for limit in limits)
+    return Limit(words, lambda now, start: all(limit(now, start) for limit in limits), size)
+
+
+def any_of(*limits: Limit) -> Limit:
+    """Holds when one of them does."""
+    words = f"any_of({', '.join(limit.words for limit in limits)})"
+    size = all(limit.is_size for limit in limits)
+    return Limit(words, lambda now, start: any(limit(now, start) for limit in limits), size)
+
+
+_UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Number of bytes in `"32 KiB"`, `"1.5 MB"` or a plain number.
+
+    Raises:
+        BudgetError: an unknown unit, or not a number.
+    """
+    text = str(size).strip()
+    number = text.rstrip("BKMGikb").strip()
+    unit = text[len(number) :].strip() or "B"
+    units = {**_UNITS, "KB": 1000, "GiB": 1024**3}
+    try:
+        count = float(number) * units[unit]
+    except (KeyError, ValueError):
+        count = math.nan
+    if not math.isfinite(count):
+        raise BudgetError(
+            f"a size is a number and one of {', '.join(_UNITS)} (32 KiB is 32768 bytes); "
+            f"got {size!r}"
+        )
+    return round(count)
+
+
+def _count(what: str, keep: Amount) -> Limit:
+    amount(keep, 100)
+    return Limit(
+        f"{what}_at_most({keep!r})",
+        lambda now, start: getattr(now, what) <= amount(keep, getattr(start, what)),
+        is_size=True,
+    )
+
+
+def _fraction(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise BudgetError(f"{name} takes a fraction from 0 to 1 (0.01 is one point); got {value}")
+
+
+def _accuracy(measured: Measured) -> float:
+    if measured.accuracy is None:
+        raise BudgetError(
+            "an accuracy limit needs targets that are class numbers; "
+            "these are not: limit the loss instead (loss_within, loss_at_most)"
+        )
+    return measured.accuracy

@@ -1,0 +1,141 @@
+"""What to remove next, and who takes over: functions of (probe, groups, mask, progress)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from sentei.criteria.probe import Probe
+from torch import Tensor
+
+from sentei.criteria import Criterion, criterion_named, scores
+from sentei.errors import unknown
+from sentei.network.mask import Mask
+from sentei.network.units import Group, Listener, Neurons, Synapses
+from sentei.pruning.schedules import Progress, Schedule
+
+Repair = Callable[..., Mapping[Listener, Tensor]]
+WITHIN = ("network", "group")
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What one step removes.
+
+    Attributes:
+        doomed: positions that go, for each group.
+        mix: who takes over, for each listener of a doomed unit: see `network.folding.fold_`.
+        regrown: positions of synapses that are given back.
+        scores: what the criterion said of every group, kept for the journal; no part of the cut.
+    """
+
+    doomed: Mapping[Group, Tensor]
+    mix: Mapping[Listener, Tensor] = field(default_factory=dict)
+    regrown: Mapping[Synapses, Tensor] = field(default_factory=dict)
+    scores: Mapping[Group, Tensor] = field(default_factory=dict, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cut):
+            return NotImplemented
+        mine = (self.doomed, self.mix, self.regrown)
+        theirs = (other.doomed, other.mix, other.regrown)
+        return all(map(_same, mine, theirs))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Proposal = Callable[[Probe, Sequence[Group], Mask, Progress], Cut | None]
+
+
+@dataclass(frozen=True)
+class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_time())
+    """Members with the lowest scores go first, as many as the schedule says.
+
+    With a criterion that is computed anew at each step this is iterative re-ranking; with
+    `fixed(scores)` it is a single overall ranking. Ties go to the earlier group, then to the lower
+    position. A group keeps at least what torch can express (`Neurons.least`).
+
+    Args:
+        criterion: a name or a function (probe, group) -> scores.
+        schedule: how many to keep at each step.
+        within: "network" ranks all groups together, "group" each by itself and by its own schedule.
+        repair: who takes over the work of removed units: (probe, group, units, mask) -> mix.
+
+    Raises:
+        ValueError: an unknown criterion or scope, with the nearest known one.
+    """
+
+    criterion: str | Criterion
+    schedule: Schedule
+    within: str = "network"
+    repair: Repair | None = None
+
+    def __post_init__(self) -> None:
+        criterion_named(self.criterion)
+        if self.within not in WITHIN:
+            raise ValueError(unknown("scope within=", self.within, WITHIN))
+        if not callable(self.schedule):
+            raise ValueError(
+                f"a schedule is a function such as one_at_a_time() or linear('40 %', steps=10); "
+                f"got {self.schedule!r}"
+            )
+
+    def __call__(
+        self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
+    ) -> Cut | None:
+        """The cut for this step; None when the schedule has come to its end."""
+        scopes = [list(groups)] if self.within == "network" else [[group] for group in groups]
+        wanted = [self._wanted(scope, mask, progress) for scope in scopes]
+        if all(count is None for count in wanted):
+            return None
+        judged = {g: scores(self.criterion, probe, g) for g in groups} if any(wanted) else {}
+        doomed: dict[Group, Tensor] = {}
+        for scope, count in zip(scopes, wanted, strict=True):
+            if count:
+                doomed.update(lowest(judged, mask, scope, count))
+        if not doomed and any(wanted):
+            return None  # everything that is left has to stay
+        return Cut(doomed, self._mix(probe, doomed, mask), scores=judged)
+
+    def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
+        """How many go now; None if the schedule will never want more."""
+        remaining = sum(mask.count(group) for group in scope)
+        start = sum(group.size for group in scope)
+        own = replace(progress, start=start, remaining=remaining)
+        at_the_end = self.schedule(replace(own, step=10**9))
+        return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None
+
+    def _mix(self, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask) -> dict[Listener, Any]:
+        mix: dict[Listener, Any] = {}
+        if self.repair is not None:
+            after = mask.without(doomed)
+            for group, units in doomed.items():
+                if isinstance(group, Neurons):
+                    mix.update(self.repair(probe, group, units, after))
+        return mix
+
+
+def lowest(
+    judged: Mapping[Group, Tensor], mask: Mask, scope: Sequence[Group], count: int
+) -> dict[Group, Tensor]:
+    """The `count` alive members of `scope` with the lowest scores: exactly so many, ties or not."""
+    values = torch.cat([judged[group] for group in scope])
+    alive = torch.cat([mask.alive(group) for group in scope])
+    owners = torch.cat([torch.full((group.size,), i) for i, group in enumerate(scope)])
+    positions = torch.cat([torch.arange(group.size) for group in scope])
+    order = values.argsort(stable=True)
+    order = order[alive[order]]
+    may_go = torch.ones(len(order), dtype=torch.bool)
+    for i, group in enumerate(scope):
+        least = group.least if isinstance(group, Neurons) else 0
+        mine = (owners[order] == i).nonzero().flatten()
+        may_go[mine[max(len(mine) - least, 0) :]] = False
+    order = order[may_go][:count]
+    going = {g: positions[order[owners[order] == i]] for i, g in enumerate(scope)}
+    return {group: members.sort().values for group, members in going.items() if members.numel()}
+
+
+def _same(a: Mapping[Any, Tensor], b: Mapping[Any, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

@@ -1,0 +1,197 @@
+"""How fast: pure functions from Progress to how many members to keep. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import floor
+
+from sentei.errors import ScheduleError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands when a step is proposed.
+
+    Attributes:
+        step: number of the step being proposed, from 1; an undone step does not advance it.
+        total: number of steps the run will take, if that is known.
+        start: members alive at the start of the run, in the schedule's own scope.
+        remaining: members alive now, in that scope.
+        undone: steps undone since the start of the run; never reset.
+    """
+
+    step: int
+    total: int | None
+    start: int
+    remaining: int
+    undone: int = 0
+
+
+Schedule = Callable[[Progress], int]
+Amount = int | str
+
+
+@dataclass(frozen=True)
+class Named:
+    """A schedule with the words it was asked for in, for messages and the journal."""
+
+    words: str
+    keep: Callable[[Progress], int] = field(compare=False)
+
+    def __call__(self, progress: Progress) -> int:
+        """How many to keep."""
+        return self.keep(progress)
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def amount(keep: Amount, start: int) -> int:
+    """How many to keep: a count, or `"40 %"` of `start`, rounded to the nearest, halves up.
+
+    Raises:
+        ScheduleError: negative, over 100 %, or not an amount.
+    """
+    if isinstance(keep, int) and not isinstance(keep, bool):
+        if keep < 0:
+            raise ScheduleError(f"a count to keep is 0 or more; got {keep}")
+        return keep
+    text = str(keep).strip()
+    try:
+        if not text.endswith("%"):
+            return amount(int(text), start)
+        percent = float(text[:-1])
+    except ValueError:
+        percent = float("nan")
+    if not 0 <= percent <= 100:
+        raise ScheduleError(
+            f"an amount to keep is a count like 40 or a percentage like '40 %' of the start, "
+            f"from 0 to 100; got {keep!r}"
+        )
+    return floor(percent / 100 * start + 0.5)
+
+
+def one_at_a_time() -> Schedule:
+    """One member goes at each step."""
+    return Named("one_at_a_time()", lambda progress: max(progress.remaining - 1, 0))
+
+
+def one_shot(keep: Amount) -> Schedule:
+    """Everything goes in the first step, down to `keep`."""
+    amount(keep, 100)
+    return Named(
+        f"one_shot({keep!r})",
+        lambda progress: min(amount(keep, progress.start), progress.remaining),
+    )
+
+
+def linear(keep: Amount, steps: int | None = None) -> Schedule:
+    """The same number goes at each step, down to `keep` at the last.
+
+    Args:
+        keep: how many are left at the end.
+        steps: number of steps; the run's own total if left out.
+    """
+    return _falling("linear", keep, steps, lambda share: 1 - share)
+
+
+def cubic(keep: Amount, steps: int | None = None) -> Schedule:
+    """Most goes early: what is still to go falls with the cube of the steps left.
+
+    Source: Zhu & Gupta 2017, "To prune, or not to prune", eq. 1.
+    """
+    return _falling("cubic", keep, steps, lambda share: (1 - share) ** 3)
+
+
+def geometric(keep: Amount, steps: int | None = None) -> Schedule:
+    """The same part of what remains goes at each step; `keep` has to be at least one."""
+    if amount(keep, 1000) == 0:
+        raise ScheduleError(
+            f"a geometric schedule never reaches 0; keep at least one, not {keep!r}"
+        )
+
+    def scheduled(progress: Progress) -> int:
+        target, share = amount(keep, progress.start), _share(progress, steps)
+        if target == 0:
+            raise ScheduleError(
+                f"a geometric schedule never reaches 0: {keep!r} of {progress.start} is none"
+            )
+        left = floor(progress.start * (target / progress.start) ** share + 0.5)
+        return min(max(left, target), progress.remaining)
+
+    return Named(f"geometric({keep!r}, steps={steps})", scheduled)
+
+
+def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float = 0.5) -> Schedule:
+    """Feature selection with annealing: fast at first, the target reached at `finish` of the steps.
+
+    M_e = k + (M - k) · max(0, (1 - p) / (1 + mu · p)) with p = e / (finish · steps).
+
+    Source: Barbu, She, Ding & Gramajo 2017, eq. 3, where `finish` is one half; their own C++ code
+    takes 0.7.
+
+    Args:
+        keep: k, how many are left at the end.
+        mu: 0 is linear; the larger, the more goes early.
+        steps: N_iter; the run's own total if left out.
+        finish: part of the steps after which the target is reached.
+    """
+    if not mu >= 0 or not 0 < finish <= 1:
+        raise ScheduleError(f"fsa needs mu >= 0 and 0 < finish <= 1; got mu={mu}, finish={finish}")
+
+    def left(share: float) -> float:
+        done = share / finish
+        return max(0.0, (1 - done) / (1 + mu * done))
+
+    return _falling(f"fsa[mu={mu}, finish={finish}]", keep, steps, left)
+
+
+def levels(*percents: float, then: Schedule | None = None) -> Schedule:
+    """A part of what is alive is kept at each step; after an undo the next, finer part.
+
+    Args:
+        percents: percent of the alive to keep, rising: `levels(25, 50, 70, then=one_at_a_time())`.
+            At least one member goes at each step.
+        then: what follows when all levels have been undone; without it nothing more is proposed.
+    """
+    if (
+        not percents
+        or any(not 0 <= p < 100 for p in percents)
+        or list(percents) != sorted(percents)
+    ):
+        raise ScheduleError(f"levels are rising percentages below 100 to keep; got {percents}")
+
+    def scheduled(progress: Progress) -> int:
+        if progress.undone >= len(percents):
+            return then(progress) if then is not None else progress.remaining
+        kept = floor(percents[progress.undone] / 100 * progress.remaining)
+        return max(min(kept, progress.remaining - 1), 0)
+
+    return Named(f"levels({', '.join(map(str, percents))}, then={then!r})", scheduled)
+
+
+def _falling(
+    name: str, keep: Amount, steps: int | None, left: Callable[[float], float]
+) -> Schedule:
+    """A schedule on which `left(share of steps taken)` of what is to go is still there."""
+    amount(keep, 100)
+    if steps is not None and steps < 1:
+        raise ScheduleError(f"a schedule takes at least one step; got {steps}")
+
+    def scheduled(progress: Progress) -> int:
+        target = amount(keep, progress.start)
+        if target > progress.start:
+            raise ScheduleError(f"a schedule cannot rise: keep {target} of {progress.start}")
+        exact = target + (progress.start - target) * left(_share(progress, steps))
+        # Rounding as in floor(x + 1/2), after shaving off what floating point may have added.
+        return min(floor(exact + 0.5 - 1e-9), progress.remaining)
+
+    return Named(f"{name}({keep!r}, steps={steps})", scheduled)
+
+
+def _share(progress: Progress, steps: int | None) -> float:
+    total = steps if steps is not None else progress.total
+    if total is None:
+        raise ScheduleError("this schedule needs to know its number of steps; give steps=")
+    return min(progress.step / total, 1.0)

@@ -1,0 +1,151 @@
+"""Schedules: hand-sized numbers, published points, and properties over all of them."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentei.errors import ScheduleError
+from sentei.pruning.schedules import (
+    Progress,
+    amount,
+    cubic,
+    fsa,
+    geometric,
+    levels,
+    linear,
+    one_at_a_time,
+    one_shot,
+)
+
+
+def walk(schedule, start: int, steps: int) -> list[int]:
+    kept, remaining = [], start
+    for step in range(1, steps + 1):
+        remaining = schedule(Progress(step, steps, start, remaining))
+        kept.append(remaining)
+    return kept
+
+
+def test_amounts_are_counts_or_percentages_of_the_start():
+    assert amount(40, 100) == 40
+    assert amount("40 %", 65) == 26
+    assert amount("12.5%", 100) == 13  # halves go up
+    assert amount("7", 100) == 7
+
+
+@pytest.mark.parametrize("bad", [-1, "140 %", "-3 %", "many", "nan %", 0.5, True])
+def test_amounts_that_are_none_say_the_rule(bad):
+    with pytest.raises(ScheduleError, match=r"keep is|to keep"):
+        amount(bad, 100)
+
+
+def test_hand_sized_schedules():
+    assert walk(one_at_a_time(), 4, 5) == [3, 2, 1, 0, 0]
+    assert walk(one_shot("40 %"), 10, 2) == [4, 4]
+    assert walk(linear(0), 10, 5) == [8, 6, 4, 2, 0]
+    assert walk(linear(4, steps=2), 10, 4) == [7, 4, 4, 4]
+    assert walk(cubic(0, steps=2), 80, 2) == [10, 0]
+    assert walk(geometric(10, steps=2), 1000, 2) == [100, 10]
+
+
+def test_half_a_percent_of_the_connections_every_fifty_updates_gives_the_poster_counts():
+    # annealing: 5,628 updates hold 112 events of 0.5 % of the initial count (2,949 and 6 weights).
+    assert walk(linear(589_824 - 112 * 2_949), 589_824, 112)[-1] == 259_536
+    assert walk(linear(1_280 - 112 * 6), 1_280, 112)[-1] == 608
+
+
+@pytest.mark.parametrize(
+    ("mu", "area"), [(0, 124.5), (1, 96.1), (10, 40.4), (100, 8.7), (300, 3.5), (1000, 1.2)]
+)
+def test_fsa_has_the_published_areas(mu, area):
+    # Barbu et al. 2017, table 1: the area under M_e / M for 500 iterations, k apart.
+    scale = 10**7
+    kept = walk(fsa(0, mu=mu), scale, 500)
+    assert sum(kept) / scale == pytest.approx(area, abs=0.051)
+
+
+def test_fsa_follows_equation_three():
+    n, mu, start, keep = 300, 100, 1000, 30
+    for e, kept in enumerate(walk(fsa(keep, mu=mu), start, n), start=1):
+        exact = keep + (start - keep) * max(0, (n - 2 * e) / (2 * e * mu + n))
+        assert kept == pytest.approx(exact, abs=0.5 + 1e-6)
+
+
+def test_fsa_finish_is_where_the_target_is_reached():
+    kept = walk(fsa(100, mu=10, finish=0.7), 1000, 100)
+    assert kept[69] == 100
+    assert kept[68] > 100
+
+
+def test_levels_go_finer_with_every_undo_then_hand_over():
+    schedule = levels(25, 50, 70, then=one_at_a_time())
+    assert schedule(Progress(1, None, 200, 100, undone=0)) == 25
+    assert schedule(Progress(1, None, 200, 100, undone=1)) == 50
+    assert schedule(Progress(1, None, 200, 100, undone=2)) == 70
+    assert schedule(Progress(1, None, 200, 100, undone=3)) == 99
+    assert schedule(Progress(1, None, 200, 1, undone=2)) == 0  # at least one goes
+
+
+@given(
+    start=st.integers(1, 5000),
+    steps=st.integers(1, 60),
+    part=st.floats(0, 100),
+    name=st.sampled_from(["linear", "cubic", "geometric", "fsa", "one_shot"]),
+)
+def test_schedules_never_rise_and_end_at_their_target(start, steps, part, name):
+    target = amount(f"{part} %", start)
+    if name == "geometric" and target == 0:
+        return
+    schedule = {
+        "linear": lambda: linear(target, steps),
+        "cubic": lambda: cubic(target, steps),
+        "geometric": lambda: geometric(target, steps),
+        "fsa": lambda: fsa(target, steps=steps),
+        "one_shot": lambda: one_shot(target),
+    }[name]()
+    kept = walk(schedule, start, steps)
+    assert all(a >= b for a, b in zip([start, *kept], kept, strict=False))
+    assert kept[-1] == target
+    assert all(k >= target for k in kept)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: linear(5, steps=0),
+        lambda: fsa(5, mu=-1),
+        lambda: fsa(5, finish=0),
+        lambda: geometric(0),
+        lambda: levels(),
+        lambda: levels(50, 25),
+        lambda: levels(50, 100),
+        lambda: linear("x"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused_when_made(make):
+    with pytest.raises(ScheduleError):
+        make()
+
+
+def test_a_schedule_that_would_rise_is_refused():
+    with pytest.raises(ScheduleError, match="cannot rise: keep 20 of 10"):
+        linear(20, steps=2)(Progress(1, None, 10, 10))
+
+
+def test_a_schedule_without_a_number_of_steps_asks_for_it():
+    with pytest.raises(ScheduleError, match="steps="):
+        linear(5)(Progress(1, None, 10, 10))
+
+
+def test_schedules_say_what_they_are():
+    assert repr(linear("40 %", steps=3)) == "linear('40 %', steps=3)"
+    assert repr(levels(25, 50, then=one_at_a_time())) == "levels(25, 50, then=one_at_a_time())"
+
+
+def test_schedules_and_limits_need_no_torch():
+    code = "import sys, sentei.pruning.limits, sentei; sentei.linear; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
