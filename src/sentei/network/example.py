@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sentei.errors import DataError, StructureError
+from sentei.network.layers import Select
 
 Example = Tensor | tuple | list | Mapping[str, Any]
 
@@ -68,15 +69,23 @@ def guessed(model: nn.Module) -> Tensor:
     Raises:
         StructureError: it begins otherwise; the caller has to pass an example.
     """
-    layers = (m for m in model.modules() if any(True for _ in m.parameters(recurse=False)))
-    first = next(layers, None)
-    if not isinstance(first, nn.Linear):
+    first = next((m for m in model.modules() if any(True for _ in _own_tensors(m))), None)
+    if isinstance(first, nn.Linear):
+        width = first.in_features
+    elif isinstance(first, Select) and first.dim == -1 and first.index.numel():
+        width = int(first.index.max()) + 1  # those after the last one kept are not read
+    else:
         raise StructureError(
             "a cut is proven on inputs, and this network does not begin with a linear layer whose "
             "width would say what they look like; pass example= (a tensor or a tuple of tensors)"
         )
     random = torch.Generator().manual_seed(0)
-    return torch.rand(1, first.in_features, generator=random).to(first.weight)
+    return torch.rand(1, width, generator=random).to(next(model.parameters()))
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
 
 
 def check(model: nn.Module, example: Example) -> None:

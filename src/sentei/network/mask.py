@@ -71,18 +71,18 @@ class Mask:
         changed = dict(self._alive)
         for group, given in members.items():
             own, positions = self._own(group), torch.as_tensor(given)
+            if not positions.numel():
+                continue
             if positions.dtype == torch.bool or positions.is_floating_point():
                 raise GroupError(
                     f"members are named by integer positions; {group.name!r} was given "
                     f"{positions.dtype}. Pass bools through .nonzero().flatten()."
                 )
-            if (
-                positions.numel()
-                and not 0 <= int(positions.min()) <= int(positions.max()) < own.size
-            ):
+            outside = positions[(positions < 0) | (positions >= own.size)]
+            if outside.numel():
                 raise GroupError(
                     f"positions in {own.kind} group {own.name!r} run from 0 to {own.size - 1}; "
-                    f"got {int(positions.min())} … {int(positions.max())}"
+                    f"got {outside.flatten().tolist()[:5]}"
                 )
             changed[own] = changed[own].index_fill(0, positions.long().flatten(), alive)
         return Mask(changed)

@@ -1,0 +1,315 @@
+"""Cutting by hand-made groups: exact, in place, refused whole, and proven."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hand import group, hidden, inputs, mlp, part
+from sentei.errors import CertificateError, GroupError, StructureError
+from sentei.network.certificate import certify
+from sentei.network.folding import fold_, sweep_
+from sentei.network.mask import Mask
+from sentei.network.surgery import shrink, shrink_
+from sentei.network.units import Neurons, find_synapses
+
+X = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+
+
+def masked(model: nn.Module, mask: Mask) -> nn.Module:
+    copied = copy.deepcopy(model)
+    mask.apply_(copied)
+    return copied
+
+
+def test_hand_sized_cut():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        model[0].bias.copy_(torch.tensor([0.5, -0.5]))
+        model[2].weight.copy_(torch.tensor([[10.0, 100.0]]))
+        model[2].bias.zero_()
+    units = hidden(model)[0]
+    small = shrink(model, Mask.full([units]).without({units: [1]}))
+    assert small[0].weight.tolist() == [[1.0, 2.0]]
+    assert small[2].weight.tolist() == [[10.0]]
+    assert small(torch.tensor([[1.0, 1.0]])).item() == 35.0  # 10 · (1 + 2 + 0.5)
+    assert model(torch.tensor([[1.0, 1.0]])).item() == 685.0  # untouched: + 100 · (3 + 4 - 0.5)
+    assert (small[0].out_features, small[2].in_features) == (1, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_masked_is_shrunk_for_any_mask(data):
+    widths = data.draw(st.lists(st.integers(1, 6), min_size=3, max_size=5))
+    model = mlp(*widths, act=data.draw(st.sampled_from([nn.Sigmoid, nn.ReLU, nn.Tanh]))).double()
+    groups = [inputs(widths[0], "0"), *hidden(model), *find_synapses(model)]
+    doomed = {
+        g: data.draw(st.lists(st.integers(0, g.size - 1), max_size=g.size, unique=True))
+        for g in groups
+    }
+    mask = Mask.full(groups).without(doomed)
+    x = torch.randn(7, widths[0], dtype=torch.float64)
+    small = shrink(model, mask)
+    assert torch.allclose(masked(model, mask)(x), small(x), atol=1e-12)
+    again = mask.shrunk()
+    again.check(small)  # the mask of the shrunk network fits it ...
+    assert torch.allclose(masked(small, again)(x), small(x), atol=0)  # ... and changes nothing
+
+
+def test_everything_may_go_but_the_bias():
+    model = mlp(4, 3, 2)
+    units = hidden(model)[0]
+    small = shrink(model, Mask.full([units]).without({units: [0, 1, 2]}))
+    assert torch.equal(small(X), model[2].bias.expand(40, 2))
+
+
+def test_removed_inputs_keep_the_callers_interface():
+    model = mlp(4, 3, 2)
+    read = inputs(4, "0")
+    mask = Mask.full([read]).without({read: [0, 2]})
+    small = shrink(model, mask)
+    assert sorted(small.state_dict()) == [
+        *("0.0.index", "0.1.bias", "0.1.weight"),
+        *("2.bias", "2.weight"),
+    ]
+    assert small[0][0].index.tolist() == [1, 3]
+    assert torch.allclose(small(X), masked(model, mask)(X))
+    # Once more: the Select that is there is cut, none is added.
+    again = mask.shrunk()
+    read = again.groups[0]
+    smaller = shrink(small, again.without({read: [0]}))
+    assert smaller[0][0].index.tolist() == [3]
+    assert sorted(smaller.state_dict()) == sorted(small.state_dict())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        lambda p: torch.optim.RMSprop(p, lr=0.01),
+        lambda p: torch.optim.Adadelta(p),
+    ],
+)
+def test_masked_training_is_shrunk_training(make):
+    model = mlp(4, 6, 5, 2, act=nn.Tanh).double()
+    x, y = X.double(), torch.randn(40, 2, dtype=torch.float64)
+    groups = [*hidden(model), *find_synapses(model)]
+    mask = Mask.full(groups).without({groups[0]: [1, 4], groups[1]: [0], groups[2]: [2, 3, 9]})
+
+    def updates(network, optimizer, held, count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            (network(x) - y).square().mean().backward()
+            optimizer.step()
+            held.hold_(network, optimizer)
+
+    optimizer = make(model.parameters())
+    updates(model, optimizer, Mask.full(groups), 5)  # so that there is state to be cut along
+    other = copy.deepcopy(model)
+    copied = make(other.parameters())
+    copied.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    mask.apply_(model)
+    mask.hold_(model, optimizer)
+    small = shrink_(other, mask, copied)
+    small.hold_(other, copied)
+    updates(model, optimizer, mask, 20)
+    updates(other, copied, small, 20)
+    assert other[0].out_features == 4
+    assert torch.allclose(model(x), other(x), atol=1e-12)
+
+
+def test_a_loss_from_before_the_cut_does_not_break_the_next_backward():
+    model = mlp(4, 3, 2)
+    units = hidden(model)[0]
+    old = model(X).sum()
+    old.backward(retain_graph=True)
+    shrink_(model, Mask.full([units]).without({units: [0]}))
+    assert model[0].weight.grad is None
+    model(X).sum().backward()  # with `old` alive autograd still knows the old shapes
+    assert model[0].weight.grad.shape == (2, 4)
+    assert old.item() == old.item()
+
+
+def test_parameters_stay_the_same_objects():
+    model = mlp(4, 3, 2)
+    before = list(model.parameters())
+    units = hidden(model)[0]
+    shrink_(model, Mask.full([units]).without({units: [0]}))
+    assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
+
+
+class HardCoded(nn.Module):
+    """Its forward knows the width of its hidden layer."""
+
+    def __init__(self, remembered: bool):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.inner = 6 if remembered else -1
+
+    def forward(self, x):
+        width = self.inner if self.inner > 0 else 6
+        return self.second(self.first(x).tanh().reshape(-1, width))
+
+
+def test_a_forward_that_hard_codes_a_size_is_refused_by_name_and_left_alone():
+    model = HardCoded(remembered=False)
+    units = group("first", 6, "second")
+    before = copy.deepcopy(model.state_dict())
+    mask = Mask.full([units]).without({units: [2]})
+    with pytest.raises(CertificateError, match="group 'first'"):
+        shrink_(model, mask, example=X)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
+    assert model.first.out_features == 6
+
+
+def test_an_integer_that_explains_the_failure_is_patched():
+    model = HardCoded(remembered=True)
+    units = group("first", 6, "second")
+    mask = Mask.full([units]).without({units: [2]})
+    small = shrink(model, mask, example=X)
+    assert (small.inner, model.inner) == (5, 6)
+    assert torch.allclose(small(X), masked(model, mask)(X), atol=1e-6)
+    shrink_(model, mask, example=X)
+    assert model.inner == 5
+
+
+def test_a_convolution_keeps_a_channel():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3))
+    units = Neurons(
+        "0",
+        "channel",
+        3,
+        (part("0", "weight", 0, 3), part("0", "bias", 0, 3)),
+        (),
+        (part("2", "weight", 1, 3),),
+    )
+    with pytest.raises(StructureError, match="keep at least one of its 3"):
+        shrink(model, Mask.full([units]).without({units: [0, 1, 2]}), torch.rand(2, 1, 8, 8))
+    with pytest.raises(StructureError, match="example="):
+        shrink(model, Mask.full([units]).without({units: [0]}))
+
+
+def test_a_mask_of_another_model_is_refused_before_anything_changes():
+    model = mlp(4, 3, 2)
+    other = hidden(mlp(4, 9, 2))[0]
+    with pytest.raises(GroupError, match="group '0' is not this model's"):
+        shrink(model, Mask.full([other]).without({other: [8]}))
+
+
+def test_certificates_tell_networks_apart():
+    model = mlp(4, 3, 2)
+    same, other = copy.deepcopy(model), mlp(4, 3, 2, seed=1)
+    proof = certify(model, same, X[:10])
+    assert (proof.inputs, proof.real, proof.difference) == (64, 10, 0.0)
+    assert "same function on 64 inputs (10 of them given)" in str(proof)
+    with pytest.raises(CertificateError, match="evaluation mode outputs differ"):
+        certify(model, other, X)
+
+
+def test_certificates_cover_training_mode_and_leave_everything_as_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2))
+    other = copy.deepcopy(model)
+    other[1].running_mean.add_(1)
+    other[1].train()
+    # In training mode batch norm ignores its running mean: only evaluation tells these two apart.
+    with pytest.raises(CertificateError, match="evaluation mode"):
+        certify(model, other, X)
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    model.eval()
+    proof = certify(model, copy.deepcopy(model), X)
+    assert proof.training_difference == 0.0  # no dropout in the proof, though p is 0.5
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
+    assert not any(m.training for m in model.modules())
+    momentum = copy.deepcopy(model)
+    momentum[1].eps = 0.5
+    momentum[1].running_var.copy_(model[1].running_var + model[1].eps - 0.5)
+    with pytest.raises(CertificateError, match="training mode"):
+        certify(model, momentum, X)
+
+
+def test_folding_duplicates_and_complements_changes_nothing():
+    model = mlp(4, 4, 2).double()
+    with torch.no_grad():  # unit 1 repeats unit 0, unit 2 is its complement: 1 - sigmoid(z)
+        model[0].weight[1], model[0].bias[1] = model[0].weight[0], model[0].bias[0]
+        model[0].weight[2], model[0].bias[2] = -model[0].weight[0], -model[0].bias[0]
+    units = hidden(model)[0]
+    before = model(X.double())
+    mix = torch.tensor([[1.0, 0, 0, 0, 0], [-1.0, 0, 0, 0, 1]], dtype=torch.float64)
+    fold_(model, units, torch.tensor([1, 2]), {units.listeners[0]: mix})
+    assert not model[2].weight[:, 1:3].count_nonzero()
+    assert torch.allclose(model(X.double()), before, atol=1e-12)
+
+
+def test_folds_that_lean_on_the_doomed_or_have_nowhere_to_go_are_refused():
+    model = mlp(4, 3, 2)
+    units = hidden(model)[0]
+    listener = units.listeners[0]
+    with pytest.raises(GroupError, match="leans on units that go"):
+        fold_(model, units, torch.tensor([0]), {listener: torch.ones(1, 4)})
+    with pytest.raises(GroupError, match=r"shape \(1, 4\)"):
+        fold_(model, units, torch.tensor([0]), {listener: torch.ones(1, 3)})
+    model[2].bias = None
+    with pytest.raises(StructureError, match="no bias"):
+        fold_(model, units, torch.tensor([0]), {listener: torch.tensor([[0.0, 0, 0, 1]])})
+
+
+def test_sweeping_removes_what_nobody_reads_and_folds_what_hears_nothing():
+    model = mlp(4, 3, 3, 2).double()
+    first, second = hidden(model)
+    read = inputs(4, "0")
+    w0, w1, w2 = find_synapses(model)
+    mask = Mask.full([read, first, second, w0, w1, w2])
+    # Unit 0 of the first layer hears nothing, unit 2 of the second is not read.
+    mask = mask.without({w0: [0, 1, 2, 3], w2: [2, 5]})
+    mask.apply_(model)
+    before = model(X.double())
+    swept = sweep_(model, mask, X.double())
+    assert swept.dead(first).tolist() == [0]
+    assert swept.dead(second).tolist() == [2]
+    assert torch.allclose(model(X.double()), before, atol=1e-12)
+    small = shrink(model, swept)
+    assert (small[0].out_features, small[2].out_features) == (2, 2)
+    assert torch.allclose(small(X.double()), before, atol=1e-12)
+
+
+def test_sweeping_goes_on_to_a_fixpoint():
+    model = mlp(4, 3, 3, 2).double()
+    first, second = hidden(model)
+    mask = Mask.full([inputs(4, "0"), first, second]).without({second: [0, 1, 2]})
+    mask.apply_(model)
+    swept = sweep_(model, mask, X.double())
+    assert [swept.count(g) for g in swept.groups] == [0, 0, 0]  # nobody reads any of it
+    forwards = Mask.full([first, second]).without({first: [0, 1, 2]})
+    model = mlp(4, 3, 3, 2).double()
+    forwards.apply_(model)
+    before = model(X.double())
+    swept = sweep_(model, forwards, X.double())
+    assert swept.count(second) == 0  # deaf: constants in the last bias
+    assert torch.allclose(model(X.double()), before, atol=1e-12)
+
+
+def test_a_deaf_channel_behind_zero_padding_stays():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sigmoid(), nn.Conv2d(2, 1, 3, padding=1))
+    units = Neurons(
+        "0",
+        "channel",
+        2,
+        (part("0", "weight", 0, 2), part("0", "bias", 0, 2)),
+        (),
+        (part("2", "weight", 1, 2),),
+    )
+    weights = find_synapses(model)[0]
+    mask = Mask.full([units, weights]).without({weights: [0]})
+    mask.apply_(model)
+    example = torch.rand(3, 1, 5, 5)
+    before = model(example)
+    assert sweep_(model, mask, example) == mask  # its constant is cut off at the border
+    assert torch.equal(model(example), before)
