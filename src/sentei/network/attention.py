@@ -109,10 +109,15 @@ def _project(
     separate: Any,
 ) -> tuple[Tensor, ...]:
     if packed is None:
-        biases = (None, None, None) if bias is None else bias.chunk(3)
-        given = zip((query, key, value), separate, biases, strict=True)
-        projected = [F.linear(x, w) if b is None else F.linear(x, w) + b for x, w, b in given]
-        return tuple(projected)
+        projected = [F.linear(x, w) for x, w in zip((query, key, value), separate, strict=True)]
+        if bias is None:
+            return tuple(projected)
+        width = len(bias) // 3
+        # The whole bias three times rather than slices of it: a slice has lost its name.
+        return tuple(
+            (F.pad(x, (i * width, (2 - i) * width)) + bias).chunk(3, -1)[i]
+            for i, x in enumerate(projected)
+        )
     if key is query and value is query:
         return F.linear(query, packed, bias).chunk(3, -1)
     # The whole packed weight three times rather than slices of it: a slice has lost its name.

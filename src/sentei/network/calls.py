@@ -72,6 +72,9 @@ PASSING: dict[Any, Use] = {
     F.prelu: Use(("input", "weight"), rows=None, columns=0, axis=1),
 }
 
+_PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
+MIXING.update({name: Use(("input", "other"), 1, 0, -1, weight="other") for name in _PRODUCTS})
+
 _SELECTING = (torch.index_select, torch.Tensor.index_select)
 _ELEMENTWISE = tuple(
     getattr(owner, name)
@@ -84,7 +87,7 @@ _ELEMENTWISE = tuple(
 )
 
 
-_BY_POSITION = frozenset((*_SELECTING, *_ELEMENTWISE))
+_BY_POSITION = frozenset((*_SELECTING, *_ELEMENTWISE, *_PRODUCTS))
 
 
 @dataclass(frozen=True)
@@ -171,9 +174,12 @@ class Calls(TorchFunctionMode):
         weight = given.get(use.weight)
         if not isinstance(weight, Tensor) or id(weight) not in self.names:
             return None
+        if weight.ndim < 2 or (func in _PRODUCTS and weight.ndim > 2):
+            return None
         tensors = self._named(given.get(name) for name in (use.weight, use.bias))
         groups = given.get("groups", 1)
-        mixes = not (groups > 1 and use.columns == 1 and weight.shape[1] == 1)  # not depthwise
+        alone = use.columns == 1 or weight.shape[0] == groups  # each channel has rows of its own
+        mixes = not (groups > 1 and weight.shape[1] == 1 and alone)  # not depthwise
         if not mixes:
             use = replace(use, rows=None, columns=0)
         reads = given[use.reads]

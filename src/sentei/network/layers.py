@@ -56,14 +56,15 @@ def refresh_(module: nn.Module) -> None:
 
 
 def _refresh_convolution_(module: nn.modules.conv._ConvNd) -> None:
-    rows, columns = module.weight.shape[:2]
-    if module.transposed:
-        rows, columns = columns, rows
-    depthwise = module.groups > 1 and module.groups == module.in_channels and not module.transposed
+    depthwise = module.groups > 1 and module.groups == module.in_channels
+    if module.transposed:  # weight: (in, out / groups, ...)
+        entering = module.weight.shape[0]
+        module.groups = entering if depthwise else module.groups
+        module.in_channels = entering
+        module.out_channels = module.weight.shape[1] * module.groups
+        return
+    leaving = module.weight.shape[0]  # weight: (out, in / groups, ...)
     if depthwise:
-        module.groups = rows * module.in_channels // module.out_channels
-        module.in_channels, module.out_channels = module.groups, rows
-    elif module.transposed:
-        module.in_channels, module.out_channels = columns, rows * module.groups
-    else:
-        module.in_channels, module.out_channels = columns * module.groups, rows
+        module.groups = leaving * module.in_channels // module.out_channels
+    module.in_channels = module.weight.shape[1] * module.groups
+    module.out_channels = leaving

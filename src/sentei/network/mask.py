@@ -282,7 +282,9 @@ class Mask:
                 Listener(f"{layer}.0", f"{layer}.0.index", 0, places)
                 for layer in sorted(self.wrapped.intersection(p.layer for p in group.listeners))
             )
-        return replace(group, size=size, **parts)
+        layer, colon, count = group.name.partition(":")
+        name = f"{layer}.1{colon}{count}" if layer in self.wrapped else group.name
+        return replace(group, name=name, size=size, **parts)
 
     def _reindexed(self, part: Listener, alive: Tensor, renamed: Any) -> Listener:
         gone = self.gone.get((part.parameter, part.dim), torch.empty(0, dtype=torch.int64))

@@ -71,8 +71,8 @@ class Neurons:
 
     @property
     def least(self) -> int:
-        """Fewest units that can be left: a torch convolution cannot have no channels at all."""
-        return 0 if self.kind in ("neuron", "input") else 1
+        """Fewest units that can be left: torch's convolutions and norms need at least one."""
+        return 0 if self.kind == "neuron" and not self.followers else 1
 
 
 @dataclass(frozen=True)

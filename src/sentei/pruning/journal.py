@@ -15,7 +15,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +115,10 @@ class Journal:
             JournalError: the folder holds a run and `resume` was not asked for, or another run.
         """
         if folder is None:
-            temporary = tempfile.TemporaryDirectory(prefix="sentei-")
-            journal = cls(Path(temporary.name), model, mask, durable=False)
-            journal._temporary = temporary  # removed with the last step that refers to it
+            temporary = tempfile.mkdtemp(prefix="sentei-")
+            journal = cls(Path(temporary), model, mask, durable=False)
+            # It goes with the last step that refers to it, or with the process.
+            weakref.finalize(journal, shutil.rmtree, temporary, ignore_errors=True)
         else:
             journal = cls(Path(folder), model, mask, durable=True)
         card = json.dumps({"version": VERSION, **about}, indent=2, sort_keys=True) + "\n"

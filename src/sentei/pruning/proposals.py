@@ -10,7 +10,7 @@ import torch
 from sentei.criteria.probe import Probe
 from torch import Tensor
 
-from sentei.criteria import Criterion, criterion_named, scores
+from sentei.criteria import Criterion, criterion, scores
 from sentei.errors import unknown
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons, Synapses
@@ -73,7 +73,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     repair: Repair | None = None
 
     def __post_init__(self) -> None:
-        criterion_named(self.criterion)
+        criterion(self.criterion)
         if self.within not in WITHIN:
             raise ValueError(unknown("scope within=", self.within, WITHIN))
         if not callable(self.schedule):

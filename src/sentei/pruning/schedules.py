@@ -184,8 +184,7 @@ def _falling(
         if target > progress.start:
             raise ScheduleError(f"a schedule cannot rise: keep {target} of {progress.start}")
         exact = target + (progress.start - target) * left(_share(progress, steps))
-        # Rounding as in floor(x + 1/2), after shaving off what floating point may have added.
-        return min(floor(exact + 0.5 - 1e-9), progress.remaining)
+        return min(floor(exact + 0.5), progress.remaining)
 
     return Named(f"{name}({keep!r}, steps={steps})", scheduled)
 

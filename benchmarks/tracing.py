@@ -1,0 +1,154 @@
+"""How much it costs to follow the units of a ResNet-50 and of a BERT-base-sized encoder.
+
+Run: python benchmarks/tracing.py [resnet50 | encoder]. Prints, for each network, the number of
+samples (passes of one sample each), seconds, units, the ratio to one forward pass of a batch of as
+many samples, and peak memory.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sentei.network import replay, tracing
+
+
+class Bottleneck(nn.Module):
+    """Narrow, look around, widen, add."""
+
+    def __init__(self, width: int, inner: int, stride: int):
+        super().__init__()
+        out = 4 * inner
+        self.conv1 = nn.Conv2d(width, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.shortcut = (
+            nn.Identity()
+            if width == out and stride == 1
+            else nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(samples, channels, height, width) to the same of four times `inner` channels."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        y += self.shortcut(x)
+        return F.relu(y, inplace=True)
+
+
+def resnet50() -> nn.Module:
+    """Stages of 3, 4, 6 and 3 bottlenecks, for a thousand classes."""
+    stem = (
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+    )
+    blocks, width = [], 64
+    for stage, count in enumerate((3, 4, 6, 3)):
+        for number in range(count):
+            inner = 64 << stage
+            blocks.append(Bottleneck(width, inner, 2 if stage and not number else 1))
+            width = 4 * inner
+    return nn.Sequential(
+        *stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1000)
+    )
+
+
+class Layer(nn.Module):
+    """Attention and two wide layers, each followed by a sum and a norm."""
+
+    def __init__(self, width: int, heads: int, inner: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.wide, self.narrow = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(samples, tokens, width) to the same."""
+        split = [
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        ]
+        mixed = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        x = self.norm1(x + self.out(mixed))
+        return self.norm2(x + self.narrow(F.gelu(self.wide(x))))
+
+
+class Encoder(nn.Module):
+    """An encoder of BERT-base's size: 12 layers, width 768, 12 heads, 3072 inside."""
+
+    def __init__(self, layers: int = 12, width: int = 768, heads: int = 12, inner: int = 3072):
+        super().__init__()
+        self.words = nn.Embedding(30522, width)
+        self.positions = nn.Embedding(512, width)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(Layer(width, heads, inner) for _ in range(layers))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(samples, tokens) to (samples, tokens, width)."""
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        x = self.norm(self.words(tokens) + self.positions(places))
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def measure(name: str, build: Callable[[], nn.Module], example: Tensor) -> None:
+    """Print one row of the table."""
+    torch.manual_seed(0)
+    model = build().eval()
+    passes = 0
+    original = replay.Replay._run
+
+    def counted(self: replay.Replay, answer: object, example: object) -> object:
+        nonlocal passes
+        passes += 1
+        return original(self, answer, example)  # type: ignore[arg-type]
+
+    replay.Replay._run = counted  # type: ignore[method-assign]
+    start = perf_counter()
+    groups = tracing.find_units(model, example)
+    seconds = perf_counter() - start
+    replay.Replay._run = original  # type: ignore[method-assign]
+    traced = sum(
+        m.weight.shape[0] for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+    )
+    start = perf_counter()
+    with torch.no_grad():
+        model(example[:1].repeat(passes, *[1] * (example.ndim - 1)))
+    forward = perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    offered = sum(group.size for group in groups)
+    print(
+        f"{name:12}{passes:9}{seconds:9.2f}{traced:9}{len(groups):8}{offered:9}"
+        f"{forward:11.2f}{seconds / forward:8.2f}{peak:9.2f}"
+    )
+
+
+def main() -> None:
+    """Print the table; `resnet50` or `encoder` as an argument measures one alone."""
+    wanted = sys.argv[1:] or ["resnet50", "encoder"]
+    print(
+        f"{'network':12}{'samples':>9}{'seconds':>9}{'rows':>9}{'groups':>8}{'offered':>9}"
+        f"{'forward s':>11}{'ratio':>8}{'peak GiB':>9}"
+    )
+    if "resnet50" in wanted:
+        measure("resnet50", resnet50, torch.randn(2, 3, 64, 64))
+    if "encoder" in wanted:
+        measure("encoder", Encoder, torch.randint(0, 30522, (2, 8)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The command line. Importing it loads no torch: a command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError
+from cyclopts.config import Toml
+
+from sentei.cli.demo import demo
+from sentei.cli.info import info
+from sentei.cli.prune import prune
+from sentei.cli.rank import rank
+from sentei.cli.train import train
+from sentei.errors import PruningError
+
+USAGE, REFUSED, INTERRUPTED = 2, 1, 130
+
+HELP = """Make trained neural networks smaller, and see why what is left works.
+
+Start with `sentei demo`. Every option may also stand in a TOML file, under a heading with the
+command's name and spelled the same: `sentei prune model.safetensors --config run.toml`.
+
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached.
+"""
+
+
+def build(config: str | None = None) -> App:
+    """The application; `config` names a TOML file with defaults for its options."""
+    app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
+    for command in (demo, train, prune, rank, info):
+        app.command(command)
+    if config is not None:
+        app.config = Toml(config, must_exist=True)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        config = _take_config(given)
+        sys.exit(build(config)(given, exit_on_error=False, print_error=True))
+    except CycloptsError:
+        sys.exit(USAGE)
+    except (PruningError, ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"sentei: {error}\n")
+        sys.exit(USAGE if isinstance(error, (ValueError, FileNotFoundError)) else REFUSED)
+    except KeyboardInterrupt:
+        sys.stderr.write("sentei: stopped. Complete steps are in the journal, if one was named.\n")
+        sys.exit(INTERRUPTED)
+
+
+def _take_config(given: list[str]) -> str | None:
+    """Take `--config FILE` out of the arguments: it has to be known before they are read."""
+    for position, argument in enumerate(given):
+        if argument.startswith("--config="):
+            return given.pop(position).partition("=")[2]
+        if argument == "--config":
+            if position + 1 == len(given):
+                raise ValueError("--config needs the name of a TOML file")
+            given.pop(position)
+            return given.pop(position)
+    return None

@@ -1,0 +1,20 @@
+"""`sentei info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def info(model: Path) -> None:
+    """Say what is in a file that sentei saved, without running it.
+
+    Parameters
+    ----------
+    model
+        A .safetensors file.
+    """
+    from sentei import export
+    from sentei.cli.screen import console
+    from sentei.report.tables import contents
+
+    console.print(contents(export.inspect(model)))

@@ -1,0 +1,194 @@
+"""`sentei prune`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sentei.errors import unknown
+
+if TYPE_CHECKING:
+    from sentei.pruning.limits import Limit
+
+UNREACHED = 3
+
+
+def prune(
+    model: Path,
+    *,
+    data: str = "mnist",
+    criterion: str = "ablation",
+    schedule: str = "one_at_a_time",
+    keep: str | None = None,
+    steps: int | None = None,
+    within: str = "network",
+    synapses: bool = False,
+    inputs: bool = False,
+    units_at_most: str | None = None,
+    synapses_at_most: str | None = None,
+    parameters_at_most: str | None = None,
+    bytes_at_most: str | None = None,
+    accuracy_within: float | None = None,
+    accuracy_at_least: float | None = None,
+    loss_within: float | None = None,
+    retrain_epochs: int = 0,
+    samples: int = 10_000,
+    journal: Path | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    threads: int = 1,
+    out: Path = Path("small.safetensors"),
+) -> int:
+    """Prune a saved network, shrink it, prove that it is the same function, and save it.
+
+    Parameters
+    ----------
+    model
+        A network that sentei saved.
+    data
+        As for train. Criteria look at training samples, limits at validation, the table at test.
+    criterion
+        What matters least: ablation, magnitude or random.
+    schedule
+        How fast: one_at_a_time, one_shot, linear, cubic, geometric or fsa.
+    keep
+        How many the schedule leaves: a count, or a percentage such as "40 %".
+    steps
+        Number of steps the schedule takes.
+    within
+        Rank across the whole network, or within each group.
+    synapses
+        Remove single weights instead of whole units.
+    inputs
+        Offer input features for removal as well.
+    units_at_most
+        Stop when no more units than this are left (a count or a percentage).
+    synapses_at_most
+        Stop when no more synapses than this are left.
+    parameters_at_most
+        Stop when no more parameters than this are left.
+    bytes_at_most
+        Stop when the file is no larger than this ("32 KiB").
+    accuracy_within
+        Undo the step that costs more accuracy than this (0.01 is one point).
+    accuracy_at_least
+        Undo the step that brings accuracy below this.
+    loss_within
+        Undo the step that raises the loss by more than this.
+    retrain_epochs
+        Epochs of training after every step.
+    samples
+        How many training samples the criterion looks at.
+    journal
+        Folder that keeps every step; without it nothing can be resumed.
+    resume
+        Go on with the run in the journal.
+    seed
+        Of retraining and of random criteria.
+    threads
+        Small networks are fastest on one.
+    out
+        The file to write.
+    """
+    import torch
+
+    import sentei
+    from sentei import datasets, export, training
+    from sentei.cli.screen import head, progress, say
+    from sentei.report.tables import before_and_after, facts
+
+    until = _limit(
+        units_at_most=units_at_most,
+        synapses_at_most=synapses_at_most,
+        parameters_at_most=parameters_at_most,
+        bytes_at_most=bytes_at_most,
+    )
+    keeping = _limit(
+        accuracy_within=accuracy_within,
+        accuracy_at_least=accuracy_at_least,
+        loss_within=loss_within,
+    )
+    propose = sentei.ranked(criterion, schedule_named(schedule, keep, steps), within=within)
+    torch.set_num_threads(threads)
+    network = export.load(model)
+    before = export.load(model)
+    split = datasets.load(data, flat=training.takes_flat(network), seed=seed)
+    example = split.train.inputs[:64]
+    offered: list[Any] = [] if synapses else sentei.find_units(network, example, inputs=inputs)
+    groups = sentei.find_synapses(network) if synapses else offered
+    probe = sentei.Probe(network, split.train.first(samples))
+    retrain = None
+    if retrain_epochs:
+        retrain = sentei.FineTune(split.train, sentei.Recipe(epochs=retrain_epochs, seed=seed))
+    run = sentei.prune(
+        network,
+        groups,
+        probe,
+        propose,
+        until=until,
+        keeping=keeping,
+        retrain=retrain,
+        evaluate=split.validation,
+        journal=journal,
+        resume=resume,
+    )
+    total = sum(group.size for group in groups)
+    steps_taken = []
+    with progress("pruning", total) as advance:
+        for step in run:
+            steps_taken.append(step)
+            gone = total - sum(step.mask.count(group) for group in groups)
+            advance(gone, _words(step.measured))
+    last = steps_taken[-1]
+    small = sentei.shrink(last.network(), last.mask, example)
+    export.save(small, out, mask=last.mask.shrunk())
+    head("On test data, which nothing has looked at until now")
+    rows = [
+        facts(before, model, split.test),
+        facts(export.load(out), out, split.test, export.load_mask(out)),
+    ]
+    from sentei.cli.screen import console
+
+    console.print(before_and_after(*rows))
+    say(f"{sentei.certify(last.network(), small, example)}")
+    if until is not None and not until(last.measured, steps_taken[0].measured):
+        say(f"[bold]{until} was not reached[/bold]: this is the smallest that keeps {keeping}.")
+        return UNREACHED
+    return 0
+
+
+def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[..., int]:
+    """A schedule from the words of the command line.
+
+    Raises:
+        ValueError: an unknown schedule, or one that needs `--keep`.
+    """
+    from sentei.pruning import schedules
+
+    made: dict[str, Callable[[Any], Callable[..., int]]] = {
+        "one_at_a_time": lambda _: schedules.one_at_a_time(),
+        "one_shot": schedules.one_shot,
+        "linear": lambda amount: schedules.linear(amount, steps),
+        "cubic": lambda amount: schedules.cubic(amount, steps),
+        "geometric": lambda amount: schedules.geometric(amount, steps),
+        "fsa": lambda amount: schedules.fsa(amount, steps=steps),
+    }
+    if name not in made:
+        raise ValueError(unknown("schedule", name, made))
+    if name != "one_at_a_time" and keep is None:
+        raise ValueError(f"schedule {name} needs --keep: how many are left at its end")
+    return made[name](keep)
+
+
+def _limit(**asked: Any) -> Limit | None:
+    """All limits that were asked for, as one."""
+    from sentei.pruning import limits
+
+    found = [getattr(limits, name)(value) for name, value in asked.items() if value is not None]
+    return limits.all_of(*found) if len(found) > 1 else found[0] if found else None
+
+
+def _words(measured: Any) -> str:
+    accuracy = "" if measured.accuracy is None else f"accuracy {measured.accuracy:.2%}  "
+    return f"{accuracy}loss {measured.loss:.4f}  {measured.units} units  {measured.bytes:,} bytes"

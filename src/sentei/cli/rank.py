@@ -1,0 +1,60 @@
+"""`sentei rank`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def rank(
+    model: Path,
+    *,
+    data: str = "mnist",
+    criterion: str = "ablation",
+    against: str | None = None,
+    samples: int = 10_000,
+    most: int = 10,
+    seed: int = 0,
+    threads: int = 1,
+) -> None:
+    """Rank the units of a saved network by how little they matter.
+
+    Parameters
+    ----------
+    model
+        A network that sentei saved.
+    data
+        As for train; training samples are looked at.
+    criterion
+        What matters least: ablation, magnitude or random.
+    against
+        A second criterion; prints how far the two agree (Spearman's rank correlation).
+    samples
+        How many training samples to look at.
+    most
+        How many units to list from either end.
+    seed
+        Of the data's split.
+    threads
+        Small networks are fastest on one.
+    """
+    import torch
+
+    import sentei
+    from sentei import datasets, export, training
+    from sentei.cli.screen import console, head
+    from sentei.criteria import scores
+    from sentei.report.tables import agreement, ranking
+
+    torch.set_num_threads(threads)
+    network = export.load(model)
+    split = datasets.load(data, flat=training.takes_flat(network), seed=seed)
+    probe = sentei.Probe(network, split.train.first(samples))
+    groups = sentei.find_units(network, split.train.inputs[:64])
+    judged = {group.name: scores(criterion, probe, group) for group in groups}
+    for name, values in judged.items():
+        head(f"{name}: {len(values)} units by {criterion}, least important first")
+        console.print(ranking(values, criterion, most))
+    if against is not None:
+        other = {group.name: scores(against, probe, group) for group in groups}
+        head(f"{criterion} against {against}")
+        console.print(agreement(judged, other))

@@ -1,0 +1,57 @@
+"""What commands show: progress bars on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+LINES = 10  # of progress, where there is no terminal to draw a bar on
+
+console = Console(highlight=False)
+
+Advance = Callable[[int, str], None]
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """Show how far something is: yields a function of (how many are done, a few words)."""
+    if not console.is_terminal:
+        yield _plainly(what, total)
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task(what, total=total, words="")
+        yield lambda done, words: bar.update(task, completed=done, words=words)
+
+
+def _plainly(what: str, total: int) -> Advance:
+    shown = -1
+
+    def advance(done: int, words: str) -> None:
+        nonlocal shown
+        part = done * LINES // max(total, 1)
+        if part > shown or done >= total:
+            shown = part
+            console.print(f"{what} {done}/{total}  {words}")
+
+    return advance
+
+
+def say(text: str) -> None:
+    """A line of text, with rich's markup."""
+    console.print(text, soft_wrap=True)
+
+
+def head(text: str) -> None:
+    """A heading for a stage of a command."""
+    console.print(f"\n[bold]{text}[/bold]")

@@ -1,0 +1,75 @@
+"""Data in memory: MNIST and Letter Recognition, which come with the package, and a user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sentei.datasets.files import csv_file, npz_file
+from sentei.datasets.letter import SPLITS as _OF_LETTER
+from sentei.datasets.letter import letter
+from sentei.datasets.mnist import SPLITS as _OF_MNIST
+from sentei.datasets.mnist import idx_folder, mnist
+from sentei.datasets.split import Scaling, Split, stratified
+from sentei.errors import unknown
+from sentei.samples import Samples, check_samples, fingerprint
+
+__all__ = [
+    "Samples",
+    "Scaling",
+    "Split",
+    "check_samples",
+    "csv_file",
+    "fingerprint",
+    "idx_folder",
+    "letter",
+    "load",
+    "mnist",
+    "npz_file",
+    "stratified",
+]
+
+
+def load(
+    what: str | Path,
+    *,
+    flat: bool = True,
+    seed: int = 0,
+    target: str | int = -1,
+    regression: bool = False,
+) -> Split:
+    """Data by name or path.
+
+    Args:
+        what: "mnist", "letter", a named split such as "mnist:shrinking" or "letter:authors", or the
+            path of a .csv, an .npz or a folder of IDX files.
+        flat: inputs as rows (N, values); otherwise images as (N, 1, height, width).
+        seed: of the stratified draws.
+        target: column of a .csv to predict, by name or position.
+        regression: the targets of a .csv are values, not classes.
+
+    Raises:
+        ValueError: an unknown name.
+        FileNotFoundError: a path where nothing is.
+        DataError: a file that is damaged or does not hold samples.
+    """
+    name, _, split = str(what).partition(":")
+    if name == "mnist" and isinstance(what, str):
+        return mnist(split or "default", seed, flat)
+    if name == "letter" and isinstance(what, str):
+        return letter(split or "default", seed)
+    path = Path(what)
+    if path.is_dir():
+        return idx_folder(path, seed, flat)
+    if path.suffix in (".csv", ".npz") and not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".csv":
+        return csv_file(path, target, seed, regression)
+    if path.suffix == ".npz":
+        return npz_file(path, seed, flat)
+    known = [
+        "mnist",
+        "letter",
+        *(f"mnist:{s}" for s in _OF_MNIST),
+        *(f"letter:{s}" for s in _OF_LETTER),
+    ]
+    raise ValueError(unknown("data", what, known) + " Or give a .csv, an .npz or a folder.")

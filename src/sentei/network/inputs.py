@@ -1,0 +1,86 @@
+"""What can be made hot: rows of weights, and the elements of a network's inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
+
+from sentei.network.example import Example
+
+Place = tuple[str, int]  # a parameter or buffer and one of its dimensions
+
+INPUT = -1  # the "dimension" of a model input, whose rows are the elements of a sample
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that compute units, or the elements of an input.
+
+    Attributes:
+        place: where the rows are.
+        codes: (rows,) int64, ascending; the bits of a code say in which passes its row is hot.
+        function: the torch function that uses the weight; None for an input.
+    """
+
+    place: Place
+    codes: np.ndarray
+    function: Any = None
+
+
+class Inputs:
+    """The floating-point tensors of an example, as sources with a row for each element.
+
+    Attributes:
+        sources: one for each tensor, under the name of the argument.
+    """
+
+    def __init__(self, model: nn.Module, example: Example):
+        leaves, self._form = tree_flatten_with_path(example)
+        self._leaves = [leaf for _, leaf in leaves]
+        self._at: dict[Place, int] = {}
+        self.sources: dict[Place, Source] = {}
+        for at, (path, leaf) in enumerate(leaves):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                place = _argument(model, path), INPUT
+                self._at[place] = at
+                self.sources[place] = Source(place, _codes(tuple(leaf.shape[1:])))
+
+    def poisoned(self, hot: Mapping[Place, np.ndarray]) -> Example:
+        """The example with NaN in its hot elements, in every sample."""
+        leaves = list(self._leaves)
+        for place, at in self._at.items():
+            if place in hot and hot[place].any():
+                where = torch.from_numpy(hot[place].reshape(leaves[at].shape[1:]))
+                leaves[at] = leaves[at].masked_fill(where.to(leaves[at].device), torch.nan)
+        return tree_unflatten(leaves, self._form)
+
+
+def _codes(shape: tuple[int, ...]) -> np.ndarray:
+    """A code for each element: the bits of its first coordinate, then of the second, and so on.
+
+    So that whoever hears one whole channel of an image is told from who hears another.
+    """
+    codes = np.zeros(shape, np.int64)
+    for dim, size in enumerate(shape):
+        coordinate = np.arange(size).reshape([-1 if d == dim else 1 for d in range(len(shape))])
+        codes = (codes << max(size - 1, 0).bit_length()) + coordinate
+    return codes.reshape(prod(shape))
+
+
+def _argument(model: nn.Module, path: Any) -> str:
+    """What the model calls an input: its argument's name, or "input" if it has only the one."""
+    if not path:
+        return "input"
+    first = getattr(path[0], "key", getattr(path[0], "idx", None))
+    names = list(inspect.signature(model.forward).parameters)
+    name = names[first] if isinstance(first, int) and first < len(names) else str(first)
+    rest = [str(getattr(key, "key", getattr(key, "idx", ""))) for key in path[1:]]
+    return ".".join([name, *rest])

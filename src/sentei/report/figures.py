@@ -1,0 +1,121 @@
+"""Figures: data in, matplotlib axes out, one function a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
+
+
+def canvas(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
+    """An empty figure in the house's style; belongs to no window."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    tidy(axes)
+    return figure, axes
+
+
+def tidy(axes: Axes) -> None:
+    """Fewer lines: no frame above and to the right, a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK)
+    axes.grid(color=PALE, linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+
+
+def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> None:
+    """Accuracy and loss against units left, from all of them on the left to the few that stayed."""
+    units = [step.measured.units for step in steps]
+    accuracy = [100 * step.measured.accuracy for step in steps]
+    axes.plot(units, accuracy, color=LEAF, linewidth=2, label="accuracy")
+    axes.plot(units[-1], accuracy[-1], "o", color=LEAF)
+    axes.annotate(
+        f"{units[-1]} units, {accuracy[-1]:.2f} %",
+        (units[-1], accuracy[-1]),
+        xytext=(-8, 6),
+        textcoords="offset points",
+        ha="right",
+        color=LEAF,
+    )
+    if floor is not None:
+        axes.axhline(100 * floor, color=EARTH, linewidth=1, linestyle="--")
+        axes.text(units[0], 100 * floor, " floor", color=EARTH, va="bottom", ha="left")
+    axes.invert_xaxis()
+    axes.set(xlabel="hidden units left", ylabel="validation accuracy (%)")
+    loss = axes.twinx()
+    loss.plot(units, [step.measured.loss for step in steps], color=INK, linewidth=1, alpha=0.5)
+    loss.set_ylabel("loss", color=INK)
+    loss.spines[["top", "left"]].set_visible(False)
+
+
+def order_of_removal(axes: Axes, scores: Tensor, removed: Sequence[int]) -> None:
+    """Each unit's score in the untouched network; those that went are in another colour."""
+    values = scores.numpy()
+    order = np.argsort(values, kind="stable")
+    gone = np.isin(order, list(removed))
+    places = np.arange(len(order))
+    axes.bar(places[~gone], values[order][~gone], width=0.9, color=LEAF, label="stayed")
+    axes.bar(places[gone], values[order][gone], width=0.9, color=EARTH, label="removed")
+    axes.set(xlabel="units, by score in the untouched network", ylabel="rise in loss if it goes")
+    axes.legend(frameon=False)
+
+
+def receptive_fields(
+    figure: Figure, weights: Tensor, picture: tuple[int, int], units: Sequence[int], title: str
+) -> None:
+    """What each unit reads, as a picture: positive weights green, negative ones brown.
+
+    Args:
+        figure: filled with one small picture a unit.
+        weights: (size, inputs) incoming weights.
+        picture: height and width of the input.
+        units: which units to draw, in this order.
+        title: above the pictures.
+    """
+    columns = max(1, min(10, len(units)))
+    rows = max(1, -(-len(units) // columns))
+    for place, unit in enumerate(units):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        field = weights[unit].reshape(picture).numpy()
+        reach = float(np.abs(field).max()) or 1.0
+        axes.imshow(field, cmap="BrBG", vmin=-reach, vmax=reach)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(str(unit), fontsize=7, color=INK, pad=2)
+        for spine in axes.spines.values():
+            spine.set_color(PALE)
+    figure.suptitle(title, fontsize=10, color=INK)
+
+
+def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """What is left of each size, as a part of what there was."""
+    names = list(before)
+    shares = [100 * after[name] / before[name] for name in names]
+    places = np.arange(len(names))[::-1]
+    axes.barh(places, [100] * len(names), color=PALE, height=0.6)
+    axes.barh(places, shares, color=LEAF, height=0.6)
+    for place, share in zip(places, shares, strict=True):
+        axes.text(max(share, 1) + 1, place, f"{share:.0f} %", va="center", color=INK, fontsize=9)
+    axes.set_yticks(places, names)
+    axes.set(xlabel="% of the network before")
+    axes.grid(visible=False)
+
+
+def write(figure: Figure, path: str | Path) -> list[Path]:
+    """Write a figure as PNG and SVG beside each other; returns both paths."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    for place in written:
+        # Without a date in it the same run writes the same bytes.
+        metadata = {"Date": None} if place.suffix == ".svg" else {"Software": "sentei"}
+        figure.savefig(place, metadata=metadata)
+    return written

@@ -1,0 +1,143 @@
+"""Tables: plain numbers in, a rich table out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor, nn
+
+from sentei.network.mask import Mask
+from sentei.network.size import counts, latency, multiply_adds
+from sentei.network.tracing import find_units
+from sentei.network.units import find_synapses
+from sentei.training import evaluate
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A saved network, measured.
+
+    Attributes:
+        units: hidden units; inputs and outputs do not count.
+        synapses: weights that are alive, biases excluded.
+        parameters: with biases.
+        bytes: size of the file on disk.
+        multiply_adds: for one sample.
+        latency: seconds for one sample, median, on the present number of threads.
+        batch_latency: seconds for 256 samples.
+        accuracy, loss: on the samples given.
+    """
+
+    units: int
+    synapses: int
+    parameters: int
+    bytes: int
+    multiply_adds: int
+    latency: float
+    batch_latency: float
+    accuracy: float | None
+    loss: float
+
+
+def facts(network: nn.Module, file: Path, samples: Any, mask: Mask | None = None) -> Facts:
+    """Measure a network and the file it came from."""
+    inputs = samples.inputs
+    groups = [*find_units(network, inputs[:2]), *find_synapses(network)]
+    full = Mask.full(groups)
+    if mask is not None:
+        full = full.without({g: mask.dead(g) for g in mask.groups if g.kind == "synapse"})
+    size = counts(network, full)
+    accuracy, loss = evaluate(network, samples)
+    return Facts(
+        units=size.units,
+        synapses=size.synapses,
+        parameters=size.parameters,
+        bytes=Path(file).stat().st_size,
+        multiply_adds=multiply_adds(network, inputs[:1]),
+        latency=latency(network, inputs[:1]),
+        batch_latency=latency(network, inputs[:256]),
+        accuracy=accuracy,
+        loss=loss,
+    )
+
+
+def before_and_after(before: Facts, after: Facts) -> Table:
+    """Everything a mask alone would not have changed, and what did change."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "before", "after", "after / before"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows = [
+        ("units", before.units, after.units, "{:,}"),
+        ("synapses", before.synapses, after.synapses, "{:,}"),
+        ("parameters", before.parameters, after.parameters, "{:,}"),
+        ("bytes on disk", before.bytes, after.bytes, "{:,}"),
+        ("multiply-adds", before.multiply_adds, after.multiply_adds, "{:,}"),
+        ("latency of 1", before.latency * 1e6, after.latency * 1e6, "{:,.1f} µs"),
+        ("latency of 256", before.batch_latency * 1e6, after.batch_latency * 1e6, "{:,.0f} µs"),
+    ]
+    for name, old, new, form in rows:
+        share = f"{new / old:.1%}" if old else "-"
+        table.add_row(name, form.format(old), form.format(new), share)
+    if before.accuracy is not None and after.accuracy is not None:
+        points = 100 * (after.accuracy - before.accuracy)
+        shown = [f"{value:.2%}" for value in (before.accuracy, after.accuracy)]
+        table.add_row("accuracy", *shown, f"{points:+.2f} points")
+    table.add_row("loss", f"{before.loss:.4f}", f"{after.loss:.4f}", "")
+    return table
+
+
+def ranking(values: Tensor, criterion: str, most: int) -> Table:
+    """The units of a group with the lowest and the highest scores."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("rank", "unit", criterion):
+        table.add_column(name, justify="right")
+    order = values.argsort(stable=True).tolist()
+    shown = range(len(order))
+    gap = len(order) > 2 * most
+    for place in shown:
+        if gap and most <= place < len(order) - most:
+            if place == most:
+                table.add_row("…", "…", "…")
+            continue
+        unit = order[place]
+        table.add_row(str(place + 1), str(unit), f"{float(values[unit]):.6g}")
+    return table
+
+
+def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Table:
+    """Spearman's rank correlation of two criteria, group by group."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group")
+    table.add_column("units", justify="right")
+    table.add_column("Spearman", justify="right")
+    for name, values in one.items():
+        table.add_row(name, str(len(values)), f"{spearman(values, other[name]):+.3f}")
+    return table
+
+
+def spearman(one: Tensor, other: Tensor) -> float:
+    """Rank correlation from -1 to 1; equal scores share their mean rank. NaN if all are equal."""
+    a, b = (_ranks(values) for values in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, group, count = values.double().unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    return (last - (count.double() - 1) / 2)[group]
+
+
+def contents(about: Any) -> Table:
+    """What a file holds, as `export.inspect` tells it."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in about.items() if isinstance(about, Mapping) else vars(about).items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(str(name).replace("_", " "), shown)
+    return table

@@ -1,0 +1,31 @@
+"""Ordinary training; it knows nothing of pruning."""
+
+from sentei.training.finetune import FineTune
+from sentei.training.models import (
+    annealing_cnn,
+    build,
+    distinctiveness_cnn,
+    initialise_,
+    mlp,
+    takes_flat,
+)
+from sentei.training.recipe import Distillation, Recipe
+from sentei.training.seeds import seeded
+from sentei.training.train import Evaluation, History, evaluate, train
+
+__all__ = [
+    "Distillation",
+    "Evaluation",
+    "FineTune",
+    "History",
+    "Recipe",
+    "annealing_cnn",
+    "build",
+    "distinctiveness_cnn",
+    "evaluate",
+    "initialise_",
+    "mlp",
+    "seeded",
+    "takes_flat",
+    "train",
+]

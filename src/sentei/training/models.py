@@ -1,0 +1,207 @@
+"""Networks of the papers: plain `nn.Sequential`s of torch's own layers, each with a name."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from sentei.errors import unknown
+from sentei.training.seeds import seeded
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+}
+
+
+def mlp(
+    widths: str | Sequence[int],
+    activation: str = "sigmoid",
+    output: str | None = None,
+    *,
+    init: str = "torch",
+    seed: int = 0,
+) -> nn.Sequential:
+    """A multilayer perceptron with layers fc1, act1, fc2 and so on.
+
+    Args:
+        widths: of inputs, hidden layers and outputs, such as "784-100-10" or (784, 100, 10).
+        activation: after every hidden layer: sigmoid, tanh, relu or gelu.
+        output: after the last layer; None leaves logits, as cross-entropy wants them.
+        init: see `initialise_`.
+        seed: of the initial weights; the global random state is left alone.
+
+    Raises:
+        ValueError: widths that are no whole numbers from 1, or an unknown name.
+    """
+    sizes = _widths(widths)
+    between, last = _activation(activation), None if output is None else _activation(output)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    with seeded(seed):
+        for number, (inputs, outputs) in enumerate(pairwise(sizes), 1):
+            layers[f"fc{number}"] = nn.Linear(inputs, outputs)
+            follow = between if number < len(sizes) - 1 else last
+            if follow is not None:
+                layers[f"act{number}"] = follow()
+        return initialise_(nn.Sequential(layers), init)
+
+
+def annealing_cnn(
+    padding: str = "valid", dropout: bool = True, *, init: str = "glorot", seed: int = 0
+) -> nn.Sequential:
+    """Two convolutions and two dense layers on (N, 1, 28, 28): 600,810 parameters.
+
+    Source: the convolutional MNIST example of Keras as of September 2016, which Bartoldson's poster
+    on annealed pruning starts from. That network ends in a softmax; this one puts out logits.
+
+    Args:
+        padding: of the first convolution: "valid", or "full" as in Keras's first version of 2015
+            (28 by 28 becomes 30 by 30; 813,802 parameters).
+        dropout: whether to keep the two dropout layers (0.25 and 0.5).
+        init: see `initialise_`.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: an unknown padding or init.
+    """
+    flattened = {"valid": 12 * 12 * 32, "full": 14 * 14 * 32}
+    if padding not in flattened:
+        raise ValueError(unknown("padding", padding, flattened))
+    with seeded(seed):
+        layers = OrderedDict[str, nn.Module](
+            conv1=nn.Conv2d(1, 32, 3, padding=0 if padding == "valid" else 2),
+            act1=nn.ReLU(),
+            conv2=nn.Conv2d(32, 32, 3),
+            act2=nn.ReLU(),
+            pool=nn.MaxPool2d(2),
+            drop1=nn.Dropout(0.25),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(flattened[padding], 128),
+            act3=nn.ReLU(),
+            drop2=nn.Dropout(0.5),
+            fc2=nn.Linear(128, 10),
+        )
+        if not dropout:
+            del layers["drop1"], layers["drop2"]
+        return initialise_(nn.Sequential(layers), init)
+
+
+def distinctiveness_cnn(*, init: str = "torch", seed: int = 0) -> nn.Sequential:
+    """Two convolutions and a hidden layer of 64 on (N, 1, 28, 28): 26,474 parameters.
+
+    Source: Zheng, Pruning Technique based on Distinctiveness for Deep Neural Network.
+
+    Args:
+        init: see `initialise_`.
+        seed: of the initial weights.
+    """
+    with seeded(seed):
+        layers = OrderedDict[str, nn.Module](
+            conv1=nn.Conv2d(1, 10, 5),
+            pool1=nn.MaxPool2d(2),
+            act1=nn.ReLU(),
+            conv2=nn.Conv2d(10, 20, 5),
+            pool2=nn.MaxPool2d(2),
+            act2=nn.ReLU(),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(320, 64),
+            act3=nn.ReLU(),
+            fc2=nn.Linear(64, 10),
+        )
+        return initialise_(nn.Sequential(layers), init)
+
+
+def build(spec: str, *, seed: int = 0, init: str | None = None) -> nn.Sequential:
+    """A network from words.
+
+    Args:
+        spec: widths, with the hidden layers' activation and the output's if wanted
+            ("784-100-10", "784-100-10:relu", "400-100-10:sigmoid:sigmoid"); "cnn-annealing" or
+            "cnn-annealing:full"; "cnn-distinctiveness".
+        seed: of the initial weights.
+        init: see `initialise_`; what the network's source used if None.
+
+    Raises:
+        ValueError: words that name no network, with the nearest that do.
+    """
+    name, *words = spec.split(":")
+    options = {} if init is None else {"init": init}
+    if name not in NETWORKS and name[:1].isdigit():
+        return mlp(name, *_at_most(words, 2, spec), seed=seed, **options)
+    if name not in NETWORKS:
+        raise ValueError(unknown("network", name, NETWORKS) + " Or widths, such as 784-100-10.")
+    make, most = NETWORKS[name]
+    return make(*_at_most(words, most, spec), seed=seed, **options)
+
+
+NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int]] = {
+    "cnn-annealing": (annealing_cnn, 1),
+    "cnn-distinctiveness": (distinctiveness_cnn, 0),
+}
+
+
+def takes_flat(network: nn.Module) -> bool:
+    """Whether a network takes rows (N, values) rather than images: no convolution comes first."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    first = next((layer for layer in network.modules() if isinstance(layer, kinds)), None)
+    return first is None or isinstance(first, nn.Linear)
+
+
+@torch.no_grad()
+def initialise_(network: nn.Sequential, init: str) -> nn.Sequential:
+    """Give a network new initial weights, drawn from the present random state.
+
+    Args:
+        network: changed in place, and returned.
+        init: "torch": as torch's layers come; "glorot": weights uniform by Glorot and Bengio
+            (2010), biases zero; "normal": weights and biases from N(0, 1).
+
+    Raises:
+        ValueError: an unknown init.
+    """
+    if init not in INITS:
+        raise ValueError(unknown("init", init, INITS))
+    for parameter in network.parameters():
+        INITS[init](parameter)
+    return network
+
+
+def _glorot_(parameter: nn.Parameter) -> None:
+    if parameter.ndim < 2:
+        nn.init.zeros_(parameter)
+    else:
+        nn.init.xavier_uniform_(parameter)
+
+
+INITS: dict[str, Callable[[nn.Parameter], object]] = {
+    "torch": lambda parameter: parameter,
+    "glorot": _glorot_,
+    "normal": nn.init.normal_,
+}
+
+
+def _widths(given: str | Sequence[int]) -> list[int]:
+    words = given.split("-") if isinstance(given, str) else [str(width) for width in given]
+    if len(words) < 2 or not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(
+            f"widths must be at least two whole numbers from 1, such as 784-100-10; got {given!r}"
+        )
+    return [int(word) for word in words]
+
+
+def _activation(name: str) -> Callable[[], nn.Module]:
+    if name not in ACTIVATIONS:
+        raise ValueError(unknown("activation", name, ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+def _at_most(words: list[str], most: int, spec: str) -> list[str]:
+    if len(words) > most:
+        raise ValueError(f"{spec!r} has {len(words)} words after its name; there may be {most}")
+    return words

@@ -1,0 +1,119 @@
+"""masked(x) == shrunk(x), for every network of the zoo and any mask, in both modes."""
+
+import copy
+
+import pytest
+import torch
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from sentei.errors import CertificateError
+from sentei.network.example import run
+from sentei.network.mask import Mask
+from sentei.network.surgery import shrink, shrink_
+from sentei.network.tracing import find_units
+from sentei.network.units import Neurons, find_synapses
+
+
+REFUSED = {"padded_shortcut"}  # its forward() pads by a constant number of channels
+
+
+def outputs(model, x, training=False):
+    """Every tensor put out, with dropout off in both modes."""
+    model = copy.deepcopy(model).train(training)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return [t for t in tree_leaves(run(model, x)) if isinstance(t, torch.Tensor)]
+
+
+def cases(name):
+    """The network, its example in float64, and what can be cut."""
+    model, x = zoo.build(name)
+    model = model.double()
+    x = x.double() if x.is_floating_point() else x
+    floating = x.is_floating_point()
+    return model, x, find_units(model, x, inputs=floating)
+
+
+def draw_mask(data, groups, synapses):
+    doomed = {}
+    for group in [*groups, *synapses]:
+        least = group.least if isinstance(group, Neurons) else 0
+        most = group.size - least if isinstance(group, Neurons) else 5
+        position = st.integers(0, group.size - 1)
+        doomed[group] = data.draw(st.lists(position, max_size=most, unique=True))
+    return Mask.full([*groups, *synapses]).without(doomed)
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in REFUSED])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_masked_is_shrunk(name, data):
+    model, x, groups = cases(name)
+    if not groups:
+        assert name in {"recurrent", "layer_norm"}, f"nothing to cut in {name}"
+        return
+    mask = draw_mask(data, groups, find_synapses(model))
+    masked = copy.deepcopy(model)
+    mask.apply_(masked)
+    small = shrink(model, mask, x)
+    more = torch.cat([x, x.flip(0)]) if name != "torch_attention" else x
+    for training in (False, True):
+        want, got = outputs(masked, more, training), outputs(small, more, training)
+        assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(want, got, strict=True))
+    # The mask of the shrunk network is what tracing would find there, and changes nothing in it.
+    again = copy.deepcopy(small)
+    mask.shrunk().apply_(again)
+    pairs = zip(outputs(small, x), outputs(again, x), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in REFUSED])
+def test_the_shrunk_masks_groups_are_those_tracing_finds(name):
+    model, x, groups = cases(name)
+    mask = Mask.full(groups).without({g: [0] for g in groups if g.size > 2})
+    small = shrink(model, mask, x)
+    found = find_units(small, x, inputs=x.is_floating_point())
+    expected = {group: group for group in mask.shrunk().groups if group.size > 1}
+    for group in found:
+        if group.size > 1:
+            assert set(group.listeners) == set(expected[group].listeners)
+            assert set(group.producers) == set(expected[group].producers)
+            assert set(group.followers) == set(expected[group].followers)
+    assert {g for g in found if g.size > 1} == set(expected)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_cannot_be_cut_is_refused_by_name_and_left_alone(name):
+    model, x, groups = cases(name)
+    before = copy.deepcopy(model.state_dict())
+    for group in groups:
+        if group.kind == "input" or not any("wide" in p.layer for p in group.producers):
+            continue
+        with pytest.raises(CertificateError, match=f"group '{group.name}'"):
+            shrink_(model, Mask.full(groups).without({group: [0]}), example=x)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in REFUSED])
+def test_in_place_is_the_same_as_anew(name):
+    model, x, groups = cases(name)
+    mask = Mask.full(groups).without({g: [g.size - 1] for g in groups if g.size > 1})
+    small = shrink(model, mask, x)
+    parameters = {id(p) for p in model.parameters()}
+    shrunk = shrink_(model, mask, example=x)
+    assert shrunk == mask.shrunk()
+    assert {id(p) for p in model.parameters()} == parameters
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in small.state_dict().items()
+    }
+    pairs = zip(outputs(model, x), outputs(small, x), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

@@ -1,0 +1,162 @@
+"""The run folder: whole steps only, resumed to the same bytes, refused when it is another's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hand import hidden
+from sentei import FileError, JournalError, Probe, loss_within, one_at_a_time, prune, ranked
+from test_prune import Nudge, X, Y, trained
+
+SCRIPT = """
+import sys, time, torch
+sys.path.insert(0, {tests!r})
+from test_journal import pruned
+pruned({folder!r}, resume={resume}, slowly={slowly})
+"""
+
+
+def pruned(folder, resume=False, slowly=0.0, stop_after=None, seed=0):
+    """A run with retraining, whose random numbers go on across steps."""
+    torch.manual_seed(seed)
+    model = trained(4, 8, 2)
+    torch.manual_seed(seed + 1)
+    run = prune(
+        model,
+        hidden(model),
+        Probe(model, (X, Y)),
+        ranked("ablation", one_at_a_time()),
+        keeping=loss_within(0.3),
+        retrain=Nudge(model),
+        journal=folder,
+        resume=resume,
+    )
+    steps = []
+    for step in run:
+        steps.append(step)
+        time.sleep(slowly)
+        if stop_after is not None and step.number == stop_after:
+            break
+    return model, steps
+
+
+def content(folder) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_run_writes_the_same_bytes(tmp_path):
+    pruned(tmp_path / "a")
+    pruned(tmp_path / "b")
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert "steps/00003.safetensors" in content(tmp_path / "a")
+
+
+def test_a_resumed_run_ends_in_the_bytes_of_an_uninterrupted_one(tmp_path):
+    model, steps = pruned(tmp_path / "whole")
+    pruned(tmp_path / "parts", stop_after=2)
+    torch.rand(17)  # whatever happened in between
+    resumed, again = pruned(tmp_path / "parts", resume=True)
+    assert content(tmp_path / "whole") == content(tmp_path / "parts")
+    assert [s.number for s in again] == [s.number for s in steps]
+    assert [s.mask for s in again] == [s.mask for s in steps]
+    assert [s.measured for s in again] == [s.measured for s in steps]
+    pairs = zip(model.parameters(), resumed.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_kill_at_any_moment_loses_at_most_the_step_in_progress(tmp_path):
+    _, steps = pruned(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    fill = {"tests": str(Path(__file__).parent), "folder": str(folder), "slowly": 0.05}
+    code = SCRIPT.format(**fill, resume=False)
+    child = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+    deadline = time.monotonic() + 60
+    while not (folder / "steps" / "00002.safetensors").exists():
+        assert child.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    (folder / "steps" / ".00003.safetensors.x.part").write_bytes(b"half a step")
+    _, again = pruned(folder, resume=True)
+    (folder / "steps" / ".00003.safetensors.x.part").unlink(missing_ok=True)
+    assert [s.mask for s in again] == [s.mask for s in steps]
+    assert content(folder) == content(tmp_path / "whole")
+
+
+def test_a_folder_with_a_run_needs_resume(tmp_path):
+    pruned(tmp_path / "run", stop_after=1)
+    before = content(tmp_path / "run")
+    with pytest.raises(JournalError, match="resume=True"):
+        pruned(tmp_path / "run")
+    assert content(tmp_path / "run") == before
+
+
+def test_another_runs_folder_is_refused_with_what_differs(tmp_path):
+    pruned(tmp_path / "run", stop_after=1)
+    model = trained(4, 8, 2, seed=5)
+    with pytest.raises(JournalError, match="weights"):
+        prune(
+            model,
+            hidden(model),
+            Probe(model, (X, Y)),
+            ranked("ablation", one_at_a_time()),
+            journal=tmp_path / "run",
+            resume=True,
+        )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letters.txt").write_text("dear all")
+    with pytest.raises(JournalError, match="no run folder"):
+        pruned(tmp_path / "other")
+
+
+def test_damaged_folders_are_named(tmp_path):
+    pruned(tmp_path / "run", stop_after=2)
+    step = tmp_path / "run" / "steps" / "00001.safetensors"
+    step.write_bytes(step.read_bytes()[:50])
+    with pytest.raises(JournalError, match="step 1 cannot be read"):
+        pruned(tmp_path / "run", resume=True)
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(JournalError, match=r"run\.json is damaged"):
+        pruned(tmp_path / "run", resume=True)
+
+
+def test_a_full_disk_stops_the_run_at_the_last_whole_step(tmp_path, monkeypatch):
+    real, written = os.fsync, []
+
+    def full(handle):
+        written.append(handle)
+        if len(written) > 4:  # start, card, steps 0 and 1
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileError, match="No space left"):
+        pruned(tmp_path / "run")
+    monkeypatch.undo()
+    assert sorted(content(tmp_path / "run")) == [
+        *("run.json", "start.safetensors"),
+        *("steps/00000.safetensors", "steps/00001.safetensors"),
+    ]
+    _, steps = pruned(tmp_path / "run", resume=True)
+    assert len(steps) > 3
+
+
+def test_the_card_says_what_run_it_is(tmp_path):
+    pruned(tmp_path / "run", stop_after=0)
+    card = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert card["groups"] == [["neuron", "0", 8]]
+    assert card["keeping"] == "loss_within(0.3)"
+    assert "one_at_a_time()" in card["propose"]
+    assert card["version"] == 1
