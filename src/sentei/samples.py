@@ -121,7 +121,7 @@ def _check_width(inputs: Tensor, width: int | None) -> None:
 
 
 def _check_finite(what: str, values: Tensor) -> None:
-    # NaN and infinity survive a sum, which is read off forty times faster than a test of each value.
+    # NaN and infinity survive a sum, which is forty times faster than asking every value.
     if not values.is_floating_point() or values.sum().isfinite():
         return
     if not values.isfinite().all():

@@ -96,7 +96,9 @@ def _check(samples: Samples) -> None:
     count = rows(samples.inputs)
     if not given or count is None or not samples.targets.ndim:
         shapes = [tuple(t.shape) for t in given]
-        raise DataError(f"inputs must be tensors with a row for each sample; their shapes: {shapes}")
+        raise DataError(
+            f"inputs must be tensors with a row for each sample; their shapes: {shapes}"
+        )
     if count != len(samples):
         raise DataError(
             f"inputs and targets must have as many rows; there are {count} inputs and "

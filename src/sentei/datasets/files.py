@@ -174,7 +174,7 @@ def _classes(path: Path, labels: list[str]) -> tuple[Tensor, tuple[str, ...]]:
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             for pair in _PAIRS:
                 if all(name in held for name in pair):
                     return held[pair[0]], held[pair[1]]

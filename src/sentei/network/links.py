@@ -22,8 +22,8 @@ class Links:
         sizes = {place: len(source.codes) for place, source in replay.sources.items()}
         for place, part in replay.ears.items():
             sizes.setdefault(place, 1 if place == OUTPUT else part.stop - part.start)
-        for first, second in replay.aligned:
-            sizes.setdefault(second, sizes[first])
+        for (first, second), times in replay.aligned.items():
+            sizes.setdefault(second, sizes[first] * times)
         ends = np.cumsum([0, *sizes.values()])
         self.offset: dict[Place, int] = dict(zip(sizes, ends[:-1].tolist(), strict=True))
         self.labels = np.arange(ends[-1])
@@ -32,8 +32,8 @@ class Links:
         self._listening = np.concatenate(
             [self.nodes(place) for place in (OUTPUT, *replay.listeners)]
         )
-        for first, second in replay.aligned:
-            self.join(self.nodes(first), self.nodes(second))
+        for (first, second), times in replay.aligned.items():
+            self.join(np.tile(self.nodes(first), times), self.nodes(second))
         for place, groups in replay.in_step.items():
             nodes = self.nodes(place).reshape(groups, -1)
             self.join(nodes.ravel(), np.tile(nodes[0], groups))

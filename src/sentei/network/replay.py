@@ -8,7 +8,7 @@ norms and reshapes between the layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -33,7 +33,8 @@ class Replay:
         inputs: the floating-point inputs, element by element; among the sources if asked for.
         ears: whatever hears units, with its slice of the vectors that a replay returns.
         listeners: the ears that mix what they hear; the other ears (followers) pass it on.
-        aligned: pairs of places whose positions belong together one by one (weight and bias).
+        aligned: pairs of places whose positions belong together one by one (weight and bias), and
+            how often the second repeats the first.
         in_step: places of grouped convolutions that have to keep as many positions in each group.
     """
 
@@ -57,7 +58,7 @@ class Replay:
         self.inputs = self._inputs.sources
         self.ears: dict[Place, slice] = {}
         self.listeners: dict[Place, None] = {}
-        self.aligned: dict[tuple[Place, Place], None] = {}
+        self.aligned: dict[tuple[Place, Place], int] = {}
         self.in_step: dict[Place, int] = {}
         self.width = 0
         self.passes = 0
@@ -89,7 +90,7 @@ class Replay:
             self.sources.setdefault(
                 place, Source(place, np.arange(weight.shape[use.rows]), call.function)
             )
-            self.aligned.update({(place, (name, 0)): None for name in names[1:]})
+            self._align(place, weight.shape[use.rows], names[1:])
             if call.groups > 1 and weight.shape[use.rows] == out.shape[call.axis]:
                 self.in_step[place] = call.groups
         if use.columns is not None:
@@ -100,8 +101,13 @@ class Replay:
                 if call.groups > 1 and weight.shape[use.columns] == call.input.shape[call.axis]:
                     self.in_step[place] = call.groups
             else:
-                self.aligned.update({(place, (name, 0)): None for name in names[1:]})
+                self._align(place, weight.shape[use.columns], names[1:])
         return out
+
+    def _align(self, place: Place, size: int, names: Sequence[str]) -> None:
+        for name in names:
+            # A grouped transposed convolution has its rows once, and a bias for each group of them.
+            self.aligned[place, (name, 0)] = self._held[name].shape[0] // size
 
     def _add_ear(self, place: Place, size: int) -> None:
         if place not in self.ears:

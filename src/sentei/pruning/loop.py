@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sentei.criteria.probe import Probe
-from sentei.network.size import counts
 from torch import Tensor, nn
 
+from sentei.criteria.probe import Probe
 from sentei.errors import BudgetError, GroupError
 from sentei.network.example import Example
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
+from sentei.network.size import counts
 from sentei.network.units import Group, Listener, Neurons
 from sentei.pruning.journal import Journal, Record, Retrain, Snapshot, described, fingerprint
 from sentei.pruning.limits import Limit

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sentei.criteria.probe import Probe
-from sentei.network.size import bytes_in, counts
 from torch import nn
 
+from sentei.criteria.probe import Probe
 from sentei.network.mask import Mask
+from sentei.network.size import bytes_in, counts
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from sentei.criteria.probe import Probe
 from torch import Tensor
 
 from sentei.criteria import Criterion, criterion, scores
+from sentei.criteria.probe import Probe
 from sentei.errors import unknown
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons, Synapses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -46,8 +47,11 @@ class FineTune:
 
     @property
     def words(self) -> str:
-        """The recipe and the data, the same in every process that has the same."""
-        return f"FineTune({self.recipe}, data {fingerprint(self.samples)})"
+        """Recipe, data and teacher, in words that are the same in every process."""
+        told = self.recipe.distillation
+        taught = f", teacher {fingerprint(told.teacher.state_dict().values())}" if told else ""
+        recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(self.recipe))
+        return f"FineTune({recipe}, data {fingerprint(self.samples)}{taught})"
 
     def __call__(self, model: nn.Module, mask: Holding) -> None:
         """Train `model` for the recipe's epochs, holding `mask` after every update.

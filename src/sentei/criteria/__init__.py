@@ -1,0 +1,77 @@
+"""Which members of a group matter least: functions (probe, group) -> scores, lower goes first.
+
+A criterion is a function, or a frozen dataclass with `__call__` if it has settings. To add one,
+write it and give it its line in `CRITERIA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sentei.criteria.ablation import ablation
+from sentei.criteria.probe import Probe
+from sentei.criteria.weights import Fixed, Random, fixed, magnitude, random
+from sentei.errors import CriterionError, unknown
+from sentei.network.units import Group
+
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Fixed",
+    "Probe",
+    "Random",
+    "ablation",
+    "criterion",
+    "fixed",
+    "magnitude",
+    "random",
+    "scores",
+]
+
+Criterion = Callable[[Probe, Group], Tensor]
+
+CRITERIA: dict[str, Criterion] = {
+    "ablation": ablation,
+    "magnitude": magnitude,
+    "random": random,
+}
+
+
+def criterion(name: str | Criterion) -> Criterion:
+    """The criterion of this name; a function is its own.
+
+    Raises:
+        ValueError: there is none, with the nearest name.
+    """
+    if callable(name):
+        return name
+    if name not in CRITERIA:
+        raise ValueError(unknown("criterion", name, CRITERIA))
+    return CRITERIA[name]
+
+
+def scores(name: str | Criterion, probe: Probe, group: Group) -> Tensor:
+    """(size,) float64 scores of a group's members, checked.
+
+    Raises:
+        CriterionError: not one number per member, or NaN; names the criterion.
+    """
+    asked = criterion(name)
+    called = name if isinstance(name, str) else getattr(asked, "__name__", repr(asked))
+    given = asked(probe, group)
+    if not isinstance(given, Tensor) or given.shape != (group.size,):
+        form = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise CriterionError(
+            f"criterion {called!r} must give one score for each of the {group.size} members of "
+            f"{group.name!r}, a tensor of shape ({group.size},); it gave {form}"
+        )
+    given = given.detach().to("cpu", torch.float64)
+    if given.isnan().any():
+        raise CriterionError(
+            f"criterion {called!r} must give numbers; the score of member "
+            f"{int(given.isnan().nonzero()[0])} of {group.name!r} is NaN"
+        )
+    return given

@@ -1,0 +1,202 @@
+"""The loss without a unit, fast: where one linear call hears it and a plain chain follows.
+
+Leaving out unit k takes o_k w_k from the pre-activations z of the layer that hears it. All units
+are one elementwise problem then, done in blocks that stay in cache, with tensors laid out
+(features, units, samples) so that sums over classes run along memory. From z on only elementwise
+functions and linear layers follow, each a single operation on such a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sentei.criteria.endings import Ending, rise_of_cross_entropy
+from sentei.criteria.recording import Event, Need, Pass, Survey
+from sentei.network.calls import names_of
+from sentei.network.example import tensors
+from sentei.network.units import Listener
+
+_CELLS = 1_000_000  # numbers in one block of work: 1.6 MB as float32
+
+# Elementwise functions, and a form of the common ones that works in place on a scratch tensor.
+_ELEMENTWISE: dict[Any, Callable[..., Tensor] | None] = {
+    **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, F.sigmoid), torch.sigmoid_),
+    **dict.fromkeys((torch.sigmoid_, Tensor.sigmoid_), torch.sigmoid_),
+    **dict.fromkeys((torch.tanh, Tensor.tanh, F.tanh, torch.tanh_, Tensor.tanh_), torch.tanh_),
+    **dict.fromkeys((torch.relu, Tensor.relu, torch.relu_, Tensor.relu_), torch.relu_),
+    **dict.fromkeys((F.relu, F.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.selu, F.celu)),
+    **dict.fromkeys((F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.logsigmoid)),
+    **dict.fromkeys((F.hardsigmoid, F.hardswish, torch.exp, Tensor.exp, torch.square)),
+}
+# Functions that only ask what a tensor looks like.
+_ASKING = frozenset(
+    getattr(owner, "__get__", owner)
+    for owner in (
+        *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.shape, Tensor.ndim),
+        *(Tensor.dtype, Tensor.device, Tensor.requires_grad, Tensor.is_floating_point),
+    )
+)
+
+Step = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear call as a step on (features, anything), with the model's own parameters."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(features out, ...) from (features in, ...)."""
+        flat = x.reshape(x.shape[0], -1)
+        if self.bias is None:
+            return (self.weight @ flat).reshape(-1, *x.shape[1:])
+        return torch.addmm(self.bias[:, None], self.weight, flat).reshape(-1, *x.shape[1:])
+
+
+@dataclass(eq=False)
+class Chain:
+    """Scores units from the pre-activations of the one layer that hears them.
+
+    Attributes:
+        listener: which columns are whose.
+        position: the call that hears the units; the recording keeps its input.
+        hearing: that call.
+        steps: everything after it, in order.
+        ending: the loss on outputs laid out (features, units, samples).
+    """
+
+    listener: Listener
+    position: int
+    hearing: Linear
+    steps: tuple[Step, ...]
+    ending: Ending
+    width: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        linears = [step for step in (self.hearing, *self.steps) if isinstance(step, Linear)]
+        self.width = max(step.weight.shape[0] for step in linears)
+
+    @property
+    def need(self) -> Need:
+        """What has to be recorded of a pass: what the listening call heard."""
+        return self.position
+
+    def rises(self, block: Pass, units: Tensor) -> Tensor:
+        """(k,) float64: rise of the summed loss over a block, for each unit left out alone."""
+        heard, columns = block.heard[self.position], self.listener.index[units]
+        columns = columns.to(heard.o.device)
+        if not self.steps and self.ending.fused(heard.targets) and columns.shape[1] == 1:
+            z, weight = self.hearing(heard.o), self.hearing.weight
+            return rise_of_cross_entropy(z, weight, heard, columns[:, 0], _CELLS)
+        rows = max(128, _CELLS // self.width)
+        parts = zip(heard.o.split(rows, 1), heard.targets.split(rows), strict=True)
+        return torch.stack([self._rises(o, targets, columns) for o, targets in parts]).sum(0)
+
+    def _rises(self, o: Tensor, targets: Tensor, columns: Tensor) -> Tensor:
+        z = self.hearing(o)
+        base = self.ending(self._onward(z[:, None].clone()), targets)
+        sums = [self.ending(self._onward(gone), targets) for gone in self._without(z, o, columns)]
+        return torch.cat(sums) - base
+
+    def _onward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+    def _without(self, z: Tensor, o: Tensor, columns: Tensor) -> Iterator[Tensor]:
+        """(features, k, samples) pre-activations without k units at a time; scratch to the taker.
+
+        `columns`: (units, columns per unit).
+        """
+        weight = self.hearing.weight
+        count = max(1, _CELLS // (self.width * z.shape[1]))
+        scratch = z.new_empty(z.shape[0], min(count, len(columns)), z.shape[1])
+        for own in columns.split(count):
+            if own.shape[1] == 1:
+                one, out = own[:, 0], scratch[:, : len(own)]
+                torch.addcmul(z[:, None], weight[:, one, None], o[one], value=-1, out=out)
+                yield out
+            else:  # (k, features, m) @ (k, m, samples)
+                terms = torch.bmm(weight[:, own].transpose(0, 1), o[own])
+                yield z[:, None] - terms.transpose(0, 1)
+
+
+def find_chain(
+    model: nn.Module, survey: Survey, listeners: Mapping[str, Listener], ending: Ending
+) -> Chain | None:
+    """The chain behind a group's only listener, or None if what was seen is anything else."""
+    names = names_of(model)
+    positions = [at for name in listeners for at in survey.users(name)]
+    heard = [
+        event
+        for event in survey.events
+        if event.function is F.linear and names.get(id(_given(event)["weight"])) in listeners
+    ]
+    if len(listeners) != 1 or len(positions) != 1 or len(heard) != 1:
+        return None
+    (listener,), (event,) = listeners.values(), heard
+    hearing = _linear(event, names)
+    after = survey.events[survey.events.index(event) + 1 :]
+    steps = _followed(after, event.result, survey.output, names)
+    if hearing is None or steps is None or listener.dim != 1 or event.result.ndim != 2:
+        return None
+    return Chain(listener, positions[0], hearing, steps, ending)
+
+
+def _followed(
+    events: Sequence[Event], z: Tensor, output: Tensor, names: dict[int, str]
+) -> tuple[Step, ...] | None:
+    """The steps from z to the output; None if anything else was done with a tensor on the way."""
+    steps: list[Step] = []
+    current, past = z, []
+    for event in events:
+        given = tensors((event.args, event.kwargs))
+        if event.function in _ASKING or not any(t is x for t in given for x in (current, *past)):
+            continue
+        found = _steps(event, current, names)
+        if found is None:
+            return None
+        steps += found
+        if event.result is not current:
+            past.append(current)
+        current = event.result
+    return tuple(steps) if current is output else None
+
+
+def _steps(event: Event, current: Tensor, names: dict[int, str]) -> list[Step] | None:
+    """The event as steps (none for an idle dropout), if it is elementwise or linear."""
+    given = dict(event.kwargs)
+    first, *rest = event.args or (given.pop("input", None),)
+    given.pop("inplace", None)
+    if first is not current:
+        return None
+    if event.function is F.linear:
+        linear = _linear(event, names)
+        return None if linear is None else [linear]
+    if event.function is F.dropout and event.result is current:
+        return []
+    if event.function not in _ELEMENTWISE or tensors((rest, given)):
+        return None
+    function = _ELEMENTWISE[event.function] or event.function
+    return [lambda x: function(x, *rest, **given)]
+
+
+def _linear(event: Event, names: dict[int, str]) -> Linear | None:
+    """The event's own parameters; None if one is computed on the way, and so not there to read."""
+    given = _given(event)
+    weight, bias = given["weight"], given.get("bias")
+    if id(weight) not in names or not (bias is None or id(bias) in names):
+        return None
+    return Linear(weight, bias)
+
+
+def _given(event: Event) -> dict[str, Any]:
+    return {**dict(zip(("input", "weight", "bias"), event.args, strict=False)), **event.kwargs}

@@ -1,0 +1,254 @@
+"""The Probe: what the loss of a network on some samples is, and would be without a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sentei import losses
+from sentei.criteria.endings import Ending
+from sentei.criteria.engines import (
+    Engine,
+    engine_for,
+    listeners_of,
+    loudness,
+    tolerance,
+)
+from sentei.criteria.gates import Gates
+from sentei.criteria.recording import Need, Pass, Recording, outputs
+from sentei.criteria.samples import read
+from sentei.distributed import gathered, sum_across
+from sentei.errors import GroupError, LossError, StaleError
+from sentei.network.example import Example, resized, tensors
+from sentei.network.mask import Mask
+from sentei.network.tracing import undisturbed
+from sentei.network.units import Group, Neurons
+from sentei.samples import fingerprint
+
+RECORDED_BYTES = 2**30
+EXAMPLE = 64  # inputs in a Probe's example
+
+
+class _Cut(Protocol):
+    @property
+    def doomed(self) -> Mapping[Any, Tensor]: ...
+
+    @property
+    def regrown(self) -> Mapping[Any, Tensor]: ...
+
+
+class Probe:
+    """Measures a network on fixed samples, without disturbing it and without repeating work.
+
+    Everything is measured in evaluation mode; mode, buffers, gradients and random state are left as
+    they were found. Outputs of the network's layers are recorded (up to 1 GiB of them; blocks of
+    samples beyond that are computed again each time) and replayed up to where weights have changed.
+    Whoever changes weights says so: `cut_` after a cut, `forget_` after anything else. Before each
+    answer the record is compared with the network itself on a few hundred samples.
+
+    Args:
+        model: any module; the first tensor it puts out is what the loss sees.
+        data: `(inputs, targets)`, a Dataset or a DataLoader, read once into memory. Inputs are a
+            tensor (N, ...), or a tuple of them for a model with several arguments.
+        loss: the name of a loss, or a callable(outputs, targets) that gives one loss per sample.
+        trajectory: what training did to the weights, for criteria that ask.
+
+    Attributes:
+        mask: what is alive, as far as this Probe was told of cuts.
+        one_at_a_time: how many answers took a pass of their own, since `torch.func.vmap` could not
+            run the model for many units at once.
+
+    Raises:
+        DataError: no rows, other lengths, NaN, or inputs that the model cannot take.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        trajectory: Any = None,
+    ):
+        self.model = model
+        self.trajectory = trajectory
+        self._loss = loss
+        self.per_sample = losses.per_sample(loss)
+        self.mask = Mask.full(())
+        self.one_at_a_time = 0
+        self._ending = Ending(loss if isinstance(loss, str) else None, self.per_sample)
+        self._samples = read(data)
+        self.forget_()
+        with undisturbed(model):
+            self._recording = self._fresh()
+
+    def on(self, data: Any) -> Probe:
+        """A Probe of the same network and loss on other samples."""
+        return Probe(self.model, data, self._loss, self.trajectory)
+
+    @property
+    def example(self) -> Example:
+        """A few of the inputs, for whoever needs the network to run."""
+        return resized(self._samples.inputs, lambda tensor: tensor[:EXAMPLE])
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that tell these samples from any others."""
+        return fingerprint((*tensors(self._samples.inputs), self._samples.targets))
+
+    # What is.
+
+    def loss(self) -> float:
+        """Mean loss per sample.
+
+        Raises:
+            LossError: it is not finite, or not one number per sample.
+            StaleError: weights changed unannounced.
+        """
+        with self._measuring() as recording:
+            return self._mean(recording, "outputs", _total).item()
+
+    def accuracy(self) -> float | None:
+        """Part of the samples whose largest output is their target; None without class targets."""
+        targets = self._samples.targets
+        if targets.is_floating_point() or targets.ndim != 1:
+            return None
+        with self._measuring() as recording:
+            return self._mean(recording, "outputs", _right).item()
+
+    def alive(self, group: Group) -> Tensor:
+        """(size,) bool: which members were not cut."""
+        if group in self.mask.groups:
+            return self.mask.alive(group)
+        return torch.ones(group.size, dtype=torch.bool)
+
+    # What would be.
+
+    def losses_without(self, group: Group, units: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Mean loss with a unit removed, (k,) float64: `loss()` plus `rises_without`."""
+        return self.loss() + self.rises_without(group, units)
+
+    def rises_without(self, group: Group, units: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Rise in mean loss with a unit removed: that unit alone, its columns zero everywhere.
+
+        Units that are dead, or that nobody listens to, change nothing and cost nothing.
+
+        Args:
+            group: whose units.
+            units: (k,) positions; all of the group if None.
+
+        Returns:
+            (k,) float64.
+
+        Raises:
+            GroupError: the group is not of units, or not this model's.
+            LossError: a loss is not finite.
+            StaleError: weights changed unannounced.
+        """
+        if not isinstance(group, Neurons):
+            raise GroupError(
+                f"the loss without a member is measured for units; {group.name!r} is a group of "
+                "synapses. Use a criterion for synapses, such as magnitude."
+            )
+        Mask.full([group]).check(self.model)
+        chosen = torch.arange(group.size) if units is None else torch.as_tensor(units)
+        rises = torch.zeros(len(chosen), dtype=torch.float64)
+        heard = loudness(self.model, listeners_of(self.model, group)).cpu() > 0
+        live = (self.alive(group) & heard)[chosen]
+        with self._measuring() as recording:
+            if live.any():
+                rises[live] = self._rises(recording, group, chosen[live])
+        return rises
+
+    # What happened.
+
+    def cut_(self, cut: _Cut) -> None:
+        """Take note of a cut whose weights have been changed already: drop what it made stale."""
+        groups_cut = (*cut.doomed, *cut.regrown)
+        groups = dict.fromkeys([*self.mask.groups, *groups_cut])
+        dead = {group: self.mask.dead(group) for group in self.mask.groups}
+        self.mask = Mask.full(groups).without(dead).without(cut.doomed).with_(cut.regrown)
+        if self._recording is not None:
+            names = {
+                name for g in (*cut.doomed, *cut.regrown) for name in listeners_of(self.model, g)
+            }
+            users = [at for name in names for at in self._recording.survey.users(name)]
+            self._recording.forget_(min(users, default=0))
+
+    def forget_(self) -> None:
+        """Drop everything recorded: after training, an undo, or any other change of weights."""
+        self._recording: Recording | None = None
+        self._engines: dict[Group, Engine] = {}
+
+    # How.
+
+    @contextmanager
+    def _measuring(self) -> Iterator[Recording]:
+        with undisturbed(self.model):
+            if self._recording is None:
+                self._recording = self._fresh()
+            self._compare(self._recording)
+            yield self._recording
+
+    def _fresh(self) -> Recording:
+        return Recording(self.model, self._samples, self.per_sample, RECORDED_BYTES)
+
+    def _compare(self, recording: Recording) -> None:
+        """Refuse to answer from a record that the network does not bear out."""
+        sample = recording.sample
+        recording.complete_(sample, "outputs")
+        recorded, real = _known(sample.outputs), outputs(self.model, sample.samples)
+        apart = (recorded - real).abs().max().item() if real.numel() else 0.0
+        scale = max(1.0, real.abs().max().item()) if real.numel() else 1.0
+        if apart > scale * tolerance(real):
+            raise StaleError(
+                f"weights may change only with the Probe's knowledge; recorded outputs are off by "
+                f"{apart:.3g}. Call probe.cut_(cut) after a cut and probe.forget_() after training "
+                "or any other change."
+            )
+
+    def _mean(
+        self, recording: Recording, need: Need, of: Callable[[Pass], Tensor], count: int = 1
+    ) -> Tensor:
+        """(count,) float64: sums over blocks, added in block order on any number of ranks."""
+        slots = torch.zeros(len(recording.starts), count, dtype=torch.float64)
+        for i, block in recording.passes(need):
+            slots[i] = of(block)
+        total = sum_across(slots)
+        if not total.isfinite().all():
+            finite = gathered(slots).isfinite().all(1)
+            start = recording.starts[int((~finite).nonzero()[0])]
+            stop = min(start + recording.starts.step, len(self._samples))
+            raise LossError(
+                f"a loss must be finite; it is not on samples {start} to {stop - 1}. Look for NaN "
+                "or infinity in the weights, and for logarithms of 0 in the loss."
+            )
+        return total / len(self._samples)
+
+    def _rises(self, recording: Recording, group: Neurons, units: Tensor) -> Tensor:
+        engine = self._engine(recording, group, units)
+        rises = self._mean(recording, engine.need, lambda b: engine.rises(b, units), len(units))
+        if isinstance(engine, Gates) and not engine.batched:
+            self.one_at_a_time += len(units)
+        return rises
+
+    def _engine(self, recording: Recording, group: Neurons, units: Tensor) -> Engine:
+        if group not in self._engines:
+            listeners = listeners_of(self.model, group)
+            self._engines[group] = engine_for(recording, listeners, units, self._ending)
+        return self._engines[group]
+
+
+def _known(value: Tensor | None) -> Tensor:
+    assert value is not None  # passes are complete when they are handed out
+    return value
+
+
+def _total(block: Pass) -> Tensor:
+    return _known(block.losses).sum(dtype=torch.float64)
+
+
+def _right(block: Pass) -> Tensor:
+    return (_known(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)
