@@ -49,9 +49,7 @@ def test_masked_is_shrunk_for_any_mask(data):
     groups = [inputs(widths[0], "0"), *hidden(model), *find_synapses(model)]
     doomed = {
         g: data.draw(
-            st.lists(
-                st.integers(0, g.size - 1), max_size=g.size - (g.kind == "input"), unique=True
-            )
+            st.lists(st.integers(0, g.size - 1), max_size=g.size - (g.kind == "input"), unique=True)
         )
         for g in groups
     }

@@ -18,6 +18,7 @@ def prune(
     model: Path,
     *,
     data: str = "mnist",
+    target: str = "-1",
     criterion: str = "ablation",
     schedule: str = "one_at_a_time",
     keep: str | None = None,
@@ -48,6 +49,8 @@ def prune(
         A network that sentei saved.
     data
         As for train. Criteria look at training samples, limits at validation, the table at test.
+    target
+        The column of a .csv to predict, by name or position.
     criterion
         What matters least: ablation, magnitude or random.
     schedule
@@ -87,7 +90,7 @@ def prune(
     seed
         Of retraining and of random criteria.
     threads
-        Small networks are fastest on one.
+        How many torch may use.
     out
         The file to write.
     """
@@ -95,7 +98,7 @@ def prune(
 
     import sentei
     from sentei import datasets, export, training
-    from sentei.cli.screen import head, progress, say
+    from sentei.cli.screen import column, console, head, progress, say
     from sentei.report.tables import before_and_after, facts
 
     until = _limit(
@@ -113,7 +116,8 @@ def prune(
     torch.set_num_threads(threads)
     network = export.load(model)
     before = export.load(model)
-    split = datasets.load(data, flat=training.takes_flat(network), seed=seed)
+    flat = training.takes_flat(network)
+    split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     example = split.train.inputs[:64]
     offered: list[Any] = [] if synapses else sentei.find_units(network, example, inputs=inputs)
     groups = sentei.find_synapses(network) if synapses else offered
@@ -148,8 +152,6 @@ def prune(
         facts(before, model, split.test),
         facts(export.load(out), out, split.test, export.load_mask(out)),
     ]
-    from sentei.cli.screen import console
-
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(last.network(), small, example)}")
     if until is not None and not until(last.measured, steps_taken[0].measured):

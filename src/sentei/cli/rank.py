@@ -9,6 +9,7 @@ def rank(
     model: Path,
     *,
     data: str = "mnist",
+    target: str = "-1",
     criterion: str = "ablation",
     against: str | None = None,
     samples: int = 10_000,
@@ -24,6 +25,8 @@ def rank(
         A network that sentei saved.
     data
         As for train; training samples are looked at.
+    target
+        The column of a .csv to predict, by name or position.
     criterion
         What matters least: ablation, magnitude or random.
     against
@@ -35,19 +38,20 @@ def rank(
     seed
         Of the data's split.
     threads
-        Small networks are fastest on one.
+        How many torch may use.
     """
     import torch
 
     import sentei
     from sentei import datasets, export, training
-    from sentei.cli.screen import console, head
+    from sentei.cli.screen import column, console, head
     from sentei.criteria import scores
     from sentei.report.tables import agreement, ranking
 
     torch.set_num_threads(threads)
     network = export.load(model)
-    split = datasets.load(data, flat=training.takes_flat(network), seed=seed)
+    flat = training.takes_flat(network)
+    split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     probe = sentei.Probe(network, split.train.first(samples))
     groups = sentei.find_units(network, split.train.inputs[:64])
     judged = {group.name: scores(criterion, probe, group) for group in groups}

@@ -55,3 +55,8 @@ def say(text: str) -> None:
 def head(text: str) -> None:
     """A heading for a stage of a command."""
     console.print(f"\n[bold]{text}[/bold]")
+
+
+def column(target: str) -> str | int:
+    """A column's name, or its position where it is a number."""
+    return int(target) if target.lstrip("-").isdigit() else target

@@ -40,7 +40,7 @@ def fold_(model: nn.Module, group: Neurons, units: Tensor, mix: Mapping[Listener
     for part, weights in mix.items():
         if part not in listeners or weights.shape != (len(units), group.size + 1):
             raise GroupError(
-                f"a mix for group {group.name!r} needs shape {(len(units), group.size + 1)} for one "
+                f"a mix for {group.name!r} needs shape {(len(units), group.size + 1)} for one "
                 f"of its listeners; got {tuple(weights.shape)} for {part.parameter!r}"
             )
         if weights[:, units].count_nonzero():

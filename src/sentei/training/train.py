@@ -88,10 +88,10 @@ class Course:
 
     def __init__(self, model: nn.Module, samples: Pair, recipe: Recipe):
         self.model, self.recipe = model, recipe
-        self.samples = _ready(model, samples)
+        self.samples = _ready(model, samples, recipe.loss)
         self.loss = per_sample(recipe.loss)
         self.optimizer = recipe.optimizer_for(model)
-        self.teacher = _taught(recipe.distillation, self.samples.inputs)
+        self.teacher = _taught(recipe.distillation, model, self.samples.inputs)
 
     def epoch(self, number: int, after_update: Iterable[Callable[[], object]]) -> float:
         """Pass through the data once, and give the mean loss.
@@ -146,16 +146,12 @@ def evaluate(
     Raises:
         DataError: samples that the network cannot take, or none.
     """
-    measured, ready = per_sample(loss), _ready(model, samples)
+    measured, ready = per_sample(loss), _ready(model, samples, loss)
     classes = ready.targets.ndim == 1 and not ready.targets.is_floating_point()
     total = torch.zeros((), dtype=torch.float64)
     right = 0
     with _mode(model, training=False), torch.no_grad():
-        for start in range(0, ready.rows, batch_size):
-            inputs, targets = (
-                ready[0][start : start + batch_size],
-                ready[1][start : start + batch_size],
-            )
+        for inputs, targets in zip(*(part.split(batch_size) for part in ready), strict=True):
             outputs = model(inputs)
             total += _checked(measured, outputs, targets).double().sum().cpu()
             if classes:
@@ -163,14 +159,16 @@ def evaluate(
     return Evaluation(right / ready.rows if classes else None, total.item() / ready.rows)
 
 
-def _ready(model: nn.Module, samples: Pair) -> Samples:
+def _ready(model: nn.Module, samples: Pair, loss: str | PerSample) -> Samples:
     """The samples on the model's device, after everything that can be checked was."""
     inputs, targets = samples
     check_samples(inputs, targets)
     parameter = next(model.parameters(), None)
     ready = Samples(inputs, targets).to(inputs.device if parameter is None else parameter.device)
     outputs = _tried(model, ready.inputs[:2])
-    if targets.ndim == 1 and not targets.is_floating_point() and outputs.ndim == 2:
+    # What whole targets mean to somebody's own loss is not known; to a named one they are classes.
+    classes = isinstance(loss, str) and targets.ndim == 1 and not targets.is_floating_point()
+    if classes and outputs.ndim == 2:
         check_classes(targets, outputs.shape[1])
     return ready
 
@@ -186,12 +184,17 @@ def _tried(model: nn.Module, inputs: Tensor) -> Tensor:
             ) from error
 
 
-def _taught(distillation: Distillation | None, inputs: Tensor) -> Tensor | None:
+def _taught(distillation: Distillation | None, model: nn.Module, inputs: Tensor) -> Tensor | None:
     """(N, classes): the teacher's softened log-probabilities."""
     if distillation is None:
         return None
     teacher, temperature = distillation.teacher, distillation.temperature
-    _tried(teacher, inputs[:2])
+    told, wanted = _tried(teacher, inputs[:2]).shape, _tried(model, inputs[:2]).shape
+    if told != wanted:
+        raise DataError(
+            f"teacher and network must put out the same classes; the teacher's outputs are "
+            f"{tuple(told)} for two samples and the network's {tuple(wanted)}"
+        )
     with _mode(teacher, training=False), torch.no_grad():
         parts = [F.log_softmax(teacher(part) / temperature, 1) for part in inputs.split(_AT_ONCE)]
     return torch.cat(parts)

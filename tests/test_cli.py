@@ -1,0 +1,144 @@
+"""The command line, as a user meets it: help, typos, bad input, and a run from end to end."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from sentei import cli, datasets, export, training
+
+
+def run(*arguments, capsys=None):
+    """Exit code, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small trained network on Letter Recognition."""
+    path = tmp_path_factory.mktemp("cli") / "model.safetensors"
+    network = training.build("16-12-26")
+    data = datasets.load("letter").train.first(2000)
+    training.train(network, data, training.Recipe(epochs=3, optimizer="adam", lr=0.01))
+    export.save(network, path)
+    return path
+
+
+def test_help_comes_without_torch_and_names_every_command():
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "sentei", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - start < 60
+    for command in ("demo", "train", "prune", "rank", "info"):
+        assert command in done.stdout
+    assert "torch" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["prnue"], '"prune"'),
+        (["prune", "m.safetensors", "--criterian", "ablation"], "--criterion"),
+        (["prune", "m.safetensors", "--criterion", "ablatoin"], "'ablation'"),
+        (["prune", "m.safetensors", "--schedule", "lineer", "--keep", "3"], "'linear'"),
+        (["prune", "m.safetensors", "--schedule", "linear"], "--keep"),
+        (["prune", "m.safetensors", "--bytes-at-most", "32 XB"], "KiB"),
+        (["prune", "m.safetensors", "--accuracy-within", "7"], "0.01"),
+        (["train", "--model", "784-x-10"], "784-100-10"),
+        (["train", "--data", "mnits"], "'mnist'"),
+        (["train", "--epochs", "several"], "--epochs"),
+        (["prune"], "--model"),
+        (["info", "no-such-file.safetensors"], "no-such-file"),
+        (["train", "--config"], "TOML"),
+    ],
+)
+def test_bad_usage_is_two_with_the_nearest_name(arguments, hint, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments, capsys=capsys)
+    assert hint in (out + err).replace("\n", " ")
+    assert code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_prune_rank_info_from_end_to_end(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("train", "--data", "letter", "--model", "16-10-26", "--epochs", 2,
+                       "--out", "a.safetensors", capsys=capsys)  # fmt: skip
+    assert code == 0
+    assert "training 2/2" in out  # plain lines where there is no terminal
+    code, out, _ = run("rank", "a.safetensors", "--data", "letter", "--against", "magnitude",
+                       "--samples", 500, capsys=capsys)  # fmt: skip
+    assert code == 0
+    assert "Spearman" in out
+    code, out, _ = run("prune", "a.safetensors", "--data", "letter", "--units-at-most", "60 %",
+                       "--samples", 500, "--out", "b.safetensors", capsys=capsys)  # fmt: skip
+    assert code == 0
+    assert "same function" in out
+    assert export.load("b.safetensors")[0].out_features == 6
+    code, out, _ = run("info", "b.safetensors", capsys=capsys)
+    assert code == 0
+    assert "202" in out  # 6 · (16 + 1) + 26 · 6 ... parameters are listed somewhere below
+    assert torch.get_num_threads() == 1
+
+
+def test_toml_options_have_the_same_names(model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text(
+        '[prune]\ndata = "letter"\nunits-at-most = 7\nsamples = 300\nout = "c.safetensors"\n'
+    )
+    code, _, _ = run("prune", model, "--config", "run.toml", capsys=capsys)
+    assert code == 0
+    assert export.load("c.safetensors")[0].out_features == 7
+    (tmp_path / "run.toml").write_text("[prune]\nunits-at-mots = 7\n")
+    code, out, err = run("prune", model, "--config=run.toml", capsys=capsys)
+    assert code == 2
+    assert "units-at-most" in out + err
+
+
+def test_a_run_is_resumed_and_another_is_refused(model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shared = ["prune", model, "--data", "letter", "--samples", 300, "--journal", "run"]
+    code, _, _ = run(*shared, "--units-at-most", 9, "--out", "x.safetensors", capsys=capsys)
+    assert code == 0
+    code, _, err = run(*shared, "--units-at-most", 6, "--out", "x.safetensors", capsys=capsys)
+    assert code == 1
+    assert "--resume" in err
+    code, _, _ = run(
+        *shared, "--units-at-most", 6, "--resume", "--out", "x.safetensors", capsys=capsys
+    )
+    assert code == 0
+    assert export.load("x.safetensors")[0].out_features == 6
+
+
+def test_a_budget_that_the_floor_forbids_has_an_exit_code_of_its_own(
+    model, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("prune", model, "--data", "letter", "--samples", 300, "--units-at-most", 1,
+                       "--accuracy-within", 0.02, "--out", "y", capsys=capsys)  # fmt: skip
+    assert code == 3
+    assert "was not reached" in out
+    assert (tmp_path / "y").exists()
+
+
+def test_synapses_can_be_pruned_and_stay_dead(model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = run("prune", model, "--data", "letter", "--synapses", "--criterion", "magnitude",
+                     "--schedule", "linear", "--keep", "50 %", "--steps", 4, "--samples", 300,
+                     "--retrain-epochs", 1, "--out", "z.safetensors", capsys=capsys)  # fmt: skip
+    assert code == 0
+    mask = export.load_mask("z.safetensors")
+    alive = sum(mask.count(group) for group in mask.groups if group.kind == "synapse")
+    assert alive == (16 * 12 + 12 * 26) // 2
+    network = export.load("z.safetensors")
+    weights = [network[0].weight, network[2].weight]
+    assert sum(int(w.count_nonzero()) for w in weights) == alive
