@@ -100,7 +100,7 @@ def test_the_shrunk_networks_mask_keeps_dead_synapses_dead():
     by_name = {(g.kind, g.name): g for g in small.groups}
     assert {key: g.size for key, g in by_name.items()} == {
         ("input", "input"): 3,
-        ("neuron", "0"): 2,
+        ("neuron", "0.1"): 2,
         ("synapse", "0.1"): 6,
         ("synapse", "2"): 4,
     }

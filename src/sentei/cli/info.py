@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from cyclopts.types import ExistingFile
 
 
-def info(model: Path) -> None:
+def info(model: ExistingFile) -> None:
     """Say what is in a file that sentei saved, without running it.
 
     Parameters

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclopts.types import ExistingFile
+
 from sentei.errors import unknown
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ UNREACHED = 3
 
 
 def prune(
-    model: Path,
+    model: ExistingFile,
     *,
     data: str = "mnist",
     target: str = "-1",

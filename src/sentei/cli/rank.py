@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from cyclopts.types import ExistingFile
 
 
 def rank(
-    model: Path,
+    model: ExistingFile,
     *,
     data: str = "mnist",
     target: str = "-1",

@@ -22,7 +22,7 @@ from sentei.network.calls import names_of
 from sentei.network.example import tensors
 from sentei.network.units import Listener
 
-_CELLS = 1_000_000  # numbers in one block of work: 1.6 MB as float32
+_CELLS = 1_000_000  # numbers in one block of work: 4 MB as float32
 
 # Elementwise functions, and a form of the common ones that works in place on a scratch tensor.
 _ELEMENTWISE: dict[Any, Callable[..., Tensor] | None] = {
@@ -36,8 +36,8 @@ _ELEMENTWISE: dict[Any, Callable[..., Tensor] | None] = {
 }
 # Functions that only ask what a tensor looks like.
 _ASKING = frozenset(
-    getattr(owner, "__get__", owner)
-    for owner in (
+    asks if callable(asks) else asks.__get__  # a method, or the getter of an attribute
+    for asks in (
         *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.shape, Tensor.ndim),
         *(Tensor.dtype, Tensor.device, Tensor.requires_grad, Tensor.is_floating_point),
     )

@@ -16,6 +16,7 @@ from sentei.criteria.engines import (
     engine_for,
     listeners_of,
     loudness,
+    parameters_read,
     tolerance,
 )
 from sentei.criteria.gates import Gates
@@ -171,9 +172,7 @@ class Probe:
         dead = {group: self.mask.dead(group) for group in self.mask.groups}
         self.mask = Mask.full(groups).without(dead).without(cut.doomed).with_(cut.regrown)
         if self._recording is not None:
-            names = {
-                name for g in (*cut.doomed, *cut.regrown) for name in listeners_of(self.model, g)
-            }
+            names = {name for g in groups_cut for name in parameters_read(self.model, g)}
             users = [at for name in names for at in self._recording.survey.users(name)]
             self._recording.forget_(min(users, default=0))
 

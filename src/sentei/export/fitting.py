@@ -160,7 +160,8 @@ def _tie_(network: nn.Module, name: str, first: str) -> None:
 def _restore_(network: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
     for path, module in network.named_modules():
         for name, value in attributes.get(path, {}).items():
-            if is_foreign(module) and type(vars(module).get(name)) is int:
+            is_public = is_foreign(module) and not name.startswith("_")
+            if is_public and type(vars(module).get(name)) is int:
                 setattr(module, name, value)
 
 

@@ -13,7 +13,6 @@ steps only. Nothing in it depends on the clock; the same run writes the same byt
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 import tempfile
@@ -238,15 +237,6 @@ class Journal:
         whole = {key: tensor.contiguous().clone() for key, tensor in sorted(tensors.items())}
         data = save(whole, metadata={"sentei": json.dumps(about, sort_keys=True)})
         storage.write(self.folder / name, data, durable=self.durable)
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Sixteen hex digits that tell one set of named tensors from another."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def described(part: Any) -> str | None:

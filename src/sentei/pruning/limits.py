@@ -18,15 +18,38 @@ from sentei.pruning.schedules import Amount, amount
 class Measured(Protocol):
     """What a limit looks at; `Measurement` has all of it."""
 
-    accuracy: float | None
-    loss: float
-    units: int
-    synapses: int
-    parameters: int
-    bytes: int
+    @property
+    def accuracy(self) -> float | None:
+        """As in `Measurement`."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """As in `Measurement`."""
+        ...
+
+    @property
+    def units(self) -> int:
+        """As in `Measurement`."""
+        ...
+
+    @property
+    def synapses(self) -> int:
+        """As in `Measurement`."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """As in `Measurement`."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """As in `Measurement`."""
+        ...
 
     def bytes_in(self, format: str) -> int:
-        """Size in another format."""
+        """As in `Measurement`."""
         ...
 
 

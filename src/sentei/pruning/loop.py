@@ -18,11 +18,12 @@ from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
 from sentei.network.size import counts
 from sentei.network.units import Group, Listener, Neurons
-from sentei.pruning.journal import Journal, Record, Retrain, Snapshot, described, fingerprint
+from sentei.pruning.journal import Journal, Record, Retrain, Snapshot, described
 from sentei.pruning.limits import Limit
 from sentei.pruning.measuring import Measurement, measure
 from sentei.pruning.proposals import Cut, Proposal
 from sentei.pruning.schedules import Progress
+from sentei.samples import fingerprint
 
 log = logging.getLogger("sentei")
 
@@ -159,13 +160,13 @@ class _Run:
         self.forget(mask)
         if self.keeping is not None or self.until is not None:
             self.check_limits(mask)
-        weights = dict(self.model.state_dict())
+        weights = self.model.state_dict()
         about = {
             "groups": [[g.kind, g.name, g.size] for g in self.groups],
             "propose": described(self.propose),
             "keeping": described(self.keeping),
             "retrain": described(self.retrain),
-            "weights": fingerprint(weights),
+            "weights": fingerprint(weights[name] for name in sorted(weights)),
             "data": [self.probe.fingerprint(), self.judge.fingerprint()],
         }
         self.journal = Journal.open(folder, self.model, mask, about, resume)

@@ -40,10 +40,12 @@ def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> No
     axes.annotate(
         f"{units[-1]} units, {accuracy[-1]:.2f} %",
         (units[-1], accuracy[-1]),
-        xytext=(-8, 6),
+        xytext=(-10, 18),
         textcoords="offset points",
         ha="right",
         color=LEAF,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+        zorder=5,
     )
     if floor is not None:
         axes.axhline(100 * floor, color=EARTH, linewidth=1, linestyle="--")
@@ -51,8 +53,17 @@ def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> No
     axes.invert_xaxis()
     axes.set(xlabel="hidden units left", ylabel="validation accuracy (%)")
     loss = axes.twinx()
-    loss.plot(units, [step.measured.loss for step in steps], color=INK, linewidth=1, alpha=0.5)
-    loss.set_ylabel("loss", color=INK)
+    losses = [step.measured.loss for step in steps]
+    loss.plot(units, losses, color=INK, linewidth=1, alpha=0.5)
+    loss.annotate(
+        "loss",
+        (units[len(units) // 2], losses[len(units) // 2]),
+        color=INK,
+        xytext=(0, -12),
+        textcoords="offset points",
+        alpha=0.7,
+    )
+    loss.set_ylabel("validation loss", color=INK)
     loss.spines[["top", "left"]].set_visible(False)
 
 
