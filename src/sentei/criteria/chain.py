@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sentei.criteria.endings import Ending, rise_of_cross_entropy
-from sentei.criteria.recording import Event, Need, Pass, Survey
+from sentei.criteria.endings import Ending
+from sentei.criteria.recording import Event, Heard, Need, Pass, Recording
+from sentei.criteria.softmax import Rises
 from sentei.network.calls import names_of
 from sentei.network.example import tensors
 from sentei.network.units import Listener
 
 _CELLS = 1_000_000  # numbers in one block of work: 4 MB as float32
+_REMEMBERED_BYTES = 256 * 2**20  # of exponentials, for all samples together
 
 # Elementwise functions, and a form of the common ones that works in place on a scratch tensor.
 _ELEMENTWISE: dict[Any, Callable[..., Tensor] | None] = {
@@ -35,12 +37,8 @@ _ELEMENTWISE: dict[Any, Callable[..., Tensor] | None] = {
     **dict.fromkeys((F.hardsigmoid, F.hardswish, torch.exp, Tensor.exp, torch.square)),
 }
 # Functions that only ask what a tensor looks like.
-_ASKING = frozenset(
-    asks if callable(asks) else asks.__get__  # a method, or the getter of an attribute
-    for asks in (
-        *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.shape, Tensor.ndim),
-        *(Tensor.dtype, Tensor.device, Tensor.requires_grad, Tensor.is_floating_point),
-    )
+_ASKING = frozenset((Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point)) | frozenset(
+    getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad")
 )
 
 Step = Callable[[Tensor], Tensor]
@@ -71,6 +69,7 @@ class Chain:
         hearing: that call.
         steps: everything after it, in order.
         ending: the loss on outputs laid out (features, units, samples).
+        softmax: the short way, where the layer that hears the units is a classifier.
     """
 
     listener: Listener
@@ -78,7 +77,9 @@ class Chain:
     hearing: Linear
     steps: tuple[Step, ...]
     ending: Ending
+    softmax: Rises
     width: int = field(init=False)
+    _room: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         linears = [step for step in (self.hearing, *self.steps) if isinstance(step, Linear)]
@@ -93,12 +94,16 @@ class Chain:
         """(k,) float64: rise of the summed loss over a block, for each unit left out alone."""
         heard, columns = block.heard[self.position], self.listener.index[units]
         columns = columns.to(heard.o.device)
-        if not self.steps and self.ending.fused(heard.targets) and columns.shape[1] == 1:
+        if self._is_classifier(heard) and columns.shape[1] == 1:
             z, weight = self.hearing(heard.o), self.hearing.weight
-            return rise_of_cross_entropy(z, weight, heard, columns[:, 0], _CELLS)
+            return self.softmax(z, weight, heard, columns[:, 0], self._scratch(z))
         rows = max(128, _CELLS // self.width)
         parts = zip(heard.o.split(rows, 1), heard.targets.split(rows), strict=True)
         return torch.stack([self._rises(o, targets, columns) for o, targets in parts]).sum(0)
+
+    def _is_classifier(self, heard: Heard) -> bool:
+        wide = heard.o.dtype in (torch.float32, torch.float64)  # exponentials need the range
+        return wide and not self.steps and self.ending.fused(heard.targets)
 
     def _rises(self, o: Tensor, targets: Tensor, columns: Tensor) -> Tensor:
         z = self.hearing(o)
@@ -116,24 +121,32 @@ class Chain:
 
         `columns`: (units, columns per unit).
         """
-        weight = self.hearing.weight
-        count = max(1, _CELLS // (self.width * z.shape[1]))
-        scratch = z.new_empty(z.shape[0], min(count, len(columns)), z.shape[1])
-        for own in columns.split(count):
+        weight, room = self.hearing.weight, self._scratch(z)
+        for own in columns.split(room.numel() // z.numel()):
             if own.shape[1] == 1:
-                one, out = own[:, 0], scratch[:, : len(own)]
+                one, out = own[:, 0], room[: z.numel() * len(own)].view(len(z), len(own), -1)
                 torch.addcmul(z[:, None], weight[:, one, None], o[one], value=-1, out=out)
                 yield out
             else:  # (k, features, m) @ (k, m, samples)
                 terms = torch.bmm(weight[:, own].transpose(0, 1), o[own])
                 yield z[:, None] - terms.transpose(0, 1)
 
+    def _scratch(self, z: Tensor) -> Tensor:
+        """Room for as many candidates as make a block of work, one at least.
+
+        The same memory each time: to touch new pages costs a tenth of the whole ranking.
+        """
+        size = max(1, _CELLS // (self.width * z.shape[1])) * z.numel()
+        if self._room is None or self._room.numel() < size:
+            self._room = z.new_empty(size)
+        return self._room[:size]
+
 
 def find_chain(
-    model: nn.Module, survey: Survey, listeners: Mapping[str, Listener], ending: Ending
+    recording: Recording, listeners: Mapping[str, Listener], ending: Ending
 ) -> Chain | None:
     """The chain behind a group's only listener, or None if what was seen is anything else."""
-    names = names_of(model)
+    names, survey = names_of(recording.model), recording.survey
     positions = [at for name in listeners for at in survey.users(name)]
     heard = [
         event
@@ -148,7 +161,9 @@ def find_chain(
     steps = _followed(after, event.result, survey.output, names)
     if hearing is None or steps is None or listener.dim != 1 or event.result.ndim != 2:
         return None
-    return Chain(listener, positions[0], hearing, steps, ending)
+    remembered = hearing.weight.nbytes * recording.starts.stop
+    softmax = Rises(remembers=remembered <= _REMEMBERED_BYTES)
+    return Chain(listener, positions[0], hearing, steps, ending, softmax)
 
 
 def _followed(

@@ -33,7 +33,7 @@ def engine_for(
         StructureError: not even the general one does.
     """
     model, survey = recording.model, recording.survey
-    chain = find_chain(model, survey, listeners, ending)
+    chain = find_chain(recording, listeners, ending)
     if chain is not None and bears_out(recording, chain, listeners, units):
         return chain
     gates = Gates(model, survey, listeners, recording.per_sample)

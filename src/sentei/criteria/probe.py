@@ -24,9 +24,8 @@ from sentei.criteria.recording import Need, Pass, Recording, outputs
 from sentei.criteria.samples import read
 from sentei.distributed import gathered, sum_across
 from sentei.errors import GroupError, LossError, StaleError
-from sentei.network.example import Example, resized, tensors
+from sentei.network.example import Example, resized, tensors, undisturbed
 from sentei.network.mask import Mask
-from sentei.network.tracing import undisturbed
 from sentei.network.units import Group, Neurons
 from sentei.samples import fingerprint
 
@@ -153,8 +152,9 @@ class Probe:
                 f"the loss without a member is measured for units; {group.name!r} is a group of "
                 "synapses. Use a criterion for synapses, such as magnitude."
             )
-        Mask.full([group]).check(self.model)
         chosen = torch.arange(group.size) if units is None else torch.as_tensor(units)
+        chosen = chosen if chosen.numel() else chosen.long()
+        Mask.full([group]).without({group: chosen}).check(self.model)
         rises = torch.zeros(len(chosen), dtype=torch.float64)
         heard = loudness(self.model, listeners_of(self.model, group)).cpu() > 0
         live = (self.alive(group) & heard)[chosen]

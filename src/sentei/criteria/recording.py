@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sentei.criteria.samples import Samples
@@ -27,7 +26,7 @@ PerSample = Callable[[Tensor, Tensor], Tensor]
 Need = Literal["outputs", "kept"] | int
 
 # Blocks are fixed by model and data alone, so that sums are added in the same order everywhere.
-_BLOCK_ROWS = 2000
+_BLOCK_ROWS = 5000
 _BLOCK_BYTES = 64 * 2**20  # of the largest output in one block
 _GLIMPSE = 4  # samples that show what a pass consists of
 _WITNESSES = 128  # samples on which the record is compared with the network itself
@@ -93,7 +92,8 @@ class Heard:
     @cached_property
     def by_class(self) -> Tensor:
         """(largest class + 1, units) sums of o over the samples of each class."""
-        return F.one_hot(self.targets).T.to(self.o.dtype) @ self.o.T
+        classes = torch.arange(int(self.targets.max()) + 1, device=self.o.device)
+        return (classes[:, None] == self.targets).to(self.o.dtype) @ self.o.T
 
 
 @dataclass
@@ -186,10 +186,9 @@ class Recording:
             block.heard[at] = Heard(call.input.T.contiguous(), block.samples.targets)
         if not call.mixes:
             return call()
-        # Copies both ways: what follows may work in place.
         if at not in block.kept:
-            block.kept[at] = call().clone()
-        return block.kept[at].clone()
+            block.kept[at] = call()
+        return block.kept[at].clone()  # what follows may work in place
 
 
 class _Log(TorchFunctionMode):

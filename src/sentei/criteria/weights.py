@@ -47,8 +47,9 @@ class Random:
 
     def __call__(self, probe: Probe, group: Group) -> Tensor:  # noqa: ARG002 - measures nothing
         """(size,) float64 in [0, 1), fixed by the seed and the group's kind and name."""
-        name = crc32(f"{group.kind} {group.name}".encode())
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + name)
+        # A hash of both: of a longer seed torch's generator reads only the lower 32 bits.
+        seed = crc32(f"{self.seed} {group.kind} {group.name}".encode())
+        generator = torch.Generator().manual_seed(seed)
         return torch.rand(group.size, generator=generator, dtype=torch.float64)
 
 
@@ -67,24 +68,18 @@ class Fixed:
         Raises:
             GroupError: none were given, or their number is not the group's size.
         """
-        scores = self._of(group)
-        if scores.shape != (group.size,):
-            raise GroupError(
-                f"fixed scores must be one for each member; {group.kind} group {group.name!r} has "
-                f"{group.size} and was given {tuple(scores.shape)}"
-            )
-        return scores
-
-    def _of(self, group: Group) -> Tensor:
         if isinstance(self.scores, Tensor):
-            return self.scores
-        if group not in self.scores:
+            scores = self.scores
+        elif group in self.scores:
+            scores = self.scores[group]
+        else:
             known = ", ".join(f"{g.kind} {g.name!r}" for g in self.scores) or "none"
             raise GroupError(
                 f"no fixed scores for {group.kind} group {group.name!r}; there are some for: "
                 f"{known}. Score every group that is to be cut."
             )
-        return self.scores[group]
+        _check_size(scores, group)
+        return scores
 
 
 def fixed(scores: Mapping[Group, Tensor | Sequence[float]] | Tensor | Sequence[float]) -> Fixed:
@@ -96,10 +91,18 @@ def fixed(scores: Mapping[Group, Tensor | Sequence[float]] | Tensor | Sequence[f
     """
     if not isinstance(scores, Mapping):
         return Fixed(_numbers(scores, "the group"))
-    checked = Fixed({group: _numbers(given, repr(group.name)) for group, given in scores.items()})
-    for group in scores:
-        checked._of(group)
-    return checked
+    checked = {group: _numbers(given, repr(group.name)) for group, given in scores.items()}
+    for group, numbers in checked.items():
+        _check_size(numbers, group)
+    return Fixed(checked)
+
+
+def _check_size(scores: Tensor, group: Group) -> None:
+    if scores.shape != (group.size,):
+        raise GroupError(
+            f"fixed scores must be one for each member; {group.kind} group {group.name!r} has "
+            f"{group.size} and was given {tuple(scores.shape)}"
+        )
 
 
 def _numbers(given: Tensor | Sequence[float], whose: str) -> Tensor:

@@ -10,18 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def plain_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention` in plain operations."""
-    return _weigh(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)[0]
+def plain_attention(*args: Any, **kwargs: Any) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention` in plain operations, same arguments."""
+    return _weigh(*args, **kwargs)[0]
 
 
 def _weigh(

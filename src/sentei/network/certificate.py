@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sentei.errors import CertificateError
-from sentei.network.example import Example, at_least, rows, run, tensors
+from sentei.network.example import Example, as_found, at_least, rows, run, tensors
 
 INPUTS = 64
 
@@ -111,20 +109,6 @@ def _outputs(model: nn.Module, example: Example, *, training: bool) -> list[Tens
         torch.manual_seed(0)
         model.train(training)
         return [t for t in tensors(run(model, example)) if t.is_floating_point()]
-
-
-@contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Put every module's mode and every buffer back at the end."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for buffer, value in buffers.items():
-            buffer.data.copy_(value)
 
 
 class _NoDropout(TorchFunctionMode):

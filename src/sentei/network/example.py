@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,3 +104,25 @@ def check(model: nn.Module, example: Example) -> None:
             f"the example must run through the model; with {shapes} it stops: {error}. "
             "Pass inputs as the model takes them: a tensor, a tuple of arguments or keywords."
         ) from error
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Put every module's mode and every buffer back at the end."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, value in buffers.items():
+            buffer.data.copy_(value)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; modes, buffers and random state are put back after."""
+    with as_found(model), torch.random.fork_rng(), torch.no_grad():
+        model.eval()
+        yield

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from sentei.errors import GroupError, StructureError
 from sentei.network.calls import Call, Calls
-from sentei.network.certificate import as_found
-from sentei.network.example import Example, run
+from sentei.network.example import Example, as_found, run
 from sentei.network.mask import Mask
 from sentei.network.units import Listener, Neurons
 

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from sentei.errors import unknown
 from sentei.network.calls import MIXING, Call, Calls
-from sentei.network.certificate import as_found
-from sentei.network.example import Example, rows, run
+from sentei.network.example import Example, as_found, rows, run
 from sentei.network.mask import Mask
 from sentei.network.packing import contents, safetensors_bytes
 from sentei.network.surgery import cut_

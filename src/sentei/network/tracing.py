@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from sentei.errors import StructureError
-from sentei.network.certificate import as_found
 from sentei.network.decoding import Tracer
-from sentei.network.example import Example, check, resized, rows
+from sentei.network.example import Example, check, resized, rows, undisturbed
 from sentei.network.inputs import INPUT, Place
 from sentei.network.links import Links
 from sentei.network.replay import OUTPUT, Replay
@@ -50,23 +49,20 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
             on values, or an operation hides who hears what).
         DataError: the example does not run.
     """
-    with undisturbed(model):
+    with undisturbed(model), _on_one_thread():
         replay = record(model, example, inputs=inputs)
         links = Tracer(replay).trace()
     return _groups(replay, links)
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, buffers and random state are put back after."""
+def _on_one_thread() -> Iterator[None]:
     # A replay is thousands of small operations: on a busy machine, threads that wait for each
     # other over every one of them have cost twenty times what one thread takes.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with as_found(model), torch.random.fork_rng(), torch.no_grad():
-            model.eval()
-            yield
+        yield
     finally:
         torch.set_num_threads(threads)
 

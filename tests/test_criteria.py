@@ -1,0 +1,151 @@
+"""Every criterion in the table keeps the same promises."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import hand
+from sentei import (
+    CriterionError,
+    GroupError,
+    Probe,
+    criteria,
+    find_synapses,
+    find_units,
+    fixed,
+)
+from sentei.criteria import CRITERIA, Random, criterion, magnitude, scores
+
+MEASURES_UNITS_ONLY = {"ablation"}
+MEANS_NOTHING = {"random"}
+NAMES = sorted(CRITERIA)
+
+
+@pytest.fixture
+def model():
+    return hand.mlp(4, 6, 5, 3)
+
+
+@pytest.fixture
+def probe(model):
+    torch.manual_seed(2)
+    return Probe(model, (torch.randn(30, 4), torch.randint(0, 3, (30,))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_finite_repeatable_and_one_for_each(name, model, probe):
+    groups = [hand.inputs(4, "0"), *hand.hidden(model)]
+    if name not in MEASURES_UNITS_ONLY:
+        groups += find_synapses(model)
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    for group in groups:
+        found = scores(name, probe, group)
+        assert found.shape == (group.size,)
+        assert found.dtype == torch.float64
+        assert found.isfinite().all()
+        assert found.unique().numel() > 1
+        assert torch.equal(scores(name, probe, group), found)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - MEANS_NOTHING))
+def test_permuting_units_permutes_scores(name, model, probe):
+    group, order = hand.hidden(model)[0], [3, 1, 5, 0, 2, 4]
+    before = scores(name, probe, group)
+    model[0].weight.data, model[0].bias.data = model[0].weight[order], model[0].bias[order]
+    model[2].weight.data = model[2].weight[:, order]
+    probe.forget_()
+    assert torch.allclose(scores(name, probe, group), before[order], atol=1e-6)
+
+
+def test_magnitude_by_hand():
+    model = hand.mlp(2, 2, 1)
+    model[0].weight.data = torch.tensor([[3.0, -4.0], [0.0, 2.0]])
+    model[0].bias.data = torch.tensor([100.0, 100.0])
+    model[2].weight.data = torch.tensor([[-7.0, 0.5]])
+    probe = Probe(model, (torch.zeros(1, 2), torch.zeros(1, 1)), "half_squared_error")
+    assert magnitude(probe, hand.hidden(model)[0]).tolist() == [5.0, 2.0]
+    assert magnitude(probe, hand.inputs(2, "0")).tolist() == pytest.approx([3.0, math.sqrt(20)])
+    first, second = find_synapses(model)
+    assert magnitude(probe, first).tolist() == [3.0, 4.0, 0.0, 2.0]
+    assert magnitude(probe, second).tolist() == [7.0, 0.5]
+
+
+def test_magnitude_of_channels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 2))
+    x = torch.randn(5, 2, 4, 4)
+    (group,) = find_units(model, x)
+    found = magnitude(Probe(model, (x, torch.zeros(5, dtype=torch.int64))), group)
+    assert torch.allclose(found, model[0].weight.double().flatten(1).norm(dim=1))
+
+
+def test_random_has_its_own_seed(probe, model):
+    first, second = hand.hidden(model)
+    torch.manual_seed(1)
+    one = Random(3)(probe, first)
+    torch.manual_seed(2)
+    assert torch.equal(Random(3)(probe, first), one)
+    assert not torch.equal(Random(4)(probe, first), one)
+    assert not torch.equal(Random(3)(probe, second)[:5], one[:5])
+    assert one.min() >= 0
+    assert one.max() < 1
+
+
+def test_fixed_scores(probe, model):
+    first, second = hand.hidden(model)
+    given = {first: torch.arange(6), second: [0.5, math.inf, -1, 2, 3]}
+    assert scores(fixed(given), probe, first).tolist() == [0, 1, 2, 3, 4, 5]
+    assert scores(fixed(given), probe, second).tolist() == [0.5, math.inf, -1, 2, 3]
+    assert scores(fixed(torch.ones(6)), probe, first).tolist() == [1] * 6
+    with pytest.raises(GroupError, match=r"has 5 and was given \(6,\)"):
+        fixed(torch.ones(6))(probe, second)
+    with pytest.raises(GroupError, match=r"has 6 and was given \(2,\)"):
+        fixed({first: [1.0, 2.0]})
+    with pytest.raises(GroupError, match="no fixed scores for neuron group '2'"):
+        fixed({first: torch.ones(6)})(probe, second)
+    with pytest.raises(CriterionError, match="member 1 of the group is NaN"):
+        fixed([0.0, math.nan])
+
+
+def test_fixed_scores_are_copied(probe, model):
+    group = hand.hidden(model)[0]
+    mine = torch.ones(6, dtype=torch.float64)
+    criterion = fixed(mine)
+    mine.zero_()
+    assert scores(criterion, probe, group).tolist() == [1] * 6
+
+
+def test_names_and_functions():
+    assert criterion("magnitude") is magnitude
+    assert criterion(magnitude) is magnitude
+    with pytest.raises(ValueError, match="Did you mean 'ablation'"):
+        criterion("ablatoin")
+
+
+def test_bad_scores_are_named(probe, model):
+    group = hand.hidden(model)[0]
+
+    def short(probe, group):
+        return torch.zeros(group.size - 1)
+
+    def hollow(probe, group):
+        return torch.full((group.size,), torch.nan)
+
+    with pytest.raises(CriterionError, match=r"'short' must give one score .*\(5,\)"):
+        scores(short, probe, group)
+    with pytest.raises(CriterionError, match=r"'hollow' .* member 0 of '0' is NaN"):
+        scores(hollow, probe, group)
+    with pytest.raises(CriterionError, match="it gave list"):
+        scores(lambda probe, group: [0.0] * group.size, probe, group)
+
+
+def test_exported_names_are_sorted_and_there():
+    assert criteria.__all__ == sorted(criteria.__all__)
+    assert all(hasattr(criteria, name) for name in criteria.__all__)
+    assert list(CRITERIA) == sorted(CRITERIA)

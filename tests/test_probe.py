@@ -1,0 +1,247 @@
+"""The Probe: disturbs nothing, notices everything, and gives the same bits on any way there."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import hand
+import zoo
+from sentei import (
+    Cut,
+    DataError,
+    GroupError,
+    LossError,
+    Probe,
+    StaleError,
+    find_synapses,
+    find_units,
+)
+from sentei.criteria import probe as probe_module
+
+
+def some(n=50, width=6, classes=3, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(n, width), torch.randint(0, classes, (n,))
+
+
+def remove(model, probe, group, units):
+    with torch.no_grad():
+        for part in group.listeners:
+            columns = part.index[torch.tensor(units)].flatten()
+            model.get_parameter(part.parameter).index_fill_(part.dim, columns, 0)
+    probe.cut_(Cut({group: torch.tensor(units)}))
+
+
+def test_loss_and_accuracy_by_hand():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Identity(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+        model[2].weight.copy_(torch.eye(2))
+    probe = Probe(model, (torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])))
+    # log(e + 1) - 1 for the first sample, log(1 + e²) - 0 for the second
+    assert probe.loss() == pytest.approx((0.313262 + 2.126928) / 2, abs=1e-6)
+    assert probe.accuracy() == 0.5
+
+
+def test_accuracy_is_none_without_classes():
+    model = hand.mlp(6, 4, 2)
+    assert Probe(model, (some()[0], torch.rand(50, 2)), "half_squared_error").accuracy() is None
+
+
+@pytest.mark.parametrize("name", ["mlp_norm", "residual_inplace", "recurrent"])
+def test_everything_is_left_as_found(name):
+    model, x = zoo.build(name)
+    model.train()
+    next(model.children()).eval()
+    torch.manual_seed(3)
+    x = torch.randn(20, *x.shape[1:])
+    y = torch.zeros(20, dtype=torch.int64)
+    F.cross_entropy(model(x), y).backward()
+    groups = find_units(model, x[:3])
+    state = copy.deepcopy(model.state_dict())
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    modes = [m.training for m in model.modules()]
+    random, x_before = torch.get_rng_state(), x.clone()
+    probe = Probe(model, DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True))
+    probe.loss()
+    for group in groups:
+        probe.losses_without(group)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(x, x_before)
+    assert modes == [m.training for m in model.modules()]
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert parameter.requires_grad
+        assert torch.equal(parameter.grad, gradient)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_loader_dataset_and_tensors_are_the_same():
+    x, y = some()
+    model = hand.mlp(6, 5, 3)
+    (group,) = hand.hidden(model)
+    dataset = TensorDataset(x, y)
+    answers = [
+        Probe(model, data).losses_without(group)
+        for data in ((x, y), [x, y], dataset, DataLoader(dataset, batch_size=8))
+    ]
+    assert all(torch.equal(answers[0], other) for other in answers[1:])
+
+
+def test_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 5), nn.Linear(2, 5), nn.Linear(5, 3)
+
+        def forward(self, x, z):
+            return self.c(torch.tanh(self.a(x) + self.b(z)))
+
+    torch.manual_seed(0)
+    model, (x, y), z = Two(), some(), torch.randn(50, 2)
+    loss = Probe(model, ((x, z), y)).loss()
+    assert loss == pytest.approx(F.cross_entropy(model(x, z), y).item(), abs=1e-6)
+    assert Probe(model, DataLoader(TensorDataset(x, z, y), batch_size=9)).loss() == loss
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:0], y[:0]), "no rows"),
+        (lambda x, y: (x, y[:-1]), "50 inputs and 49 targets"),
+        (lambda x, y: (x[:, :5], y), "does not|stops: "),
+        (lambda x, y: (x.index_fill(0, torch.tensor(7), torch.nan), y), "sample 7 holds NaN"),
+        (lambda x, y: (x, y.index_fill(0, torch.tensor(4), 3)), "sample 4 has 3"),
+        (lambda x, y: (x, y.index_fill(0, torch.tensor(4), -1)), "sample 4 has -1"),
+        (lambda x, y: {"x": x, "y": y}, "not dict"),
+    ],
+)
+def test_bad_data_is_named(change, message):
+    with pytest.raises(DataError, match=message):
+        Probe(hand.mlp(6, 5, 3), change(*some()))
+
+
+def test_bad_losses_are_named():
+    model = hand.mlp(6, 5, 3)
+    with pytest.raises(LossError, match="one number per sample"):
+        Probe(model, some(), F.cross_entropy).loss()
+    x, y = some(5500)
+    probe = Probe(model, (x, y), lambda o, t: o[:, 0] / (o.argmax(1) * 0 + (t != 9)) / (x_is(o, t)))
+    with pytest.raises(LossError, match="samples 5000 to 5499"):
+        probe.loss()
+    with pytest.raises(ValueError, match="Did you mean 'cross_entropy'"):
+        Probe(model, some(), "cross_entropi")
+
+
+def x_is(outputs, targets):
+    """Zero for blocks of 500 samples, one for others."""
+    return torch.full(targets.shape, float(len(targets) != 500)).to(outputs)
+
+
+def test_foreign_groups_are_refused():
+    model = hand.mlp(6, 5, 3)
+    probe = Probe(model, some())
+    with pytest.raises(GroupError, match="not this model's"):
+        probe.losses_without(hand.group("0", 9, "2"))
+    with pytest.raises(GroupError, match="synapses"):
+        probe.losses_without(find_synapses(model)[0])
+
+
+@pytest.mark.parametrize("layer", [0, 2, 4])
+def test_changed_weights_are_noticed(layer):
+    model = hand.mlp(6, 5, 4, 3)
+    group = hand.hidden(model)[0]
+    probe = Probe(model, some())
+    before = probe.losses_without(group)
+    model[layer].weight.data.mul_(1.5)  # behind the back of every version counter
+    for question in (probe.loss, probe.accuracy, lambda: probe.losses_without(group)):
+        with pytest.raises(StaleError, match="forget_"):
+            question()
+    probe.forget_()
+    assert not torch.equal(probe.losses_without(group), before)
+    model[layer].weight.data.div_(1.5)
+    probe.forget_()
+    assert torch.allclose(probe.losses_without(group), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("widths", [(6, 9, 3), (6, 8, 7, 3)])
+@pytest.mark.parametrize("act", [nn.Sigmoid, nn.ReLU])
+def test_the_way_there_leaves_no_trace(widths, act):
+    """After any cuts the record gives the bits of a new Probe: a resumed run is the same run."""
+    torch.manual_seed(0)
+    model, data = hand.mlp(*widths, act=act), some(5100, seed=1)
+    groups = hand.hidden(model)
+    probe = Probe(model, data)
+    for step in range(6):
+        group = groups[step % len(groups)]
+        rises = probe.rises_without(group).masked_fill(~probe.alive(group), torch.inf)
+        remove(model, probe, group, [int(rises.argmin())])
+        fresh = Probe(model, data)
+        fresh.mask = probe.mask
+        assert fresh.loss() == probe.loss()
+        assert fresh.accuracy() == probe.accuracy()
+        for each in groups:
+            assert torch.equal(fresh.rises_without(each), probe.rises_without(each))
+
+
+def test_a_small_budget_changes_nothing(monkeypatch):
+    model, data = hand.mlp(6, 8, 7, 3), some(11_000)
+    groups = hand.hidden(model)
+    rich = [Probe(model, data).losses_without(group) for group in groups]
+    monkeypatch.setattr(probe_module, "RECORDED_BYTES", 5000 * 160)  # the first block
+    probe = Probe(model, data)
+    poor = [probe.losses_without(group) for group in groups]
+    assert all(torch.equal(a, b) for a, b in zip(rich, poor, strict=True))
+    assert probe._recording is not None
+    blocks = probe._recording._passes.values()
+    assert [bool(block.kept) for block in blocks] == [True, False, False]
+
+
+def test_mask_follows_cuts():
+    model = hand.mlp(6, 8, 7, 3)
+    first, second = hand.hidden(model)
+    probe = Probe(model, some())
+    assert probe.alive(first).all()
+    remove(model, probe, first, [1, 3])
+    remove(model, probe, second, [0])
+    assert probe.mask.dead(first).tolist() == [1, 3]
+    assert probe.mask.dead(second).tolist() == [0]
+    assert probe.losses_without(first)[[1, 3]].tolist() == [probe.loss()] * 2
+
+
+def _rank(rank: int, folder: str, world: int) -> None:
+    """One of several processes: the same questions, the answers written down."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world
+    )
+    answers = _answers()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    Path(folder, f"{world}.{rank}").write_bytes(answers.numpy().tobytes())
+
+
+def _answers() -> torch.Tensor:
+    model = hand.mlp(6, 8, 7, 3)
+    probe = Probe(model, some(11_000))
+    losses = [probe.losses_without(group) for group in hand.hidden(model)]
+    return torch.cat([torch.tensor([probe.loss(), probe.accuracy()]).double(), *losses])
+
+
+def test_two_processes_give_the_bits_of_one(tmp_path, monkeypatch):
+    here = str(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+    spawn(_rank, (str(tmp_path), 2), nprocs=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = _answers().numpy().tobytes()
+    torch.set_num_threads(threads)
+    assert (tmp_path / "2.0").read_bytes() == alone
+    assert (tmp_path / "2.1").read_bytes() == alone
