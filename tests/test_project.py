@@ -24,7 +24,8 @@ BELOW = {
     "datasets": set(),
     "export": {"network"},
     "report": {"export", "pruning", "criteria", "network", "training", "datasets"},
-    "cli": {"report", "export", "pruning", "criteria", "network", "training", "datasets"},
+    "papers": {"report", "export", "pruning", "criteria", "network", "training", "datasets"},
+    "cli": {"papers", "report", "export", "pruning", "criteria", "network", "training", "datasets"},
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -12,12 +13,17 @@ LINES = 10  # of progress, where there is no terminal to draw a bar on
 
 console = Console(highlight=False)
 
-Advance = Callable[[int, str], None]
+
+class Advance(Protocol):
+    """Says how many are done, a few words, and of how many if that has become known."""
+
+    def __call__(self, done: int, words: str, total: int | None = None) -> None:  # noqa: D102
+        ...
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """Show how far something is: yields a function of (how many are done, a few words)."""
+    """Show how far something is: yields what to call as it goes on."""
     if not console.is_terminal:
         yield _plainly(what, total)
         return
@@ -31,14 +37,17 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     )
     with bar:
         task = bar.add_task(what, total=total, words="")
-        yield lambda done, words: bar.update(task, completed=done, words=words)
+        yield lambda done, words, total=None: bar.update(
+            task, completed=done, words=words, total=total
+        )
 
 
-def _plainly(what: str, total: int) -> Advance:
+def _plainly(what: str, expected: int) -> Advance:
     shown = -1
 
-    def advance(done: int, words: str) -> None:
+    def advance(done: int, words: str, total: int | None = None) -> None:
         nonlocal shown
+        total = expected if total is None else total
         part = done * LINES // max(total, 1)
         if part > shown or done >= total:
             shown = part

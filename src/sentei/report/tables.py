@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,16 @@ def _ranks(values: Tensor) -> Tensor:
     _, group, count = values.double().unique(return_inverse=True, return_counts=True)
     last = count.cumsum(0).double()
     return (last - (count.double() - 1) / 2)[group]
+
+
+def claims(rows: Sequence[Any]) -> Table:
+    """What a paper says beside what came out: rows of `papers.claims.Claim`."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("claim", "published", "measured", "verdict", "remark"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(row.claim, row.published, row.measured, row.verdict, row.remark)
+    return table
 
 
 def contents(about: Any) -> Table:

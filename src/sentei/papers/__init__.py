@@ -1,0 +1,93 @@
+"""The five papers, reproduced: what each says, and what comes out.
+
+A paper is a package here with `TITLE` and `reproduce(order) -> list[Claim]`. It says what to do as
+jobs, draws its figures with `order.figure`, and returns its claims with what was measured.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sentei import storage
+from sentei.errors import unknown
+from sentei.papers import jobs
+from sentei.papers.claims import Claim, Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PAPERS", "Claim", "Order", "Report", "reproduce"]
+
+PAPERS: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked of a reproduction, and where its results go.
+
+    Attributes:
+        folder: of this paper: `results/*.json`, `figures/*`, `claims.md` and `claims.json`.
+        quick: smaller experiments, about a minute; never published.
+        seeds: how often each experiment is repeated; at least five where anything is published.
+        processes: how many jobs run side by side.
+        said: called with (how many jobs are done, of how many, the name of the last).
+    """
+
+    folder: Path
+    quick: bool = False
+    seeds: int = 5
+    processes: int = 1
+    said: Callable[[int, int, str], None] | None = None
+
+    def work(self, todo: Sequence[jobs.Job]) -> dict[str, jobs.Result]:
+        """Results of jobs by name; what is there already is not done again."""
+        finished = 0
+
+        def done(job: jobs.Job) -> None:
+            nonlocal finished
+            finished += 1
+            if self.said is not None:
+                self.said(finished, len(todo), job.name)
+
+        kind = "quick" if self.quick else "results"
+        return jobs.run(todo, self.folder / kind, self.processes, done)
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """Keep a matplotlib figure as PNG and SVG; gives the PNG's path."""
+        folder = self.folder / "figures"
+        for ending in ("svg", "png"):
+            path = folder / f"{name}.{ending}"
+            held = io.BytesIO()
+            # No date inside: the same results draw the same bytes.
+            figure.savefig(held, format=ending, metadata={"Date": None} if ending == "svg" else {})
+            storage.write(path, held.getvalue())
+        return folder / f"{name}.png"
+
+
+def reproduce(paper: str, order: Order) -> Report:
+    """Reproduce a paper: do its experiments, draw its figures, judge its claims.
+
+    Args:
+        paper: one of `PAPERS`.
+        order: how, and where to.
+
+    Returns:
+        What came out, which also lies in the folder as `claims.md` and `claims.json`.
+
+    Raises:
+        ValueError: an unknown paper, with the nearest known name.
+        JournalError: the folder holds results of other settings.
+    """
+    if paper not in PAPERS:
+        raise ValueError(unknown("paper", paper, PAPERS))
+    module = importlib.import_module(f"sentei.papers.{paper}")
+    command = f"sentei reproduce {paper} --seeds {order.seeds}" + " --quick" * order.quick
+    report = Report(paper, module.TITLE, command, order.quick, module.reproduce(order))
+    storage.write(order.folder / "claims.md", report.markdown().encode())
+    storage.write(order.folder / "claims.json", report.json().encode())
+    return report

@@ -1,0 +1,99 @@
+"""Reproductions: jobs that are done once, claims as rows, published pages that tell the truth."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from sentei import papers
+from sentei.errors import JournalError
+from sentei.papers import jobs
+from sentei.papers.claims import Claim, Report, spread
+
+ROOT = Path(__file__).parent.parent
+
+
+def square(number, notes=None):
+    if notes is not None:
+        Path(notes, f"{number}-{os.getpid()}").touch()
+    if number < 0:
+        raise ArithmeticError("no")
+    return {"square": number * number, "by": os.getpid()}
+
+
+def test_a_job_is_done_once(tmp_path):
+    todo = [jobs.Job(f"of-{n}", square, {"number": n, "notes": str(tmp_path)}) for n in (3, 2)]
+    first = jobs.run(todo, tmp_path / "results")
+    assert [*first] == ["of-3", "of-2"]
+    assert first["of-3"]["square"] == 9
+    seen = []
+    again = jobs.run(todo, tmp_path / "results", done=lambda job: seen.append(job.name))
+    assert again == first
+    assert seen == ["of-3", "of-2"]
+    assert len(list(tmp_path.glob("*-*"))) == 2
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path):
+    def todo(*numbers):
+        return [jobs.Job(f"of-{n}", square, {"number": n, "notes": str(tmp_path)}) for n in numbers]
+
+    with pytest.raises(ArithmeticError):
+        jobs.run(todo(1, -1, 2), tmp_path / "results")
+    assert jobs.run(todo(1, 2), tmp_path / "results")["of-2"]["square"] == 4
+    assert len(list(tmp_path.glob("1-*"))) == 1
+
+
+def test_jobs_side_by_side_give_the_same_in_the_same_order(tmp_path):
+    todo = [jobs.Job(f"of-{n}", abs_of, {"number": n}) for n in range(4)]
+    assert jobs.run(todo, tmp_path / "two", 2) == jobs.run(todo, tmp_path / "one")
+
+
+def abs_of(number):
+    return {"abs": abs(number)}
+
+
+def test_results_of_other_settings_are_refused(tmp_path):
+    jobs.run([jobs.Job("a", square, {"number": 1})], tmp_path)
+    with pytest.raises(JournalError, match="other settings"):
+        jobs.run([jobs.Job("a", square, {"number": 2})], tmp_path)
+    (tmp_path / "a.json").write_text('{"resu')
+    with pytest.raises(JournalError, match="no result of a job"):
+        jobs.run([jobs.Job("a", square, {"number": 1})], tmp_path)
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        jobs.run([jobs.Job("a", square), jobs.Job("a", square)], tmp_path)
+
+
+def test_a_spread_is_a_mean_a_deviation_and_a_count():
+    assert spread([0.96, 0.97, 0.98], 1, 100, "%") == "97.0 ± 1.0 % (3 seeds)"
+    assert spread([1234.0], 0) == "1,234 (1 seed)"
+    assert spread([1.0, float("nan")]) == "nan ± nan (2 seeds)"
+    with pytest.raises(ValueError, match="at least one"):
+        spread([])
+
+
+def test_a_table_of_claims_survives_the_bars_in_it():
+    rows = [Claim("|w| is best", "97 %", "96.4 %", "does not hold")]
+    report = Report("p", "P", "sentei reproduce p", False, rows)
+    assert "| \\|w\\| is best | 97 % | 96.4 % | does not hold |  |" in report.markdown()
+    assert json.loads(report.json())["claims"][0]["verdict"] == "does not hold"
+    assert "not for publication" in Report("p", "P", "c", True, rows).markdown()
+
+
+def test_an_unknown_paper_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="unknown paper 'shrinkin'"):
+        papers.reproduce("shrinkin", papers.Order(tmp_path))
+
+
+@pytest.mark.parametrize("name", papers.PAPERS)
+def test_published_claims_are_the_pages_and_were_measured_in_full(name):
+    page = (ROOT / "docs" / "papers" / f"{name}.md").read_text()
+    kept = json.loads((ROOT / "docs" / "papers" / name / "claims.json").read_text())
+    claims = [Claim(**row) for row in kept.pop("claims")]
+    assert not kept["quick"]
+    assert claims
+    table = Report(claims=claims, **kept).markdown()
+    assert table.split("\n\n", 1)[1].strip() in page
+    for picture in re.findall(r"\]\((\S+\.(?:png|svg))\)", page):
+        assert (ROOT / "docs" / "papers" / picture).exists(), picture
