@@ -334,3 +334,15 @@ def test_nothing_leaks_from_one_run_to_the_next():
     second = trained(4, 6, 2)
     two = [step.mask for step in prune(second, hidden(second), Probe(second, (X, Y)), propose)]
     assert one == two
+
+
+def test_one_tensor_of_fixed_scores_does_not_rank_two_groups_of_one_size():
+    model = mlp(4, 3, 3, 2)
+    before = copy.deepcopy(model.state_dict())
+    run = prune(
+        model, hidden(model), Probe(model, (X, Y)), ranked(fixed(torch.arange(3.0)), one_shot(2))
+    )
+    assert next(run).number == 0
+    with pytest.raises(GroupError, match="one tensor of fixed scores ranks one group; there are 2"):
+        next(run)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())

@@ -14,6 +14,7 @@ from sentei.network.certificate import certify
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
 from sentei.network.surgery import shrink, shrink_
+from sentei.network.tracing import find_units
 from sentei.network.units import Neurons, find_synapses
 
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
@@ -315,3 +316,31 @@ def test_a_deaf_channel_behind_zero_padding_stays():
     before = model(example)
     assert sweep_(model, mask, example) == mask  # its constant is cut off at the border
     assert torch.equal(model(example), before)
+
+
+@pytest.mark.parametrize("groups", [4, 8])
+def test_a_group_norm_without_weights_counts_fewer_groups(groups):
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.GroupNorm(groups, 8, affine=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 2),
+    )
+    x = torch.randn(70, 1, 5, 5)
+    (units,) = find_units(model, x)
+    small = shrink(model, Mask.full([units]).without({units: [1]}), example=x)
+    assert small[1].num_groups == groups - 1
+    assert small[1].num_channels == small[0].out_channels == 8 - 8 // groups
+
+
+def test_a_network_that_is_one_layer_loses_inputs_twice():
+    model, x = nn.Linear(4, 2), torch.randn(70, 4)
+    (pixels,) = find_units(model, x, inputs=True)
+    mask = Mask.full([pixels]).without({pixels: [1]})
+    small = shrink(model, mask, example=x)
+    (rest,) = mask.shrunk().groups
+    assert [part.parameter for part in rest.listeners] == ["1.weight"]
+    smaller = shrink(small, mask.shrunk().without({rest: [0]}), example=x)
+    assert smaller[0].index.tolist() == [2, 3]
+    assert torch.equal(smaller[1].weight, model.weight[:, 2:])

@@ -72,10 +72,10 @@ def check_samples(
     Raises:
         DataError: with the rule, the place of the first value that breaks it, and what to do.
     """
-    _check_rows(inputs, targets)
+    check_rows(inputs, targets)
     _check_width(inputs, width)
-    _check_finite("inputs", inputs)
-    _check_finite("targets", targets)
+    check_finite("inputs", inputs)
+    check_finite("targets", targets)
     if classes is not None:
         check_classes(targets, classes)
 
@@ -101,7 +101,12 @@ def check_classes(targets: Tensor, classes: int) -> None:
         )
 
 
-def _check_rows(inputs: Tensor, targets: Tensor) -> None:
+def check_rows(inputs: Tensor, targets: Tensor) -> None:
+    """Refuse inputs and targets that are not as many, or none.
+
+    Raises:
+        DataError: with their shapes.
+    """
     if not inputs.ndim or not targets.ndim or len(inputs) != len(targets):
         raise DataError(
             "inputs and targets must have a row for each sample, and as many of them; their shapes "
@@ -120,7 +125,12 @@ def _check_width(inputs: Tensor, width: int | None) -> None:
         )
 
 
-def _check_finite(what: str, values: Tensor) -> None:
+def check_finite(what: str, values: Tensor) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        DataError: with the place of the first.
+    """
     # NaN and infinity survive a sum, which is forty times faster than asking every value.
     if not values.is_floating_point() or values.sum().isfinite():
         return

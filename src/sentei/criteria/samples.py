@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sentei.errors import DataError
-from sentei.network.example import Example, resized, rows, tensors
+from sentei.network.example import Example, resized, tensors
+from sentei.samples import check_classes, check_finite, check_rows
 
 _AT_ONCE = 1024
 
@@ -45,15 +46,8 @@ class Samples:
         Raises:
             DataError: with the number and the row it was found in.
         """
-        if self.targets.is_floating_point() or self.targets.ndim != 1 or outputs.ndim != 2:
-            return
-        wrong = (self.targets < 0) | (self.targets >= outputs.shape[1])
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise DataError(
-                f"targets must be classes 0 to {outputs.shape[1] - 1}, one for each output; sample "
-                f"{row} has {int(self.targets[row])}. Number the classes from 0."
-            )
+        if not self.targets.is_floating_point() and self.targets.ndim == 1 and outputs.ndim == 2:
+            check_classes(self.targets, outputs.shape[1])
 
 
 def read(data: Any) -> Samples:
@@ -93,23 +87,8 @@ def _collected(loader: DataLoader) -> Samples:
 
 def _check(samples: Samples) -> None:
     given = tensors(samples.inputs)
-    count = rows(samples.inputs)
-    if not given or count is None or not samples.targets.ndim:
-        shapes = [tuple(t.shape) for t in given]
-        raise DataError(
-            f"inputs must be tensors with a row for each sample; their shapes: {shapes}"
-        )
-    if count != len(samples):
-        raise DataError(
-            f"inputs and targets must have as many rows; there are {count} inputs and "
-            f"{len(samples)} targets"
-        )
-    if count == 0:
-        raise DataError("there must be at least one sample to measure on; the data has no rows")
+    if not given:
+        raise DataError("inputs must be tensors with a row for each sample; there are none")
     for tensor in given:
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            row = int((~tensor.isfinite()).nonzero()[0, 0])
-            raise DataError(
-                f"inputs must be finite; sample {row} holds NaN or infinity. "
-                "Fill or drop such rows first."
-            )
+        check_rows(tensor, samples.targets)
+        check_finite("inputs", tensor)

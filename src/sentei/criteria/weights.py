@@ -62,6 +62,11 @@ class Fixed:
 
     scores: Mapping[Group, Tensor] | Tensor
 
+    @property
+    def bare(self) -> bool:
+        """Whether these are the scores of a single group that was not named."""
+        return isinstance(self.scores, Tensor)
+
     def __call__(self, probe: Probe, group: Group) -> Tensor:  # noqa: ARG002 - measures nothing
         """(size,) the scores given for this group.
 

@@ -123,6 +123,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; modes, buffers and random state are put back after."""
-    with as_found(model), torch.random.fork_rng(), torch.no_grad():
+    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    with as_found(model), torch.random.fork_rng(list(devices)), torch.no_grad():
         model.eval()
         yield

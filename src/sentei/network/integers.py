@@ -1,4 +1,4 @@
-"""Integers of a user's own modules that have to change with a cut.
+"""Integers of modules that have to change with a cut.
 
 Where `forward` reads an integer of its module (`self.num_heads`, `self.inner`), the cut network
 fails until that integer is changed too. Which of them, the certificate decides.
@@ -25,8 +25,7 @@ def patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
     found = [
         (path, attribute, changed[value])
         for path, module in model.named_modules()
-        if any(layer.startswith(f"{path}.") or not path for layer in mask.touched)
-        and not type(module).__module__.startswith("torch.nn")
+        if _may_count(path, module, mask)
         for attribute, value in vars(module).items()
         if type(value) is int and value in changed
     ]
@@ -37,6 +36,15 @@ def patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
                 return
             tried += 1
             yield patch
+
+
+def _may_count(path: str, module: nn.Module, mask: Mask) -> bool:
+    """A user's module around what is cut, or a normalisation with no tensors to count by."""
+    if isinstance(module, nn.GroupNorm):
+        return module.weight is None
+    if type(module).__module__.startswith("torch.nn"):
+        return False
+    return any(layer.startswith(f"{path}.") or not path for layer in mask.touched)
 
 
 def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:

@@ -38,7 +38,7 @@ def refresh_(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
         _refresh_convolution_(module)
-    elif isinstance(module, (nn.GroupNorm,)):
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
         size = module.weight.shape[0]
         module.num_groups = module.num_groups * size // module.num_channels
         module.num_channels = size

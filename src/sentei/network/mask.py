@@ -279,11 +279,11 @@ class Mask:
         if group.kind == "input":
             places = torch.arange(size).reshape(size, 1)
             parts["followers"] += tuple(
-                Listener(f"{layer}.0", f"{layer}.0.index", 0, places)
+                Listener(_within(layer, "0"), _within(layer, "0.index"), 0, places)
                 for layer in sorted(self.wrapped.intersection(p.layer for p in group.listeners))
             )
         layer, colon, count = group.name.partition(":")
-        name = f"{layer}.1{colon}{count}" if layer in self.wrapped else group.name
+        name = f"{_within(layer, '1')}{colon}{count}" if layer in self.wrapped else group.name
         return replace(group, name=name, size=size, **parts)
 
     def _reindexed(self, part: Listener, alive: Tensor, renamed: Any) -> Listener:
@@ -311,9 +311,14 @@ def _renaming(wrapped: frozenset[str]) -> Any:
 
     def renamed(parameter: str) -> str:
         layer, _, short = parameter.rpartition(".")
-        return f"{layer}.1.{short}" if layer in wrapped else parameter
+        return _within(layer, f"1.{short}") if layer in wrapped else parameter
 
     return renamed
+
+
+def _within(layer: str, name: str) -> str:
+    """The qualified name of something inside a layer; the network itself has no name."""
+    return f"{layer}.{name}" if layer else name
 
 
 def _demands(group: Group) -> list[tuple[str, Any, str]]:

@@ -198,7 +198,9 @@ class Journal:
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["sentei"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # Cloned: what safetensors gives is a window into the file, which may go.
+                names = file.keys()
+                tensors = {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise JournalError(f"step {number} cannot be read from {path}: {error}") from error
         groups = list(enumerate(self.full.groups))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sentei.criteria import Criterion, criterion, scores
+from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.probe import Probe
-from sentei.errors import unknown
+from sentei.errors import GroupError, unknown
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons, Synapses
 from sentei.pruning.schedules import Progress, Schedule
@@ -86,6 +86,11 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
         """The cut for this step; None when the schedule has come to its end."""
+        if isinstance(self.criterion, Fixed) and self.criterion.bare and len(groups) > 1:
+            raise GroupError(
+                f"one tensor of fixed scores ranks one group; there are {len(groups)}. Pass "
+                "fixed({group: scores, ...})."
+            )
         scopes = [list(groups)] if self.within == "network" else [[group] for group in groups]
         wanted = [self._wanted(scope, mask, progress) for scope in scopes]
         if all(count is None for count in wanted):
