@@ -15,7 +15,9 @@ from torch.nn import functional as F
 import zoo
 from sentei.errors import DataError, StructureError
 from sentei.network.example import tensors
+from sentei.network.mask import Mask
 from sentei.network.replay import OUTPUT
+from sentei.network.surgery import shrink
 from sentei.network.tracing import find_units, record, undisturbed
 from sentei.network.units import Neurons
 
@@ -518,3 +520,12 @@ def test_activations_carry_poison_or_are_refused(activation):
         found = []  # see test_units_behind_an_operation_that_swallows_nan_are_refused
     refused = activation is torch.sign
     assert [(g.name, g.size) for g in found] == ([] if refused else [("a", 20)])
+
+
+def test_an_emptied_layer_is_followed_and_offers_nothing():
+    model, x = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid(), nn.Linear(1, 2)), torch.randn(3, 4)
+    (unit,) = find_units(model, x)
+    empty = shrink(model, Mask.full([unit]).without({unit: [0]}), example=x)
+    assert find_units(empty, x) == []
+    (pixels,) = find_units(empty, x, inputs=True)
+    assert pixels.size == 4

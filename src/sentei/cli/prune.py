@@ -145,7 +145,7 @@ def prune(
         for step in run:
             steps_taken.append(step)
             gone = total - sum(step.mask.count(group) for group in groups)
-            advance(gone, _words(step.measured))
+            advance(gone, str(step.measured))
     last = steps_taken[-1]
     small = sentei.shrink(last.network(), last.mask, example)
     export.save(small, out, mask=last.mask.shrunk())
@@ -156,10 +156,9 @@ def prune(
     ]
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(last.network(), small, example)}")
-    if until is not None and not until(last.measured, steps_taken[0].measured):
-        say(f"[bold]{until} was not reached[/bold]: this is the smallest that keeps {keeping}.")
-        return UNREACHED
-    return 0
+    say(f"Saved {out}.")
+    reached = until is None or until(last.measured, steps_taken[0].measured)
+    return 0 if reached else UNREACHED
 
 
 def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[..., int]:
@@ -191,8 +190,3 @@ def _limit(**asked: Any) -> Limit | None:
 
     found = [getattr(limits, name)(value) for name, value in asked.items() if value is not None]
     return limits.all_of(*found) if len(found) > 1 else found[0] if found else None
-
-
-def _words(measured: Any) -> str:
-    accuracy = "" if measured.accuracy is None else f"accuracy {measured.accuracy:.2%}  "
-    return f"{accuracy}loss {measured.loss:.4f}  {measured.units} units  {measured.bytes:,} bytes"

@@ -51,7 +51,7 @@ def _plainly(what: str, expected: int) -> Advance:
         part = done * LINES // max(total, 1)
         if part > shown or done >= total:
             shown = part
-            console.print(f"{what} {done}/{total}  {words}")
+            console.print(f"{what} {done}/{total}  {words}", soft_wrap=True)
 
     return advance
 

@@ -107,7 +107,8 @@ class Replay:
     def _align(self, place: Place, size: int, names: Sequence[str]) -> None:
         for name in names:
             # A grouped transposed convolution has its rows once, and a bias for each group of them.
-            self.aligned[place, (name, 0)] = self._held[name].shape[0] // size
+            # An emptied layer has neither.
+            self.aligned[place, (name, 0)] = self._held[name].shape[0] // max(size, 1)
 
     def _add_ear(self, place: Place, size: int) -> None:
         if place not in self.ears:
@@ -182,7 +183,8 @@ class Replay:
     def _note(self, heard: np.ndarray, call: Call, flags: Tensor) -> None:
         part = heard[self.ears[call.weight, call.use.columns or 0]]
         # A column of a grouped convolution reads one channel of every group.
-        part |= flags.cpu().numpy().reshape(-1, len(part)).any(0)
+        if len(part):
+            part |= flags.cpu().numpy().reshape(-1, len(part)).any(0)
 
     def _note_outputs(self, heard: np.ndarray, flags: list[Tensor]) -> None:
         part = heard[self.ears[OUTPUT]]

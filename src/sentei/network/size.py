@@ -42,6 +42,12 @@ class Counts:
     parameters: int
     bytes: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.units:,} units, {self.synapses:,} synapses, {self.parameters:,} parameters, "
+            f"{self.bytes:,} bytes"
+        )
+
 
 def counts(model: nn.Module, mask: Mask) -> Counts:
     """The size of the network that `shrink(model, mask)` would return; nothing is changed.

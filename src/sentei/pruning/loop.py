@@ -265,12 +265,10 @@ class _Run:
     def say_how_it_ended(self, step: Step, start: Measurement) -> None:
         """Say so if the budget was not reached."""
         if self.until is not None and not self.until(step.measured, start):
+            floor = "" if self.keeping is None else f" that satisfies {self.keeping}"
             log.warning(
-                "until=%s was not reached: the smallest network%s is that of step %d, with %s",
-                self.until,
-                "" if self.keeping is None else f" that satisfies {self.keeping}",
-                step.number,
-                step.measured,
+                "%s was not reached: the smallest network%s is that of step %d, with %s",
+                *(self.until, floor, step.number, step.measured),
             )
 
 

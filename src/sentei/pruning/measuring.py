@@ -10,7 +10,7 @@ from torch import nn
 
 from sentei.criteria.probe import Probe
 from sentei.network.mask import Mask
-from sentei.network.size import bytes_in, counts
+from sentei.network.size import Counts, bytes_in, counts
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Measurement:
         if format == "safetensors" or self._bytes_in is None:
             return self.bytes
         return self._bytes_in(format)
+
+    def __str__(self) -> str:
+        accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}, "
+        size = Counts(self.units, self.synapses, self.parameters, self.bytes)
+        return f"{accuracy}loss {self.loss:.4f}, {size}"
 
     def numbers(self) -> dict[str, Any]:
         """The measurement as plain data."""

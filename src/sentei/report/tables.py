@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 
+from sentei.export.safetensors import Contents
 from sentei.network.mask import Mask
 from sentei.network.size import counts, latency, multiply_adds
 from sentei.network.tracing import find_units
-from sentei.network.units import find_synapses
+from sentei.network.units import Synapses, find_synapses
 from sentei.training import evaluate
 
 
@@ -142,12 +145,24 @@ def claims(rows: Sequence[Any]) -> Table:
     return table
 
 
-def contents(about: Any) -> Table:
-    """What a file holds, as `export.inspect` tells it."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in about.items() if isinstance(about, Mapping) else vars(about).items():
-        shown = f"{value:,}" if isinstance(value, int) else str(value)
-        table.add_row(str(name).replace("_", " "), shown)
-    return table
+def contents(about: Contents) -> Group:
+    """What a file holds: what it is, then its tensors, then what is dead in it."""
+    head = Table(box=None, pad_edge=False, show_header=False)
+    head.add_column(style="bold")
+    head.add_column()
+    head.add_row("bytes", f"{about.bytes:,}")
+    head.add_row("parameters", f"{about.entries:,}")
+    head.add_row("format", f"{about.format}, written by sentei {about.written_by}")
+    head.add_row("network", about.architecture or "a class of its own: load(path, into=...)")
+    tensors = Table(box=None, pad_edge=False)
+    tensors.add_column("tensor")
+    tensors.add_column("shape", justify="right")
+    tensors.add_column("entries", justify="right")
+    tensors.add_column("dead", justify="right")
+    layers = [group for group in about.mask.groups if isinstance(group, Synapses)]
+    dead = {layer.parameter: len(about.mask.dead(layer)) for layer in layers}
+    for name, shape in about.tensors.items():
+        size = " × ".join(map(str, shape))
+        gone = f"{dead[name]:,}" if name in dead else ""
+        tensors.add_row(name, size, f"{prod(shape):,}", gone)
+    return Group(head, "", tensors)
