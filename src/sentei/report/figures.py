@@ -37,15 +37,8 @@ def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> No
     accuracy = [100 * step.measured.accuracy for step in steps]
     axes.plot(units, accuracy, color=LEAF, linewidth=2, label="accuracy")
     axes.plot(units[-1], accuracy[-1], "o", color=LEAF)
-    axes.annotate(
-        f"{units[-1]} units, {accuracy[-1]:.2f} %",
-        (units[-1], accuracy[-1]),
-        xytext=(-10, 18),
-        textcoords="offset points",
-        ha="right",
-        color=LEAF,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
-        zorder=5,
+    axes.set_title(
+        f"{units[-1]} of {units[0]} units stay, {accuracy[-1]:.2f} % correct", loc="left", color=INK
     )
     if floor is not None:
         axes.axhline(100 * floor, color=EARTH, linewidth=1, linestyle="--")
