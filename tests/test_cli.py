@@ -145,3 +145,16 @@ def test_synapses_can_be_pruned_and_stay_dead(model, capsys, tmp_path, monkeypat
     network = export.load("z.safetensors")
     weights = [network[0].weight, network[2].weight]
     assert sum(int(w.count_nonzero()) for w in weights) == alive
+
+
+def test_a_small_network_learns_from_a_saved_one(model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shared = ["train", "letter", "--model", "16-6-26", "--epochs", 1]
+    run(*shared, "--out", "alone.safetensors", capsys=capsys)
+    code, _, _ = run(*shared, "--teacher", model, "--out", "taught.safetensors", capsys=capsys)
+    assert code == 0
+    alone, taught = (export.load(f"{name}.safetensors")[0].weight for name in ("alone", "taught"))
+    assert not torch.equal(alone, taught)
+    code, _, err = run(*shared, "--teacher", model, "--temperature", 0, capsys=capsys)
+    assert code == 2
+    assert "above 0" in err

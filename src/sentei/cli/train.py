@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cyclopts.types import ExistingFile
+
 
 def train(
     data: str = "mnist",
@@ -15,6 +17,10 @@ def train(
     lr: float | None = None,
     batch_size: int = 100,
     loss: str = "cross_entropy",
+    weight_decay: float = 0.0,
+    teacher: ExistingFile | None = None,
+    temperature: float = 4.0,
+    teacher_weight: float = 0.9,
     seed: int = 0,
     threads: int = 1,
     out: Path = Path("model.safetensors"),
@@ -41,6 +47,14 @@ def train(
         Samples in an update.
     loss
         cross_entropy or half_squared_error.
+    weight_decay
+        As torch's optimizers mean it.
+    teacher
+        A larger network that sentei saved, to learn from as well as from the targets.
+    temperature
+        Softens the classes that the teacher puts out.
+    teacher_weight
+        How much the teacher counts against the targets, from 0 to 1.
     seed
         The same seed on the same machine gives the same bytes.
     threads
@@ -57,8 +71,18 @@ def train(
     network = training.build(model, seed=seed)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
+    told = None
+    if teacher is not None:
+        told = training.Distillation(export.load(teacher), temperature, teacher_weight)
     recipe = training.Recipe(
-        epochs=epochs, optimizer=optimizer, lr=lr, batch_size=batch_size, loss=loss, seed=seed
+        epochs=epochs,
+        optimizer=optimizer,
+        lr=lr,
+        batch_size=batch_size,
+        loss=loss,
+        weight_decay=weight_decay,
+        seed=seed,
+        distillation=told,
     )
     with progress("training", epochs) as advance:
         training.train(
