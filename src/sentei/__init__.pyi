@@ -41,10 +41,10 @@ from sentei.pruning.limits import loss_within as loss_within
 from sentei.pruning.limits import parameters_at_most as parameters_at_most
 from sentei.pruning.limits import synapses_at_most as synapses_at_most
 from sentei.pruning.limits import units_at_most as units_at_most
-from sentei.pruning.loop import Step as Step
 from sentei.pruning.loop import prune as prune
 from sentei.pruning.proposals import Cut as Cut
 from sentei.pruning.proposals import ranked as ranked
+from sentei.pruning.run import Step as Step
 from sentei.pruning.schedules import Progress as Progress
 from sentei.pruning.schedules import cubic as cubic
 from sentei.pruning.schedules import fsa as fsa

@@ -1,0 +1,196 @@
+"""What a run holds between its steps: the one place where things change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from sentei.criteria.probe import Probe
+from sentei.errors import BudgetError
+from sentei.network.mask import Mask
+from sentei.network.size import counts
+from sentei.network.units import Group, Neurons
+from sentei.pruning.journal import Journal, Record, Retrain, Snapshot, described
+from sentei.pruning.limits import Limit
+from sentei.pruning.measuring import Measurement, measure
+from sentei.pruning.proposals import Cut, Proposal
+from sentei.pruning.schedules import Progress
+from sentei.samples import fingerprint
+
+log = logging.getLogger("sentei")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One round of the loop and everything measured in it.
+
+    Attributes:
+        number: 0 is the untouched network.
+        mask: what is alive after it.
+        removed: positions that went in it, swept ones included, by group.
+        measured: quality and size after it.
+    """
+
+    number: int
+    mask: Mask
+    removed: dict[Group, Tensor]
+    measured: Measurement
+    _journal: Journal = field(repr=False, compare=False)
+
+    def network(self) -> nn.Module:
+        """A full-size copy of the network as it was: masked, repaired and retrained."""
+        return self._journal.network(self.number)
+
+
+@dataclass
+class Run:
+    """A run of `prune`: model, probes and journal, always at the last step that was kept."""
+
+    model: nn.Module
+    groups: list[Group]
+    probe: Probe
+    judge: Probe
+    propose: Proposal
+    until: Limit | None
+    keeping: Limit | None
+    retrain: Retrain | None
+    undone: int = 0
+    journal: Journal = field(init=False)
+    last: Snapshot = field(init=False)
+
+    def begin(self, folder: str | Path | None, resume: bool) -> None:
+        """Check everything that can be checked, then open the journal."""
+        mask = Mask.full(self.groups)
+        mask.check(self.model)
+        self.forget(mask)
+        if self.keeping is not None or self.until is not None:
+            self.check_limits(mask)
+        weights = self.model.state_dict()
+        about = {
+            "groups": [[g.kind, g.name, g.size] for g in self.groups],
+            "propose": described(self.propose),
+            "keeping": described(self.keeping),
+            "retrain": described(self.retrain),
+            "weights": fingerprint(weights[name] for name in sorted(weights)),
+            "data": [self.probe.fingerprint(), self.judge.fingerprint()],
+        }
+        self.journal = Journal.open(folder, self.model, mask, about, resume)
+
+    def check_limits(self, mask: Mask) -> None:
+        """Refuse a budget below the smallest network and a floor above the untouched one."""
+        start = measure(self.model, mask, self.judge)
+        if self.keeping is not None and not self.keeping(start, start):
+            raise BudgetError(
+                f"keeping={self.keeping} does not hold for the untouched network: {start}; "
+                "lower the floor, or train longer"
+            )
+        if self.until is None or not self.until.is_size:
+            return
+        size = counts(self.model, mask.without(_removable(mask)))
+        smallest = replace(start, **vars(size), _bytes_in=None)
+        if not self.until(smallest, start):
+            raise BudgetError(
+                f"until={self.until} cannot be reached: with everything removed that can be, the "
+                f"network still has {size}; allow more, or offer more groups"
+            )
+
+    def past(self) -> list[Step]:
+        """The steps that are there already; the untouched network in a new run."""
+        last = self.journal.last
+        if last is None:
+            mask = Mask.full(self.groups)
+            self.last = Snapshot.take(self.model, self.retrain, 0)
+            measured = measure(self.model, mask, self.judge)
+            self.journal.write(Record(0, mask, {}, measured, {}), self.last)
+            return [Step(0, mask, {}, measured, self.journal)]
+        steps = []
+        for number in range(last + 1):
+            record, self.last = self.journal.read(number)
+            steps.append(Step(number, record.mask, record.removed, record.measured, self.journal))
+        self.restore(steps[-1].mask)
+        self.undone = self.last.undone
+        return steps
+
+    def progress(self, step: Step) -> Progress:
+        """Where the run stands, over all groups."""
+        alive = sum(step.mask.count(group) for group in self.groups)
+        total = sum(group.size for group in self.groups)
+        return Progress(step.number + 1, None, total, alive, self.undone)
+
+    def tell(self, cut: Cut, before: Mask, after: Mask) -> None:
+        """Let the probes know what was cut; retrain, and let them forget."""
+        whole = replace(cut, doomed=_difference(before, after))
+        for probe in self.probes:
+            probe.cut_(whole)
+            probe.mask = after
+        if self.retrain is not None:
+            self.retrain(self.model, after)
+            self.forget(after)
+
+    def keep(self, step: Step, cut: Cut, mask: Mask, measured: Measurement) -> Step:
+        """Make the step safe: write it, then count on it."""
+        snapshot = Snapshot.take(self.model, self.retrain, self.undone)
+        removed = _difference(step.mask, mask)
+        scores = dict(cut.scores)
+        record = Record(step.number + 1, mask, removed, measured, scores)
+        self.journal.write(record, snapshot)
+        self.last = snapshot
+        return Step(record.number, mask, removed, measured, self.journal)
+
+    def undo(self, mask: Mask) -> None:
+        """Take a step back that breached the floor."""
+        self.restore(mask)
+        self.undone += 1
+
+    def restore(self, mask: Mask) -> None:
+        """Go back to the last step that was kept, whose mask this is."""
+        self.last.restore_(self.model, self.retrain)
+        self.forget(mask)
+
+    def forget(self, mask: Mask) -> None:
+        """Drop what the probes have cached: weights have moved."""
+        for probe in self.probes:
+            probe.mask = mask
+            probe.forget_()
+
+    @property
+    def probes(self) -> list[Probe]:
+        """The criterion's evidence, and the judge's if that is another."""
+        return [self.probe] if self.judge is self.probe else [self.probe, self.judge]
+
+    @contextmanager
+    def safe(self, mask: Mask) -> Iterator[None]:
+        """Whatever goes wrong inside, the model holds the last step that was kept."""
+        try:
+            yield
+        except BaseException:
+            self.restore(mask)
+            raise
+
+    def say_how_it_ended(self, step: Step, start: Measurement) -> None:
+        """Say so if the budget was not reached."""
+        if self.until is not None and not self.until(step.measured, start):
+            floor = "" if self.keeping is None else f" that satisfies {self.keeping}"
+            log.warning(
+                "%s was not reached: the smallest network%s is that of step %d, with %s",
+                *(self.until, floor, step.number, step.measured),
+            )
+
+
+def _removable(mask: Mask) -> dict[Group, Tensor]:
+    """Everything that could go: all synapses, and units down to what torch can express."""
+    return {group: mask.alive(group).nonzero().flatten()[_least(group) :] for group in mask.groups}
+
+
+def _least(group: Group) -> int:
+    return group.least if isinstance(group, Neurons) else 0
+
+
+def _difference(before: Mask, after: Mask) -> dict[Group, Tensor]:
+    gone = {g: (before.alive(g) & ~after.alive(g)).nonzero().flatten() for g in before.groups}
+    return {group: positions for group, positions in gone.items() if positions.numel()}
