@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.errors import GroupError
+from sentei.network.renumbering import kept, renumbered, selects
 from sentei.network.units import Group, Listener, Neurons, Synapses, named
 
 Place = tuple[str, int]  # a parameter and one of its dimensions
@@ -195,20 +196,20 @@ class Mask:
                 if isinstance(value, Tensor) and value.shape == weight.shape:
                     zero_(value)
 
+    @torch.no_grad()
+    def hush_(self, parameter: str, gradient: Tensor) -> None:
+        """Zero what is dead in the gradient of one parameter."""
+        for name, zero_ in self._zeroing:
+            if name == parameter:
+                zero_(gradient)
+
     @cached_property
-    def _zeroing(self) -> list[tuple[str, Any]]:
+    def _zeroing(self) -> list[tuple[str, Callable[[Tensor], object]]]:
         """Each parameter with anything dead in it, and what zeroes that in a tensor like it."""
-
-        def columns(dim: int, positions: Tensor) -> Any:
-            return lambda tensor: tensor.index_fill_(dim, positions.to(tensor.device), 0)
-
-        def entries(positions: Tensor) -> Any:
-            return lambda tensor: tensor.view(-1).index_fill_(0, positions.to(tensor.device), 0)
-
-        zeroing = [(name, columns(dim, where)) for (name, dim), where in self.unread.items()]
-        for group in self._alive:
-            if isinstance(group, Synapses) and self.dead(group).numel():
-                zeroing.append((group.parameter, entries(self.dead(group))))
+        zeroing = [(name, _columns(dim, where)) for (name, dim), where in self.unread.items()]
+        for group, alive in self._alive.items():
+            if isinstance(group, Synapses) and not alive.all():
+                zeroing.append((group.parameter, _entries(alive)))
         return zeroing
 
     # What is left once the dead are gone.
@@ -219,21 +220,7 @@ class Mask:
         Its units are all alive, under their new sizes and positions; synapses that are dead though
         both their ends are alive stay dead. Emptied groups are left out, as tracing would.
         """
-        renamed = _renaming(self.wrapped)
-        left: dict[Group, Tensor] = {}
-        for group in self._alive:
-            if isinstance(group, Neurons):
-                small = self._smaller(group, renamed)
-            else:
-                alive = self.living_in_shrunk(group)
-                name = renamed(group.parameter)
-                layer = renamed(group.name + ".weight").removesuffix(".weight")
-                small = Synapses(layer, alive.numel(), name, tuple(alive.shape))
-                left[small] = alive.flatten()
-                continue
-            if small.size:
-                left[small] = torch.ones(small.size, dtype=torch.bool)
-        return Mask(left)
+        return Mask(renumbered(self))
 
     def living_in_shrunk(self, synapses: Synapses) -> Tensor:
         """As `living`, for one layer, with the rows and columns of dead units taken out."""
@@ -269,56 +256,22 @@ class Mask:
             if not selects(group, part.layer)
         )
 
-    def _smaller(self, group: Neurons, renamed: Any) -> Neurons:
-        alive = self._alive[group]
-        parts = {
-            role: tuple(self._reindexed(part, alive, renamed) for part in getattr(group, role))
-            for role in ("producers", "followers", "listeners")
-        }
-        size = int(alive.sum())
-        if group.kind == "input":
-            places = torch.arange(size).reshape(size, 1)
-            parts["followers"] += tuple(
-                Listener(_within(layer, "0"), _within(layer, "0.index"), 0, places)
-                for layer in sorted(self.wrapped.intersection(p.layer for p in group.listeners))
-            )
-        layer, colon, count = group.name.partition(":")
-        name = f"{_within(layer, '1')}{colon}{count}" if layer in self.wrapped else group.name
-        return replace(group, name=name, size=size, **parts)
 
-    def _reindexed(self, part: Listener, alive: Tensor, renamed: Any) -> Listener:
-        gone = self.gone.get((part.parameter, part.dim), torch.empty(0, dtype=torch.int64))
-        index = part.index[alive]
-        index = index - torch.searchsorted(gone, index.contiguous())
-        parameter = renamed(part.parameter)
-        layer = parameter.rpartition(".")[0]
-        return Listener(layer, parameter, part.dim, index)
+def _columns(dim: int, positions: Tensor) -> Callable[[Tensor], object]:
+    return lambda tensor: tensor.index_fill_(dim, positions.to(tensor.device), 0)
 
 
-def kept(size: int, gone: Tensor) -> Tensor:
-    """Positions 0 … size - 1 without those `gone`."""
-    return torch.ones(size, dtype=torch.bool).index_fill(0, gone, False).nonzero().flatten()
+def _entries(alive: Tensor) -> Callable[[Tensor], object]:
+    # Training asks this of every update: multiplying is ten times as fast as filling.
+    factors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
+    def zero_(tensor: Tensor) -> None:
+        kind = tensor.dtype, tensor.device
+        if kind not in factors:
+            factors[kind] = alive.to(tensor.device, tensor.dtype)
+        tensor.mul_(factors[kind].view(tensor.shape))
 
-def selects(group: Neurons, layer: str) -> bool:
-    """Whether `layer` already reads the group's inputs through a Select that stands before it."""
-    container = layer.rpartition(".")[0]
-    return any(part.layer == f"{container}.0".lstrip(".") for part in group.followers)
-
-
-def _renaming(wrapped: frozenset[str]) -> Any:
-    """Parameter names after the wrapped layers became the second part of a Sequential."""
-
-    def renamed(parameter: str) -> str:
-        layer, _, short = parameter.rpartition(".")
-        return _within(layer, f"1.{short}") if layer in wrapped else parameter
-
-    return renamed
-
-
-def _within(layer: str, name: str) -> str:
-    """The qualified name of something inside a layer; the network itself has no name."""
-    return f"{layer}.{name}" if layer else name
+    return zero_
 
 
 def _demands(group: Group) -> list[tuple[str, Any, str]]:
