@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -149,3 +150,22 @@ def test_schedules_and_limits_need_no_torch():
     code = "import sys, sentei.pruning.limits, sentei; sentei.linear; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_half_a_percent_every_fifty_updates():
+    # 12 epochs of ceil(60,000 / 128) = 469 updates: 5,628, of which every fiftieth prunes.
+    events = 12 * 469 // 50
+    assert events == 112
+    fc1, fc2 = (Progress(events, events, size, size) for size in (589_824, 1_280))
+    assert linear(by="0.5 %")(fc1) == 589_824 - 112 * 2_949 == 259_536
+    assert linear(by="0.5 %")(fc2) == 1_280 - 112 * 6 == 608
+    assert geometric(by="0.5 %")(fc1) == 336_440
+    assert geometric(by="0.5 %")(fc2) == 730
+    assert linear("50 %", by=10_000)(fc1) == 589_824 // 2
+    assert linear(by=7)(replace(fc2, step=1)) == 1_273
+
+
+@pytest.mark.parametrize("by", ["0 %", "101 %", "much", "half %", -3])
+def test_a_step_that_cannot_be_is_refused(by):
+    with pytest.raises(ScheduleError, match="by="):
+        linear(by=by)(Progress(1, 10, 100, 100))

@@ -31,6 +31,7 @@ from sentei.network.tracing import find_units as find_units
 from sentei.network.units import Neurons as Neurons
 from sentei.network.units import Synapses as Synapses
 from sentei.network.units import find_synapses as find_synapses
+from sentei.pruning.during import PruneWhileTraining as PruneWhileTraining
 from sentei.pruning.limits import accuracy_at_least as accuracy_at_least
 from sentei.pruning.limits import accuracy_within as accuracy_within
 from sentei.pruning.limits import all_of as all_of

@@ -99,13 +99,18 @@ def cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask:
     Returns:
         What is alive after.
     """
+    return sweep_(model, silence_(model, mask, cut), example)
+
+
+def silence_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
+    """As `cut_`, but what has died with the doomed is left as it is."""
     for group, units in cut.doomed.items():
         mix = {part: cut.mix[part] for part in _listeners(group) if part in cut.mix}
         if mix and isinstance(group, Neurons):
             fold_(model, group, units, mix)
     mask = mask.without(cut.doomed).with_(cut.regrown)
     mask.apply_(model)
-    return sweep_(model, mask, example)
+    return mask
 
 
 def _judge(model: nn.Module, probe: Probe, evaluate: Any) -> Probe:

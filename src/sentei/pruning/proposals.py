@@ -107,7 +107,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
         """How many go now; None if the schedule will never want more."""
         remaining = sum(mask.count(group) for group in scope)
-        start = sum(group.size for group in scope)
+        start = sum(progress.starts.get(group, group.size) for group in scope)
         own = replace(progress, start=start, remaining=remaining)
         at_the_end = self.schedule(replace(own, step=10**9))
         return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import floor
+from typing import Any
 
 from sentei.errors import ScheduleError
 
@@ -19,6 +20,7 @@ class Progress:
         start: members alive at the start of the run, in the schedule's own scope.
         remaining: members alive now, in that scope.
         undone: steps undone since the start of the run; never reset.
+        starts: members alive at the start of the run in each group that has become smaller since.
     """
 
     step: int
@@ -26,6 +28,7 @@ class Progress:
     start: int
     remaining: int
     undone: int = 0
+    starts: Mapping[Any, int] = field(default_factory=dict)
 
 
 Schedule = Callable[[Progress], int]
@@ -86,14 +89,25 @@ def one_shot(keep: Amount) -> Schedule:
     )
 
 
-def linear(keep: Amount, steps: int | None = None) -> Schedule:
+def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
     """The same number goes at each step, down to `keep` at the last.
 
     Args:
         keep: how many are left at the end.
         steps: number of steps; the run's own total if left out.
+        by: how many go at each step, a count or a percentage of the start, rounded down; then there
+            are as many steps as it takes.
     """
-    return _falling("linear", keep, steps, lambda share: 1 - share)
+    if by is None:
+        return _falling("linear", keep, steps, lambda share: 1 - share)
+    amount(keep, 100)
+    _part(by, 100)
+
+    def scheduled(progress: Progress) -> int:
+        gone = progress.step * _part(by, progress.start)
+        return min(max(progress.start - gone, _target(keep, progress)), progress.remaining)
+
+    return Named(f"linear({keep!r}, by={by!r})", scheduled)
 
 
 def cubic(keep: Amount, steps: int | None = None) -> Schedule:
@@ -104,23 +118,34 @@ def cubic(keep: Amount, steps: int | None = None) -> Schedule:
     return _falling("cubic", keep, steps, lambda share: (1 - share) ** 3)
 
 
-def geometric(keep: Amount, steps: int | None = None) -> Schedule:
-    """The same part of what remains goes at each step; `keep` has to be at least one."""
+def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
+    """The same part of what remains goes at each step; `keep` has to be at least one.
+
+    Args:
+        keep: how many are left at the end.
+        steps: number of steps; the run's own total if left out.
+        by: the part of what remains that goes at each step, such as "0.5 %".
+    """
     if amount(keep, 1000) == 0:
         raise ScheduleError(
             f"a geometric schedule never reaches 0; keep at least one, not {keep!r}"
         )
+    each = None if by is None else _percent(by)
 
     def scheduled(progress: Progress) -> int:
-        target, share = amount(keep, progress.start), _share(progress, steps)
+        target = _target(keep, progress)
         if target == 0:
             raise ScheduleError(
                 f"a geometric schedule never reaches 0: {keep!r} of {progress.start} is none"
             )
-        left = floor(progress.start * (target / progress.start) ** share + 0.5)
-        return min(max(left, target), progress.remaining)
+        if each is None:
+            part = (target / progress.start) ** _share(progress, steps)
+        else:
+            part = (1 - each / 100) ** progress.step
+        return min(max(floor(progress.start * part + 0.5), target), progress.remaining)
 
-    return Named(f"geometric({keep!r}, steps={steps})", scheduled)
+    words = f"steps={steps}" if by is None else f"by={by!r}"
+    return Named(f"geometric({keep!r}, {words})", scheduled)
 
 
 def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float = 0.5) -> Schedule:
@@ -180,13 +205,37 @@ def _falling(
         raise ScheduleError(f"a schedule takes at least one step; got {steps}")
 
     def scheduled(progress: Progress) -> int:
-        target = amount(keep, progress.start)
-        if target > progress.start:
-            raise ScheduleError(f"a schedule cannot rise: keep {target} of {progress.start}")
+        target = _target(keep, progress)
         exact = target + (progress.start - target) * left(_share(progress, steps))
         return min(floor(exact + 0.5), progress.remaining)
 
     return Named(f"{name}({keep!r}, steps={steps})", scheduled)
+
+
+def _target(keep: Amount, progress: Progress) -> int:
+    target = amount(keep, progress.start)
+    if target > progress.start:
+        raise ScheduleError(f"a schedule cannot rise: keep {target} of {progress.start}")
+    return target
+
+
+def _part(by: Amount, start: int) -> int:
+    """How many go at a step: a count, or a percentage of the start, rounded down."""
+    part = by if isinstance(by, int) else floor(_percent(by) / 100 * start)
+    if part < 0:
+        raise ScheduleError(f"by= is how many go at each step, 0 or more; got {by!r}")
+    return part
+
+
+def _percent(by: Amount) -> float:
+    text = str(by).strip()
+    try:
+        percent = float(text.removesuffix("%")) if text.endswith("%") else -1.0
+    except ValueError:
+        percent = -1.0
+    if not 0 < percent <= 100:
+        raise ScheduleError(f"by= is a percentage such as '0.5 %', above 0; got {by!r}")
+    return percent
 
 
 def _share(progress: Progress, steps: int | None) -> float:

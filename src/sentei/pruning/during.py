@@ -1,0 +1,338 @@
+"""Pruning while a network trains: the parts of `prune`, attached to somebody's own optimizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sentei.criteria.probe import Probe
+from sentei.errors import CriterionError, ScheduleError, StructureError
+from sentei.losses import PerSample
+from sentei.network.example import Example, guessed
+from sentei.network.mask import Mask
+from sentei.network.size import counts
+from sentei.network.surgery import shrink_
+from sentei.network.tracing import find_units
+from sentei.network.units import Group, Neurons, Synapses
+from sentei.pruning.limits import Limit
+from sentei.pruning.loop import cut_, silence_
+from sentei.pruning.measuring import Measurement, measure
+from sentei.pruning.proposals import Cut, Proposal
+from sentei.pruning.schedules import Progress
+
+
+class PruneWhileTraining:
+    """Prunes after every so many updates of an optimizer, in any training loop.
+
+    What is dead stays exactly zero, in the weights and in the optimizer's state, after every update
+    of any optimizer. Its gradients are zeroed as soon as they are there, before a loop clips them
+    or adds them up, so that masked training is the training of the smaller network.
+
+        pruner = PruneWhileTraining(model, find_synapses(model), propose, every=50, total=5628)
+        pruner.attach(optimizer)
+        ...                       # the loop, as it was
+        pruner.detach()
+
+    Args:
+        model: trained by somebody else; masked in place, or made smaller if `delete`.
+        groups: what may be cut, from `find_units` and `find_synapses`.
+        propose: what to remove next, such as `ranked("magnitude", linear(by="0.5 %"))`.
+        every: updates from one proposal to the next; also "2 epochs" of `steps_per_epoch`.
+        total: updates in all, for schedules that want to know; also "12 epochs".
+        until: budget; nothing more is proposed once it is reached.
+        probe: evidence for criteria that measure. Without one, `observe` gives a batch.
+        trajectory: called after every update, and cut along; for criteria that ask for it.
+        delete: remove what has died, units and inputs, from the tensors at once.
+        example: inputs that the model runs on, for deletion; see `shrink`.
+        steps_per_epoch: updates in an epoch.
+
+    Attributes:
+        mask: what is alive.
+        updates: how many were seen.
+        events: how many proposals were made.
+
+    Source: Barbu, She, Ding and Gramajo 2017 (feature selection with annealing) and Bartoldson's
+    poster, which prunes the connections of a layer "every 50 updates" by magnitude. There pruned
+    weights were masked; `delete` is the poster's future work.
+
+    Raises:
+        GroupError: a group is not the model's.
+        ScheduleError: `every` or `total` is no count, or nothing would ever be proposed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        propose: Proposal,
+        every: int | str = 50,
+        total: int | str | None = None,
+        until: Limit | None = None,
+        probe: Probe | None = None,
+        trajectory: Any = None,
+        delete: bool = False,
+        example: Example | None = None,
+        steps_per_epoch: int | None = None,
+    ):
+        self.model, self.groups, self.propose = model, list(groups), propose
+        self.every = _updates("every", every, steps_per_epoch)
+        self.total = None if total is None else _updates("total", total, steps_per_epoch)
+        if self.total is not None and self.total < self.every:
+            raise ScheduleError(
+                f"nothing would ever be pruned: the first proposal comes after {self.every} "
+                f"updates, and there are {self.total} in all; choose a smaller every="
+            )
+        self.until, self.probe, self.trajectory = until, probe, trajectory
+        self.delete = delete
+        self.example = guessed(model) if delete and example is None else example
+        self.mask = Mask.full([*self.groups, *self._swept()])
+        self.mask.check(model)
+        self.starts: dict[Group, int] = {group: group.size for group in self.groups}
+        self.updates = self.events = 0
+        self.reached = False
+        self._batch: tuple[Any, Tensor, str | PerSample] | None = None
+        self._optimizer: Optimizer | None = None
+        self._hooks: list[Any] = []
+        self._watched: dict[str, nn.Parameter] = {}
+        self._start: Measurement | None = None
+
+    def attach(self, optimizer: Optimizer) -> PruneWhileTraining:
+        """Go along with every update of `optimizer` from now on.
+
+        Raises:
+            StructureError: it does not own a weight that may be cut, or another pruner holds one.
+            ValueError: this pruner is attached already.
+        """
+        if self._optimizer is not None:
+            raise ValueError("this pruner is attached already; detach() it first")
+        watched = self._prunable()
+        _refuse_foreign(optimizer, watched)
+        for name, parameter in watched.items():
+            if any(isinstance(hook, _Hush) for hook in _after_gradient(parameter)):
+                raise StructureError(
+                    f"another pruner holds {name!r}; detach() it first, or give the two other "
+                    "groups"
+                )
+        self._optimizer, self._watched = optimizer, watched
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(_Hush(self))
+            for parameter in watched.values()
+        ]
+        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._updated()))
+        self.mask.apply_(self.model)
+        self.mask.hold_(self.model, optimizer)
+        if self.until is not None:
+            self._start = self._measured()
+        return self
+
+    def detach(self) -> None:
+        """Leave the loop; nothing stays behind but the weights as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._watched, self._optimizer = [], {}, None
+
+    def observe(
+        self, inputs: Any, targets: Tensor, loss: str | PerSample = "cross_entropy"
+    ) -> None:
+        """Show the batch of the coming update to criteria that measure; free unless one asks."""
+        self._batch = inputs, targets, loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next updates depend on besides model, optimizer and trajectory, copied."""
+        named = {f"{group.kind}/{group.name}": group for group in self.mask.groups}
+        return {
+            "updates": self.updates,
+            "events": self.events,
+            "reached": self.reached,
+            "dead": {name: self.mask.dead(group) for name, group in named.items()},
+            "starts": {f"{group.kind}/{group.name}": n for group, n in self.starts.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; the model has the size it had then.
+
+        Raises:
+            GroupError: a position is not the groups'.
+            ValueError: the state is that of other groups.
+        """
+        named = {f"{group.kind}/{group.name}": group for group in self.mask.groups}
+        if named.keys() != state["dead"].keys():
+            other = sorted(named.keys() ^ state["dead"].keys())
+            raise ValueError(f"the state is that of other groups; they differ in {other[0]!r}")
+        dead = {named[name]: positions for name, positions in state["dead"].items()}
+        self.mask = Mask.full(self.mask.groups).without(dead)
+        self.starts = {named[name]: count for name, count in state["starts"].items()}
+        self.updates, self.events = state["updates"], state["events"]
+        self.reached = state["reached"]
+        self.mask.apply_(self.model)
+
+    # After an update.
+
+    @torch.no_grad()
+    def _updated(self) -> None:
+        optimizer = self._optimizer
+        if optimizer is None:
+            return
+        self._refuse_replaced()
+        self.updates += 1
+        self.mask.hold_(self.model, optimizer)
+        if self.trajectory is not None:
+            self.trajectory()
+        if self.updates % self.every == 0 and not self.reached:
+            self._propose(optimizer)
+        self._batch = None
+
+    def _propose(self, optimizer: Optimizer) -> None:
+        cut = self.propose(self._evidence(), self.groups, self.mask, self._progress())
+        if cut is None:
+            return
+        self.events += 1
+        self._cut(cut, optimizer)
+        if self._start is not None and self.until is not None:
+            self.reached = self.until(self._measured(), self._start)
+
+    def _cut(self, cut: Cut, optimizer: Optimizer) -> None:
+        if self.delete and self.example is not None:
+            self.mask = cut_(self.model, self.mask, cut, self.example)
+            self.mask.hold_(self.model, optimizer)
+            self._delete(optimizer)
+        else:
+            self.mask = silence_(self.model, self.mask, cut)
+            self.mask.hold_(self.model, optimizer)
+
+    def _delete(self, optimizer: Optimizer) -> None:
+        if not self.mask.gone:
+            return
+        left = [group for group in self.mask.groups if _is_left(self.mask, group)]
+        self.mask = shrink_(self.model, self.mask, optimizer, self.trajectory, self.example)
+        now = dict(zip(left, self.mask.groups, strict=True))
+        self.starts = {now[group]: n for group, n in self.starts.items() if group in now}
+        self.groups = [now[group] for group in self.groups if group in now]
+        self._watched = self._prunable()
+
+    def _progress(self) -> Progress:
+        total = None if self.total is None else self.total // self.every
+        remaining = sum(self.mask.count(group) for group in self.groups)
+        start = sum(self.starts.values())
+        return Progress(self.events + 1, total, start, remaining, 0, self.starts)
+
+    def _evidence(self) -> Probe:
+        if self.probe is not None:
+            probe = self.probe
+            probe.forget_()
+        elif self._batch is not None:
+            *data, loss = self._batch
+            probe = Probe(self.model, data, loss, self.trajectory)
+        else:
+            return cast("Probe", _Blind(self.model, self.mask, self.trajectory))
+        probe.mask = self.mask
+        return probe
+
+    def _measured(self) -> Measurement:
+        if self.probe is not None:
+            self.probe.forget_()
+            return measure(self.model, self.mask, self.probe)
+        size = counts(self.model, self.mask)
+        return Measurement(None, float("nan"), **vars(size))
+
+    # What is held.
+
+    def _swept(self) -> list[Neurons]:
+        """Units that may die when all their synapses have; they are only looked at to delete."""
+        if not self.delete or self.example is None or any(g.kind != "synapse" for g in self.groups):
+            return []
+        return find_units(self.model, self.example, inputs=True)
+
+    def _prunable(self) -> dict[str, nn.Parameter]:
+        names = [
+            name
+            for group in self.mask.groups
+            for name in (
+                [group.parameter]
+                if isinstance(group, Synapses)
+                else [part.parameter for part in group.listeners]
+            )
+        ]
+        return {name: self.model.get_parameter(name) for name in dict.fromkeys(names)}
+
+    def _refuse_replaced(self) -> None:
+        for name, parameter in self._watched.items():
+            try:
+                now = self.model.get_parameter(name)
+            except AttributeError:
+                now = None
+            if now is not parameter:
+                raise StructureError(
+                    f"parameter {name!r} was replaced by another object after attach(), so the "
+                    "optimizer trains a weight that the model does not use; change weights in "
+                    "place, or detach(), replace, and attach() to a new optimizer"
+                )
+
+
+@dataclass(frozen=True)
+class _Hush:
+    """Zeroes the gradients of the dead, once a backward pass has added to them."""
+
+    pruner: PruneWhileTraining
+
+    def __call__(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            for name, watched in self.pruner._watched.items():
+                if watched is parameter:
+                    self.pruner.mask.hush_(name, parameter.grad)
+
+
+@dataclass(frozen=True)
+class _Blind:
+    """Stands in for a Probe where there is no data: knows the weights, measures nothing."""
+
+    model: nn.Module
+    mask: Mask
+    trajectory: Any
+
+    def alive(self, group: Group) -> Tensor:
+        return self.mask.alive(group)
+
+    def __getattr__(self, name: str) -> Any:
+        raise CriterionError(
+            f"this criterion measures ({name}), and an optimizer's hook sees no data: pass probe=, "
+            "or call pruner.observe(inputs, targets) before each update"
+        )
+
+
+def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:
+    """A number of updates: a count, or epochs of so many updates."""
+    match = re.fullmatch(r"\s*(\d+)\s*epochs?\s*", given) if isinstance(given, str) else None
+    if match is not None and steps_per_epoch is None:
+        raise ScheduleError(f"{what}={given!r} counts epochs: say steps_per_epoch=, too")
+    if match is not None and steps_per_epoch is not None:
+        given = int(match[1]) * steps_per_epoch
+    if not isinstance(given, int) or given < 1:
+        raise ScheduleError(
+            f"{what}= is a number of updates from 1, or epochs such as '2 epochs'; got {given!r}"
+        )
+    return given
+
+
+def _refuse_foreign(optimizer: Optimizer, watched: Mapping[str, nn.Parameter]) -> None:
+    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in watched.items():
+        if id(parameter) not in owned:
+            raise StructureError(
+                f"the optimizer does not own {name!r}, which may be cut: make it of "
+                "model.parameters(), after the model has its final layers"
+            )
+
+
+def _after_gradient(parameter: nn.Parameter) -> list[Any]:
+    return list((getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values())
+
+
+def _is_left(mask: Mask, group: Group) -> bool:
+    return isinstance(group, Synapses) or mask.count(group) > 0
