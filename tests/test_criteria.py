@@ -17,9 +17,9 @@ from sentei import (
     find_units,
     fixed,
 )
-from sentei.criteria import CRITERIA, Random, criterion, magnitude, scores
+from sentei.criteria import CRITERIA, Random, ablation, criterion, magnitude, scores
 
-MEASURES_UNITS_ONLY = {"ablation"}
+MEASURES_UNITS_ONLY = {"ablation", "skeletonization"}
 MEANS_NOTHING = {"random"}
 NAMES = sorted(CRITERIA)
 
@@ -83,6 +83,54 @@ def test_magnitude_of_channels():
     (group,) = find_units(model, x)
     found = magnitude(Probe(model, (x, torch.zeros(5, dtype=torch.int64))), group)
     assert torch.allclose(found, model[0].weight.double().flatten(1).norm(dim=1))
+
+
+def one_hidden_by_hand():
+    """Two hidden units, one input, one output; loss half a square. By hand, unit by unit:
+
+    x = 2, o = (relu(1.5 * 2), relu(-1 * 2 + 4)) = (3, 2), output = 0.5 * 3 - 2 * 2 + 1 = -1.5,
+    target 1, so g = output - target = -2.5 and the loss is 3.125.
+    """
+    model = hand.mlp(1, 2, 1, act=nn.ReLU).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.5], [-1.0]]))
+        model[0].bias.copy_(torch.tensor([0.0, 4.0]))
+        model[2].weight.copy_(torch.tensor([[0.5, -2.0]]))
+        model[2].bias.fill_(1.0)
+    data = torch.tensor([[2.0]]).double(), torch.tensor([[1.0]]).double()
+    return model, Probe(model, data, "half_squared_error")
+
+
+def test_derivatives_by_hand():
+    model, probe = one_hidden_by_hand()
+    (group,) = hand.hidden(model)
+    incoming, outgoing = find_synapses(model)
+    # E' = o w g: 3 * 0.5 * -2.5 and 2 * -2 * -2.5; E'' = (o w)^2 = 1.5^2 and 4^2
+    assert CRITERIA["taylor1"](probe, group).tolist() == [3.75, -10.0]
+    assert CRITERIA["taylor1-absolute"](probe, group).tolist() == [3.75, 10.0]
+    assert CRITERIA["taylor1-per-sample"](probe, group).tolist() == [3.75, 10.0]
+    # A parabola is its own second order: removing the second unit leaves output 2.5, loss 1.125
+    assert CRITERIA["taylor2"](probe, group).tolist() == [3.75 + 1.125, -10.0 + 8.0]
+    assert CRITERIA["taylor2"](probe, group).tolist() == ablation(probe, group).tolist()
+    assert CRITERIA["taylor2-diagonal"](probe, group).tolist() == [4.875, -2.0]
+    assert CRITERIA["obd"](probe, group).tolist() == [1.125, 8.0]
+    # The linear error is |-1.5 - 1|, its slope sign(-2.5) = -1: -E' = o w
+    assert CRITERIA["skeletonization"](probe, group).tolist() == [1.5, -4.0]
+    # Synapses from the hidden layer are the unit itself here; one into it passes f' = 1 on
+    assert CRITERIA["taylor1"](probe, outgoing).tolist() == [3.75, -10.0]
+    assert CRITERIA["obd"](probe, outgoing).tolist() == [1.125, 8.0]
+    # w x dz: E' = 1.5 * 2 * 0.5 * -2.5 = -3.75 and -1 * 2 * -2 * -2.5 = -10; E'' = 1.5^2 and 4^2
+    assert CRITERIA["taylor1"](probe, incoming).tolist() == [3.75, 10.0]
+    assert CRITERIA["obd"](probe, incoming).tolist() == [1.125, 8.0]
+
+
+def test_samples_that_cancel_do_not_cancel_one_by_one():
+    model, _ = one_hidden_by_hand()
+    # The second sample's target is as far on the other side: g = +2.5, so the slopes cancel.
+    data = torch.tensor([[2.0], [2.0]]).double(), torch.tensor([[1.0], [-4.0]]).double()
+    probe, (group,) = Probe(model, data, "half_squared_error"), hand.hidden(model)
+    assert CRITERIA["taylor1"](probe, group).tolist() == [0, 0]
+    assert CRITERIA["taylor1-per-sample"](probe, group).tolist() == [3.75, 10.0]
 
 
 def test_random_has_its_own_seed(probe, model):

@@ -7,6 +7,7 @@ from sentei import export as export
 from sentei import training as training
 from sentei.criteria import fixed as fixed
 from sentei.criteria.probe import Probe as Probe
+from sentei.criteria.surfaces import surface as surface
 from sentei.datasets import Split as Split
 from sentei.errors import BudgetError as BudgetError
 from sentei.errors import CertificateError as CertificateError

@@ -38,14 +38,50 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (N,).
     """
+    return (outputs - wanted(outputs, targets)).square().flatten(1).sum(1) / 2
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of every output by itself, summed over the outputs, which are logits.
+
+    What a network with sigmoids at its end and the cross-entropy of each is trained on, in the form
+    that does not overflow: the network stops before those sigmoids.
+
+    Args:
+        outputs: (N, ...).
+        targets: like `outputs`, from 0 to 1, or (N,) class numbers, as in `half_squared_error`.
+
+    Returns:
+        (N,), in nats.
+    """
+    aims = wanted(outputs, targets)
+    return (F.softplus(outputs) - aims * outputs).flatten(1).sum(1)
+
+
+def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Distance between outputs and targets in each output, summed: the linear error.
+
+    Args:
+        outputs: (N, ...).
+        targets: as in `half_squared_error`.
+
+    Returns:
+        (N,).
+    """
+    return (outputs - wanted(outputs, targets)).abs().flatten(1).sum(1)
+
+
+def wanted(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets shaped like `outputs`; class numbers as 1 at the class's own output, 0 elsewhere."""
     if targets.ndim == 1 and not targets.is_floating_point():
         classes = torch.arange(outputs.shape[1], device=outputs.device)
         targets = targets.unsqueeze(1) == classes
-    wanted = targets.reshape(outputs.shape).to(outputs.dtype)
-    return (outputs - wanted).square().flatten(1).sum(1) / 2
+    return targets.reshape(outputs.shape).to(outputs.dtype)
 
 
 LOSSES: dict[str, PerSample] = {
+    "absolute_error": absolute_error,
+    "binary_cross_entropy": binary_cross_entropy,
     "cross_entropy": cross_entropy,
     "half_squared_error": half_squared_error,
 }

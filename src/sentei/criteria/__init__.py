@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from sentei.criteria.ablation import ablation
+from sentei.criteria.derivatives import (
+    Obd,
+    Taylor1,
+    Taylor2,
+    obd,
+    skeletonization,
+    taylor1,
+    taylor2,
+)
 from sentei.criteria.probe import Probe
+from sentei.criteria.surfaces import approximations, surface
+from sentei.criteria.thresholds import Thresholded
 from sentei.criteria.weights import Fixed, Random, fixed, magnitude, random
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group
@@ -21,14 +32,24 @@ __all__ = [
     "CRITERIA",
     "Criterion",
     "Fixed",
+    "Obd",
     "Probe",
     "Random",
+    "Taylor1",
+    "Taylor2",
+    "Thresholded",
     "ablation",
+    "approximations",
     "criterion",
     "fixed",
     "magnitude",
+    "obd",
     "random",
     "scores",
+    "skeletonization",
+    "surface",
+    "taylor1",
+    "taylor2",
 ]
 
 Criterion = Callable[[Probe, Group], Tensor]
@@ -36,7 +57,14 @@ Criterion = Callable[[Probe, Group], Tensor]
 CRITERIA: dict[str, Criterion] = {
     "ablation": ablation,
     "magnitude": magnitude,
+    "obd": obd,
     "random": random,
+    "skeletonization": skeletonization,
+    "taylor1": taylor1,
+    "taylor1-absolute": Taylor1("absolute"),
+    "taylor1-per-sample": Taylor1("per-sample"),
+    "taylor2": taylor2,
+    "taylor2-diagonal": Taylor2("diagonal"),
 }
 
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sentei.criteria.bends import CELLS, Trail, ends, trail
 from sentei.criteria.endings import Ending
-from sentei.criteria.recording import Event, Heard, Need, Pass, Recording
+from sentei.criteria.recording import Event, Heard, Need, Pass, PerSample, Recording, Slope
 from sentei.criteria.softmax import Rises
 from sentei.network.calls import names_of
 from sentei.network.example import tensors
 from sentei.network.units import Listener
 
-_CELLS = 1_000_000  # numbers in one block of work: 4 MB as float32
 _REMEMBERED_BYTES = 256 * 2**20  # of exponentials, for all samples together
 
 # Elementwise functions, and a form of the common ones that works in place on a scratch tensor.
@@ -97,9 +97,81 @@ class Chain:
         if self._is_classifier(heard) and columns.shape[1] == 1:
             z, weight = self.hearing(heard.o), self.hearing.weight
             return self.softmax(z, weight, heard, columns[:, 0], self._scratch(z))
-        rows = max(128, _CELLS // self.width)
-        parts = zip(heard.o.split(rows, 1), heard.targets.split(rows), strict=True)
-        return torch.stack([self._rises(o, targets, columns) for o, targets in parts]).sum(0)
+        parts = [self._rises(o, targets, columns) for o, targets in self.rows(block)]
+        return torch.stack(parts).sum(0)
+
+    def gained(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
+        """(k, g) float64: rise of the summed loss with each unit's gate at each gain."""
+        rises = 0.0
+        for o, targets in self.rows(block):
+            z = self.hearing(o)
+            base = self.ending(self._onward(z[:, None].clone()), targets)
+            columns = self.listener.index[units].to(o.device)
+            sums = [self._at_gains(z, o, targets, own, gains.to(z)) for own in columns]
+            rises = rises + torch.stack(sums) - base
+        assert isinstance(rises, Tensor)
+        return rises
+
+    def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
+        """(k,) float64: derivative of the summed loss along each unit's gate."""
+        total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
+        for o, targets in self.rows(block):
+            columns = self.listener.index[units].to(o.device)
+            known = self.trail(o, targets, asked.loss)
+            terms = o[columns.flatten()] * (self._columns(columns).T @ known.gradient)
+            each = terms.view(*columns.shape, -1).sum(1)
+            total += (each.abs() if asked.absolute else each).sum(1, dtype=torch.float64)
+        return total
+
+    def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
+        """(k,) float64: second derivative of the summed loss along each unit's gate."""
+        total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
+        for o, targets in self.rows(block):
+            columns = self.listener.index[units].to(o.device)
+            known, heard = self.trail(o, targets), o[columns.flatten()]
+            if kind == "diagonal":
+                each = heard.square() * (self._columns(columns).square().T @ known.diagonal())
+                each = each.view(*columns.shape, -1).sum(1)
+            elif columns.shape[1] == 1 and not known.steps:
+                each = heard.square() * known.end.at_columns(self._columns(columns))
+            else:
+                each = torch.cat(list(self._along(known, o, columns)))
+            total += each.sum(1, dtype=torch.float64)
+        return total
+
+    def trail(self, o: Tensor, targets: Tensor, loss: PerSample | None = None) -> Trail:
+        """Derivatives from the layer that hears `o` (units, n) to the loss, or to another one."""
+        ending = (
+            ends(self.ending.name, self.ending.per_sample) if loss is None else ends(None, loss)
+        )
+        weights = [step.weight if isinstance(step, Linear) else None for step in self.steps]
+        return trail(self.steps, weights, self.hearing(o), targets, ending)
+
+    def _columns(self, columns: Tensor) -> Tensor:
+        return self.hearing.weight[:, columns.flatten()]
+
+    def _along(self, known: Trail, o: Tensor, columns: Tensor) -> Iterator[Tensor]:
+        """(k, n) second derivatives along some units' gates at a time."""
+        for own in columns.split(max(1, CELLS // (self.width * o.shape[1]))):
+            terms = torch.bmm(self.hearing.weight[:, own].transpose(0, 1), o[own])
+            yield known.along(terms.transpose(0, 1))
+
+    def _at_gains(
+        self, z: Tensor, o: Tensor, targets: Tensor, own: Tensor, gains: Tensor
+    ) -> Tensor:
+        """(g,) float64 summed losses with one unit, whose columns these are, at each gain."""
+        term, room = self.hearing.weight[:, own] @ o[own], self._scratch(z)
+        sums = []
+        for chunk in (gains - 1).split(room.numel() // z.numel()):
+            out = room[: z.numel() * len(chunk)].view(len(z), len(chunk), -1)
+            torch.addcmul(z[:, None], term[:, None], chunk[:, None], out=out)
+            sums.append(self.ending(self._onward(out), targets))
+        return torch.cat(sums)
+
+    def rows(self, block: Pass) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the layer heard, (units, n) with its targets, some samples at a time."""
+        heard, rows = block.heard[self.position], max(128, CELLS // self.width)
+        return zip(heard.o.split(rows, 1), heard.targets.split(rows), strict=True)
 
     def _is_classifier(self, heard: Heard) -> bool:
         wide = heard.o.dtype in (torch.float32, torch.float64)  # exponentials need the range
@@ -136,7 +208,7 @@ class Chain:
 
         The same memory each time: to touch new pages costs a tenth of the whole ranking.
         """
-        size = max(1, _CELLS // (self.width * z.shape[1])) * z.numel()
+        size = max(1, CELLS // (self.width * z.shape[1])) * z.numel()
         if self._room is None or self._room.numel() < size:
             self._room = z.new_empty(size)
         return self._room[:size]

@@ -13,11 +13,11 @@ from sentei.criteria.recording import PerSample, losses
 
 @dataclass(frozen=True)
 class Ending:
-    """A loss that knows the layout: `cross_entropy` and `half_squared_error`, or any per sample.
+    """A loss that knows the layout: a named one in a form of its own, or any per sample.
 
     Attributes:
         name: of the loss; None for a callable.
-        per_sample: the loss itself, for all but the two named ones.
+        per_sample: the loss itself, for all but those with a form of their own.
     """
 
     name: str | None
@@ -29,6 +29,8 @@ class Ending:
             return _cross_entropy(outputs, targets)
         if self.name == "half_squared_error":
             return _half_squared_error(outputs, targets)
+        if self.name == "binary_cross_entropy":
+            return _binary_cross_entropy(outputs, targets)
         sums = [
             losses(self.per_sample, outputs[:, k].T, targets).sum(dtype=torch.float64)
             for k in range(outputs.shape[1])
@@ -48,10 +50,19 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    wanted = F.one_hot(targets, outputs.shape[0]) if _classes(targets) else targets
-    wanted = wanted.reshape(-1, outputs.shape[0]).T.to(outputs.dtype)
-    squares = outputs.sub_(wanted[:, None]).square_()
+    squares = outputs.sub_(_wanted(outputs, targets)).square_()
     return squares.sum(0).sum(1, dtype=torch.float64) / 2
+
+
+def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    aims = _wanted(outputs, targets)
+    return F.softplus(outputs).sub_(outputs.mul_(aims)).sum(0).sum(1, dtype=torch.float64)
+
+
+def _wanted(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(classes, 1, samples)."""
+    aims = F.one_hot(targets, outputs.shape[0]) if _classes(targets) else targets
+    return aims.reshape(-1, outputs.shape[0]).T.to(outputs.dtype)[:, None]
 
 
 def _classes(targets: Tensor) -> bool:

@@ -15,19 +15,31 @@ from sentei.criteria.endings import Ending
 from sentei.criteria.gates import Gates
 from sentei.criteria.recording import Recording, losses
 from sentei.criteria.samples import Samples
+from sentei.criteria.synapses import Gauge
 from sentei.errors import StructureError
 from sentei.network.calls import names_of
 from sentei.network.certificate import TOLERANCE
 from sentei.network.example import run, tensors
-from sentei.network.units import Group, Listener, Neurons
+from sentei.network.units import Group, Listener, Neurons, Synapses
 
-Engine = Chain | Gates
+Engine = Chain | Gates | Gauge
+
+
+def fitting(recording: Recording, group: Group, members: Tensor, ending: Ending) -> Engine:
+    """The engine for a group, after it was tried.
+
+    Raises:
+        StructureError: a group of units that not even the general engine is right for.
+    """
+    if isinstance(group, Neurons):
+        return engine_for(recording, listeners_of(recording.model, group), members, ending)
+    return gauge_for(recording, group, ending)
 
 
 def engine_for(
     recording: Recording, listeners: Mapping[str, Listener], units: Tensor, ending: Ending
-) -> Engine:
-    """The engine for a group, after it told the loss without one of the `units` correctly.
+) -> Chain | Gates:
+    """The engine for a group of units, after it told the loss without one of the `units` correctly.
 
     Raises:
         StructureError: not even the general one does.
@@ -46,8 +58,22 @@ def engine_for(
     )
 
 
+def gauge_for(recording: Recording, group: Synapses, ending: Ending) -> Gauge:
+    """What measures along the gates of a group's synapses, after its chain, if any, was tried."""
+    model = recording.model
+    name = names_of(model)[id(model.get_parameter(group.parameter))]
+    chain = None
+    if len(group.shape) == 2:
+        columns = Listener(group.name, name, 1, torch.arange(group.shape[1])[:, None])
+        found = find_chain(recording, {name: columns}, ending)
+        heard = torch.arange(group.shape[1])
+        if found is not None and bears_out(recording, found, {name: columns}, heard):
+            chain = found
+    return Gauge(model, name, recording.per_sample, chain)
+
+
 def bears_out(
-    recording: Recording, engine: Engine, listeners: Mapping[str, Listener], units: Tensor
+    recording: Recording, engine: Chain | Gates, listeners: Mapping[str, Listener], units: Tensor
 ) -> bool:
     """Whether the network itself, with the loudest unit's columns zeroed, agrees with an engine."""
     sample = recording.sample
@@ -109,6 +135,13 @@ def loudness(model: nn.Module, listeners: Mapping[str, Listener]) -> Tensor:
         columns = weight.amax(other) if other else weight
         loudest.append(columns[part.index.to(weight.device)].amax(1))
     return torch.stack(loudest).amax(0)
+
+
+def audible(model: nn.Module, group: Group) -> Tensor:
+    """(size,) bool: which members anything could come of: units that are heard, weights not 0."""
+    if isinstance(group, Neurons):
+        return loudness(model, listeners_of(model, group)).cpu() > 0
+    return model.get_parameter(group.parameter).detach().flatten().cpu() != 0
 
 
 def tolerance(outputs: Tensor) -> float:

@@ -8,16 +8,18 @@ contribution; everything after it is computed.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
-from sentei.criteria.recording import Need, Pass, PerSample, Survey, losses, outputs
-from sentei.errors import StructureError
+from sentei.criteria.bends import gradient, slope
+from sentei.criteria.recording import Need, Pass, PerSample, Slope, Survey, losses, outputs
+from sentei.errors import CriterionError, StructureError
 from sentei.network.calls import Call, Calls
 from sentei.network.units import Listener
 
@@ -25,6 +27,8 @@ _CHUNK_BYTES = 128 * 2**20  # of the largest output, for all candidates of a chu
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
 Choice = dict[str, Tensor]
+Along = Callable[[Tensor], Tensor]  # a unit's gate -> one number per sample
+Ask = Callable[[Along], Along]
 
 
 @dataclass(eq=False)
@@ -34,6 +38,7 @@ class Gates:
     Attributes:
         listeners: the group's listeners by parameter, under the name the recording uses.
         batched: whether `torch.func.vmap` can run the model; found out by trying.
+        derived: whether it can with derivatives as well.
     """
 
     model: nn.Module
@@ -41,6 +46,7 @@ class Gates:
     listeners: Mapping[str, Listener]
     per_sample: PerSample
     batched: bool = True
+    derived: bool = True
 
     def __post_init__(self) -> None:
         users = {name: self.survey.users(name) for name in self.listeners}
@@ -58,68 +64,208 @@ class Gates:
 
     def rises(self, block: Pass, units: Tensor) -> Tensor:
         """(k,) float64: rise of the summed loss over a block, for each unit left out alone."""
-        targets = block.samples.targets
+        return self.gained(block, units, torch.zeros(1))[:, 0]
+
+    def gained(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
+        """(k, g) float64: rise of the summed loss with each unit's gate at each gain."""
         assert block.losses is not None
         base = block.losses.sum(dtype=torch.float64)
-        sums = [
-            losses(self.per_sample, without, targets).sum(dtype=torch.float64)
-            for chunk in units.split(self._chunk(len(block.samples)))
-            for without in self._outputs(block, chunk)
-        ]
-        return torch.stack(sums) - base if sums else base.new_zeros(0)
+        each = units.repeat_interleave(len(gains)), gains.repeat(len(units))
+        found = self._for_each(_VALUE, block, *each)
+        sums = [per_sample.sum(dtype=torch.float64) for per_sample in found]
+        rises = torch.stack(sums) - base if sums else base.new_zeros(0)
+        return rises.view(len(units), len(gains))
 
-    def _chunk(self, rows: int) -> int:
+    def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
+        """(k,) float64: derivative of the summed loss along each unit's gate."""
+        if not asked.absolute:
+            return self._gradient(block, asked.loss)[units.to(block.samples.targets.device)]
+        once = self._for_each(_FIRST, block, units, torch.ones(len(units)), asked.loss)
+        return torch.stack([each.abs().sum(dtype=torch.float64) for each in once])
+
+    def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
+        """(k,) float64: second derivative of the summed loss along each unit's gate.
+
+        Raises:
+            CriterionError: the diagonal recursion is asked for, and this is no plain chain.
+        """
+        if kind == "diagonal":
+            raise CriterionError(
+                "the diagonal recursion needs one linear layer that hears the units and a plain "
+                "chain of activations and linear layers after it; what hears "
+                f"{', '.join(sorted(self.listeners))} is something else. Ask for "
+                'curvature="full", which is exact for any network.'
+            )
+        twice = self._for_each(_SECOND, block, units, torch.ones(len(units)))
+        return torch.stack([each.sum(dtype=torch.float64) for each in twice])
+
+    def _gradient(self, block: Pass, loss: PerSample | None) -> Tensor:
+        """(size,) float64: E' along all gates at once, by one pass back."""
+        first = next(iter(self.listeners.values()))
+        gate = torch.ones(
+            len(first.index), dtype=torch.float64, device=block.samples.targets.device
+        )
+        gate.requires_grad_()
+
+        def spread(name: str) -> Tensor:
+            part, weight = self.listeners[name], self.model.get_parameter(name)
+            own = part.index.to(weight.device)
+            each = gate.to(weight)[:, None].expand(own.shape).flatten()
+            return weight.new_ones(weight.shape[part.dim]).scatter(0, own.flatten(), each)
+
+        with torch.enable_grad():
+            gates = {name: spread(name) for name in self.listeners}
+            out = self._run(block, gates)
+            total = losses(loss or self.per_sample, out, block.samples.targets).double().sum()
+            return slope(total, gate).detach()
+
+    def _chunk(self, rows: int, passes: int) -> int:
         largest = max(seen.bytes_out for seen in self.survey.calls[self.first :])
-        return max(1, _CHUNK_BYTES // max(1, rows * largest))
+        return max(1, _CHUNK_BYTES // max(1, rows * largest * passes))
 
-    def _outputs(self, block: Pass, units: Tensor) -> Iterator[Tensor]:
-        gates, columns = self._choices(units)
-        if self.batched:
-            try:
-                with warnings.catch_warnings():
-                    # An operation without a batching rule is slower, not wrong.
-                    warnings.filterwarnings("ignore", message=".*batching rule.*")
-                    together = torch.func.vmap(lambda g, c: self._run(block, g, c))(gates, columns)
-                yield from together
-                return
-            except (RuntimeError, ValueError):
-                self.batched = False
-        for i in range(len(units)):
-            gate = {name: value[i] for name, value in gates.items()}
-            yield self._run(block, gate, {name: value[i] for name, value in columns.items()})
+    def _for_each(
+        self,
+        what: Asked,
+        block: Pass,
+        units: Tensor,
+        gains: Tensor,
+        loss: PerSample | None = None,
+    ) -> Iterator[Tensor]:
+        """What is asked of the per-sample losses along each unit's gate, at its gain."""
+        together, alone, able = what
+
+        def at(ask: Ask, hit: Choice, columns: Choice, gain: Tensor, seen: bool) -> Tensor:
+            def along(gain: Tensor) -> Tensor:
+                gates = {name: 1 + (gain.to(mine) - 1) * mine for name, mine in hit.items()}
+                terms = {name: (own, gain) for name, own in columns.items()}
+                out = self._run(block, gates, terms, seen, plain=what is not _VALUE)
+                return losses(loss or self.per_sample, out, block.samples.targets)
+
+            return ask(along)(gain)
+
+        size = self._chunk(len(block.samples), passes=1 if what is _VALUE else 4)
+        for chunk, at_gain in zip(units.split(size), gains.split(size), strict=True):
+            hits, columns = self._choices(chunk)
+            own = at_gain.to(next(iter(hits.values())))
+            if getattr(self, able):
+                try:
+                    with torchs_own_warnings_hidden():
+                        run = torch.func.vmap(lambda h, c, g: at(together, h, c, g, seen=True))
+                        found = run(hits, columns, own)
+                    yield from found
+                    continue
+                except (RuntimeError, ValueError):
+                    setattr(self, able, False)
+            for i in range(len(chunk)):
+                hit = {name: value[i] for name, value in hits.items()}
+                mine = {name: value[i] for name, value in columns.items()}
+                yield at(alone, hit, mine, own[i], seen=False)
 
     def _choices(self, units: Tensor) -> tuple[Choice, Choice]:
-        """For each unit: gates over a listener's columns, and the columns that are the unit's."""
-        gates, columns = {}, {}
+        """For each unit: 1 at its columns of each listener and 0 elsewhere, and which they are."""
+        hits, columns = {}, {}
         for name, listener in self.listeners.items():
             weight = self.model.get_parameter(name)
             own = listener.index[units].to(weight.device)
-            gate = weight.new_ones(len(units), weight.shape[listener.dim])
-            gates[name], columns[name] = gate.scatter(1, own, 0.0), own
-        return gates, columns
+            hit = weight.new_zeros(len(units), weight.shape[listener.dim])
+            hits[name], columns[name] = hit.scatter(1, own, 1.0), own
+        return hits, columns
 
-    def _run(self, block: Pass, gates: Choice, columns: Choice) -> Tensor:
+    def _run(
+        self,
+        block: Pass,
+        gates: Choice,
+        terms: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        seen: bool = False,
+        plain: bool = True,
+    ) -> Tensor:
+        """The outputs with gated columns.
+
+        Args:
+            block: what was recorded.
+            gates: of every listener, a factor for each of its columns.
+            terms: the only columns whose factor is not 1, and that factor.
+            seen: whether tensors show that they depend on a gate, being wrapped.
+            plain: attention from its definition: fused kernels cannot be differentiated twice.
+        """
+
         def answer(call: Call) -> Tensor:
-            same = call.mixes and (
-                call.position <= self.first or (self.batched and not _depends(call))
-            )
+            first = call.position <= self.first
+            same = call.mixes and (first or (seen and not _depends(call)))
             listener = self.listeners.get(call.weight)
             if listener is None:
                 return block.kept[call.position].clone() if same else call()
             if not call.mixes or listener.dim != call.use.columns:
                 return _reweighted(call, gates[call.weight], listener.dim)
-            if same and _is_small(call):
-                return block.kept[call.position] - _contribution(call, columns[call.weight])
+            if same and terms is not None and _is_small(call):
+                columns, gain = terms[call.weight]
+                kept = block.kept[call.position]
+                return kept.addcmul(gain.to(kept) - 1, _contribution(call, columns))
             return call(call.input * _spread(gates[call.weight], call))
 
-        with Calls(self.model, answer):
+        with Calls(self.model, answer, plain=plain):
             return outputs(self.model, block.samples)
 
 
+@contextmanager
+def torchs_own_warnings_hidden() -> Iterator[None]:
+    """Of what `torch.func` says while it works, nothing concerns whoever asked."""
+    with warnings.catch_warnings():
+        # An operation without a batching rule is slower, not wrong.
+        warnings.filterwarnings("ignore", message=".*batching rule.*")
+        # The rules for carrying derivatives forward are compiled in a way torch means to drop.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+        yield
+
+
+def _once(along: Along) -> Along:
+    """First derivatives, one per sample, carried forward."""
+    return lambda gain: torch.func.jvp(along, (gain,), (torch.ones_like(gain),))[1]
+
+
+def _twice(along: Along) -> Along:
+    """Second derivative of the sum, by two passes back.
+
+    Not forward: of layer norm, among others, torch 2.13 carries second derivatives forward wrongly.
+    """
+    return torch.func.grad(torch.func.grad(lambda gain: along(gain).sum()))
+
+
+def _once_back(along: Along) -> Along:
+    """First derivatives, one per sample, by two passes back: the sum's slope is linear in `u`."""
+
+    def ask(gain: Tensor) -> Tensor:
+        with torch.enable_grad():
+            gain = gain.detach().requires_grad_()
+            values = along(gain)
+            u = torch.ones_like(values).requires_grad_()
+            return gradient(slope((u * values).sum(), gain, create_graph=True), u)
+
+    return ask
+
+
+def _twice_back(along: Along) -> Along:
+    """Second derivative of the sum, by two passes back."""
+
+    def ask(gain: Tensor) -> Tensor:
+        with torch.enable_grad():
+            gain = gain.detach().requires_grad_()
+            return gradient(slope(along(gain).sum(), gain, create_graph=True), gain)
+
+    return ask
+
+
+# What to ask together, what alone, and the attribute that says whether together works.
+Asked = tuple[Ask, Ask, str]
+_VALUE: Asked = (lambda along: along, lambda along: along, "batched")
+_FIRST: Asked = (_once, _once_back, "derived")
+_SECOND: Asked = (_twice, _twice_back, "derived")
+
+
 def _depends(call: Call) -> bool:
-    """Whether anything the call is given differs between the candidates of a vmap."""
+    """Whether anything the call is given depends on a gate of a vmap, or of a derivative in it."""
     given = (value for value in call.given.values() if isinstance(value, Tensor))
-    return any(is_batchedtensor(value) for value in given)
+    return any(is_functorch_wrapped_tensor(value) for value in given)
 
 
 def _is_small(call: Call) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -10,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sentei import losses
+from sentei.criteria.bends import check_smooth
 from sentei.criteria.endings import Ending
 from sentei.criteria.engines import (
     Engine,
-    engine_for,
-    listeners_of,
-    loudness,
+    audible,
+    fitting,
     parameters_read,
     tolerance,
 )
 from sentei.criteria.gates import Gates
-from sentei.criteria.recording import Need, Pass, Recording, outputs
+from sentei.criteria.recording import Need, Pass, Recording, Slope, outputs
 from sentei.criteria.samples import read
 from sentei.distributed import gathered, sum_across
 from sentei.errors import GroupError, LossError, StaleError
@@ -58,6 +59,7 @@ class Probe:
         trajectory: what training did to the weights, for criteria that ask.
 
     Attributes:
+        loss_name: the loss, where it was named; None for a callable.
         mask: what is alive, as far as this Probe was told of cuts.
         one_at_a_time: how many answers took a pass of their own, since `torch.func.vmap` could not
             run the model for many units at once.
@@ -76,10 +78,11 @@ class Probe:
         self.model = model
         self.trajectory = trajectory
         self._loss = loss
+        self.loss_name = loss if isinstance(loss, str) else None
         self.per_sample = losses.per_sample(loss)
         self.mask = Mask.full(())
         self.one_at_a_time = 0
-        self._ending = Ending(loss if isinstance(loss, str) else None, self.per_sample)
+        self._ending = Ending(self.loss_name, self.per_sample)
         self._samples = read(data)
         self.forget_()
         with undisturbed(model):
@@ -147,21 +150,65 @@ class Probe:
             LossError: a loss is not finite.
             StaleError: weights changed unannounced.
         """
-        if not isinstance(group, Neurons):
-            raise GroupError(
-                f"the loss without a member is measured for units; {group.name!r} is a group of "
-                "synapses. Use a criterion for synapses, such as magnitude."
-            )
-        chosen = torch.arange(group.size) if units is None else torch.as_tensor(units)
-        chosen = chosen if chosen.numel() else chosen.long()
-        Mask.full([group]).without({group: chosen}).check(self.model)
-        rises = torch.zeros(len(chosen), dtype=torch.float64)
-        heard = loudness(self.model, listeners_of(self.model, group)).cpu() > 0
-        live = (self.alive(group) & heard)[chosen]
-        with self._measuring() as recording:
-            if live.any():
-                rises[live] = self._rises(recording, group, chosen[live])
-        return rises
+        self._check_units(group)
+        return self._per_member(group, units, lambda e, block, own: e.rises(block, own))
+
+    # What would be, little by little.
+
+    def rises_at(self, group: Group, units: Tensor | Sequence[int] | None, gains: Tensor) -> Tensor:
+        """Rise in mean loss with a unit's gate at each of some gains: 1 as it is, 0 removed.
+
+        Args:
+            group: whose units.
+            units: (k,) positions; all of the group if None.
+            gains: (g,) finite.
+
+        Returns:
+            (k, g) float64.
+
+        Raises:
+            GroupError, LossError, StaleError: as `rises_without`.
+        """
+        self._check_units(group)
+        width = (len(gains),)
+        return self._per_member(group, units, lambda e, b, own: e.gained(b, own, gains), width)
+
+    def slopes(self, group: Group, asked: Slope | None = None) -> Tensor:
+        """Derivative of the mean loss along each member's gate, where all gates are 1.
+
+        Units are observed where they are heard, at every listener, and the derivatives added.
+
+        Args:
+            group: of units or of synapses.
+            asked: each sample's by its size, or of another loss; plain if None.
+
+        Returns:
+            (size,) float64; 0 for the dead.
+
+        Raises:
+            CriterionError: the loss has no derivative.
+            GroupError, LossError, StaleError: as `rises_without`.
+        """
+        how = asked or Slope()
+        ask = lambda e, block, own: e.slopes(block, own, how)  # noqa: E731
+        return self._per_member(group, None, ask, smooth=1)
+
+    def curvatures(self, group: Group, kind: str = "full") -> Tensor:
+        """Second derivative of the mean loss along each member's own gate, where all are 1.
+
+        Args:
+            group: of units or of synapses.
+            kind: "full", which is exact; "diagonal", the recursion that drops cross terms.
+
+        Returns:
+            (size,) float64; 0 for the dead.
+
+        Raises:
+            CriterionError: the loss has no second derivative, or the recursion does not apply.
+            GroupError, LossError, StaleError: as `rises_without`.
+        """
+        ask = lambda e, block, own: e.curvatures(block, own, kind)  # noqa: E731
+        return self._per_member(group, None, ask, smooth=2)
 
     # What happened.
 
@@ -226,17 +273,62 @@ class Probe:
             )
         return total / len(self._samples)
 
-    def _rises(self, recording: Recording, group: Neurons, units: Tensor) -> Tensor:
-        engine = self._engine(recording, group, units)
-        rises = self._mean(recording, engine.need, lambda b: engine.rises(b, units), len(units))
-        if isinstance(engine, Gates) and not engine.batched:
-            self.one_at_a_time += len(units)
-        return rises
+    def _check_units(self, group: Group) -> None:
+        if not isinstance(group, Neurons):
+            raise GroupError(
+                f"the loss without a member is measured for units; {group.name!r} is a group of "
+                "synapses. Use a criterion for synapses, such as magnitude."
+            )
 
-    def _engine(self, recording: Recording, group: Neurons, units: Tensor) -> Engine:
+    def _per_member(
+        self,
+        group: Group,
+        members: Tensor | Sequence[int] | None,
+        ask: Callable[[Any, Pass, Tensor], Tensor],
+        each: tuple[int, ...] = (),
+        smooth: int = 0,
+    ) -> Tensor:
+        """(k, *each) float64 means over all samples of what an engine answers about members.
+
+        Args:
+            group: of units or of synapses.
+            members: (k,) positions; all if None.
+            ask: (engine, block, members) -> sums over a block.
+            each: the shape of one answer.
+            smooth: how often the loss has to be differentiable.
+        """
+        chosen = torch.arange(group.size) if members is None else torch.as_tensor(members)
+        chosen = chosen if chosen.numel() else chosen.long()
+        Mask.full([group]).without({group: chosen}).check(self.model)
+        found = torch.zeros(len(chosen), *each, dtype=torch.float64)
+        live = (self.alive(group) & audible(self.model, group))[chosen]
+        with self._measuring() as recording:
+            if smooth:
+                sample = recording.sample
+                out = _known(sample.outputs)
+                check_smooth(self.per_sample, out, sample.samples.targets, smooth)
+            if live.any():
+                found[live] = self._asked(recording, group, chosen[live], ask, each)
+        return found
+
+    def _asked(
+        self,
+        recording: Recording,
+        group: Group,
+        members: Tensor,
+        ask: Callable[[Any, Pass, Tensor], Tensor],
+        each: tuple[int, ...],
+    ) -> Tensor:
+        engine, shape = self._engine(recording, group, members), (len(members), *each)
+        of_block = lambda block: ask(engine, block, members).flatten()  # noqa: E731
+        means = self._mean(recording, engine.need, of_block, math.prod(shape))
+        if isinstance(engine, Gates) and not engine.batched:
+            self.one_at_a_time += means.numel()
+        return means.view(shape)
+
+    def _engine(self, recording: Recording, group: Group, members: Tensor) -> Engine:
         if group not in self._engines:
-            listeners = listeners_of(self.model, group)
-            self._engines[group] = engine_for(recording, listeners, units, self._ending)
+            self._engines[group] = fitting(recording, group, members, self._ending)
         return self._engines[group]
 
 

@@ -33,6 +33,19 @@ _WITNESSES = 128  # samples on which the record is compared with the network its
 
 
 @dataclass(frozen=True)
+class Slope:
+    """Which derivative along gates is asked for.
+
+    Attributes:
+        absolute: each sample's derivative by its size, so that samples cannot cancel.
+        loss: to differentiate in place of the network's own.
+    """
+
+    absolute: bool = False
+    loss: PerSample | None = None
+
+
+@dataclass(frozen=True)
 class Seen:
     """One call of a pass: its weight, everything per-unit that it uses, and its size in bytes."""
 

@@ -93,10 +93,11 @@ class Recipe:
             raise ValueError(f"lr must be above 0, not {self.lr}")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or more, not {self.weight_decay}")
-        if self.distillation is not None and self.loss == "half_squared_error":
+        foreign = isinstance(self.loss, str) and self.loss != "cross_entropy"
+        if self.distillation is not None and foreign:
             raise ValueError(
-                "distillation softens logits with a temperature, which half_squared_error does not "
-                "have; use loss='cross_entropy'"
+                f"distillation softens logits of a softmax with a temperature, and {self.loss} has "
+                "none; use loss='cross_entropy'"
             )
 
     def optimizer_for(self, network: nn.Module) -> optim.Optimizer:
