@@ -117,7 +117,7 @@ def test_units_and_inputs_that_die_of_dead_synapses_are_deleted():
     train(model, optimizer, 4)
     before = copy.deepcopy(model)
     train(model, optimizer, 1)
-    select, smaller = model[0]
+    select, smaller = model[0][0], model[0][1]
     assert select.index.tolist() == [0, 1, 2, 3, 5]
     assert smaller.weight is first
     assert tuple(first.shape) == (11, 5)

@@ -23,6 +23,7 @@ BELOW = {
     "training": set(),
     "datasets": set(),
     "export": {"network"},
+    "integrations": {"pruning", "criteria", "network"},
     "report": {"export", "pruning", "criteria", "network", "training", "datasets"},
     "papers": {"report", "export", "pruning", "criteria", "network", "training", "datasets"},
     "cli": {"papers", "report", "export", "pruning", "criteria", "network", "training", "datasets"},

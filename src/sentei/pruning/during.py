@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.criteria.blind import Blind
 from sentei.criteria.probe import Probe
-from sentei.errors import CriterionError, ScheduleError, StructureError
+from sentei.errors import ScheduleError, StructureError
 from sentei.losses import PerSample
 from sentei.network.example import Example, guessed
 from sentei.network.mask import Mask
@@ -25,6 +26,11 @@ from sentei.pruning.loop import cut_, silence_
 from sentei.pruning.measuring import Measurement, measure
 from sentei.pruning.proposals import Cut, Proposal
 from sentei.pruning.schedules import Progress
+
+_REMEDY = (
+    "an optimizer's hook sees none, so pass probe=, or call pruner.observe(inputs, targets) before "
+    "each update"
+)
 
 
 class PruneWhileTraining:
@@ -230,7 +236,7 @@ class PruneWhileTraining:
             *data, loss = self._batch
             probe = Probe(self.model, data, loss, self.trajectory)
         else:
-            return cast("Probe", _Blind(self.model, self.mask, self.trajectory))
+            return cast("Probe", Blind(self.model, self.mask, self.trajectory, _REMEDY))
         probe.mask = self.mask
         return probe
 
@@ -286,24 +292,6 @@ class _Hush:
             for name, watched in self.pruner._watched.items():
                 if watched is parameter:
                     self.pruner.mask.hush_(name, parameter.grad)
-
-
-@dataclass(frozen=True)
-class _Blind:
-    """Stands in for a Probe where there is no data: knows the weights, measures nothing."""
-
-    model: nn.Module
-    mask: Mask
-    trajectory: Any
-
-    def alive(self, group: Group) -> Tensor:
-        return self.mask.alive(group)
-
-    def __getattr__(self, name: str) -> Any:
-        raise CriterionError(
-            f"this criterion measures ({name}), and an optimizer's hook sees no data: pass probe=, "
-            "or call pruner.observe(inputs, targets) before each update"
-        )
 
 
 def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:
