@@ -7,7 +7,6 @@ jobs, draws its figures with `order.figure`, and returns its claims with what wa
 from __future__ import annotations
 
 import importlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAPERS", "Claim", "Order", "Report", "reproduce"]
 
-PAPERS: tuple[str, ...] = ()
+PAPERS: tuple[str, ...] = ("annealing",)
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,9 @@ class Order:
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Keep a matplotlib figure as PNG and SVG; gives the PNG's path."""
-        folder = self.folder / "figures"
-        for ending in ("svg", "png"):
-            path = folder / f"{name}.{ending}"
-            held = io.BytesIO()
-            # No date inside: the same results draw the same bytes.
-            figure.savefig(held, format=ending, metadata={"Date": None} if ending == "svg" else {})
-            storage.write(path, held.getvalue())
-        return folder / f"{name}.png"
+        from sentei.report.figures import write
+
+        return write(figure, self.folder / "figures" / name)[0]
 
 
 def reproduce(paper: str, order: Order) -> Report:

@@ -149,6 +149,12 @@ class PruneWhileTraining:
         """Show the batch of the coming update to criteria that measure; free unless one asks."""
         self._batch = inputs, targets, loss
 
+    def mask_gradient(self, parameter: Tensor) -> None:
+        """Zero what is dead in a parameter's gradient; called after every backward pass."""
+        for name, watched in self._watched.items():
+            if watched is parameter and parameter.grad is not None:
+                self.mask.hush_(name, parameter.grad)
+
     def state_dict(self) -> dict[str, Any]:
         """What the next updates depend on besides model, optimizer and trajectory, copied."""
         named = {f"{group.kind}/{group.name}": group for group in self.mask.groups}
@@ -288,10 +294,7 @@ class _Hush:
     pruner: PruneWhileTraining
 
     def __call__(self, parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            for name, watched in self.pruner._watched.items():
-                if watched is parameter:
-                    self.pruner.mask.hush_(name, parameter.grad)
+        self.pruner.mask_gradient(parameter)
 
 
 def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:

@@ -61,8 +61,9 @@ def annealing_cnn(
     on annealed pruning starts from. That network ends in a softmax; this one puts out logits.
 
     Args:
-        padding: of the first convolution: "valid", or "full" as in Keras's first version of 2015
-            (28 by 28 becomes 30 by 30; 813,802 parameters).
+        padding: of the first convolution: "valid"; "same" as in Keras's version of November 2015
+            (28 by 28 stays; 703,210 parameters), or "full" as in its first one (28 by 28 becomes
+            30 by 30; 813,802 parameters).
         dropout: whether to keep the two dropout layers (0.25 and 0.5).
         init: see `initialise_`.
         seed: of the initial weights.
@@ -70,19 +71,20 @@ def annealing_cnn(
     Raises:
         ValueError: an unknown padding or init.
     """
-    flattened = {"valid": 12 * 12 * 32, "full": 14 * 14 * 32}
-    if padding not in flattened:
-        raise ValueError(unknown("padding", padding, flattened))
+    around = {"valid": 0, "same": 1, "full": 2}
+    if padding not in around:
+        raise ValueError(unknown("padding", padding, around))
+    flattened = (12 + around[padding]) ** 2 * 32
     with seeded(seed):
         layers = OrderedDict[str, nn.Module](
-            conv1=nn.Conv2d(1, 32, 3, padding=0 if padding == "valid" else 2),
+            conv1=nn.Conv2d(1, 32, 3, padding=around[padding]),
             act1=nn.ReLU(),
             conv2=nn.Conv2d(32, 32, 3),
             act2=nn.ReLU(),
             pool=nn.MaxPool2d(2),
             drop1=nn.Dropout(0.25),
             flatten=nn.Flatten(),
-            fc1=nn.Linear(flattened[padding], 128),
+            fc1=nn.Linear(flattened, 128),
             act3=nn.ReLU(),
             drop2=nn.Dropout(0.5),
             fc2=nn.Linear(128, 10),

@@ -1,0 +1,87 @@
+"""The poster's curves, and what it did not draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from sentei.papers import Order
+from sentei.papers.annealing.judging import DENSE_SYNAPSES, final
+from sentei.papers.annealing.networks import VARIANTS
+from sentei.papers.jobs import Result
+from sentei.report.figures import EARTH, INK, LEAF, PALE, canvas
+
+Runs = Mapping[str, Sequence[Result]]
+COLOURS = {"annealed": LEAF, "dropout": EARTH, "neither": INK}
+
+
+def draw(order: Order, runs: Runs, selected: Mapping[float, Sequence[Result]]) -> None:
+    """All figures of the page."""
+    for name, make in (
+        ("curves", lambda axes: curves(axes, runs)),
+        ("accuracies", lambda axes: accuracies(axes, runs)),
+        ("kept", lambda axes: kept(axes, runs)),
+        ("selection", lambda axes: selection(axes, selected)),
+    ):
+        figure, axes = canvas()
+        make(axes)
+        order.figure(name, figure)
+
+
+def curves(axes: Axes, runs: Runs) -> None:
+    """Error by epoch, in training (dashed) and test: mean over seeds, with its deviation."""
+    for name, colour in COLOURS.items():
+        for which, style in (("test", "-"), ("train", "--")):
+            errors = _errors(runs[name], which)
+            epochs = np.arange(1, errors.shape[1] + 1)
+            mean, spread = errors.mean(0), errors.std(0)
+            label = VARIANTS[name].words if which == "test" else None
+            axes.plot(epochs, mean, style, color=colour, label=label)
+            axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+    axes.set(xlabel="epoch", ylabel="wrong (%)", yscale="log")
+    axes.set_title("test (solid) and training (dashed)", loc="left", color=INK, fontsize=10)
+    axes.legend(frameon=False)
+
+
+def accuracies(axes: Axes, runs: Runs) -> None:
+    """Test accuracy of every seed after the last epoch, by variant."""
+    names = list(runs)[::-1]
+    for place, name in enumerate(names):
+        values = 100 * np.array(final(runs[name]))
+        axes.plot(values, np.full(len(values), place), "o", color=COLOURS.get(name, LEAF), ms=5,
+                  alpha=0.6)  # fmt: skip
+        axes.plot([values.mean()], [place], "|", color=INK, ms=14, mew=2)
+    for published, words in ((98.89, "ANN_A"), (98.76, "ANN_D")):
+        axes.axvline(published, color=PALE, zorder=0)
+        axes.text(published, len(names) - 0.4, words, ha="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(names)), [VARIANTS[name].words for name in names])
+    axes.set(xlabel="test accuracy (%); a dot is a seed, a bar the mean")
+
+
+def kept(axes: Axes, runs: Runs) -> None:
+    """Connections of the first dense layer that are left, by epoch."""
+    for name, style in (("annealed", "-"), ("geometric", "--"), ("fsa", "-."), ("fsa-0.7", ":")):
+        left = [100 * at["fc1"] / DENSE_SYNAPSES["fc1"] for at in runs[name][0]["kept"]]
+        axes.plot([0, *range(1, len(left) + 1)], [100, *left], style, color=LEAF,
+                  label=VARIANTS[name].words)  # fmt: skip
+    axes.set(xlabel="epoch", ylabel="connections left in fc1 (%)", ylim=(0, 102))
+    axes.legend(frameon=False)
+
+
+def selection(axes: Axes, selected: Mapping[float, Sequence[Result]]) -> None:
+    """How many of the ten variables are found, against what the schedule costs."""
+    for mu, results in selected.items():
+        area = results[0]["area"]
+        found = [result["found"] for result in results]
+        axes.plot([area] * len(found), found, "o", color=LEAF, alpha=0.5)
+        axes.plot([area], [sum(found) / len(found)], "_", color=INK, ms=18, mew=2)
+        axes.annotate(f"μ = {mu:g}", (area, 0.3), ha="center", fontsize=8, color=INK)
+    axes.set(xscale="log", ylim=(0, 10.5))
+    axes.set(xlabel="area under the schedule (cost, in M · N)", ylabel="of 10 variables, found")
+
+
+def _errors(runs: Sequence[Result], which: str) -> Any:
+    return 100 * (1 - np.array([[epoch[0] for epoch in run[which]] for run in runs]))

@@ -1,0 +1,153 @@
+"""What the poster says, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from sentei.papers.annealing.networks import VARIANTS
+from sentei.papers.claims import Claim, Verdict, paired, spread
+from sentei.papers.jobs import Result
+
+Runs = Mapping[str, Sequence[Result]]
+DENSE_SYNAPSES = {"fc1": 589_824, "fc2": 1_280}
+SURE = 0.05
+
+
+def claims(runs: Runs, selected: Mapping[float, Sequence[Result]], timed: Result) -> list[Claim]:
+    """The rows of the poster's table, then our own questions."""
+    return [*_accuracies(runs), *_costs(runs, timed), *_sizes(runs), *_selections(selected)]
+
+
+def final(runs: Sequence[Result], which: str = "test") -> list[float]:
+    """Accuracy after the last epoch, of every seed."""
+    return [run[which][-1][0] for run in runs]
+
+
+def gap(runs: Sequence[Result]) -> list[float]:
+    """Training accuracy minus test accuracy after the last epoch, of every seed."""
+    return [a - b for a, b in zip(final(runs, "train"), final(runs), strict=True)]
+
+
+def _accuracies(runs: Runs) -> list[Claim]:
+    annealed, dropout, neither = (final(runs[name]) for name in ("annealed", "dropout", "neither"))
+    apart, from_none = paired(annealed, dropout), paired(annealed, neither)
+    beaten = paired(annealed, [0.9889] * len(annealed))
+    padded = [paired(final(runs[f"dropout-{kind}"]), dropout) for kind in ("full", "same")]
+    return [
+        Claim(
+            "annealing (ANN_A) after 12 epochs, test",
+            "98.89 %",
+            spread(annealed, 2, 100, "%"),
+            "holds" if beaten.mean >= 0 else "holds in part",
+            f"against 98.89: {beaten.words(2, 100, 'points')}",
+        ),
+        Claim("dropout (ANN_D), test", "98.76 %", spread(dropout, 2, 100, "%"), "holds"
+              if abs(sum(dropout) / len(dropout) - 0.9876) < 0.0025 else "does not hold",
+              "within a quarter of a point of the poster's single run"),
+        Claim(
+            "annealing beats dropout by 13 images of 10,000",
+            "+0.13 points",
+            apart.words(2, 100, "points"),
+            _beats(apart.mean, apart.p),
+            "paired by seed; the poster has one run of each",
+        ),
+        Claim(
+            "annealing is what helps (control with neither)",
+            "not tried",
+            f"neither: {spread(neither, 2, 100, '%')}",
+            "cannot be judged",
+            f"annealing minus neither: {from_none.words(2, 100, 'points')}",
+        ),
+        Claim(
+            "the example's header promises more than its network gives",
+            "99.25 %",
+            f"full padding: {spread(final(runs['dropout-full']), 2, 100, '%')}; same: "
+            f"{spread(final(runs['dropout-same']), 2, 100, '%')}",
+            "cannot be judged",
+            "the header is older than the padding it stands over; against valid padding: "
+            + "; ".join(told.words(2, 100, "points") for told in padded),
+        ),
+        Claim(
+            "annealing closes the gap between training and test as dropout does",
+            "curves alike",
+            "; ".join(
+                f"{VARIANTS[name].words}: {spread(gap(runs[name]), 2, 100, 'points')}"
+                for name in ("annealed", "dropout", "neither")
+            ),
+            "holds" if _mean(gap(runs["annealed"])) <= _mean(gap(runs["dropout"])) + 0.001
+            else "does not hold",
+            "training accuracy of the first 10,000 training images, in evaluation mode",
+        ),
+    ]  # fmt: skip
+
+
+def _beats(mean: float, p: float) -> Verdict:
+    if mean <= 0:
+        return "does not hold"
+    return "holds" if p < SURE else "holds in part"
+
+
+def _costs(runs: Runs, timed: Result) -> list[Claim]:
+    slower = median(timed["annealed"]) / median(timed["dropout"])
+    share = sum(timed["hook"]) / (sum(timed["annealed"]) - sum(timed["hook"]))
+    ratios = [
+        sum(unit["seconds"]) / sum(drop["seconds"])
+        for unit, drop in zip(runs["units"], runs["dropout"], strict=True)
+    ]
+    units = runs["units"]
+    return [
+        Claim(
+            "annealing takes about 2 % longer than dropout",
+            "+2 %",
+            f"{100 * (slower - 1):+.1f} % (medians of {len(timed['dropout'])} turns each)",
+            "holds" if slower <= 1.02 else "does not hold",
+            f"time inside the hook: {100 * share:.1f} % of the training without it",
+        ),
+        Claim(
+            "deleting instead of masking would save time (future work)",
+            "not tried",
+            f"whole units, deleted: {spread(ratios, 2)} of dropout's time",
+            "holds" if _mean(ratios) < 1 else "does not hold",
+            f"{units[0]['parameters']:,} parameters left; test {spread(final(units), 2, 100, '%')}",
+        ),
+    ]
+
+
+def _sizes(runs: Runs) -> list[Claim]:
+    rows = []
+    for name, published in (("annealed", "44 %"), ("geometric", "57 %"), ("fsa", "44 %"),
+                            ("fsa-0.7", "44 %")):  # fmt: skip
+        left = runs[name][0]["kept"][-1]
+        died = sum(sum(run["died"].values()) for run in runs[name])
+        share = sum(left.values()) / sum(DENSE_SYNAPSES.values())
+        rows.append(
+            Claim(
+                f"connections kept, {VARIANTS[name].words}",
+                published,
+                f"{100 * share:.1f} %: " + ", ".join(f"{k} {n:,}" for k, n in left.items()),
+                "holds" if abs(100 * share - float(published.split()[0])) < 1 else "does not hold",
+                f"test {spread(final(runs[name]), 2, 100, '%')}; units that died of it, over all "
+                f"seeds: {died}",
+            )
+        )
+    return rows
+
+
+def _selections(selected: Mapping[float, Sequence[Result]]) -> list[Claim]:
+    published = {0.0: "125", 1.0: "97", 10.0: "41", 100.0: "10", 300.0: "5"}
+    return [
+        Claim(
+            f"FSA of a linear model, mu = {mu:g}: cost in M · N",
+            published[mu],
+            f"{runs[0]['area']:.1f}",
+            "holds" if abs(runs[0]["area"] - float(published[mu])) < 2.5 else "does not hold",
+            f"of 10 variables among 1,000 found: {spread([r['found'] for r in runs], 1)}; accuracy "
+            f"{spread([run['accuracy'] for run in runs], 1, 100, '%')}",
+        )
+        for mu, runs in selected.items()
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

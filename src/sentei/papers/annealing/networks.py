@@ -1,0 +1,191 @@
+"""The poster's network, 600,810 parameters, trained with dropout, with annealing, with neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from sentei.datasets import load
+from sentei.network.folding import sweep_
+from sentei.network.mask import Mask
+from sentei.network.tracing import find_units
+from sentei.network.units import find_synapses
+from sentei.pruning.during import PruneWhileTraining
+from sentei.pruning.proposals import Proposal, ranked
+from sentei.pruning.schedules import fsa, geometric, linear
+from sentei.samples import Samples
+from sentei.training import Recipe, evaluate
+from sentei.training.models import annealing_cnn
+from sentei.training.train import Course
+
+EPOCHS, EVERY, BATCH = 12, 50, 128
+SEEN = 10_000  # training images that the training curve is read off
+DENSE = ("fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training the network.
+
+    Attributes:
+        words: for legends.
+        dropout: with the two dropout layers.
+        padding: of the first convolution.
+        propose: what goes every fifty updates; nothing if None.
+        units: whole units of every layer go, and are deleted at once.
+    """
+
+    words: str
+    dropout: bool = False
+    padding: str = "valid"
+    propose: Callable[[], Proposal] | None = None
+    units: bool = False
+
+
+def _by_half_a_percent() -> Proposal:
+    return ranked("magnitude", linear(by="0.5 %"), within="group")
+
+
+VARIANTS: dict[str, Variant] = {
+    "dropout": Variant("dropout (ANN_D)", dropout=True),
+    "annealed": Variant("annealing (ANN_A), linear", propose=_by_half_a_percent),
+    "neither": Variant("neither"),
+    "geometric": Variant(
+        "annealing, geometric",
+        propose=lambda: ranked("magnitude", geometric(by="0.5 %"), within="group"),
+    ),
+    "fsa": Variant(
+        "annealing, FSA", propose=lambda: ranked("magnitude", fsa("44 %"), within="group")
+    ),
+    "fsa-0.7": Variant(
+        "annealing, FSA to 0.7",
+        propose=lambda: ranked("magnitude", fsa("44 %", finish=0.7), within="group"),
+    ),
+    "units": Variant(
+        "whole units, deleted",
+        propose=lambda: ranked("magnitude", linear("67 %"), within="group"),
+        units=True,
+    ),
+    "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
+    "annealed-full": Variant("annealing, full padding", padding="full", propose=_by_half_a_percent),
+    "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
+}
+
+
+def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]:
+    """Train one variant and tell its course.
+
+    Args:
+        variant: a name in `VARIANTS`.
+        seed: of the initial weights, the order of samples and dropout.
+        epochs: passes through the data.
+        images: how many of MNIST's training images are used, and of its test images at most.
+
+    Returns:
+        Accuracy and loss by epoch, on training and test images; what is left; seconds.
+    """
+    chosen = VARIANTS[variant]
+    data = load("mnist:full", flat=False)
+    samples, test = data.train.first(images), data.test.first(images)
+    network = annealing_cnn(chosen.padding, chosen.dropout, seed=seed)
+    recipe = Recipe(epochs, "adadelta", lr=1.0, batch_size=BATCH, seed=seed)
+    course = Course(network, samples, recipe)
+    pruner = None
+    if chosen.propose is not None:
+        total = epochs * -(-images // BATCH)
+        pruner = attached(network, chosen, course.optimizer, total, samples.inputs[:64])
+    told: dict[str, Any] = {"train": [], "test": [], "seconds": [], "kept": []}
+    for epoch in range(epochs):
+        start = perf_counter()
+        course.epoch(epoch, ())
+        told["seconds"].append(perf_counter() - start)
+        told["train"].append(list(evaluate(network, samples.first(SEEN))))
+        told["test"].append(list(evaluate(network, test)))
+        if pruner is not None:
+            told["kept"].append({group.name: pruner.mask.count(group) for group in pruner.groups})
+    told["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+    if pruner is not None and not chosen.units:
+        told["died"] = _died(network, pruner.mask, samples.inputs[:64])
+    return told
+
+
+def timed(seed: int, blocks: int) -> dict[str, Any]:
+    """Time updates of dropout, annealing and neither, in turns of fifty, in one process.
+
+    Returns:
+        Seconds of every block of fifty updates by variant, with one proposal in each, and seconds
+        inside the pruner's hook.
+    """
+    data = load("mnist:full", flat=False).train
+    turns = {name: _course(name, seed, data.first(EVERY * BATCH)) for name in TIMED}
+    inside: list[float] = []
+    pruner = turns["annealed"][1]
+    if pruner is not None:
+        _clocked(pruner, inside)
+    told: dict[str, Any] = {name: [] for name in TIMED}
+    for block in range(blocks):
+        for name, (course, _) in turns.items():
+            start = perf_counter()
+            course.epoch(block, ())
+            told[name].append(perf_counter() - start)
+    return {**told, "hook": inside}
+
+
+TIMED = ("dropout", "annealed", "neither")
+
+
+def _course(variant: str, seed: int, samples: Samples) -> tuple[Course, PruneWhileTraining | None]:
+    chosen = VARIANTS[variant]
+    network = annealing_cnn(chosen.padding, chosen.dropout, seed=seed)
+    recipe = Recipe(1, "adadelta", lr=1.0, batch_size=BATCH, seed=seed)
+    course = Course(network, samples, recipe)
+    if chosen.propose is None:
+        return course, None
+    return course, attached(network, chosen, course.optimizer, 10**6, samples.inputs[:64])
+
+
+def _clocked(pruner: PruneWhileTraining, inside: list[float]) -> None:
+    update, hush = pruner._updated, pruner.mask_gradient
+
+    def clocked(call: Callable[..., None]) -> Callable[..., None]:
+        def timed_call(*given: Any) -> None:
+            start = perf_counter()
+            call(*given)
+            inside.append(perf_counter() - start)
+
+        return timed_call
+
+    pruner._updated, pruner.mask_gradient = clocked(update), clocked(hush)
+
+
+def attached(
+    network: torch.nn.Module,
+    variant: Variant,
+    optimizer: torch.optim.Optimizer,
+    total: int,
+    example: torch.Tensor,
+) -> PruneWhileTraining:
+    """The variant's pruner, at work on the layers that dropout guarded, or on all units."""
+    if variant.propose is None:
+        raise ValueError(f"{variant.words} prunes nothing")
+    if variant.units:
+        groups = list(find_units(network, example))
+    else:
+        groups = [group for group in find_synapses(network) if group.name in DENSE]
+    return PruneWhileTraining(
+        network, groups, variant.propose(), EVERY, total, delete=variant.units, example=example
+    ).attach(optimizer)
+
+
+def _died(network: torch.nn.Module, mask: Mask, example: torch.Tensor) -> dict[str, int]:
+    """How many units of each place have died because all their connections have."""
+    units = find_units(network, example)
+    both = Mask.full([*mask.groups, *units]).without(
+        {group: mask.dead(group) for group in mask.groups}
+    )
+    swept = sweep_(network, both, example)
+    return {group.name: int(swept.dead(group).numel()) for group in units}
