@@ -123,3 +123,17 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
+
+
+@pytest.mark.parametrize(
+    "guide", sorted((ROOT / "docs" / "guides").glob("*.md")), ids=lambda p: p.stem
+)
+def test_a_guides_code_runs(guide, tmp_path):
+    """Block after block in a process of its own, as a reader would type it."""
+    blocks = code_blocks(guide)
+    script = tmp_path / "guide.py"
+    script.write_text("\n".join(blocks))
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria.blind import Blind
+from sentei.criteria.deferred import Deferred
 from sentei.criteria.probe import Probe
 from sentei.errors import StructureError, unknown
 from sentei.network.mask import Mask
@@ -118,7 +118,7 @@ class PruneWhileTraining(keras.callbacks.Callback):
         start = sum(group.size for group in self.groups)
         alive = sum(self.mask.count(group) for group in self.groups)
         remedy = "a Keras callback sees none; choose a criterion that looks at weights"
-        seen = Blind(_Copy(self._network), self.mask, None, remedy)
+        seen = Deferred(_Copy(self._network), self.mask, None, None, remedy)
         progress = Progress(self.events + 1, total, start, alive)
         cut = self.propose(cast("Probe", seen), self.groups, self.mask, progress)
         if cut is None:

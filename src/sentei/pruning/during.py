@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sentei.criteria.blind import Blind
+from sentei.criteria.deferred import Deferred
 from sentei.criteria.probe import Probe
 from sentei.errors import ScheduleError, StructureError
 from sentei.losses import PerSample
@@ -238,13 +238,17 @@ class PruneWhileTraining:
         if self.probe is not None:
             probe = self.probe
             probe.forget_()
-        elif self._batch is not None:
-            *data, loss = self._batch
-            probe = Probe(self.model, data, loss, self.trajectory)
-        else:
-            return cast("Probe", Blind(self.model, self.mask, self.trajectory, _REMEDY))
-        probe.mask = self.mask
-        return probe
+            probe.mask = self.mask
+            return probe
+        return cast(
+            "Probe", Deferred(self.model, self.mask, self.trajectory, self._seeing(), _REMEDY)
+        )
+
+    def _seeing(self) -> Callable[[], Probe] | None:
+        if self._batch is None:
+            return None
+        inputs, targets, loss = self._batch
+        return lambda: Probe(self.model, (inputs, targets), loss, self.trajectory)
 
     def _measured(self) -> Measurement:
         if self.probe is not None:
