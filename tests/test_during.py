@@ -252,7 +252,7 @@ def test_epochs_are_counted_in_updates():
     pruner = PruneWhileTraining(
         network(), find_synapses(network()), falling(), "2 epochs", "12 epochs", steps_per_epoch=469
     )
-    assert (pruner.every, pruner.total) == (938, 5_628)
+    assert (pruner.cadence.every, pruner.cadence.proposals) == (938, 6)
 
 
 def test_mixed_precision_keeps_the_dead_at_zero():
@@ -267,3 +267,20 @@ def test_mixed_precision_keeps_the_dead_at_zero():
         optimizer.step()
     for link in links:
         assert not model.get_parameter(link.parameter).flatten()[pruner.mask.dead(link)].any()
+
+
+def test_proposals_end_after_the_first_part_of_training():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = PruneWhileTraining(
+        model, find_synapses(model), ranked("magnitude", linear("40 %")),
+        every=5, total=50, finish=0.7,
+    ).attach(optimizer)  # fmt: skip
+    train(model, optimizer, 50)
+    assert pruner.events == 7
+    assert sum(pruner.mask.count(group) for group in pruner.groups) == round(0.4 * 212)
+    for wrong in ({"finish": 0.05}, {"finish": 0}, {"total": None, "finish": 0.5}):
+        with pytest.raises(ScheduleError, match=r"ever be pruned|finish="):
+            PruneWhileTraining(
+                model, pruner.groups, falling(), **{"every": 5, "total": 50, **wrong}
+            )

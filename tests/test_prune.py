@@ -346,3 +346,26 @@ def test_one_tensor_of_fixed_scores_does_not_rank_two_groups_of_one_size():
     with pytest.raises(GroupError, match="one tensor of fixed scores ranks one group; there are 2"):
         next(run)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def test_below_a_threshold_the_lowest_go_capped_and_never_all():
+    model = mlp(4, 10, 6, 2)
+    first, second = hidden(model)
+    given = {first: torch.arange(10.0), second: torch.zeros(6)}
+    probe, mask = Probe(model, (X, Y)), Mask.full([first, second])
+    at = sentei.Progress(1, None, 16, 16)
+
+    def doomed(mask=mask, **settings):
+        cut = sentei.below(fixed(given), **settings)(probe, [first, second], mask, at)
+        return None if cut is None else {g.name: p.tolist() for g, p in cut.doomed.items()}
+
+    assert doomed(threshold=3.0, cap=0.25) == {"0": [0, 1], "2": [0]}
+    assert doomed(threshold=3.0, cap=1.0) == {"0": [0, 1, 2], "2": [0, 1, 2, 3, 4]}
+    assert doomed(threshold=0.5, cap=1.0, relative=True) == {"0": [0, 1]}  # median 4
+    assert doomed(threshold=0.0) is None
+    rest = mask.without({second: range(5), first: [0, 1]})
+    assert doomed(rest, threshold=3.0) == {"0": [2]}
+    with pytest.raises(ValueError, match="cap above 0"):
+        sentei.below("magnitude", 0.1, cap=0.0)
+    with pytest.raises(ValueError, match="Did you mean"):
+        sentei.below("magnitud", 0.1)

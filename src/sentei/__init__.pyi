@@ -45,6 +45,7 @@ from sentei.pruning.limits import synapses_at_most as synapses_at_most
 from sentei.pruning.limits import units_at_most as units_at_most
 from sentei.pruning.loop import prune as prune
 from sentei.pruning.proposals import Cut as Cut
+from sentei.pruning.proposals import below as below
 from sentei.pruning.proposals import ranked as ranked
 from sentei.pruning.run import Step as Step
 from sentei.pruning.schedules import Progress as Progress

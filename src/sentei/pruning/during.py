@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 
 from sentei.criteria.deferred import Deferred
 from sentei.criteria.probe import Probe
-from sentei.errors import ScheduleError, StructureError
+from sentei.errors import StructureError
 from sentei.losses import PerSample
 from sentei.network.example import Example, guessed
 from sentei.network.mask import Mask
@@ -21,6 +20,7 @@ from sentei.network.size import counts
 from sentei.network.surgery import shrink_
 from sentei.network.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses
+from sentei.pruning.cadence import cadence
 from sentei.pruning.limits import Limit
 from sentei.pruning.loop import cut_, silence_
 from sentei.pruning.measuring import Measurement, measure
@@ -53,10 +53,12 @@ class PruneWhileTraining:
         total: updates in all, for schedules that want to know; also "12 epochs".
         until: budget; nothing more is proposed once it is reached.
         probe: evidence for criteria that measure. Without one, `observe` gives a batch.
-        trajectory: called after every update, and cut along; for criteria that ask for it.
+        trajectory: called after every update, told of every proposal as of a check, and cut along;
+            for criteria that ask for it.
         delete: remove what has died, units and inputs, from the tensors at once.
         example: inputs that the model runs on, for deletion; see `shrink`.
         steps_per_epoch: updates in an epoch.
+        finish: proposals are made in this first part of `total` only.
 
     Attributes:
         mask: what is alive.
@@ -85,15 +87,10 @@ class PruneWhileTraining:
         delete: bool = False,
         example: Example | None = None,
         steps_per_epoch: int | None = None,
+        finish: float = 1.0,
     ):
         self.model, self.groups, self.propose = model, list(groups), propose
-        self.every = _updates("every", every, steps_per_epoch)
-        self.total = None if total is None else _updates("total", total, steps_per_epoch)
-        if self.total is not None and self.total < self.every:
-            raise ScheduleError(
-                f"nothing would ever be pruned: the first proposal comes after {self.every} "
-                f"updates, and there are {self.total} in all; choose a smaller every="
-            )
+        self.cadence = cadence(every, total, steps_per_epoch, finish)
         self.until, self.probe, self.trajectory = until, probe, trajectory
         self.delete = delete
         self.example = guessed(model) if delete and example is None else example
@@ -196,12 +193,14 @@ class PruneWhileTraining:
         self.mask.hold_(self.model, optimizer)
         if self.trajectory is not None:
             self.trajectory()
-        if self.updates % self.every == 0 and not self.reached:
+        if self.cadence.falls_on(self.updates) and not self.reached:
             self._propose(optimizer)
         self._batch = None
 
     def _propose(self, optimizer: Optimizer) -> None:
         cut = self.propose(self._evidence(), self.groups, self.mask, self._progress())
+        if self.trajectory is not None:
+            self.trajectory.check_()
         if cut is None:
             return
         self.events += 1
@@ -229,9 +228,9 @@ class PruneWhileTraining:
         self._watched = self._prunable()
 
     def _progress(self) -> Progress:
-        total = None if self.total is None else self.total // self.every
         remaining = sum(self.mask.count(group) for group in self.groups)
         start = sum(self.starts.values())
+        total = self.cadence.proposals
         return Progress(self.events + 1, total, start, remaining, 0, self.starts)
 
     def _evidence(self) -> Probe:
@@ -299,20 +298,6 @@ class _Hush:
 
     def __call__(self, parameter: Tensor) -> None:
         self.pruner.mask_gradient(parameter)
-
-
-def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:
-    """A number of updates: a count, or epochs of so many updates."""
-    match = re.fullmatch(r"\s*(\d+)\s*epochs?\s*", given) if isinstance(given, str) else None
-    if match is not None and steps_per_epoch is None:
-        raise ScheduleError(f"{what}={given!r} counts epochs: say steps_per_epoch=, too")
-    if match is not None and steps_per_epoch is not None:
-        given = int(match[1]) * steps_per_epoch
-    if not isinstance(given, int) or given < 1:
-        raise ScheduleError(
-            f"{what}= is a number of updates from 1, or epochs such as '2 epochs'; got {given!r}"
-        )
-    return given
 
 
 def _refuse_foreign(optimizer: Optimizer, watched: Mapping[str, nn.Parameter]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
                 doomed.update(lowest(judged, mask, scope, count))
         if not doomed and any(wanted):
             return None  # everything that is left has to stay
-        return Cut(doomed, self._mix(probe, doomed, mask), scores=judged)
+        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
 
     def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
         """How many go now; None if the schedule will never want more."""
@@ -112,14 +113,66 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         at_the_end = self.schedule(replace(own, step=10**9))
         return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None
 
-    def _mix(self, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask) -> dict[Listener, Any]:
-        mix: dict[Listener, Any] = {}
-        if self.repair is not None:
-            after = mask.without(doomed)
-            for group, units in doomed.items():
-                if isinstance(group, Neurons):
-                    mix.update(self.repair(probe, group, units, after))
-        return mix
+
+@dataclass(frozen=True)
+class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
+    """Units or synapses whose score is under a threshold go, the lowest first; none if none is.
+
+    Args:
+        criterion: a name or a function (probe, group) -> scores.
+        threshold: scores below it go; a multiple of the group's median score if `relative`.
+        cap: at most this part of a group goes at once, but one may always go. A group is never
+            emptied.
+        relative: compare with the median of the scores of what is alive in the group.
+        repair: as for `ranked`.
+
+    Raises:
+        ValueError: an unknown criterion, a threshold that is no number, or a cap outside 0 to 1.
+    """
+
+    criterion: str | Criterion
+    threshold: float
+    cap: float = 0.1
+    relative: bool = False
+    repair: Repair | None = None
+
+    def __post_init__(self) -> None:
+        criterion(self.criterion)
+        if not isfinite(self.threshold) or not 0 < self.cap <= 1:
+            raise ValueError(
+                f"below needs a finite threshold and a cap above 0, at most 1; got "
+                f"threshold={self.threshold}, cap={self.cap}"
+            )
+
+    def __call__(
+        self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
+    ) -> Cut | None:
+        """The cut for this step; None if every score is at the threshold or above."""
+        judged = {group: scores(self.criterion, probe, group) for group in groups}
+        doomed: dict[Group, Tensor] = {}
+        for group in groups:
+            alive = judged[group][mask.alive(group)]
+            if alive.numel() < 2:
+                continue
+            under = alive < self.threshold * (float(alive.median()) if self.relative else 1.0)
+            most = max(int(self.cap * progress.starts.get(group, group.size)), 1)
+            count = min(int(under.sum()), most, alive.numel() - 1)
+            doomed.update(lowest(judged, mask, [group], count) if count else {})
+        if not doomed:
+            return None
+        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
+
+
+def mixed(
+    repair: Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
+) -> dict[Listener, Any]:
+    """Who takes over from the doomed, for each of their listeners; nobody without a repair."""
+    mix: dict[Listener, Any] = {}
+    after = mask.without(doomed)
+    for group, units in doomed.items():
+        if repair is not None and isinstance(group, Neurons):
+            mix.update(repair(probe, group, units, after))
+    return mix
 
 
 def lowest(

@@ -1,0 +1,75 @@
+"""When something is proposed while a network trains. No torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import inf
+
+from sentei.errors import ScheduleError
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Every so many updates, up to the last.
+
+    Attributes:
+        every: updates from one proposal to the next.
+        last: the update after which nothing more is proposed; infinity if the end is not known.
+    """
+
+    every: int
+    last: float
+
+    @property
+    def proposals(self) -> int | None:
+        """How many there will be; None if the end is not known."""
+        return None if self.last == inf else int(self.last) // self.every
+
+    def falls_on(self, update: int) -> bool:
+        """Whether something is proposed after this update, counted from 1."""
+        return update % self.every == 0 and update <= self.last
+
+
+def cadence(
+    every: int | str, total: int | str | None, steps_per_epoch: int | None, finish: float
+) -> Cadence:
+    """A cadence from the words of `PruneWhileTraining`.
+
+    Args:
+        every: updates, or epochs such as "2 epochs".
+        total: updates in all, or epochs.
+        steps_per_epoch: updates in an epoch.
+        finish: the first part of `total` in which something is proposed.
+
+    Raises:
+        ScheduleError: something is no count, or nothing would ever be proposed.
+    """
+    between = _updates("every", every, steps_per_epoch)
+    all_of_them = None if total is None else _updates("total", total, steps_per_epoch)
+    if not 0 < finish <= 1 or (finish < 1 and all_of_them is None):
+        raise ScheduleError(
+            f"finish= is a part of total=, above 0 and at most 1; got finish={finish}, "
+            f"total={total}"
+        )
+    last = inf if all_of_them is None else finish * all_of_them
+    if last < between:
+        raise ScheduleError(
+            f"nothing would ever be pruned: the first proposal comes after {between} updates, and "
+            f"none may come after {last:g}; choose a smaller every="
+        )
+    return Cadence(between, last)
+
+
+def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:
+    """A number of updates: a count, or epochs of so many updates."""
+    match = re.fullmatch(r"\s*(\d+)\s*epochs?\s*", given) if isinstance(given, str) else None
+    if match is not None and steps_per_epoch is None:
+        raise ScheduleError(f"{what}={given!r} counts epochs: say steps_per_epoch=, too")
+    if match is not None and steps_per_epoch is not None:
+        given = int(match[1]) * steps_per_epoch
+    if not isinstance(given, int) or given < 1:
+        raise ScheduleError(
+            f"{what}= is a number of updates from 1, or epochs such as '2 epochs'; got {given!r}"
+        )
+    return given
