@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sentei.criteria.ablation import ablation
+from sentei.criteria.change import WeightChange, weight_change
 from sentei.criteria.derivatives import (
     Obd,
     Taylor1,
@@ -38,6 +39,7 @@ __all__ = [
     "Taylor1",
     "Taylor2",
     "Thresholded",
+    "WeightChange",
     "ablation",
     "approximations",
     "criterion",
@@ -50,6 +52,7 @@ __all__ = [
     "surface",
     "taylor1",
     "taylor2",
+    "weight_change",
 ]
 
 Criterion = Callable[[Probe, Group], Tensor]
@@ -65,6 +68,10 @@ CRITERIA: dict[str, Criterion] = {
     "taylor1-per-sample": Taylor1("per-sample"),
     "taylor2": taylor2,
     "taylor2-diagonal": Taylor2("diagonal"),
+    "weight_change": weight_change,
+    "weight_change-angle": WeightChange("angle"),
+    "weight_change-l2": WeightChange("l2"),
+    "weight_change-mean_abs": WeightChange("mean_abs"),
 }
 
 

@@ -108,7 +108,7 @@ class Paired:
         chance = "" if math.isnan(self.p) else f", p = {self.p:.3f}"
         return (
             f"{self.mean * scale:+,.{digits}f} ± {self.deviation * scale:.{digits}f}{tail} "
-            f"({self.pairs} pairs{chance})"
+            f"({self.pairs} pair{'s' * (self.pairs > 1)}{chance})"
         )
 
 

@@ -238,6 +238,7 @@ class PruneWhileTraining:
             probe = self.probe
             probe.forget_()
             probe.mask = self.mask
+            probe.trajectory = probe.trajectory or self.trajectory
             return probe
         return cast(
             "Probe", Deferred(self.model, self.mask, self.trajectory, self._seeing(), _REMEDY)

@@ -1,0 +1,21 @@
+"""Hidden units that stop learning are pruned while a network trains (Singh 2018)."""
+
+from __future__ import annotations
+
+from sentei.papers import Order
+from sentei.papers.claims import Claim
+from sentei.papers.sensitivity import figures
+from sentei.papers.sensitivity.judging import claims
+from sentei.papers.sensitivity.plan import EXPERIMENTS, jobs
+
+TITLE = "Singh: Sensitivity based Pruning of hidden Neurons (Letter Recognition)"
+
+
+def reproduce(order: Order) -> list[Claim]:
+    """Train with and without pruning on Letter Recognition, and judge what the paper says."""
+    seeds = range(1 if order.quick else order.seeds)
+    results = order.work(jobs(seeds, quick=order.quick))
+    names = (*EXPERIMENTS, "restart-one", "restart-counted")
+    runs = {name: [results[f"{name}-{seed}"] for seed in seeds] for name in names}
+    figures.draw(order, runs)
+    return claims(runs)
