@@ -21,9 +21,11 @@ from sentei.criteria.derivatives import (
     taylor1,
     taylor2,
 )
+from sentei.criteria.movement import gradient, karnin, wsf
 from sentei.criteria.probe import Probe
 from sentei.criteria.surfaces import approximations, surface
 from sentei.criteria.thresholds import Thresholded
+from sentei.criteria.trajectory import Trajectory
 from sentei.criteria.weights import Fixed, Random, fixed, magnitude, random
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group
@@ -38,10 +40,13 @@ __all__ = [
     "Taylor1",
     "Taylor2",
     "Thresholded",
+    "Trajectory",
     "ablation",
     "approximations",
     "criterion",
     "fixed",
+    "gradient",
+    "karnin",
     "magnitude",
     "obd",
     "random",
@@ -50,12 +55,15 @@ __all__ = [
     "surface",
     "taylor1",
     "taylor2",
+    "wsf",
 ]
 
 Criterion = Callable[[Probe, Group], Tensor]
 
 CRITERIA: dict[str, Criterion] = {
     "ablation": ablation,
+    "gradient": gradient,
+    "karnin": karnin,
     "magnitude": magnitude,
     "obd": obd,
     "random": random,
@@ -65,6 +73,7 @@ CRITERIA: dict[str, Criterion] = {
     "taylor1-per-sample": Taylor1("per-sample"),
     "taylor2": taylor2,
     "taylor2-diagonal": Taylor2("diagonal"),
+    "wsf": wsf,
 }
 
 

@@ -210,6 +210,11 @@ class Probe:
         ask = lambda e, block, own: e.curvatures(block, own, kind)  # noqa: E731
         return self._per_member(group, None, ask, smooth=2)
 
+    def mean(self, of: Callable[[Pass], Tensor], count: int) -> Tensor:
+        """(count,) float64 mean per sample of what `of` sums up over each recorded block."""
+        with self._measuring() as recording:
+            return self._mean(recording, "outputs", of, count)
+
     # What happened.
 
     def cut_(self, cut: _Cut) -> None:
