@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.probe import Probe
+from sentei.criteria.repairs import Repair, repair
 from sentei.errors import GroupError, unknown
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons, Synapses
 from sentei.pruning.schedules import Progress, Schedule
 
-Repair = Callable[..., Mapping[Listener, Tensor]]
 WITHIN = ("network", "group")
 
 
@@ -61,7 +61,8 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         criterion: a name or a function (probe, group) -> scores.
         schedule: how many to keep at each step.
         within: "network" ranks all groups together, "group" each by itself and by its own schedule.
-        repair: who takes over the work of removed units: (probe, group, units, mask) -> mix.
+        repair: who takes over the work of removed units, by name (see `criteria.repairs`) or as a
+            function (probe, group, units, mask) -> mix; nobody if None.
 
     Raises:
         ValueError: an unknown criterion or scope, with the nearest known one.
@@ -70,10 +71,12 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     criterion: str | Criterion
     schedule: Schedule
     within: str = "network"
-    repair: Repair | None = None
+    repair: str | Repair | None = None
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        if self.repair is not None:
+            repair(self.repair)
         if self.within not in WITHIN:
             raise ValueError(unknown("scope within=", self.within, WITHIN))
         if not callable(self.schedule):
@@ -102,7 +105,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
                 doomed.update(lowest(judged, mask, scope, count))
         if not doomed and any(wanted):
             return None  # everything that is left has to stay
-        return Cut(doomed, self._mix(probe, doomed, mask), scores=judged)
+        return Cut(doomed, handed_over(self.repair, probe, doomed, mask), scores=judged)
 
     def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
         """How many go now; None if the schedule will never want more."""
@@ -112,14 +115,18 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         at_the_end = self.schedule(replace(own, step=10**9))
         return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None
 
-    def _mix(self, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask) -> dict[Listener, Any]:
-        mix: dict[Listener, Any] = {}
-        if self.repair is not None:
-            after = mask.without(doomed)
-            for group, units in doomed.items():
-                if isinstance(group, Neurons):
-                    mix.update(self.repair(probe, group, units, after))
-        return mix
+
+def handed_over(
+    how: str | Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
+) -> dict[Listener, Tensor]:
+    """The mix of a cut: each doomed unit's work, taken over by those alive in `mask` after it."""
+    mix: dict[Listener, Tensor] = {}
+    if how is not None:
+        after = mask.without(doomed)
+        for group, units in doomed.items():
+            if isinstance(group, Neurons):
+                mix.update(repair(how)(probe, group, units, after))
+    return mix
 
 
 def lowest(
