@@ -38,7 +38,7 @@ def test_help_comes_without_torch_and_names_every_command():
         check=True,
     )
     assert time.monotonic() - start < 60
-    for command in ("demo", "train", "prune", "rank", "info"):
+    for command in ("demo", "train", "prune", "rank", "surface", "info"):
         assert command in done.stdout
     assert "torch" not in done.stderr
 
@@ -57,6 +57,11 @@ def test_help_comes_without_torch_and_names_every_command():
         (["train", "--data", "mnits"], "'mnist'"),
         (["train", "--epochs", "several"], "--epochs"),
         (["prune"], "--model"),
+        (["surface", "MODEL", "--data", "letter", "--group", "hiden"], "Known: fc1"),
+        (["surface", "MODEL", "--data", "letter", "--units", "3", "99"], "99"),
+        (["surface", "MODEL", "--data", "letter", "--to", "inf"], "--to"),
+        (["rank", "MODEL", "--data", "letter", "--loss", "entropy"], "'cross_entropy'"),
+        (["rank", "MODEL", "--data", "letter", "--against", "tailor2"], "'taylor2'"),
         (["info", "no-such-file.safetensors"], "no-such-file"),
         (["train", "--config"], "TOML"),
     ],
@@ -91,6 +96,22 @@ def test_train_prune_rank_info_from_end_to_end(capsys, tmp_path, monkeypatch):
     assert code == 0
     assert "284" in out  # 6 · 16 + 6 + 26 · 6 + 26 entries
     assert torch.get_num_threads() == 1
+
+
+def test_surfaces_are_drawn_for_chosen_units(model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("surface", model, "--data", "letter", "--samples", 200, "--units", 3, 0,
+                       "--points", 11, "--out", "drawn/s", capsys=capsys)  # fmt: skip
+    assert code == 0
+    rows = [line.split() for line in out.splitlines() if line.startswith("fc1")]
+    assert [row[1] for row in rows] == ["3", "0"]
+    for name in ("s", "s-approximated"):
+        assert (tmp_path / "drawn" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (tmp_path / "drawn" / f"{name}.svg").read_bytes()[:2000]
+    code, out, _ = run("surface", model, "--data", "letter", "--samples", 50, "--points", 3,
+                       "--out", "all", capsys=capsys)  # fmt: skip
+    assert code == 0
+    assert sum(line.startswith("fc1") for line in out.splitlines()) == 10
 
 
 def test_toml_options_have_the_same_names(model, capsys, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from sentei import training as training
 from sentei.criteria import fixed as fixed
 from sentei.criteria.probe import Probe as Probe
 from sentei.criteria.surfaces import surface as surface
+from sentei.criteria.trajectory import Trajectory as Trajectory
 from sentei.datasets import Split as Split
 from sentei.errors import BudgetError as BudgetError
 from sentei.errors import CertificateError as CertificateError
@@ -47,6 +48,7 @@ from sentei.pruning.loop import prune as prune
 from sentei.pruning.proposals import Cut as Cut
 from sentei.pruning.proposals import below as below
 from sentei.pruning.proposals import ranked as ranked
+from sentei.pruning.regrowth import regrowing as regrowing
 from sentei.pruning.run import Step as Step
 from sentei.pruning.schedules import Progress as Progress
 from sentei.pruning.schedules import cubic as cubic

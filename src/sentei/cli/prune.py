@@ -54,7 +54,7 @@ def prune(
     target
         The column of a .csv to predict, by name or position.
     criterion
-        What matters least: ablation, magnitude or random.
+        What matters least: ablation, taylor1, taylor2, obd, skeletonization, magnitude or random.
     schedule
         How fast: one_at_a_time, one_shot, linear, cubic, geometric or fsa.
     keep

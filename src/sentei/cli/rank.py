@@ -12,6 +12,7 @@ def rank(
     target: str = "-1",
     criterion: str = "ablation",
     against: str | None = None,
+    loss: str = "cross_entropy",
     samples: int = 10_000,
     most: int = 10,
     seed: int = 0,
@@ -28,9 +29,13 @@ def rank(
     target
         The column of a .csv to predict, by name or position.
     criterion
-        What matters least: ablation, magnitude or random.
+        What matters least: ablation (exact), taylor1 or taylor2 (its first and second order),
+        obd, skeletonization, magnitude or random; taylor1-absolute, taylor1-per-sample and
+        taylor2-diagonal are other readings.
     against
         A second criterion; prints how far the two agree (Spearman's rank correlation).
+    loss
+        What the network was trained on: cross_entropy, half_squared_error, binary_cross_entropy.
     samples
         How many training samples to look at.
     most
@@ -52,7 +57,7 @@ def rank(
     network = export.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
-    probe = sentei.Probe(network, split.train.first(samples))
+    probe = sentei.Probe(network, split.train.first(samples), loss)
     groups = sentei.find_units(network, split.train.inputs[:64])
     judged = {group.name: scores(criterion, probe, group) for group in groups}
     for name, values in judged.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sentei.criteria.probe import Probe
 from sentei.criteria.trajectory import Trajectory, recorded
-from sentei.errors import unknown
+from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Neurons
 
 
@@ -67,8 +67,13 @@ class WeightChange:
         """(size,) float64; lower goes first.
 
         Raises:
-            CriterionError: no trajectory.
+            CriterionError: no trajectory, or the angle of single synapses.
         """
+        if self.kind == "angle" and not isinstance(group, Neurons):
+            raise CriterionError(
+                f"a single weight has no direction that could turn; score the synapses of "
+                f"{group.name!r} by another kind of change than the angle"
+            )
         trajectory = recorded(probe, "weight_change", group)
         past, now = [], []
         for name, dim, index in _owned(group):

@@ -141,10 +141,18 @@ class Mask:
 
     def living(self, parameter: str, shape: Sequence[int]) -> Tensor:
         """Which entries of a weight are alive, in its shape; a dead unit's synapses are dead."""
-        alive = torch.ones(tuple(shape), dtype=torch.bool)
+        alive = self._ends(parameter, shape)
         for group, members in self._alive.items():
             if isinstance(group, Synapses) and group.parameter == parameter:
-                alive = members.clone().reshape(alive.shape)
+                alive &= members.reshape(alive.shape)
+        return alive
+
+    def ends_alive(self, synapses: Synapses) -> Tensor:
+        """(size,) bool: which synapses, dead or alive, run between units that are alive."""
+        return self._ends(synapses.parameter, synapses.shape).flatten()
+
+    def _ends(self, parameter: str, shape: Sequence[int]) -> Tensor:
+        alive = torch.ones(tuple(shape), dtype=torch.bool)
         for (name, dim), positions in self.gone.items():
             if name == parameter:
                 alive.index_fill_(dim, positions, False)

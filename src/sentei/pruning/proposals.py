@@ -12,12 +12,12 @@ from torch import Tensor
 
 from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.probe import Probe
+from sentei.criteria.repairs import Repair, repair
 from sentei.errors import GroupError, unknown
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons, Synapses
 from sentei.pruning.schedules import Progress, Schedule
 
-Repair = Callable[..., Mapping[Listener, Tensor]]
 WITHIN = ("network", "group")
 
 
@@ -62,7 +62,8 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         criterion: a name or a function (probe, group) -> scores.
         schedule: how many to keep at each step.
         within: "network" ranks all groups together, "group" each by itself and by its own schedule.
-        repair: who takes over the work of removed units: (probe, group, units, mask) -> mix.
+        repair: who takes over the work of removed units, by name (see `criteria.repairs`) or as a
+            function (probe, group, units, mask) -> mix; nobody if None.
 
     Raises:
         ValueError: an unknown criterion or scope, with the nearest known one.
@@ -71,10 +72,12 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     criterion: str | Criterion
     schedule: Schedule
     within: str = "network"
-    repair: Repair | None = None
+    repair: str | Repair | None = None
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        if self.repair is not None:
+            repair(self.repair)
         if self.within not in WITHIN:
             raise ValueError(unknown("scope within=", self.within, WITHIN))
         if not callable(self.schedule):
@@ -103,7 +106,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
                 doomed.update(lowest(judged, mask, scope, count))
         if not doomed and any(wanted):
             return None  # everything that is left has to stay
-        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
+        return Cut(doomed, handed_over(self.repair, probe, doomed, mask), scores=judged)
 
     def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
         """How many go now; None if the schedule will never want more."""
@@ -134,7 +137,7 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
     threshold: float
     cap: float = 0.1
     relative: bool = False
-    repair: Repair | None = None
+    repair: str | Repair | None = None
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
@@ -160,18 +163,19 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
             doomed.update(lowest(judged, mask, [group], count) if count else {})
         if not doomed:
             return None
-        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
+        return Cut(doomed, handed_over(self.repair, probe, doomed, mask), scores=judged)
 
 
-def mixed(
-    repair: Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
-) -> dict[Listener, Any]:
-    """Who takes over from the doomed, for each of their listeners; nobody without a repair."""
-    mix: dict[Listener, Any] = {}
-    after = mask.without(doomed)
-    for group, units in doomed.items():
-        if repair is not None and isinstance(group, Neurons):
-            mix.update(repair(probe, group, units, after))
+def handed_over(
+    how: str | Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
+) -> dict[Listener, Tensor]:
+    """The mix of a cut: each doomed unit's work, taken over by those alive in `mask` after it."""
+    mix: dict[Listener, Tensor] = {}
+    if how is not None:
+        after = mask.without(doomed)
+        for group, units in doomed.items():
+            if isinstance(group, Neurons):
+                mix.update(repair(how)(probe, group, units, after))
     return mix
 
 

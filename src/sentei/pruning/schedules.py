@@ -85,7 +85,7 @@ def one_shot(keep: Amount) -> Schedule:
     amount(keep, 100)
     return Named(
         f"one_shot({keep!r})",
-        lambda progress: min(amount(keep, progress.start), progress.remaining),
+        lambda progress: min(_target(keep, progress), progress.remaining),
     )
 
 

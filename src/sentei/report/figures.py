@@ -7,19 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
+SHADES = colormaps["viridis"]
 
 
 def canvas(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
     """An empty figure in the house's style; belongs to no window."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    figure = blank(width, height)
     axes = figure.add_subplot()
     tidy(axes)
     return figure, axes
+
+
+def blank(width: float, height: float) -> Figure:
+    """A figure without axes, for functions that fill one with several panels."""
+    return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
 def tidy(axes: Axes) -> None:
@@ -97,6 +104,70 @@ def receptive_fields(
         for spine in axes.spines.values():
             spine.set_color(PALE)
     figure.suptitle(title, fontsize=10, color=INK)
+
+
+def surfaces(
+    figure: Figure, gains: Tensor, curves: Tensor, labels: Sequence[str], loss: str = "loss"
+) -> None:
+    """Loss against the gain of one unit at a time, in a logarithmic and a linear panel.
+
+    Args:
+        figure: filled with two panels.
+        gains: (g,).
+        curves: (k, g) losses.
+        labels: of the k curves.
+        loss: what the vertical axis says.
+    """
+    shades = SHADES(np.linspace(0.0, 0.92, len(labels)))
+    panels = [figure.add_subplot(1, 2, place) for place in (1, 2)]
+    for axes, scale in zip(panels, ("log", "linear"), strict=True):
+        tidy(axes)
+        axes.axvline(1.0, color=EARTH, linewidth=1)
+        for curve, label, shade in zip(curves.numpy(), labels, shades, strict=True):
+            axes.plot(gains.numpy(), curve, color=shade, linewidth=1.3, label=label)
+        axes.set(xlabel="gain of the unit (0 removed, 1 as it is)", ylabel=loss, yscale=scale)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+
+
+def approximated(
+    figure: Figure,
+    gains: Tensor,
+    curves: Tensor,
+    tangents: Tensor,
+    parabolas: Tensor,
+    labels: Sequence[str],
+) -> None:
+    """Each curve with its tangent and parabola at gain 1: how far either can be trusted.
+
+    Args:
+        figure: filled with one small panel a curve.
+        gains: (g,).
+        curves: (k, g) losses.
+        tangents: (k, g).
+        parabolas: (k, g).
+        labels: of the k curves.
+    """
+    columns = min(5, len(labels))
+    rows = -(-len(labels) // columns)
+    x = gains.numpy()
+    for place, label in enumerate(labels):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        tidy(axes)
+        curve = curves[place].numpy()
+        axes.axvline(1.0, color=PALE, linewidth=1)
+        axes.plot(x, curve, color=LEAF, linewidth=2, label="loss")
+        axes.plot(
+            x, tangents[place].numpy(), color=INK, linewidth=1, linestyle=":", label="tangent"
+        )
+        axes.plot(x, parabolas[place].numpy(), color=EARTH, linewidth=1, label="parabola")
+        low, high = curve.min(), curve.max()
+        room = 0.15 * (high - low) or 1e-3
+        axes.set_ylim(low - 2 * room, high + room)
+        axes.set_title(label, fontsize=8, color=INK)
+        axes.tick_params(labelsize=7)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
 def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:

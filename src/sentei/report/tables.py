@@ -111,6 +111,30 @@ def ranking(values: Tensor, criterion: str, most: int) -> Table:
     return table
 
 
+def surfaces(
+    group: str, units: Sequence[int], gains: Tensor, curves: Tensor, first: Tensor, second: Tensor
+) -> Table:
+    """What a unit's curve comes to: removed, told from derivatives, and where it is lowest."""
+    table = Table(box=None, pad_edge=False)
+    for name in (
+        "group",
+        "unit",
+        "loss at 0",
+        "by tangent",
+        "by parabola",
+        "best gain",
+        "loss there",
+    ):
+        table.add_column(name, justify="left" if name == "group" else "right")
+    at = int(gains.abs().argmin())
+    for place, unit in enumerate(units):
+        best = int(curves[place].argmin())
+        told = [f"{float(of[place, at]):.5f}" for of in (curves, first, second)]
+        lowest = (f"{float(gains[best]):.3g}", f"{float(curves[place, best]):.5f}")
+        table.add_row(group, str(unit), *told, *lowest)
+    return table
+
+
 def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Table:
     """Spearman's rank correlation of two criteria, group by group."""
     table = Table(box=None, pad_edge=False)

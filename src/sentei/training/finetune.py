@@ -28,7 +28,8 @@ class FineTune:
     Args:
         samples: (inputs, targets) with a row for each sample.
         recipe: how; its `epochs` are those of one call. One epoch of Adam if None.
-        after_update: called without arguments after every update, once what is dead is held.
+        after_update: called without arguments after every update, once what is dead is held. Those
+            that have a state of their own (`state_dict`), such as a Trajectory, go back with it.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class FineTune:
             self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next call depends on besides the weights: the epoch and the optimizer's state.
+        """What the next call depends on besides the weights: epoch, optimizer, after-updates.
 
         Returns:
             Dicts of tensors and numbers, copied.
         """
-        return {"epoch": self.epoch, "optimizer": self._read()}
+        along = {str(i): call.state_dict() for i, call in enumerate(self._stateful)}
+        return {"epoch": self.epoch, "optimizer": self._read(), "after_update": along}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back, or forward, to a state; it may come before the first call.
@@ -82,10 +84,22 @@ class FineTune:
         Raises:
             ValueError: the state is another network's.
         """
+        along = state.get("after_update", {})
+        if len(along) != len(self._stateful):
+            raise ValueError(
+                f"the state holds that of {len(along)} after-update calls; this FineTune has "
+                f"{len(self._stateful)}: make it with the same after_update="
+            )
+        for i, call in enumerate(self._stateful):
+            call.load_state_dict(along[str(i)])
         self.epoch = state["epoch"]
         self._moments = state["optimizer"]
         if self._course is not None:
             self._write(self._course)
+
+    @property
+    def _stateful(self) -> list[Any]:
+        return [call for call in self.after_update if hasattr(call, "state_dict")]
 
     def _started(self, model: nn.Module) -> Course:
         if self._course is None:

@@ -153,8 +153,8 @@ def _ways(runs: Runs) -> list[Claim]:
             f"deleted units: {spread(time, 2)} of the time with masked ones",
             "holds" if fmean(time) < 1 else "does not hold",
             f"masked and deleted end alike: {spread(accuracies(mask), 1, 100, '%')} and "
-            f"{spread(accuracies(true), 1, 100, '%')}; layers this small are bound by calls, not by "
-            "arithmetic",
+            f"{spread(accuracies(true), 1, 100, '%')}; layers this small are bound by calls, "
+            "not by arithmetic",
         ),
     ]
 
