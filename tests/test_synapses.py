@@ -27,6 +27,7 @@ from sentei import (
     linear,
     one_at_a_time,
     one_shot,
+    only,
     prune,
     ranked,
     regrowing,
@@ -61,17 +62,17 @@ def test_wsf_with_levels_a_floor_and_a_sweep_leaves_a_small_readable_network():
     tune = FineTune(data, Recipe(2, lr=0.03, batch_size=50), after_update=[trajectory])
     seen = []
 
-    def propose(probe, groups, mask, progress):
-        seen.append((progress.undone, trajectory.updates))
-        links = [group for group in groups if isinstance(group, Synapses)]
-        return ranked("wsf", levels(25, 50, 70, then=one_at_a_time()))(probe, links, mask, progress)
+    def watched(progress):
+        seen.append(progress.undone)
+        return levels(25, 50, 70, then=one_at_a_time())(progress)
 
+    propose = only("synapse", ranked("wsf", watched))
     floor = accuracy_at_least(0.95)
     steps = list(prune(model, groups, probe, propose, keeping=floor, retrain=tune))
     assert all((step.measured.accuracy or 0) >= 0.95 for step in steps)
     last = steps[-1]
     assert last.measured.synapses <= 12
-    assert seen[-1][0] > 3  # every level was undone, then single synapses
+    assert seen[-1] > 3  # every level was undone, then single synapses
     # An undo rewound the trajectory too: it counts the updates of the kept steps alone.
     assert trajectory.updates == 30 * 4 + (len(steps) - 1) * 2 * 4
     assert evaluate(model, data).accuracy == last.measured.accuracy
@@ -100,15 +101,13 @@ def test_a_deaf_unit_is_folded_into_the_biases():
     groups = [*find_synapses(model), *find_units(model, data[0], inputs=True)]
     doomed = torch.tensor([5, 6, 7, 8, 9])  # everything unit 1 hears
 
-    def propose(probe, groups, mask, progress):
-        return ranked(once, one_shot(16))(probe, groups[:2], mask, progress)
-
     def once(probe, group):
         scores = torch.ones(group.size, dtype=torch.float64)
         if group.name == "0":
             scores[doomed] = 0
         return scores
 
+    propose = only("synapse", ranked(once, one_shot(16)))
     *_, step = prune(model, groups, Probe(model, data), propose, until=synapses_at_most(16))
     hidden = next(group for group in step.mask.groups if group.kind == "neuron")
     assert step.mask.dead(hidden).tolist() == [1]
@@ -180,6 +179,10 @@ def test_bad_input_is_refused_before_anything_changes():
         regrowing("magnitude", one_shot(3), 3)(
             probe, hand.hidden(model), Mask.full(hand.hidden(model)), progress()
         )
+    with pytest.raises(GroupError, match="no group of that kind"):
+        list(prune(model, groups, probe, only("channel", ranked("wsf", one_at_a_time()))))
+    with pytest.raises(ValueError, match="Did you mean 'synapse'"):
+        only("synapses", ranked("wsf", one_at_a_time()))
     for settings in ({"share": 1.5}, {"steps": 0}):
         with pytest.raises(ScheduleError):
             regrowing("magnitude", one_shot(3), **{"steps": 3, **settings})

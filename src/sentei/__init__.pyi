@@ -47,6 +47,7 @@ from sentei.pruning.limits import units_at_most as units_at_most
 from sentei.pruning.loop import prune as prune
 from sentei.pruning.proposals import Cut as Cut
 from sentei.pruning.proposals import below as below
+from sentei.pruning.proposals import only as only
 from sentei.pruning.proposals import ranked as ranked
 from sentei.pruning.regrowth import regrowing as regrowing
 from sentei.pruning.run import Step as Step

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sentei.errors import StructureError, unknown
 from sentei.network.layers import Select, refresh_
+from sentei.network.sparse import SparseLinear
 
 MODULES = 10_000  # most modules a description may hold
 DEPTH = 64  # deepest nesting
@@ -84,6 +85,7 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.PixelShuffle: ("upscale_factor",),
     nn.Upsample: ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
     Select: ("kept", "dim"),
+    SparseLinear: ("in_features", "out_features", "alive", "bias"),
 }
 _TYPES = {kind.__name__: kind for kind in _ARGUMENTS}
 

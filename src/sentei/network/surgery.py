@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sentei.errors import CertificateError, StructureError
+from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.attention import FewerHeads
 from sentei.network.certificate import certify
-from sentei.network.example import Example, guessed
+from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.integers import adopt_, patches
 from sentei.network.layers import Select, refresh_
 from sentei.network.mask import Mask, Place
 from sentei.network.renumbering import kept
+from sentei.network.sparse import sparsified
 from sentei.network.units import Neurons
 
 
-def shrink(model: nn.Module, mask: Mask, example: Example | None = None) -> nn.Module:
+def shrink(
+    model: nn.Module, mask: Mask, example: Example | None = None, sparse: str | None = None
+) -> nn.Module:
     """A new, smaller network without the dead units of `mask`; the old one is untouched.
 
     Args:
@@ -28,12 +31,17 @@ def shrink(model: nn.Module, mask: Mask, example: Example | None = None) -> nn.M
         mask: what is alive. Dead synapses between alive units stay, as zeros.
         example: inputs the network runs on; a batch of real ones makes the proof a better one. May
             be left out for networks that begin with a linear layer.
+        sparse: "auto" lets linear layers become `SparseLinear` (CSR, for inference) where that is
+            measured to be faster on `example`, whose batch size decides; None keeps all dense.
 
     Raises:
+        ValueError: another word for `sparse`.
         GroupError: the mask's groups are not the model's.
         StructureError: a group would lose its last unit where torch cannot have none.
         CertificateError: the smaller network does not compute the same; the group is named.
     """
+    if sparse not in (None, "auto"):
+        raise ValueError(unknown("choice sparse=", sparse, ["auto"]) + " None keeps layers dense.")
     mask.check(model)
     _refuse_emptied(mask)
     example = guessed(model) if example is None else example
@@ -44,8 +52,16 @@ def shrink(model: nn.Module, mask: Mask, example: Example | None = None) -> nn.M
         small = cut_(small, mask)
         certify(masked, small, example)
     except (CertificateError, RuntimeError, IndexError) as error:
-        return _patched(masked, mask, example, error)
-    return small
+        small = _patched(masked, mask, example, error)
+    return small if sparse is None else _sparsified(small, example)
+
+
+def _sparsified(small: nn.Module, example: Example) -> nn.Module:
+    dense = copy.deepcopy(small)
+    with undisturbed(small):
+        made = sparsified(small, example)
+    certify(dense, made, example)
+    return made
 
 
 def shrink_(

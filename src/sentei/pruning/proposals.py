@@ -15,7 +15,7 @@ from sentei.criteria.probe import Probe
 from sentei.criteria.repairs import Repair, repair
 from sentei.errors import GroupError, unknown
 from sentei.network.mask import Mask
-from sentei.network.units import Group, Listener, Neurons, Synapses
+from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 from sentei.pruning.schedules import Progress, Schedule
 
 WITHIN = ("network", "group")
@@ -177,6 +177,45 @@ def handed_over(
             if isinstance(group, Neurons):
                 mix.update(repair(how)(probe, group, units, after))
     return mix
+
+
+@dataclass(frozen=True)
+class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", ...))
+    """A proposal that looks at groups of one kind; those of others die in the sweep alone.
+
+    `prune(model, [*find_synapses(model), *find_units(model, x, inputs=True)], ...)` with it removes
+    synapses, and every unit and input that is left with nothing.
+
+    Args:
+        kind: "synapse", or one of those of units.
+        propose: what looks at them.
+
+    Raises:
+        ValueError: an unknown kind, with the nearest known one.
+    """
+
+    kind: str
+    propose: Proposal
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*KINDS, "synapse"):
+            raise ValueError(unknown("kind", self.kind, (*KINDS, "synapse")))
+
+    def __call__(
+        self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
+    ) -> Cut | None:
+        """What the proposal says of these groups.
+
+        Raises:
+            GroupError: there are none.
+        """
+        chosen = [group for group in groups if group.kind == self.kind]
+        if not chosen:
+            raise GroupError(
+                f"only({self.kind!r}, ...) has no group of that kind to look at; pass those of "
+                "find_synapses or find_units to prune()"
+            )
+        return self.propose(probe, chosen, mask, progress)
 
 
 def lowest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,6 +74,8 @@ class regrowing:  # noqa: N801 - used like a function: regrowing("magnitude", on
         if progress.step > self.steps:
             return None
         alive = sum(mask.count(group) for group in synapses)
+        start = sum(progress.starts.get(group, group.size) for group in synapses)
+        progress = replace(progress, start=start, remaining=alive)
         kept = min(self.schedule(progress), alive)
         if kept < 1:
             raise ScheduleError(

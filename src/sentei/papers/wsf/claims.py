@@ -1,0 +1,266 @@
+"""The paper's claims beside what came out, and the tables that a claim has no room for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sentei.papers.claims import Claim, Verdict, spread
+from sentei.papers.jobs import Result
+from sentei.papers.wsf import small
+from sentei.papers.wsf.figures import smallest
+
+Results = Mapping[str, Result]
+GOALS = (0.97, 0.95, 0.90, 0.50)
+
+
+def judged(results: Results, quick: bool) -> list[Claim]:
+    """Every claim that there are results for."""
+    makers = (_size, _best, _close, _half, _few, _letter, _movement, _ranking, _compared, _zero)
+    found = [claim for make in makers for claim in make(results)]
+    found += [fewest(results, goal) for goal in GOALS if _of(results, "ladder")]
+    return found + attempts(results, quick)
+
+
+def _of(results: Results, start: str) -> list[Result]:
+    """Results of jobs whose names begin so, in the order of their seeds."""
+    return [result for name, result in sorted(results.items()) if name.startswith(start)]
+
+
+def _size(results: Results) -> list[Claim]:
+    runs = _of(results, "hypothesis")
+    if not runs:
+        return []
+    total = sum(runs[0]["histogram"])
+    return [
+        Claim(
+            "a fully connected [784,20,10] has 15,880 synapses",
+            "15 880",
+            f"{total:,.0f}",
+            "holds" if total == 15_880 else "does not hold",
+            "biases are not counted; dense test accuracy "
+            + spread([run["test"] for run in runs], 2, 100, "%"),
+        )
+    ]
+
+
+def _best(results: Results) -> list[Claim]:
+    runs = [*_of(results, f"attempt-{small.BEST:02}"), *_of(results, "best")]
+    if not runs:
+        return []
+    tests = [run["test"] for run in runs]
+    mean = sum(tests) / len(tests)
+    verdict: Verdict = "holds" if mean >= 0.97 else "does not hold"
+    shape = runs[0]["structure"]
+    return [
+        Claim(
+            "1,259 synapses are enough for 97 %, as [465,20,10]",
+            "97 % (of which data is not said)",
+            "test " + spread(tests, 2, 100, "%"),
+            verdict,
+            "with regrowth and a teacher, beyond the paper; train "
+            + spread([run["train"] for run in runs], 2, 100, "%")
+            + f", validation {spread([run['validation'] for run in runs], 2, 100, '%')}; "
+            + f"the first seed ends as {shape}",
+        )
+    ]
+
+
+def _close(results: Results) -> list[Claim]:
+    runs = _of(results, "process-close")
+    if not runs:
+        return []
+    left = [run["synapses"] for run in runs]
+    return [
+        Claim(
+            "over 90 % of synapses are redundant (MNIST)",
+            "> 90 %",
+            spread([1 - count / 15_880 for count in left], 1, 100, "%") + " removed",
+            "holds" if max(left) < 1588 else "does not hold",
+            "the paper's procedure, at most a point of validation accuracy lost; "
+            + f"{spread(left, 0)} synapses and "
+            + f"{spread([run['structure'][0] for run in runs], 0)} inputs stay, test "
+            + spread([run["test"] for run in runs], 2, 100, "%"),
+        )
+    ]
+
+
+def _half(results: Results) -> list[Claim]:
+    runs = _of(results, "process-half")
+    if not runs:
+        return []
+    left = [run["synapses"] for run in runs]
+    return [
+        Claim(
+            "the procedure with a floor of 50 %",
+            "38 synapses, 20 inputs",
+            f"{spread(left, 0)} synapses, "
+            + f"{spread([run['structure'][0] for run in runs], 0)} inputs",
+            "holds" if sum(left) / len(left) <= 38 else "does not hold",
+            "without regrowth; test " + spread([run["test"] for run in runs], 1, 100, "%"),
+        )
+    ]
+
+
+def _few(results: Results) -> list[Claim]:
+    ladders = _of(results, "ladder")
+    if not ladders:
+        return []
+    rungs = [rung for run in ladders for rung in run["rungs"] if rung["synapses"] == 38]
+    tests = [rung["test"] for rung in rungs]
+    best = smallest(ladders)
+    return [
+        Claim(
+            "38 synapses and 20 inputs recognise half of the test images",
+            "50 %",
+            "test " + spread(tests, 1, 100, "%"),
+            "holds" if sum(tests) / len(tests) >= 0.5 else "does not hold",
+            f"with regrowth; {spread([rung['structure'][0] for rung in rungs], 0)} inputs; the "
+            f"network drawn, best on validation, has {best['test']:.1%} and {best['structure'][0]}",
+        )
+    ]
+
+
+def _letter(results: Results) -> list[Claim]:
+    runs = _of(results, "letter")
+    if not runs:
+        return []
+    kept = [_at(run["curve"], 0.1 * 2100) for run in runs]
+    loss = [run["curve"][0]["test"] - step["test"] for run, step in zip(runs, kept, strict=True)]
+    return [
+        Claim(
+            "over 90 % of synapses are redundant, on Letter too",
+            "> 90 % in general",
+            spread(loss, 1, 100, "points") + f" lost at {kept[0]['synapses']} of 2,100 synapses",
+            "holds" if sum(loss) / len(loss) <= 0.01 else "does not hold",
+            "16-50-26, WSF and retraining; dense test accuracy "
+            + spread([run["curve"][0]["test"] for run in runs], 1, 100, "%"),
+        )
+    ]
+
+
+def _movement(results: Results) -> list[Claim]:
+    runs = _of(results, "hypothesis")
+    if not runs:
+        return []
+    get = lambda name: [run[name] for run in runs]  # noqa: E731
+    explained = [run["unlit"] * run["still_and_unlit"] / (run["still"] or 1) for run in runs]
+    part = spread(get("unlit_of_lowest"), 1, 100, "%")
+    return [
+        Claim(
+            "redundant synapses do not move in training",
+            "the idea of the method",
+            spread(get("still"), 2, 100, "%") + " did not move at all",
+            "holds" if min(get("still")) >= 0.9 else "holds in part",
+            f"{spread(explained, 1, 100, '%')} of those read a pixel that is never lit in "
+            f"training; of the 92 % that moved least such pixels are {part}",
+        )
+    ]
+
+
+def _ranking(results: Results) -> list[Claim]:
+    runs = _of(results, "hypothesis")
+    if not runs:
+        return []
+    gain = [run["wsf_ablation"] - abs(run["random_ablation"]) for run in runs]
+    told = {
+        name: spread([run[f"{name}_ablation"] for run in runs])
+        for name in ("wsf", "magnitude", "karnin", "random")
+    }
+    return [
+        Claim(
+            "a synapse that moved little is worth little",
+            "the idea of the method",
+            f"Spearman with exact ablation: WSF {told['wsf']}",
+            "holds in part" if min(gain) > 0 else "does not hold",
+            f"of 500 synapses of lit pixels on 2,000 images; |w| {told['magnitude']}, Karnin "
+            f"{told['karnin']}, random {told['random']}; WSF with |w| over all synapses "
+            + spread([run["wsf_magnitude"] for run in runs]),
+        )
+    ]
+
+
+def _compared(results: Results) -> list[Claim]:
+    runs = {
+        name: _of(results, f"compared-{name}-") for name in ("wsf", "magnitude", "karnin", "random")
+    }
+    if not all(runs.values()):
+        return []
+    claims = []
+    for count in (1259, 145):
+        at = {n: [_at(r["curve"], count)["test"] for r in found] for n, found in runs.items()}
+        means = {name: sum(values) / len(values) for name, values in at.items()}
+        best = max(means, key=lambda name: means[name])
+        reached = _at(runs["wsf"][0]["curve"], count)["synapses"]
+        claims.append(
+            Claim(
+                f"WSF against other criteria at {reached:,} synapses",
+                "not compared",
+                "WSF test " + spread(at["wsf"], 2, 100, "%"),
+                "holds" if best == "wsf" else "does not hold",
+                "holds if WSF has the highest mean; "
+                + ", ".join(f"{n} {spread(v, 2, 100, '%')}" for n, v in at.items() if n != "wsf"),
+            )
+        )
+    return claims
+
+
+def _zero(results: Results) -> list[Claim]:
+    runs = _of(results, "hypothesis")
+    if not runs:
+        return []
+    at = lambda name: [run["removed"][2][name] for run in runs]  # noqa: E731
+    return [
+        Claim(
+            "removing at once, without retraining, a tenth kept",
+            "not compared",
+            "set to zero: test " + spread(at("zero"), 1, 100, "%"),
+            "cannot be judged",
+            f"set back to w(0) instead: {spread(at('init'), 1, 100, '%')}",
+        )
+    ]
+
+
+def fewest(results: Results, goal: float) -> Claim:
+    """The fewest synapses whose validation accuracy reaches a goal, seed by seed."""
+    counts, tests, missing = [], [], 0
+    for run in _of(results, "ladder"):
+        enough = [rung for rung in run["rungs"] if rung["validation"] >= goal]
+        if not enough:
+            missing += 1
+            continue
+        least = min(enough, key=lambda rung: rung["synapses"])
+        counts.append(least["synapses"])
+        tests.append(least["test"])
+    published = {0.97: "1,259", 0.5: "38"}.get(goal, "-")
+    aim = f"fewest synapses at {goal:.0%} of validation"
+    if not counts:
+        return Claim(aim, published, "not reached", "does not hold", f"in none of {missing} seeds")
+    verdict: Verdict = "cannot be judged"
+    if goal == 0.5:
+        verdict = "holds" if sum(counts) / len(counts) <= 38 else "does not hold"
+    remark = "test " + spread(tests, 2, 100, "%") + (f"; not in {missing} seeds" * bool(missing))
+    return Claim(aim, published, spread(counts, 0), verdict, remark)
+
+
+def attempts(results: Results, quick: bool) -> list[Claim]:
+    """The budget of attempts at 1,259 synapses, each with seed 0."""
+    rows = []
+    for i, name in enumerate(small.plan(quick)):
+        found = results.get(f"attempt-{i:02}")
+        if found is not None:
+            rows.append(
+                Claim(
+                    f"attempt {i + 1} at 1,259: {name}",
+                    "97 %",
+                    f"test {found['test']:.2%} (1 seed)",
+                    "holds" if found["test"] >= 0.97 else "does not hold",
+                    f"validation {found['validation']:.2%}, train {found['train']:.2%}, "
+                    f"{found['structure']}",
+                )
+            )
+    return rows
+
+
+def _at(curve: Sequence[Mapping[str, float]], count: float) -> Mapping[str, float]:
+    """The step with the most synapses that has at most so many."""
+    return max((s for s in curve if s["synapses"] <= count), key=lambda step: step["synapses"])

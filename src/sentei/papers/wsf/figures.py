@@ -1,0 +1,182 @@
+"""What the paper draws, and what it could have: from results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sentei.papers.jobs import Result
+from sentei.papers.wsf.paths import network_of, speaks_for
+from sentei.report.figures import EARTH, INK, LEAF, PALE, canvas
+
+if TYPE_CHECKING:
+    from sentei.papers import Order
+
+COLOURS = {"wsf": LEAF, "magnitude": INK, "karnin": EARTH, "random": "#8f9a94"}
+
+
+def draw(order: Order, results: Mapping[str, Result]) -> None:
+    """Every figure that there are results for."""
+    closest = [results[name] for name in sorted(results) if name.startswith("process-close")]
+    if closest:
+        figure, axes = canvas()
+        process(axes, closest[0]["steps"])
+        order.figure("process", figure)
+    known = [r for name, r in sorted(results.items()) if name.startswith("ladder")]
+    if known:
+        figure, axes = canvas()
+        ladder(axes, [r["rungs"] for r in known])
+        order.figure("ladder", figure)
+        figure, axes = canvas(5.4, 4.2)
+        graph(axes, smallest(known)["edges"])
+        order.figure("graph", figure)
+    if any(name.startswith("compared") for name in results):
+        figure, axes = canvas()
+        compared(axes, results)
+        order.figure("compared", figure)
+    if any(name.startswith("hypothesis") for name in results):
+        figure, axes = canvas()
+        histogram(axes, [r for name, r in results.items() if name.startswith("hypothesis")])
+        order.figure("histogram", figure)
+    if "rules" in results:
+        figure = Figure(figsize=(7.4, 3.6), layout="constrained", dpi=150)
+        rules(figure, results["rules"]["classes"])
+        order.figure("rules", figure)
+
+
+def smallest(ladders: Sequence[Result], synapses: int = 38) -> Result:
+    """The network of so many synapses that does best on validation."""
+    rungs = [rung for found in ladders for rung in found["rungs"] if rung["synapses"] == synapses]
+    return max(rungs, key=lambda rung: rung["validation"])
+
+
+def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
+    """The paper's figure 2: synapses, inputs and accuracy, step by step."""
+    numbers = range(len(steps))
+    for name, colour in (("synapses", INK), ("inputs", EARTH), ("hidden", PALE)):
+        axes.plot(numbers, [s[name] for s in steps], color=colour, linewidth=2, label=name)
+    axes.set_yscale("log")
+    last = steps[-1]
+    axes.set(xlabel="step that was kept", ylabel="how many are left")
+    axes.set_title(
+        f"{last['synapses']:,} of {steps[0]['synapses']:,} synapses stay, {last['inputs']} inputs",
+        loc="left",
+        color=INK,
+    )
+    beside = axes.twinx()
+    beside.plot(numbers, [100 * s["validation"] for s in steps], color=LEAF, linewidth=2)
+    beside.set_ylabel("validation accuracy (%)", color=LEAF)
+    beside.set_ylim(0, 100)
+    beside.spines[["top", "left"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left")
+
+
+def ladder(axes: Axes, runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
+    """Accuracy with fewer and fewer synapses, a line for each seed."""
+    for rungs in runs:
+        counts = [rung["synapses"] for rung in rungs]
+        axes.plot(counts, [100 * r["test"] for r in rungs], color=LEAF, alpha=0.6, marker=".")
+    axes.plot([1259, 38], [97, 50], "x", color=EARTH, markersize=9, markeredgewidth=2)
+    for count, accuracy in ((1259, 97), (38, 50)):
+        axes.annotate("published", (count, accuracy), (6, -12), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set(xlabel="synapses left", ylabel="test accuracy (%)")
+    axes.set_title("How few synapses will do", loc="left", color=INK)
+
+
+def compared(axes: Axes, results: Mapping[str, Result]) -> None:
+    """Mean over seeds of test accuracy at each size, by criterion; the band is one deviation."""
+    for name, colour in COLOURS.items():
+        runs = [r["curve"] for job, r in results.items() if job.startswith(f"compared-{name}-")]
+        if not runs:
+            continue
+        counts = [step["synapses"] for step in runs[0]]
+        values = 100 * np.array([[step["test"] for step in run] for run in runs])
+        mean, deviation = values.mean(0), values.std(0, ddof=min(1, len(runs) - 1))
+        axes.plot(counts, mean, color=colour, linewidth=2, label=name)
+        axes.fill_between(counts, mean - deviation, mean + deviation, color=colour, alpha=0.15)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set(xlabel="synapses left", ylabel="test accuracy (%)")
+    axes.set_title("The same cuts by four criteria", loc="left", color=INK)
+    axes.legend(frameon=False)
+
+
+def histogram(axes: Axes, found: Sequence[Result]) -> None:
+    """How far synapses moved; those that did not at all stand at the left edge."""
+    counts = np.mean([result["histogram"] for result in found], axis=0)
+    edges = np.logspace(-5, 1, len(counts) + 1)
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=LEAF)
+    axes.bar(edges[0], counts[0], edges[1] - edges[0], align="edge", color=EARTH)
+    axes.set_xscale("log")
+    axes.set(xlabel="|w - w(0)| (leftmost: at most 1e-5)", ylabel="synapses")
+    axes.set_title("How far training moved 15,880 synapses", loc="left", color=INK)
+
+
+def graph(axes: Axes, edges: Sequence[Sequence[Sequence[float]]]) -> None:
+    """The paper's figure 3: every synapse in the colour of the class it says most about."""
+    palette = matplotlib.colormaps["tab10"]
+    first, second = network_of(edges)
+    inputs, hidden = sorted({d for _, d in first}), sorted({k for _, k in second})
+    hidden = [k for k in hidden if any(unit == k for unit, _ in first)]
+    outputs = range(10)
+    height = [_spread(part) for part in (inputs, hidden, outputs)]
+    served = speaks_for(first, second)
+    for (unit, pixel), weight in first.items():
+        if unit in height[1]:
+            _line(
+                axes,
+                (0, height[0][pixel]),
+                (1, height[1][unit]),
+                weight,
+                palette(served[unit, pixel]),
+            )
+    for (label, unit), weight in second.items():
+        if unit in height[1]:
+            _line(axes, (1, height[1][unit]), (2, height[2][label]), weight, palette(label))
+    for pixel in inputs:
+        axes.plot(0, height[0][pixel], "s", color=INK, markersize=5)
+        axes.text(-0.04, height[0][pixel], f"{pixel // 28},{pixel % 28}", ha="right", va="center",
+                  fontsize=6, color=INK)  # fmt: skip
+    for unit in hidden:
+        axes.plot(1, height[1][unit], "o", color=INK, markersize=7)
+    for label in outputs:
+        axes.plot(2, height[2][label], "o", color=palette(label), markersize=9)
+        axes.text(2.05, height[2][label], str(label), va="center", color=INK)
+    axes.set_title(f"{len(first) + len(second)} synapses, {len(inputs)} inputs (row, column)",
+                   loc="left", color=INK)  # fmt: skip
+    axes.set_axis_off()
+    axes.set_xlim(-0.25, 2.2)
+
+
+def _spread(members: Sequence[int] | range) -> dict[int, float]:
+    return {m: 1 - (i + 0.5) / max(len(members), 1) for i, m in enumerate(members)}
+
+
+def _line(
+    axes: Axes, a: tuple[float, float], b: tuple[float, float], weight: float, colour: tuple
+) -> None:
+    style = "-" if weight > 0 else "--"
+    width = 0.6 + min(abs(weight), 6) / 3
+    axes.plot([a[0], b[0]], [a[1], b[1]], style, color=colour, linewidth=width, zorder=0)
+
+
+def rules(figure: Figure, classes: Sequence[Mapping]) -> None:
+    """For each digit the inputs that suffice: green where ink speaks for it, brown against."""
+    for label, found in enumerate(classes):
+        axes = figure.add_subplot(2, 5, label + 1)
+        field = np.zeros(784)
+        strengths = np.array(found["strengths"])
+        field[found["inputs"]] = strengths / max(np.abs(strengths).max(), 1e-12)
+        axes.imshow(field.reshape(28, 28), cmap="BrBG", vmin=-1, vmax=1)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"{label}: {len(found['inputs'])} inputs", fontsize=8, color=INK, pad=3)
+        for spine in axes.spines.values():
+            spine.set_color(PALE)
