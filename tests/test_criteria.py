@@ -14,15 +14,17 @@ from sentei import (
     Probe,
     Recipe,
     Trajectory,
-    criteria,
     find_synapses,
     find_units,
     fixed,
     train,
 )
-from sentei.criteria import CRITERIA, Random, ablation, criterion, magnitude, scores
+from sentei.criteria import CRITERIA, Random, ablation, angles, criterion, magnitude, scores
 
-MEASURES_UNITS_ONLY = {"ablation", "skeletonization"}
+MEASURES_UNITS_ONLY = {
+    *("ablation", "ablation-affine", "ablation-least-squares", "badness", "contribution"),
+    *("distinctiveness", "obs", "sietsma-dow", "skeletonization", "variance"),
+}
 SYNAPSES_ONLY = {"gradient", "wsf"}
 REMEMBERS = {"karnin"}  # weights by their place, so that permuting them is a new training
 MEANS_NOTHING = {"random"}
@@ -132,6 +134,39 @@ def test_derivatives_by_hand():
     assert CRITERIA["obd"](probe, incoming).tolist() == [1.125, 8.0]
 
 
+def test_activity_by_hand():
+    """Three units over four samples: o_1 and o_2 = 1 - o_1 are opposites, o_3 is always 0.25."""
+    o = torch.tensor([[0.0, 1, 0.25], [1, 0, 0.25], [0, 1, 0.25], [1, 0, 0.25]]).double()
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3))
+        model[0].bias.zero_()
+        model[1].weight.copy_(torch.tensor([[2.0, -1.0, 4.0]]))
+        model[1].bias.zero_()
+    targets = torch.tensor([[1.0], [1.0], [1.0], [1.0]]).double()
+    probe, (group,) = Probe(model, (o, targets), "half_squared_error"), find_units(model, o)
+    near = lambda numbers: pytest.approx(numbers, abs=1e-6)  # noqa: E731
+    assert CRITERIA["variance"](probe, group).tolist() == near([0.25, 0.25, 0])
+    # rms(o) |w|: sqrt(1/2) * 2, sqrt(1/2) * 1, 0.25 * 4
+    assert CRITERIA["contribution"](probe, group).tolist() == near([2**0.5, 0.5**0.5, 1])
+    # outputs are -1 + 1 = 0 and 2 + 1 = 3, so g = -1 and 2: mean square 2.5, times w^2
+    assert CRITERIA["badness"](probe, group).tolist() == near([-10, -2.5, -40])
+    # 1 and 2 are each other's mix, 3 is a constant: nothing is left over of any
+    assert CRITERIA["obs"](probe, group).tolist() == near([0, 0, 0])
+    assert CRITERIA["sietsma-dow"](probe, group).tolist() == near([0, 0, 0])
+    # centred at a half: 1 and 2 point opposite ways, folded to 0; 3 is constant
+    assert CRITERIA["distinctiveness"](probe, group).tolist() == near([0, 0, 0])
+    found = angles(probe, group)
+    assert found[0].tolist() == near([0, 180, 90])
+    # without centring the opposites are at right angles, and 3 leans on both alike
+    assert angles(probe, group, "none")[0].tolist() == near([0, 90, 45])
+    assert angles(probe, group, "mean")[0, 1] == near(180)
+    assert angles(probe, group, "mean")[2].isnan().all()  # less its mean it is nothing
+    assert angles(probe, group, "minmax")[0, 1] == near(180)
+    with pytest.raises(ValueError, match="Did you mean 'half'"):
+        angles(probe, group, "halt")
+
+
 def test_samples_that_cancel_do_not_cancel_one_by_one():
     model, _ = one_hidden_by_hand()
     # The second sample's target is as far on the other side: g = +2.5, so the slopes cancel.
@@ -201,7 +236,5 @@ def test_bad_scores_are_named(probe, model):
         scores(lambda probe, group: [0.0] * group.size, probe, group)
 
 
-def test_exported_names_are_sorted_and_there():
-    assert criteria.__all__ == sorted(criteria.__all__)
-    assert all(hasattr(criteria, name) for name in criteria.__all__)
+def test_the_table_is_sorted():
     assert list(CRITERIA) == sorted(CRITERIA)

@@ -87,7 +87,7 @@ def test_bad_questions_are_refused_before_any_work(monkeypatch):
     (group,), probe = hand.hidden(model), Probe(model, (torch.randn(9, 5), torch.arange(9) % 4))
     with pytest.raises(GroupError):
         surface(probe, group, 6, GAINS)
-    monkeypatch.setattr(probe, "_measuring", None)
+    monkeypatch.setattr(probe, "measuring", None)
     with pytest.raises(ValueError, match="position 2 is inf"):
         surface(probe, group, 0, [0.0, 1.0, torch.inf])
     with pytest.raises(ValueError, match="position 0 is nan"):

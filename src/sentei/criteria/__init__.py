@@ -11,7 +11,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sentei.criteria.ablation import ablation
+from sentei.criteria.ablation import Ablation, ablation
+from sentei.criteria.activity import (
+    SietsmaDow,
+    angles,
+    badness,
+    contribution,
+    distinctiveness,
+    obs,
+    sietsma_dow,
+    variance,
+)
 from sentei.criteria.derivatives import (
     Obd,
     Taylor1,
@@ -23,6 +33,7 @@ from sentei.criteria.derivatives import (
 )
 from sentei.criteria.movement import gradient, karnin, wsf
 from sentei.criteria.probe import Probe
+from sentei.criteria.repairs import REPAIRS, Repair, affine, least_squares, mean, repair, twin
 from sentei.criteria.surfaces import approximations, surface
 from sentei.criteria.thresholds import Thresholded
 from sentei.criteria.trajectory import Trajectory
@@ -32,29 +43,45 @@ from sentei.network.units import Group
 
 __all__ = [
     "CRITERIA",
+    "REPAIRS",
+    "Ablation",
     "Criterion",
     "Fixed",
     "Obd",
     "Probe",
     "Random",
+    "Repair",
+    "SietsmaDow",
     "Taylor1",
     "Taylor2",
     "Thresholded",
     "Trajectory",
     "ablation",
+    "affine",
+    "angles",
     "approximations",
+    "badness",
+    "contribution",
     "criterion",
+    "distinctiveness",
     "fixed",
     "gradient",
     "karnin",
+    "least_squares",
     "magnitude",
+    "mean",
     "obd",
+    "obs",
     "random",
+    "repair",
     "scores",
+    "sietsma_dow",
     "skeletonization",
     "surface",
     "taylor1",
     "taylor2",
+    "twin",
+    "variance",
     "wsf",
 ]
 
@@ -62,17 +89,25 @@ Criterion = Callable[[Probe, Group], Tensor]
 
 CRITERIA: dict[str, Criterion] = {
     "ablation": ablation,
+    "ablation-affine": Ablation("affine"),
+    "ablation-least-squares": Ablation("least_squares"),
+    "badness": badness,
+    "contribution": contribution,
+    "distinctiveness": distinctiveness,
     "gradient": gradient,
     "karnin": karnin,
     "magnitude": magnitude,
     "obd": obd,
+    "obs": obs,
     "random": random,
+    "sietsma-dow": sietsma_dow,
     "skeletonization": skeletonization,
     "taylor1": taylor1,
     "taylor1-absolute": Taylor1("absolute"),
     "taylor1-per-sample": Taylor1("per-sample"),
     "taylor2": taylor2,
     "taylor2-diagonal": Taylor2("diagonal"),
+    "variance": variance,
     "wsf": wsf,
 }
 

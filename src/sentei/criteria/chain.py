@@ -100,6 +100,30 @@ class Chain:
         parts = [self._rises(o, targets, columns) for o, targets in self.rows(block)]
         return torch.stack(parts).sum(0)
 
+    def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
+        """(k,) float64: as `rises`, after each unit was handed over by its row of the mix.
+
+        What is then missing is not the unit's output but what the mix leaves over of it.
+
+        Args:
+            block: what was recorded.
+            units: (k,) positions.
+            mixes: (size, size + 1) for the one listener.
+        """
+        heard, (mix,) = block.heard[self.position], mixes.values()
+        columns, rows = self.listener.index.to(heard.o.device), mix.to(heard.o)[units]
+        left = Heard(torch.zeros_like(heard.o), heard.targets)
+        for own in columns.T:  # a unit's first column is mixed from first columns, and so on
+            known = torch.addmm(rows[:, -1:], rows[:, :-1], heard.o[own])
+            left.o[own[units]] = heard.o[own[units]] - known
+        columns = columns[units]
+        if self._is_classifier(heard) and columns.shape[1] == 1:
+            z, weight = self.hearing(heard.o), self.hearing.weight
+            scratch = self._scratch(z)
+            return self.softmax(z, weight, left, columns[:, 0], scratch, passing=True)
+        blocks = zip(self.rows(block), left.o.split(self._rows, 1), strict=True)
+        return torch.stack([self._rises(o, y, columns, gone) for (o, y), gone in blocks]).sum(0)
+
     def gained(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
         """(k, g) float64: rise of the summed loss with each unit's gate at each gain."""
         rises = 0.0
@@ -170,18 +194,25 @@ class Chain:
 
     def rows(self, block: Pass) -> Iterator[tuple[Tensor, Tensor]]:
         """What the layer heard, (units, n) with its targets, some samples at a time."""
-        heard, rows = block.heard[self.position], max(128, CELLS // self.width)
-        return zip(heard.o.split(rows, 1), heard.targets.split(rows), strict=True)
+        heard = block.heard[self.position]
+        return zip(heard.o.split(self._rows, 1), heard.targets.split(self._rows), strict=True)
+
+    @property
+    def _rows(self) -> int:
+        return max(128, CELLS // self.width)
 
     def _is_classifier(self, heard: Heard) -> bool:
         wide = heard.o.dtype in (torch.float32, torch.float64)  # exponentials need the range
         return wide and not self.steps and self.ending.fused(heard.targets)
 
-    def _rises(self, o: Tensor, targets: Tensor, columns: Tensor) -> Tensor:
-        z = self.hearing(o)
+    def _rises(
+        self, o: Tensor, targets: Tensor, columns: Tensor, gone: Tensor | None = None
+    ) -> Tensor:
+        """(k,): `gone` is what goes with each column, all that it puts out if None."""
+        z, gone = self.hearing(o), o if gone is None else gone
         base = self.ending(self._onward(z[:, None].clone()), targets)
-        sums = [self.ending(self._onward(gone), targets) for gone in self._without(z, o, columns)]
-        return torch.cat(sums) - base
+        without = self._without(z, gone, columns)
+        return torch.cat([self.ending(self._onward(left), targets) for left in without]) - base
 
     def _onward(self, x: Tensor) -> Tensor:
         for step in self.steps:

@@ -13,10 +13,10 @@ from torch.func import functional_call
 from sentei.criteria.chain import Chain, find_chain
 from sentei.criteria.endings import Ending
 from sentei.criteria.gates import Gates
-from sentei.criteria.recording import Recording, losses
+from sentei.criteria.recording import Recording, losses, outputs
 from sentei.criteria.samples import Samples
 from sentei.criteria.synapses import Gauge
-from sentei.errors import StructureError
+from sentei.errors import StaleError, StructureError
 from sentei.network.calls import names_of
 from sentei.network.certificate import TOLERANCE
 from sentei.network.example import run, tensors
@@ -126,6 +126,12 @@ def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
     return found
 
 
+def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str, Tensor]:
+    """The mixes for listeners, by the names under which calls use them."""
+    names = names_of(model)
+    return {names[id(model.get_parameter(part.parameter))]: rows for part, rows in mix.items()}
+
+
 def loudness(model: nn.Module, listeners: Mapping[str, Listener]) -> Tensor:
     """(size,) largest weight with which anything listens to each unit; 0 for a dead unit."""
     loudest = []
@@ -142,6 +148,26 @@ def audible(model: nn.Module, group: Group) -> Tensor:
     if isinstance(group, Neurons):
         return loudness(model, listeners_of(model, group)).cpu() > 0
     return model.get_parameter(group.parameter).detach().flatten().cpu() != 0
+
+
+def compare(recording: Recording) -> None:
+    """Refuse to answer from a record that the network does not bear out.
+
+    Raises:
+        StaleError: weights changed unannounced.
+    """
+    sample = recording.sample
+    recording.complete_(sample, "outputs")
+    recorded, real = sample.outputs, outputs(recording.model, sample.samples)
+    assert recorded is not None
+    apart = (recorded - real).abs().max().item() if real.numel() else 0.0
+    scale = max(1.0, real.abs().max().item()) if real.numel() else 1.0
+    if apart > scale * tolerance(real):
+        raise StaleError(
+            f"weights may change only with the Probe's knowledge; recorded outputs are off by "
+            f"{apart:.3g}. Call probe.cut_(cut) after a cut and probe.forget_() after training "
+            "or any other change."
+        )
 
 
 def tolerance(outputs: Tensor) -> float:

@@ -18,6 +18,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
 from sentei.criteria.bends import gradient, slope
+from sentei.criteria.folds import Folds
 from sentei.criteria.recording import Need, Pass, PerSample, Slope, Survey, losses, outputs
 from sentei.errors import CriterionError, StructureError
 from sentei.network.calls import Call, Calls
@@ -75,6 +76,43 @@ class Gates:
         sums = [per_sample.sum(dtype=torch.float64) for per_sample in found]
         rises = torch.stack(sums) - base if sums else base.new_zeros(0)
         return rises.view(len(units), len(gains))
+
+    def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
+        """(k,) float64: as `rises`, after each unit was handed over by its row of the mix."""
+        assert block.losses is not None
+        folds = Folds(self.model, self.listeners)
+        sums = []
+
+        def total(rows: Choice, hits: Choice, seen: bool) -> Tensor:
+            def answer(call: Call) -> Tensor:
+                first = call.position <= self.first
+                same = call.mixes and (first or (seen and not _depends(call)))
+                if call.weight in rows:
+                    return folds(call, hits[call.weight], rows[call.weight])
+                return block.kept[call.position].clone() if same else call()
+
+            with Calls(self.model, answer):
+                out = outputs(self.model, block.samples)
+            return losses(self.per_sample, out, block.samples.targets).sum(dtype=torch.float64)
+
+        for chunk in units.split(self._chunk(len(block.samples), passes=1)):
+            rows = {
+                name: mix[chunk].to(self.model.get_parameter(name)) for name, mix in mixes.items()
+            }
+            hits, _ = self._choices(chunk)
+            if self.batched:
+                try:
+                    with torchs_own_warnings_hidden():
+                        sums.append(
+                            torch.func.vmap(lambda r, h: total(r, h, seen=True))(rows, hits)
+                        )
+                    continue
+                except (RuntimeError, ValueError):
+                    self.batched = False
+            for i in range(len(chunk)):
+                one = [{name: value[i] for name, value in of.items()} for of in (rows, hits)]
+                sums.append(total(*one, seen=False)[None])
+        return torch.cat(sums) - block.losses.sum(dtype=torch.float64)
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
         """(k,) float64: derivative of the summed loss along each unit's gate."""

@@ -16,18 +16,20 @@ from sentei.criteria.endings import Ending
 from sentei.criteria.engines import (
     Engine,
     audible,
+    compare,
     fitting,
+    mixes_by_name,
     parameters_read,
-    tolerance,
 )
 from sentei.criteria.gates import Gates
-from sentei.criteria.recording import Need, Pass, Recording, Slope, outputs
+from sentei.criteria.moments import Moments
+from sentei.criteria.recording import Need, Pass, Recording, Slope
 from sentei.criteria.samples import read
 from sentei.distributed import gathered, sum_across
-from sentei.errors import GroupError, LossError, StaleError
+from sentei.errors import GroupError, LossError
 from sentei.network.example import Example, resized, tensors, undisturbed
 from sentei.network.mask import Mask
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Listener, Neurons
 from sentei.samples import fingerprint
 
 RECORDED_BYTES = 2**30
@@ -110,16 +112,18 @@ class Probe:
             LossError: it is not finite, or not one number per sample.
             StaleError: weights changed unannounced.
         """
-        with self._measuring() as recording:
-            return self._mean(recording, "outputs", _total).item()
+        with self.measuring() as recording:
+            total = lambda block: _known(block.losses).sum(dtype=torch.float64)  # noqa: E731
+            return self._mean(recording, "outputs", total).item()
 
     def accuracy(self) -> float | None:
         """Part of the samples whose largest output is their target; None without class targets."""
         targets = self._samples.targets
         if targets.is_floating_point() or targets.ndim != 1:
             return None
-        with self._measuring() as recording:
-            return self._mean(recording, "outputs", _right).item()
+        with self.measuring() as recording:
+            right = lambda block: (_known(block.outputs).argmax(1) == block.samples.targets).sum()  # noqa: E731
+            return self._mean(recording, "outputs", right).item()
 
     def alive(self, group: Group) -> Tensor:
         """(size,) bool: which members were not cut."""
@@ -133,7 +137,12 @@ class Probe:
         """Mean loss with a unit removed, (k,) float64: `loss()` plus `rises_without`."""
         return self.loss() + self.rises_without(group, units)
 
-    def rises_without(self, group: Group, units: Tensor | Sequence[int] | None = None) -> Tensor:
+    def rises_without(
+        self,
+        group: Group,
+        units: Tensor | Sequence[int] | None = None,
+        mix: Mapping[Listener, Tensor] | None = None,
+    ) -> Tensor:
         """Rise in mean loss with a unit removed: that unit alone, its columns zero everywhere.
 
         Units that are dead, or that nobody listens to, change nothing and cost nothing.
@@ -141,6 +150,8 @@ class Probe:
         Args:
             group: whose units.
             units: (k,) positions; all of the group if None.
+            mix: for each listener (size, size + 1): who takes over from each unit first, as
+                `network.folding.fold_` would do it; nobody if None.
 
         Returns:
             (k,) float64.
@@ -150,8 +161,11 @@ class Probe:
             LossError: a loss is not finite.
             StaleError: weights changed unannounced.
         """
-        self._check_units(group)
-        return self._per_member(group, units, lambda e, block, own: e.rises(block, own))
+        self.check_units(group)
+        if mix is None:
+            return self._per_member(group, units, lambda e, block, own: e.rises(block, own))
+        mixes = mixes_by_name(self.model, mix)
+        return self._per_member(group, units, lambda e, b, own: e.rises_after(b, own, mixes))
 
     # What would be, little by little.
 
@@ -169,7 +183,7 @@ class Probe:
         Raises:
             GroupError, LossError, StaleError: as `rises_without`.
         """
-        self._check_units(group)
+        self.check_units(group)
         width = (len(gains),)
         return self._per_member(group, units, lambda e, b, own: e.gained(b, own, gains), width)
 
@@ -212,7 +226,7 @@ class Probe:
 
     def mean(self, of: Callable[[Pass], Tensor], count: int) -> Tensor:
         """(count,) float64 mean per sample of what `of` sums up over each recorded block."""
-        with self._measuring() as recording:
+        with self.measuring() as recording:
             return self._mean(recording, "outputs", of, count)
 
     # What happened.
@@ -226,39 +240,29 @@ class Probe:
         if self._recording is not None:
             names = {name for g in groups_cut for name in parameters_read(self.model, g)}
             users = [at for name in names for at in self._recording.survey.users(name)]
-            self._recording.forget_(min(users, default=0))
+            changed = min(users, default=0)
+            self.moments.forget_(self._recording, changed)
+            self._recording.forget_(changed)
 
     def forget_(self) -> None:
         """Drop everything recorded: after training, an undo, or any other change of weights."""
         self._recording: Recording | None = None
         self._engines: dict[Group, Engine] = {}
+        self.moments = Moments()
 
     # How.
 
     @contextmanager
-    def _measuring(self) -> Iterator[Recording]:
+    def measuring(self) -> Iterator[Recording]:
+        """The record, borne out by the network; in evaluation mode meanwhile."""
         with undisturbed(self.model):
             if self._recording is None:
                 self._recording = self._fresh()
-            self._compare(self._recording)
+            compare(self._recording)
             yield self._recording
 
     def _fresh(self) -> Recording:
         return Recording(self.model, self._samples, self.per_sample, RECORDED_BYTES)
-
-    def _compare(self, recording: Recording) -> None:
-        """Refuse to answer from a record that the network does not bear out."""
-        sample = recording.sample
-        recording.complete_(sample, "outputs")
-        recorded, real = _known(sample.outputs), outputs(self.model, sample.samples)
-        apart = (recorded - real).abs().max().item() if real.numel() else 0.0
-        scale = max(1.0, real.abs().max().item()) if real.numel() else 1.0
-        if apart > scale * tolerance(real):
-            raise StaleError(
-                f"weights may change only with the Probe's knowledge; recorded outputs are off by "
-                f"{apart:.3g}. Call probe.cut_(cut) after a cut and probe.forget_() after training "
-                "or any other change."
-            )
 
     def _mean(
         self, recording: Recording, need: Need, of: Callable[[Pass], Tensor], count: int = 1
@@ -278,12 +282,19 @@ class Probe:
             )
         return total / len(self._samples)
 
-    def _check_units(self, group: Group) -> None:
+    def check_units(self, group: Group) -> Neurons:
+        """The group, if it is of units."""
         if not isinstance(group, Neurons):
             raise GroupError(
                 f"the loss without a member is measured for units; {group.name!r} is a group of "
                 "synapses. Use a criterion for synapses, such as magnitude."
             )
+        return group
+
+    def check_smooth(self, recording: Recording, order: int) -> None:
+        """Refuse a loss that cannot be differentiated so often."""
+        sample = recording.sample
+        check_smooth(self.per_sample, _known(sample.outputs), sample.samples.targets, order)
 
     def _per_member(
         self,
@@ -307,11 +318,9 @@ class Probe:
         Mask.full([group]).without({group: chosen}).check(self.model)
         found = torch.zeros(len(chosen), *each, dtype=torch.float64)
         live = (self.alive(group) & audible(self.model, group))[chosen]
-        with self._measuring() as recording:
+        with self.measuring() as recording:
             if smooth:
-                sample = recording.sample
-                out = _known(sample.outputs)
-                check_smooth(self.per_sample, out, sample.samples.targets, smooth)
+                self.check_smooth(recording, smooth)
             if live.any():
                 found[live] = self._asked(recording, group, chosen[live], ask, each)
         return found
@@ -340,11 +349,3 @@ class Probe:
 def _known(value: Tensor | None) -> Tensor:
     assert value is not None  # passes are complete when they are handed out
     return value
-
-
-def _total(block: Pass) -> Tensor:
-    return _known(block.losses).sum(dtype=torch.float64)
-
-
-def _right(block: Pass) -> Tensor:
-    return (_known(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)

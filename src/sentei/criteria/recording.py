@@ -170,6 +170,16 @@ class Recording:
             if rank >= self._affordable:
                 block.kept, block.heard = {}, {}
 
+    @property
+    def own(self) -> Iterator[tuple[int, Pass]]:
+        """Blocks of this rank, each with its number, with what happens to be recorded of them."""
+        return iter(self._passes.items())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return next((p.dtype for p in self.model.parameters()), torch.get_default_dtype())
+
     def complete_(self, block: Pass, need: Need) -> None:
         """Run the network on a block unless what is needed of the pass is there."""
         if isinstance(need, int):
@@ -188,13 +198,22 @@ class Recording:
         for block in (self.sample, *self._passes.values()):
             block.forget_(position)
 
-    def _answer(self, block: Pass, call: Call) -> Tensor:
+    def check(self, call: Call) -> None:
+        """Refuse a pass that is not the one that was surveyed.
+
+        Raises:
+            StructureError: another weight is used at this position.
+        """
         at = call.position
         if at >= len(self.survey.calls) or self.survey.calls[at].weight != call.weight:
             raise StructureError(
                 "the network must use its weights in the same order for all samples; call "
                 f"{at} uses {call.weight!r} here and did not before"
             )
+
+    def _answer(self, block: Pass, call: Call) -> Tensor:
+        self.check(call)
+        at = call.position
         if at in self.wanted and at not in block.heard:
             block.heard[at] = Heard(call.input.T.contiguous(), block.samples.targets)
         if not call.mixes:

@@ -59,7 +59,14 @@ class Rises:
     _factors: WeakKeyDictionary[Heard, Factors] = field(default_factory=WeakKeyDictionary)
 
     def __call__(
-        self, z: Tensor, weight: Tensor, heard: Heard, columns: Tensor, scratch: Tensor
+        self,
+        z: Tensor,
+        weight: Tensor,
+        heard: Heard,
+        columns: Tensor,
+        scratch: Tensor,
+        *,
+        passing: bool = False,
     ) -> Tensor:
         """(k,) float64.
 
@@ -69,6 +76,7 @@ class Rises:
             heard: what that layer heard.
             columns: (k,) which to leave out.
             scratch: room for the logits of some candidates, flat.
+            passing: what was heard will not be asked about again, so nothing is remembered.
         """
         z = z - z.amax(0)
         base = z.exp().sum(0).log().sum(dtype=torch.float64)
@@ -76,7 +84,7 @@ class Rises:
         pruned = bool((weight == 0).all(0).any())
         weight = weight[:, columns]
         calm = weight.abs().amax(0) * heard.peaks[columns] < _CALM
-        if self.remembers and pruned and calm.all():
+        if self.remembers and not passing and pruned and calm.all():
             sums = self._remembered(z, weight, heard, columns)
         else:
             sums = _computed(z, weight, heard.o, columns, calm, scratch)

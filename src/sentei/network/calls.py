@@ -120,10 +120,15 @@ class Call:
     mixes: bool
     groups: int = 1
 
+    @property
+    def by_position(self) -> bool:
+        """Whether the function takes its arguments by position alone."""
+        return self.function in _BY_POSITION
+
     def __call__(self, input: Tensor | None = None) -> Tensor:
         """The call's own result, on another `input` if one is given."""
         given = self.given if input is None else {**self.given, self.use.reads: input}
-        if self.function in _BY_POSITION:
+        if self.by_position:
             return self.function(*given.values())
         return self.function(**given)
 

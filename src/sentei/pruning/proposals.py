@@ -12,12 +12,12 @@ from torch import Tensor
 
 from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.probe import Probe
+from sentei.criteria.repairs import Repair, repair
 from sentei.errors import GroupError, unknown
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons, Synapses
 from sentei.pruning.schedules import Progress, Schedule
 
-Repair = Callable[..., Mapping[Listener, Tensor]]
 WITHIN = ("network", "group")
 
 
@@ -62,7 +62,8 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         criterion: a name or a function (probe, group) -> scores.
         schedule: how many to keep at each step.
         within: "network" ranks all groups together, "group" each by itself and by its own schedule.
-        repair: who takes over the work of removed units: (probe, group, units, mask) -> mix.
+        repair: who takes over the work of removed units, by name (see `criteria.repairs`) or as a
+            function (probe, group, units, mask) -> mix; nobody if None.
 
     Raises:
         ValueError: an unknown criterion or scope, with the nearest known one.
@@ -71,10 +72,12 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     criterion: str | Criterion
     schedule: Schedule
     within: str = "network"
-    repair: Repair | None = None
+    repair: str | Repair | None = None
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        if self.repair is not None:
+            repair(self.repair)
         if self.within not in WITHIN:
             raise ValueError(unknown("scope within=", self.within, WITHIN))
         if not callable(self.schedule):
@@ -134,10 +137,12 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
     threshold: float
     cap: float = 0.1
     relative: bool = False
-    repair: Repair | None = None
+    repair: str | Repair | None = None
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        if self.repair is not None:
+            repair(self.repair)
         if not isfinite(self.threshold) or not 0 < self.cap <= 1:
             raise ValueError(
                 f"below needs a finite threshold and a cap above 0, at most 1; got "
@@ -164,14 +169,15 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
 
 
 def mixed(
-    repair: Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
-) -> dict[Listener, Any]:
-    """Who takes over from the doomed, for each of their listeners; nobody without a repair."""
-    mix: dict[Listener, Any] = {}
-    after = mask.without(doomed)
-    for group, units in doomed.items():
-        if repair is not None and isinstance(group, Neurons):
-            mix.update(repair(probe, group, units, after))
+    how: str | Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
+) -> dict[Listener, Tensor]:
+    """The mix of a cut: each doomed unit's work, taken over by those alive in `mask` after it."""
+    mix: dict[Listener, Tensor] = {}
+    if how is not None:
+        after = mask.without(doomed)
+        for group, units in doomed.items():
+            if isinstance(group, Neurons):
+                mix.update(repair(how)(probe, group, units, after))
     return mix
 
 
