@@ -250,8 +250,6 @@ class Probe:
         self._engines: dict[Group, Engine] = {}
         self.moments = Moments()
 
-    # How.
-
     @contextmanager
     def measuring(self) -> Iterator[Recording]:
         """The record, borne out by the network; in evaluation mode meanwhile."""

@@ -66,7 +66,7 @@ def pairs(
     check_degrees(degrees)
     if order not in ORDERS:
         raise ValueError(unknown("order", order, ORDERS))
-    first, second = torch.triu_indices(*found.shape, 1)
+    first, second = torch.triu_indices(len(found), len(found), 1)
     angle = found[first, second]
     near, far = angle < degrees, angle > 180 - degrees
     if order == "paper":

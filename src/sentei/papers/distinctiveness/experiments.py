@@ -267,7 +267,7 @@ def angle_summary(probe: Probe, group: Neurons, dead: Tensor) -> dict[str, list[
     found = {}
     for centre in CENTRES:
         matrix = angles(probe, group, centre, precise=True)[~dead][:, ~dead]
-        off = matrix[tuple(torch.triu_indices(*matrix.shape, 1))]
+        off = matrix[tuple(torch.triu_indices(len(matrix), len(matrix), 1))]
         off = off[off.isfinite()]
         ends = torch.linspace(0, 1, 11, dtype=off.dtype)
         found[centre] = off.quantile(ends).tolist() if len(off) else []

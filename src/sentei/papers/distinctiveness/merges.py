@@ -55,7 +55,7 @@ def outgoing(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:  # 
 def outgoing_and_constant(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:
     """As `outgoing`, but half the sum of an opposite pair's w_out goes into the bias."""
     for gone, _ in pairing.opposite:
-        after.bias += after.weight[:, gone] / 2
+        after.bias.add_(after.weight[:, gone] / 2)
     outgoing(before, after, pairing)
 
 
