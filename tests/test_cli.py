@@ -38,7 +38,7 @@ def test_help_comes_without_torch_and_names_every_command():
         check=True,
     )
     assert time.monotonic() - start < 60
-    for command in ("demo", "train", "prune", "rank", "surface", "info"):
+    for command in ("demo", "train", "prune", "rank", "surface", "info", "tidy"):
         assert command in done.stdout
     assert "torch" not in done.stderr
 
@@ -179,3 +179,19 @@ def test_a_small_network_learns_from_a_saved_one(model, capsys, tmp_path, monkey
     code, _, err = run(*shared, "--teacher", model, "--temperature", 0, capsys=capsys)
     assert code == 2
     assert "above 0" in err
+
+
+def test_tidy_takes_out_what_says_nothing(model, tmp_path, capsys):
+    network = export.load(model)
+    with torch.no_grad():
+        network.fc2.weight[:, 3] = 0
+        network.fc1.weight[5], network.fc1.bias[5] = network.fc1.weight[6], network.fc1.bias[6]
+    untidy, tidied = tmp_path / "untidy.safetensors", tmp_path / "tidied.safetensors"
+    export.save(network, untidy)
+    code, out, _ = run("tidy", untidy, "--data", "letter", "--out", tidied, capsys=capsys)
+    assert code == 0
+    assert "unheard" in out
+    assert "repeated" in out
+    small, inputs = export.load(tidied), datasets.load("letter").test.inputs
+    assert small.fc1.out_features == 10
+    assert torch.allclose(small(inputs), network(inputs), atol=1e-4)

@@ -16,6 +16,7 @@ from sentei.cli.prune import prune
 from sentei.cli.rank import rank
 from sentei.cli.reproduce import reproduce
 from sentei.cli.surface import surface
+from sentei.cli.tidy import tidy
 from sentei.cli.train import train
 from sentei.errors import PruningError
 
@@ -33,7 +34,7 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached.
 def build(config: str | None = None) -> App:
     """The application; `config` names a TOML file with defaults for its options."""
     app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
-    for command in (demo, train, prune, rank, surface, info, reproduce):
+    for command in (demo, train, prune, rank, surface, info, reproduce, tidy):
         app.command(command)
     if config is not None:
         app.config = Toml(config, must_exist=True)

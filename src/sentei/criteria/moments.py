@@ -105,7 +105,7 @@ def pressure(probe: Probe, group: Group) -> Tensor:
                 0
             )
 
-        return probe.mean(recording, "outputs", of_block, group.size) * probe.alive(group)
+        return probe.mean(of_block, group.size) * probe.alive(group)
 
 
 def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:

@@ -114,7 +114,7 @@ class Probe:
         """
         with self.measuring() as recording:
             total = lambda block: _known(block.losses).sum(dtype=torch.float64)  # noqa: E731
-            return self.mean(recording, "outputs", total).item()
+            return self._mean(recording, "outputs", total).item()
 
     def accuracy(self) -> float | None:
         """Part of the samples whose largest output is their target; None without class targets."""
@@ -122,7 +122,8 @@ class Probe:
         if targets.is_floating_point() or targets.ndim != 1:
             return None
         with self.measuring() as recording:
-            return self.mean(recording, "outputs", _right).item()
+            right = lambda block: (_known(block.outputs).argmax(1) == block.samples.targets).sum()  # noqa: E731
+            return self._mean(recording, "outputs", right).item()
 
     def alive(self, group: Group) -> Tensor:
         """(size,) bool: which members were not cut."""
@@ -223,6 +224,11 @@ class Probe:
         ask = lambda e, block, own: e.curvatures(block, own, kind)  # noqa: E731
         return self._per_member(group, None, ask, smooth=2)
 
+    def mean(self, of: Callable[[Pass], Tensor], count: int) -> Tensor:
+        """(count,) float64 mean per sample of what `of` sums up over each recorded block."""
+        with self.measuring() as recording:
+            return self._mean(recording, "outputs", of, count)
+
     # What happened.
 
     def cut_(self, cut: _Cut) -> None:
@@ -244,11 +250,9 @@ class Probe:
         self._engines: dict[Group, Engine] = {}
         self.moments = Moments()
 
-    # How.
-
     @contextmanager
     def measuring(self) -> Iterator[Recording]:
-        """The record, borne out by the network, which is in evaluation mode meanwhile."""
+        """The record, borne out by the network; in evaluation mode meanwhile."""
         with undisturbed(self.model):
             if self._recording is None:
                 self._recording = self._fresh()
@@ -258,7 +262,7 @@ class Probe:
     def _fresh(self) -> Recording:
         return Recording(self.model, self._samples, self.per_sample, RECORDED_BYTES)
 
-    def mean(
+    def _mean(
         self, recording: Recording, need: Need, of: Callable[[Pass], Tensor], count: int = 1
     ) -> Tensor:
         """(count,) float64: sums over blocks, added in block order on any number of ranks."""
@@ -329,7 +333,7 @@ class Probe:
     ) -> Tensor:
         engine, shape = self._engine(recording, group, members), (len(members), *each)
         of_block = lambda block: ask(engine, block, members).flatten()  # noqa: E731
-        means = self.mean(recording, engine.need, of_block, math.prod(shape))
+        means = self._mean(recording, engine.need, of_block, math.prod(shape))
         if isinstance(engine, Gates) and not engine.batched:
             self.one_at_a_time += means.numel()
         return means.view(shape)
@@ -343,7 +347,3 @@ class Probe:
 def _known(value: Tensor | None) -> Tensor:
     assert value is not None  # passes are complete when they are handed out
     return value
-
-
-def _right(block: Pass) -> Tensor:
-    return (_known(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)

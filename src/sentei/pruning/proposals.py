@@ -106,7 +106,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
                 doomed.update(lowest(judged, mask, scope, count))
         if not doomed and any(wanted):
             return None  # everything that is left has to stay
-        return Cut(doomed, handed_over(self.repair, probe, doomed, mask), scores=judged)
+        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
 
     def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
         """How many go now; None if the schedule will never want more."""
@@ -141,6 +141,8 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        if self.repair is not None:
+            repair(self.repair)
         if not isfinite(self.threshold) or not 0 < self.cap <= 1:
             raise ValueError(
                 f"below needs a finite threshold and a cap above 0, at most 1; got "
@@ -163,10 +165,10 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
             doomed.update(lowest(judged, mask, [group], count) if count else {})
         if not doomed:
             return None
-        return Cut(doomed, handed_over(self.repair, probe, doomed, mask), scores=judged)
+        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
 
 
-def handed_over(
+def mixed(
     how: str | Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
 ) -> dict[Listener, Tensor]:
     """The mix of a cut: each doomed unit's work, taken over by those alive in `mask` after it."""

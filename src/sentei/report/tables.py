@@ -17,6 +17,7 @@ from sentei.network.mask import Mask
 from sentei.network.size import counts, latency, multiply_adds
 from sentei.network.tracing import find_units
 from sentei.network.units import Synapses, find_synapses
+from sentei.pruning.tidying import Tidied
 from sentei.training import evaluate
 
 
@@ -190,3 +191,17 @@ def contents(about: Contents) -> Group:
         gone = f"{dead[name]:,}" if name in dead else ""
         tensors.add_row(name, size, f"{prod(shape):,}", gone)
     return Group(head, "", tensors)
+
+
+def finds(done: Tidied) -> Table:
+    """What went without any change, why, and what that rests on."""
+    table = Table("where", "why", "units", "holds")
+    for find in done.finds:
+        shown = ", ".join(map(str, find.units[:8])) + ", …" * (len(find.units) > 8)
+        holds = "for every input" if find.proven else "on the samples"
+        table.add_row(find.group.name, find.why, f"{len(find.units)}: {shown}", holds)
+    for name in done.norms:
+        table.add_row(name, "batch norm, folded", "", "in evaluation mode")
+    if not done.finds and not done.norms:
+        table.add_row("", "nothing to take out", "0", "")
+    return table

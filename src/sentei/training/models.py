@@ -94,27 +94,31 @@ def annealing_cnn(
         return initialise_(nn.Sequential(layers), init)
 
 
-def distinctiveness_cnn(*, init: str = "torch", seed: int = 0) -> nn.Sequential:
+def distinctiveness_cnn(
+    width: int = 64, filters: int = 10, *, init: str = "torch", seed: int = 0
+) -> nn.Sequential:
     """Two convolutions and a hidden layer of 64 on (N, 1, 28, 28): 26,474 parameters.
 
     Source: Zheng, Pruning Technique based on Distinctiveness for Deep Neural Network.
 
     Args:
+        width: hidden units.
+        filters: of the first convolution; the second has twice as many.
         init: see `initialise_`.
         seed: of the initial weights.
     """
     with seeded(seed):
         layers = OrderedDict[str, nn.Module](
-            conv1=nn.Conv2d(1, 10, 5),
+            conv1=nn.Conv2d(1, filters, 5),
             pool1=nn.MaxPool2d(2),
             act1=nn.ReLU(),
-            conv2=nn.Conv2d(10, 20, 5),
+            conv2=nn.Conv2d(filters, 2 * filters, 5),
             pool2=nn.MaxPool2d(2),
             act2=nn.ReLU(),
             flatten=nn.Flatten(),
-            fc1=nn.Linear(320, 64),
+            fc1=nn.Linear(32 * filters, width),
             act3=nn.ReLU(),
-            fc2=nn.Linear(64, 10),
+            fc2=nn.Linear(width, 10),
         )
         return initialise_(nn.Sequential(layers), init)
 

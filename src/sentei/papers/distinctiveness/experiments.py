@@ -1,0 +1,279 @@
+"""The experiments: one job trains one network and measures all that is asked of it."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sentei.criteria import CRITERIA, Criterion, Probe, Random, angles, scores
+from sentei.criteria.activity import steady
+from sentei.criteria.moments import grams
+from sentei.datasets import mnist
+from sentei.network.mask import Mask
+from sentei.network.tracing import find_units
+from sentei.network.units import Neurons
+from sentei.papers.distinctiveness.merges import EDITS, accuracy
+from sentei.pruning.loop import cut_
+from sentei.pruning.proposals import Cut, lowest, mixed
+from sentei.pruning.schedules import Progress
+from sentei.pruning.twins import Pairing, pairs, twins
+from sentei.samples import Samples
+from sentei.training import Recipe, distinctiveness_cnn, mlp, train
+
+THRESHOLDS = tuple(range(15, 65, 5))
+CENTRES = ("half", "none", "mean", "minmax")
+MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels
+DRAWS = 5  # of random units, as the control
+
+# A criterion and a repair each, one unit at a time, re-ranked: the curves.
+METHODS: dict[str, tuple[str, str | None]] = {
+    "ablation": ("ablation", None),
+    "ablation + least squares": ("ablation-least-squares", "least_squares"),
+    "obs + least squares": ("obs", "least_squares"),
+    "distinctiveness": ("distinctiveness", None),
+    "distinctiveness + affine": ("distinctiveness", "affine"),
+    "magnitude": ("magnitude", None),
+    "random": ("random", None),
+    "random + least squares": ("random", "least_squares"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The prunable layer and what reads it, with what the layers before put out.
+
+    Attributes:
+        before, act, after: the hidden layer of `size` units, its activation, the classifier.
+        parts: what comes in, with its targets: train, validation, test (10,000) and paper (2,000).
+    """
+
+    before: nn.Linear
+    act: nn.Module
+    after: nn.Linear
+    parts: dict[str, Samples]
+
+    @property
+    def network(self) -> nn.Sequential:
+        """The three layers as one network; its weights are this head's own."""
+        return nn.Sequential(OrderedDict(fc1=self.before, act=self.act, fc2=self.after))
+
+    @cached_property
+    def group(self) -> Neurons:
+        """The hidden units."""
+        (found,) = find_units(self.network, self.parts["train"].inputs[:8])
+        return found
+
+    def probe(self) -> Probe:
+        """On the training samples, where everything is decided."""
+        return Probe(self.network.eval(), self.parts["train"])
+
+    def copy(self) -> Head:
+        """The same with weights of its own."""
+        return Head(*copy.deepcopy((self.before, self.act, self.after)), self.parts)
+
+    def accuracies(self) -> dict[str, float]:
+        """Part of the samples it gets right, for each part."""
+        return {
+            name: accuracy(self.before, self.act, self.after, *part)
+            for name, part in self.parts.items()
+        }
+
+
+def trial(
+    network: str,
+    seed: int,
+    epochs: int,
+    width: int = 64,
+    filters: int = 10,
+    images: int = 20_000,
+    scaled: bool = True,
+    curves: bool = True,
+) -> dict[str, Any]:
+    """Train one of the paper's networks, and prune it in every way.
+
+    Args:
+        network: "cnn" or "fnn".
+        seed: of everything.
+        epochs: passes; the paper has 10 and 100.
+        width: hidden units.
+        filters: of the first convolution; the second has twice as many.
+        images: to learn from.
+        scaled: pixels to mean 0 and deviation 1; otherwise from 0 to 1.
+        curves: whether to remove units one by one with `METHODS` as well.
+    """
+    head = trained(network, seed, epochs, width, filters, images, scaled)
+    probe, group = head.probe(), head.group
+    dead = steady(probe, group)
+    found = {"accuracy": head.accuracies(), "size": group.size, "dead": int(dead.sum())}
+    found["loss"] = probe.loss()
+    found["effective rank"] = effective_rank(probe, group)
+    found["angles"] = angle_summary(probe, group, dead)
+    found["readings"] = [
+        reading(head, probe, centre, degrees, dead, seed)
+        for centre in CENTRES
+        for degrees in THRESHOLDS
+    ]
+    found["ours"] = [ours(head, degrees) for degrees in THRESHOLDS]
+    if curves:
+        found["curves"] = {name: curve(head, name, seed) for name in METHODS}
+    return found
+
+
+def trained(
+    network: str, seed: int, epochs: int, width: int, filters: int, images: int, scaled: bool
+) -> Head:
+    """The network after training, cut in front of its hidden layer."""
+    data = samples(network == "fnn", images, scaled)
+    activation = "sigmoid" if network == "fnn" else "relu"
+    model = (
+        mlp(f"784-{width}-10", activation, seed=seed)
+        if network == "fnn"
+        else distinctiveness_cnn(width=width, filters=filters, seed=seed)
+    )
+    train(model, data["train"], Recipe(epochs=epochs, batch_size=100, lr=0.005, seed=seed))
+    layers = OrderedDict(model.eval().named_children())
+    names = list(layers)
+    at = names.index("fc1")
+    front = nn.Sequential(OrderedDict((name, layers[name]) for name in names[:at]))
+    before, act, after = (layers[name] for name in names[at:])
+    assert isinstance(before, nn.Linear)
+    assert isinstance(after, nn.Linear)
+    with torch.no_grad():
+        parts = {
+            name: Samples(torch.cat([front(x) for x in part.inputs.split(1000)]), part.targets)
+            for name, part in data.items()
+        }
+    return Head(before, act, after, parts)
+
+
+@cache
+def samples(flat: bool, images: int, scaled: bool) -> dict[str, Samples]:
+    """The paper's split, and all 10,000 test images."""
+    split, whole = mnist("distinctiveness", flat=flat), mnist(flat=flat)
+    parts = {
+        "train": split.train.first(images),
+        "validation": split.validation,
+        "test": whole.test,
+        "paper": split.test,
+    }
+    if scaled:
+        parts = {n: Samples((p.inputs - MEAN) / DEVIATION, p.targets) for n, p in parts.items()}
+    return parts
+
+
+def reading(
+    head: Head, probe: Probe, centre: str, degrees: float, dead: Tensor, seed: int
+) -> dict[str, Any]:
+    """The paper's procedure with one centre at one threshold, and every way to merge."""
+    found = angles(probe, head.group, centre, precise=True)
+    pairing = pairs(found, degrees, "paper", both=True)
+    gone = torch.tensor(pairing.gone, dtype=torch.long)
+    after = {}
+    for name, edit in EDITS.items():
+        copied = head.copy()
+        edit(copied.before, copied.after, pairing)
+        after[name] = _tested(copied)
+    one_stays = pairs(found, degrees, "best_first")
+    for name in ("affine", "least_squares"):
+        after[name] = _tested(without(head, torch.tensor(one_stays.gone, dtype=torch.long), name))
+    control = [drawn(head, len(gone), seed * 1000 + draw) for draw in range(DRAWS)]
+    return {
+        "centre": centre,
+        "degrees": degrees,
+        "removed": len(gone),
+        "removed dead": int(dead[gone].sum()),
+        "opposite": len(pairing.opposite) // 2,
+        "one stays": len(one_stays.gone),
+        "after": after,
+        "random": [_tested(silenced(head, units)) for units in control],
+    }
+
+
+def ours(head: Head, degrees: float) -> dict[str, Any]:
+    """`twins` as the package has it: constants told apart, the best pairs first, affine."""
+    copied = head.copy()
+    probe = copied.probe()
+    mask = Mask.full([head.group])
+    cut = twins(degrees)(
+        probe, [head.group], mask, Progress(1, None, head.group.size, head.group.size)
+    )
+    if cut is not None:
+        mask = cut_(copied.network, mask, cut, probe.example)
+    gone = head.group.size - mask.count(head.group)
+    return {"degrees": degrees, "removed": gone, **_tested(copied)}
+
+
+def curve(head: Head, method: str, seed: int) -> dict[str, list[float]]:
+    """Accuracy after each removal, until one unit is left; everything decided on `train`."""
+    name, repair = METHODS[method]
+    criterion: Criterion = Random(seed) if name == "random" else CRITERIA[name]
+    copied = head.copy()
+    probe, group, mask = copied.probe(), head.group, Mask.full([head.group])
+    rows = [copied.accuracies()]
+    while mask.count(group) > 1:
+        judged = scores(criterion, probe, group)
+        doomed = lowest({group: judged}, mask, [group], 1)
+        cut = Cut(doomed, mixed(repair, probe, doomed, mask))
+        mask = cut_(copied.network, mask, cut, probe.example)
+        probe.cut_(cut)
+        probe.mask = mask
+        rows.append(copied.accuracies())
+    return {part: [row[part] for row in rows] for part in ("train", "validation", "test")}
+
+
+def without(head: Head, units: Tensor, repair: str) -> Head:
+    """The head after these units went, their work handed over."""
+    copied = head.copy()
+    if len(units):
+        probe, mask = copied.probe(), Mask.full([head.group])
+        cut = Cut({head.group: units}, mixed(repair, probe, {head.group: units}, mask))
+        cut_(copied.network, mask, cut, probe.example)
+    return copied
+
+
+def silenced(head: Head, units: list[int]) -> Head:
+    """The head after these units went, and nobody took over."""
+    copied = head.copy()
+    gone = Pairing(tuple((unit, -1) for unit in units), ())
+    EDITS["nobody"](copied.before, copied.after, gone)
+    return copied
+
+
+def drawn(head: Head, count: int, seed: int) -> list[int]:
+    """Some units at random."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(head.group.size, generator=generator)[:count].tolist()
+
+
+def effective_rank(probe: Probe, group: Neurons) -> float:
+    """How many directions the centred activations fill: e to the entropy of their spectrum.
+
+    Source: Roy and Vetterli (2007), The effective rank.
+    """
+    (gram,) = grams(probe, group).values()
+    spectrum = torch.linalg.eigvalsh(gram.covariance).clamp(min=0)
+    shares = spectrum / spectrum.sum()
+    return torch.special.entr(shares).sum().exp().item()
+
+
+def angle_summary(probe: Probe, group: Neurons, dead: Tensor) -> dict[str, list[float]]:
+    """Deciles of the angles between units that are not constant, for each centre."""
+    found = {}
+    for centre in CENTRES:
+        matrix = angles(probe, group, centre, precise=True)[~dead][:, ~dead]
+        off = matrix[tuple(torch.triu_indices(len(matrix), len(matrix), 1))]
+        off = off[off.isfinite()]
+        ends = torch.linspace(0, 1, 11, dtype=off.dtype)
+        found[centre] = off.quantile(ends).tolist() if len(off) else []
+    return found
+
+
+def _tested(head: Head) -> dict[str, float]:
+    found = head.accuracies()
+    return {"test": found["test"], "paper": found["paper"], "train": found["train"]}

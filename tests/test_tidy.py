@@ -1,0 +1,129 @@
+"""What goes without any change, and what that rests on."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import hand
+import zoo
+from sentei import DataError, tidy
+from sentei.network.example import tensors
+from sentei.network.norms import fold_norms_
+from sentei.pruning.tidying import examined
+
+
+def untidy(act=nn.ReLU):
+    """Ten hidden units: 1 unheard, 2 deaf, 3 repeats 0, 4 dead on data, 5 twice 6, 7 mixes 8, 9."""
+    model = hand.mlp(6, 10, 4, act=act, seed=4).double()
+    x = torch.randn(300, 6).double()
+    w, b, out = model[0].weight.data, model[0].bias.data, model[2].weight.data
+    out[:, 1] = 0
+    w[2], b[2] = 0, 0.7
+    w[3], b[3] = w[0], b[0]
+    b[4] = -50
+    w[5], b[5] = 2 * w[6], 2 * b[6]
+    b[8:] += 20  # linear on the data
+    w[7], b[7] = w[8] + 0.5 * w[9], b[8] + 0.5 * b[9]
+    return model, x, torch.zeros(300).long()
+
+
+def test_each_for_its_reason():
+    model, x, y = untidy()
+    before, state = model(x), copy.deepcopy(model.state_dict())
+    done = examined(model, (x, y))
+    found = {(find.why, find.proven): find.units for find in done.finds}
+    assert found["unheard", True] == (1,)
+    assert found["constant", True] == (2,)
+    assert found["repeated", True] == (3,)
+    assert found["constant", False] == (4,)
+    rest = {unit for find in done.finds if not find.proven for unit in find.units} - {4}
+    assert len(rest) == 2
+    assert rest & {5, 6}
+    assert rest & {7, 8, 9}
+    assert (done.network(x) - before).abs().max() < 1e-9
+    assert done.difference < 1e-9
+    assert done.network[0].out_features == 4
+    assert (done.count(proven=True), done.count(proven=False)) == (3, 3)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+
+
+def test_what_is_proven_holds_for_every_input():
+    model, x, y = untidy()
+    small = tidy(model, (x, y), proven=True)
+    anywhere = 100 * torch.randn(500, 6).double()
+    assert small[0].out_features == 7
+    assert (small(anywhere) - model(anywhere)).abs().max() < 1e-9
+    everything = tidy(model, (x, y))
+    assert (everything(anywhere) - model(anywhere)).abs().max() > 1
+
+
+def test_a_tidy_network_stays():
+    model = hand.mlp(5, 6, 3).double()
+    x = 3 * torch.randn(100, 5).double()
+    small = tidy(model, (x, torch.zeros(100).long()))
+    assert small[0].out_features == 6
+    assert torch.equal(small(x), model(x))
+
+
+def test_a_layer_is_never_emptied():
+    model = hand.mlp(4, 3, 2, act=nn.ReLU).double()
+    model[2].weight.data.zero_()
+    x = torch.rand(20, 4).double()
+    assert tidy(model, (x, torch.zeros(20).long()))[0].out_features == 1
+
+
+@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+def test_networks_of_every_kind_stay_the_same(name):
+    model, x = zoo.build(name)
+    model = model.double().eval()
+    x = x.double() if x.is_floating_point() else x
+    with torch.no_grad():
+        want = tensors(model(x))[0]
+        small = tidy(model, (x, torch.zeros(len(want)).long()), proven=True)
+        assert torch.allclose(tensors(small(x))[0], want, rtol=1e-8, atol=1e-8)
+
+
+def normed():
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 3, 3, padding=1), nn.BatchNorm2d(3, affine=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(3 * 16, 5), nn.BatchNorm1d(5),
+    ).double()  # fmt: skip
+    x = torch.randn(40, 2, 6, 6).double()
+    model(x)  # running statistics move away from 0 and 1
+    return model.eval(), x
+
+
+def test_norms_become_part_of_the_layer_before():
+    model, x = normed()
+    before = model(x)
+    folded = copy.deepcopy(model)
+    assert fold_norms_(folded, x) == ("1", "4", "8")
+    assert (folded(x) - before).abs().max() < 1e-12
+    assert not [m for m in folded.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+
+
+def test_norms_that_share_what_they_hear_stay():
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.norm(x) + x
+
+    x = torch.randn(4, 1, 5, 5)
+    model = Skips()
+    model(x)
+    want = model.eval()(x)
+    assert fold_norms_(model, x) == ()
+    assert torch.equal(model(x), want)
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(DataError):
+        tidy(hand.mlp(3, 4, 2), (torch.zeros(0, 3), torch.zeros(0).long()))
