@@ -1,6 +1,7 @@
 """What a network of few synapses saves: masked, shrunk and in compressed rows.
 
-Run: python benchmarks/sparse.py [--synapses 1259] [--threads 1]. Trains 784-20-10 and 784-300-100-10
+Run: python benchmarks/sparse.py [--synapses 1259] [--threads 1]. Trains 784-20-10 and
+784-300-100-10
 on MNIST for a moment, keeps so many of their synapses by magnitude (8 % of the larger one's),
 and prints the median time of one pass, for batches of 1 and 256, of the dense parent, the masked
 network, the shrunk one with dense layers, and the shrunk one with every layer as CSR; and of an
@@ -30,7 +31,9 @@ def pruned(widths: str, synapses: int, samples: Samples) -> tuple[nn.Module, nn.
     train(parent, samples, Recipe(epochs=3, batch_size=256))
     groups = find_synapses(parent)
     full = Mask.full(groups)
-    judged = {g: parent.get_parameter(g.parameter).detach().abs().flatten() for g in groups}
+    judged: dict[Group, Tensor] = {
+        g: parent.get_parameter(g.parameter).detach().abs().flatten() for g in groups
+    }
     total = sum(group.size for group in groups)
     units = find_units(parent, samples.inputs[:8], inputs=True)
     mask = Mask.full([*groups, *units]).without(lowest(judged, full, groups, total - synapses))
