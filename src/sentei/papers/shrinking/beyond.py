@@ -1,0 +1,155 @@
+"""What the paper asks for next, and what it is to be compared with, as measured."""
+
+from __future__ import annotations
+
+from statistics import fmean, stdev
+
+from sentei.papers.claims import Claim, spread
+from sentei.papers.shrinking.reading import (
+    BF,
+    DROPS,
+    FULL,
+    G1,
+    G2,
+    ORDERS,
+    Runs,
+    curve,
+    each,
+    mean,
+    removable,
+    verdict,
+)
+
+
+def claims(runs: Runs) -> list[Claim]:
+    """The rows that are not the paper's own."""
+    return [
+        _curvature(runs),
+        *_agreement(runs),
+        *_others(runs),
+        *_controls(runs),
+        _grown(runs),
+    ]
+
+
+def _curvature(runs: Runs) -> Claim:
+    apart = {c: [] for c in (FULL, G2)}
+    for run in runs["2x50"]:
+        for criterion, values in apart.items():
+            own, exact = (mean(curve(run, c)["accuracy"]) for c in (criterion, BF))
+            values.append(own - exact)
+    return Claim(
+        "ours: 2x50, mean accuracy over the curve, second order less exact ablation",
+        "exact within 0.01; the recursion about 0.05 worse (expected)",
+        f"exact {spread(apart[FULL], 3)}; the paper's recursion {spread(apart[G2], 3)}",
+        verdict(abs(fmean(apart[FULL])) <= 0.01 and fmean(apart[G2]) < -0.02,
+                 abs(fmean(apart[FULL])) <= 0.02),
+    )  # fmt: skip
+
+
+def _agreement(runs: Runs) -> list[Claim]:
+    rows = []
+    for name in ("1x100", "2x50"):
+        parts = []
+        for criterion in runs[name][0]["spearman"]:
+            if criterion in (BF, "random"):
+                continue
+            layers = zip(*(run["spearman"][criterion] for run in runs[name]), strict=True)
+            told = " / ".join(_pair(list(of_layer)) for of_layer in layers)
+            parts.append(f"{criterion} {told}")
+        rows.append(
+            Claim(
+                f"ours: {name}, rank correlation with exact ablation"
+                + (", first / last layer" if name == "2x50" else ""),
+                "-",
+                "; ".join(parts),
+                "holds",
+                "Spearman, untouched network; what `sentei rank --against ablation` prints",
+            )
+        )
+    return rows
+
+
+def _pair(values: list[float]) -> str:
+    return f"{fmean(values):+.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _others(runs: Runs) -> list[Claim]:
+    said = {
+        "three-layers": "deeper: 3x30, sigmoid, squared error",
+        "relu": "1x100, ReLU and cross-entropy",
+        "letter": "Letter Recognition, 16-64-26, cross-entropy",
+        "mnist": "full MNIST, 784-100-10, cross-entropy",
+        "diamond": "a shape in the plane, 2-50-2, cross-entropy",
+    }
+    rows = []
+    for name, label in said.items():
+        text = each(runs[name], 3, kind="accuracy")
+        means = {c: fmean(mean(curve(r, c)["accuracy"]) for r in runs[name]) for c in ORDERS}
+        close = means[BF] - means[FULL] < 0.02
+        rows.append(
+            Claim(
+                f"next: {label}; does the exact second order do for brute force?",
+                "asked for",
+                f"mean accuracy over the curve: {text}",
+                verdict(close, means[FULL] > means[G1]),
+                "holds: within 0.02 of exact ablation",
+            )
+        )
+    return rows
+
+
+def _controls(runs: Runs) -> list[Claim]:
+    rows = []
+    for name in ("1x100", "2x50"):
+        parts, wins = [], []
+        for place in range(len(runs[name][0]["controls"])):
+            there = [r["controls"][place] for r in runs[name] if place < len(r["controls"])]
+            left = len(curve(runs[name][0], BF)["layers"]) - there[0]["removed"]
+            told = []
+            for kind in ("pruned", "scratch", "svd"):
+                values = [row[kind][1] for row in there if row[kind]]
+                told.append(f"{kind} {spread(values, 3) if values else 'not possible'}")
+            wins.append(
+                fmean(r["pruned"][1] for r in there) >= fmean(r["scratch"][1] for r in there)
+            )
+            parts.append(f"{left} units left: {', '.join(told)}")
+        rows.append(
+            Claim(
+                f"control: {name}, held-out accuracy pruned (not retrained), trained from scratch "
+                "at that size, first layer truncated to as many parameters",
+                "-",
+                ". ".join(parts),
+                verdict(all(wins), any(wins)),
+                "holds: pruning is no worse than training the small network",
+            )
+        )
+    return rows  # fmt: skip
+
+
+def _grown(runs: Runs) -> Claim:
+    parts, told = [], []
+    for drop in DROPS:
+        pruned, grown = [], []
+        for one, other in zip(runs["1x100"], runs["cascade"], strict=True):
+            accuracy = curve(one, BF)["accuracy"]
+            kept = removable(accuracy, drop)
+            pruned.append(len(accuracy) - 1 - kept)
+            enough = (n for n, a in enumerate(other["accuracy"]) if a >= accuracy[0] - drop)
+            grown.append(next(enough, len(other["accuracy"])))
+        told.append(abs(fmean(grown) - fmean(pruned)) <= max(pruned) / 4)
+        parts.append(
+            f"-{100 * drop:.0f} points: pruned to {spread(pruned, 1)}, grown to {spread(grown, 1)}"
+        )
+    last = [run["error"][-1] for run in runs["cascade"]]
+    held = [run["held"][-1] for run in runs["cascade"]]
+    count = [len(run["error"]) - 1.0 for run in runs["cascade"]]
+    return Claim(
+        "next: does cascade-correlation stop at the number of units pruning arrives at?",
+        "asked for",
+        f"units for the accuracy 1x100 has, less some: {'; '.join(parts)}. After "
+        f"{spread(count, 0)} units: error {spread(last, 0)}, held-out accuracy {spread(held, 3)}",
+        verdict(all(told), any(told)),
+        "a grown network's outputs also read the 400 inputs, and its units each other; a run that "
+        "does not get there counts as one unit more than it grew",
+    )  # fmt: skip

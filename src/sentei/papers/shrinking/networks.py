@@ -1,0 +1,101 @@
+"""The networks that are pruned: the paper's two, and what it asks for next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sentei import datasets, training
+from sentei.datasets import Samples
+from sentei.network.mask import Mask
+from sentei.training import FineTune, Recipe, evaluate
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and how it is trained.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        data: a name of `samples`.
+        activation: of the hidden layers.
+        output: of the last layer; None leaves logits.
+        init: of the weights: see `training.initialise_`.
+        loss: a name.
+        stop: training ends once the mean loss per training sample is no more than this.
+        epochs: or after so many.
+        lr: Adam's.
+        ranked: on how many training samples units are ranked.
+    """
+
+    hidden: tuple[int, ...]
+    data: str = "crop"
+    activation: str = "sigmoid"
+    output: str | None = "sigmoid"
+    init: str = "glorot"
+    loss: str = "half_squared_error"
+    stop: float = 0.0
+    epochs: int = 120
+    lr: float = 2e-3
+    ranked: int = 4500
+
+    @property
+    def units(self) -> int:
+        """In all hidden layers."""
+        return sum(self.hidden)
+
+
+ONE, TWO = 38.02 / 4500, 20.48 / 4500  # mean errors at which the paper's networks start
+_LOGITS = {"output": None, "loss": "cross_entropy"}
+SETTINGS = {
+    "1x100": Setting((100,), stop=ONE),
+    "2x50": Setting((50, 50), stop=TWO),
+    "1x100-large": Setting((100,), stop=ONE, init="normal", lr=1e-2),
+    "2x50-large": Setting((50, 50), stop=TWO, init="normal", lr=1e-2),
+    "less-trained": Setting((100,), stop=0.1),
+    "three-layers": Setting((30, 30, 30), stop=TWO),
+    "relu": Setting((100,), activation="relu", init="torch", stop=0.01, **_LOGITS),
+    "letter": Setting((64,), "letter", init="torch", epochs=12, lr=5e-3, ranked=3000, **_LOGITS),
+    "mnist": Setting((100,), "mnist", init="torch", epochs=3, **_LOGITS),
+    "diamond": Setting((50,), "diamond", init="torch", epochs=60, lr=1e-2, **_LOGITS),
+}
+
+
+def setting(name: str, quick: bool) -> Setting:
+    """A setting by name; with `quick` a fifth of the units and a few epochs."""
+    full = SETTINGS[name]
+    if not quick:
+        return full
+    hidden = tuple(width // 5 for width in full.hidden)
+    return Setting(**{**vars(full), "hidden": hidden, "epochs": 12, "ranked": 1000})
+
+
+def samples(name: str, seed: int) -> tuple[Samples, Samples]:
+    """What is learnt and ranked on, and what neither training nor ranking sees."""
+    if name == "diamond":  # inside |x| + |y| < 1 or not, in a square of side 3
+        points = torch.rand(3000, 2, generator=torch.Generator().manual_seed(seed)) * 3 - 1.5
+        drawn = Samples(points, (points.abs().sum(1) < 1).long())
+        return drawn.first(1500), drawn.at(torch.arange(1500, 3000))
+    split = datasets.load({"crop": "mnist:shrinking"}.get(name, name), seed=seed)
+    test = split.test  # the halves of MNIST's test file differ; every other image has of both
+    return split.train, test.at(torch.arange(0, test.rows, 2)) if name != "letter" else test
+
+
+def trained(
+    how: Setting, hidden: Sequence[int], learn: Samples, seed: int, epochs: int | None = None
+) -> tuple[nn.Sequential, int]:
+    """A network of these widths, trained as the setting says, and after how many epochs."""
+    classes = int(learn.targets.max()) + 1
+    widths = (learn.inputs.shape[1], *hidden, classes)
+    model = training.mlp(widths, how.activation, how.output, init=how.init, seed=seed)
+    recipe = Recipe(1, "adam", lr=how.lr, batch_size=50, loss=how.loss, seed=seed)
+    tune, nothing = FineTune(learn, recipe), Mask.full(())
+    most = how.epochs if epochs is None else epochs
+    for epoch in range(1, most + 1):
+        tune(model, nothing)
+        if how.stop and evaluate(model, learn, loss=how.loss).loss <= how.stop:
+            return model, epoch
+    return model, most

@@ -1,0 +1,116 @@
+"""The shrinking paper's experiments, in small: what a curve, a surface and a grown network are."""
+
+import pytest
+import torch
+
+from sentei.papers import Order
+from sentei.papers.claims import Report
+from sentei.papers.shrinking import ORDERS, OTHERS, SETTINGS, cascade, drawing, judging, todo
+from sentei.papers.shrinking.networks import samples, setting, trained
+from sentei.papers.shrinking.removal import GAINS, removed
+from sentei.training import evaluate
+
+
+@pytest.fixture(scope="module")
+def result():
+    """Ten units that tell a diamond from its surroundings, removed in every way."""
+    return removed("diamond", 0, [*ORDERS, *OTHERS], ORDERS, controls=True, quick=True)
+
+
+def test_every_way_begins_and_ends_alike(result):
+    curves = result["curves"]
+    assert len(curves) == len(ORDERS) * 2 + len(OTHERS)
+    for curve in curves.values():
+        assert len(curve["error"]) == len(curve["accuracy"]) == len(curve["held"]) == 11
+        assert curve["layers"] == [0] * 10
+        assert curve["error"][0] == pytest.approx(curves["single ablation"]["error"][0])
+        assert curve["error"][-1] == pytest.approx(curves["single ablation"]["error"][-1], rel=1e-5)
+    first = [curves[f"{way} ablation"]["error"][1] for way in ("single", "iterative")]
+    assert first[0] == first[1] == min(curve["error"][1] for curve in curves.values())
+
+
+def test_a_surface_says_what_the_curve_says(result):
+    """At gain 1 it is the curve before the removal, at 0 the curve after it."""
+    for criterion in ("ablation", "taylor1", "taylor2-diagonal"):
+        curve = result["curves"][f"iterative {criterion}"]
+        (drawn,) = curve["surfaces"]
+        assert drawn["removal"] == 0
+        assert drawn["exact"][10] == pytest.approx(curve["error"][0], rel=1e-4)
+        assert drawn["exact"][0] == pytest.approx(curve["error"][1], rel=1e-4)
+        assert drawn["tangent"][10] == drawn["parabola"][10]
+        assert len(drawn["exact"]) == len(GAINS) == 101
+
+
+def test_ablation_agrees_with_itself(result):
+    assert result["spearman"]["ablation"] == [pytest.approx(1.0)]
+    assert 0.3 < result["spearman"]["taylor2"][0] <= 1
+
+
+def test_controls_have_the_size_they_are_compared_at(result):
+    rows = result["controls"]
+    assert [row["hidden"] for row in rows] == [[5], [3], [1]]
+    assert [row["removed"] for row in rows] == [5, 7, 9]
+    curve = result["curves"]["iterative ablation"]
+    assert rows[0]["pruned"] == [curve["accuracy"][5], curve["held"][5]]
+
+
+def test_training_stops_at_its_error():
+    how = setting("1x100", quick=False)
+    learn, _ = samples("crop", 0)
+    learn = learn.first(500)
+    eager = type(how)(**{**vars(how), "stop": 0.3})
+    model, epochs = trained(eager, (20,), learn, 0)
+    assert 1 < epochs < how.epochs
+    assert evaluate(model, learn, loss=how.loss).loss <= 0.3
+    before, _ = trained(eager, (20,), learn, 0, epochs=epochs - 1)
+    assert evaluate(before, learn, loss=how.loss).loss > 0.3
+
+
+def test_held_out_samples_are_others():
+    for name in ("crop", "diamond", "letter"):
+        learn, held = samples(name, 1)
+        together = torch.cat([learn.inputs[:300], held.inputs[:300]]).unique(dim=0)
+        alone = learn.inputs[:300].unique(dim=0), held.inputs[:300].unique(dim=0)
+        overlap = sum(map(len, alone)) - len(together)
+        assert overlap <= (10 if name == "letter" else 0)  # letters come in equal rows
+
+
+def test_a_network_grows_while_it_learns():
+    found = cascade.grown(0, most=3, updates=40)
+    assert len(found["error"]) == 4
+    assert found["error"] == sorted(found["error"], reverse=True)
+    assert found["accuracy"][-1] > 0.7
+    assert found["held"][-1] > 0.6
+
+
+def test_the_best_candidate_correlates_with_what_is_wrong():
+    torch.manual_seed(0)
+    heard = torch.randn(400, 6)
+    errors = (heard[:, :1] > 0).float() @ torch.ones(1, 3) + 0.1 * torch.randn(400, 3)
+    unit = cascade._best_candidate(heard, errors, 200)
+    value = (heard @ unit).sigmoid()
+    assert torch.corrcoef(torch.stack([value, errors[:, 0]]))[0, 1].abs() > 0.9
+
+
+def test_the_same_settings_are_the_same_jobs():
+    names = [job.name for job in todo(quick=False, seeds=2)]
+    assert len(set(names)) == len(names) == 2 * (len(SETTINGS) + 1)
+    assert [job.name for job in todo(quick=False, seeds=1)] == names[: len(names) // 2]
+
+
+def test_rows_and_figures_come_of_results(result, tmp_path):
+    grown = cascade.grown(0, most=2, updates=10)
+    runs = {name: [result, result] for name in SETTINGS} | {"cascade": [grown, grown]}
+    two = {**result, "curves": {k: dict(v) for k, v in result["curves"].items()}}
+    for curve in two["curves"].values():
+        curve["layers"] = [1, 0] * 5
+    runs |= {name: [two, two] for name in ("2x50", "2x50-large", "three-layers")}
+    rows = judging.claims(runs)
+    table = Report("shrinking", "title", "command", True, rows).markdown()
+    assert len(rows) > 20
+    assert "nan" not in table
+    assert len({row.claim for row in rows}) == len(rows)
+    drawing.draw(Order(tmp_path), runs)
+    drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert len(drawn) == 2 * (5 + 6 + 2)
+    assert {"figure-2.png", "figure-12.svg"} <= set(drawn)
