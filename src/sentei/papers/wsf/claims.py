@@ -281,7 +281,7 @@ def fewest(results: Results, goal: float) -> Claim:
     published = {0.97: "1,259", 0.5: "38"}.get(goal, "-")
     aim = f"fewest synapses at {goal:.0%} of validation"
     if not counts:
-        return Claim(aim, published, "not reached", "does not hold", f"in none of {missing} seeds")
+        return Claim(aim, published, "not reached", "does not hold", f"in any of {missing} seeds")
     verdict: Verdict = "cannot be judged"
     if goal == 0.5:
         verdict = "holds" if sum(counts) / len(counts) <= 38 else "does not hold"
