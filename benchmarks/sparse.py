@@ -1,11 +1,11 @@
 """What a network of few synapses saves: masked, shrunk and in compressed rows.
 
 Run: python benchmarks/sparse.py [--synapses 1259] [--threads 1]. Trains 784-20-10 and
-784-300-100-10
-on MNIST for a moment, keeps so many of their synapses by magnitude (8 % of the larger one's),
-and prints the median time of one pass, for batches of 1 and 256, of the dense parent, the masked
-network, the shrunk one with dense layers, and the shrunk one with every layer as CSR; and of an
-epoch of training, masked and shrunk. The last column is what `shrink(..., sparse="auto")` chose.
+784-300-100-10 on MNIST for a moment, keeps so many of their synapses by magnitude (8 % of the
+larger one's), and prints the least time of one pass, for batches of 1 and 256, of the dense parent,
+the masked network, the shrunk one with dense layers, and the shrunk one with every layer as CSR;
+and of an epoch of training, masked and shrunk. The last column is what `shrink(..., sparse="auto")`
+chose.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sentei import Mask, Recipe, find_synapses, find_units, shrink, train
 from sentei.datasets import Samples, mnist
 from sentei.network.folding import sweep_
 from sentei.network.sparse import SparseLinear, seconds
+from sentei.network.units import Group
 from sentei.pruning.proposals import lowest
 from sentei.training import mlp
 
@@ -31,7 +32,7 @@ def pruned(widths: str, synapses: int, samples: Samples) -> tuple[nn.Module, nn.
     train(parent, samples, Recipe(epochs=3, batch_size=256))
     groups = find_synapses(parent)
     full = Mask.full(groups)
-    judged: dict[Group, Tensor] = {
+    judged: dict[Group, torch.Tensor] = {
         g: parent.get_parameter(g.parameter).detach().abs().flatten() for g in groups
     }
     total = sum(group.size for group in groups)

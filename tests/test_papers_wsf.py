@@ -90,6 +90,15 @@ def test_jobs_have_names_of_their_own_and_quick_ones_see_less():
         small.attempt(0, 20_000, rows=400, epochs=1, teacher=None)
 
 
+def test_rules_in_words():
+    rule = {"inputs": [29, 0, 57], "strengths": [2.0, -1.0, 0.5]}
+    found = {**rule, "all": 9, "whole": 0.9, "alone": 0.85}
+    assert claims.in_words({"rules": {"classes": [found]}}, most=1) == (
+        "- **0**: ink at (1, 1) and none at (0, 0), and 1 more: 3 of 9 inputs, balanced accuracy "
+        "85.0% (all inputs 90.0%).\n"
+    )
+
+
 def test_small_experiments_end_in_claims():
     results = {
         "hypothesis-0": procedure.hypothesis(0, rows=400),
@@ -106,6 +115,7 @@ def test_small_experiments_end_in_claims():
     assert results["hypothesis-0"]["still"] >= results["hypothesis-0"]["unlit"] > 0.08
     assert [rung["synapses"] for rung in results["ladder-0"]["rungs"]] == [500, 38]
     assert all(found["inputs"] for found in results["rules"]["classes"])
+    assert claims.in_words(results).count("balanced accuracy") == 10
     rows = claims.judged(results, quick=False)
     by_name = {row.claim: row for row in rows}
     assert by_name["a fully connected [784,20,10] has 15,880 synapses"].verdict == "holds"

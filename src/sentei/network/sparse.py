@@ -6,7 +6,6 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from sentei.network.example import Example, run
 log = logging.getLogger("sentei")
 
 DENSEST = 0.5  # a weight with more than this part alive is not tried
-TRIES = 7  # timings of a layer, of which the median counts
+TRIES = 9  # timings of a layer, of which the least counts: whatever else runs only adds
 LEAST = 0.002  # seconds that one timing takes at least
 
 
@@ -148,7 +147,7 @@ def _faster(path: str, layer: nn.Linear, x: Tensor, share: float) -> SparseLinea
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Median time of one call, each timing over as many calls as take two milliseconds."""
+    """Least time of one call, each timing over as many calls as take two milliseconds."""
     call()
     started = time.perf_counter()
     call()
@@ -159,4 +158,4 @@ def seconds(call: Callable[[], object]) -> float:
         for _ in range(calls):
             call()
         timings.append((time.perf_counter() - started) / calls)
-    return median(timings)
+    return min(timings)

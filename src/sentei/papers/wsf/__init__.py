@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sentei import storage
 from sentei.papers.jobs import Job, Result
 from sentei.papers.wsf import ladder, procedure, small
 
@@ -57,4 +58,5 @@ def reproduce(order: Order) -> list[Claim]:
 
     results: dict[str, Result] = order.work(jobs(order.seeds, order.quick))
     figures.draw(order, results)
+    storage.write(order.folder / "rules.md", claims.in_words(results).encode())
     return claims.judged(results, order.quick)

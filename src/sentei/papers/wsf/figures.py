@@ -32,7 +32,7 @@ def draw(order: Order, results: Mapping[str, Result]) -> None:
         figure, axes = canvas()
         ladder(axes, [r["rungs"] for r in known])
         order.figure("ladder", figure)
-        figure, axes = canvas(5.4, 4.2)
+        figure, axes = canvas(4.4, 3.6)
         graph(axes, smallest(known)["edges"])
         order.figure("graph", figure)
     if any(name.startswith("compared") for name in results):
@@ -73,7 +73,7 @@ def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
     beside.set_ylabel("validation accuracy (%)", color=LEAF)
     beside.set_ylim(0, 100)
     beside.spines[["top", "left"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="center right")
 
 
 def ladder(axes: Axes, runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
