@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAPERS", "Claim", "Order", "Report", "reproduce"]
 
-PAPERS: tuple[str, ...] = ("annealing", "sensitivity", "wsf")
+PAPERS: tuple[str, ...] = ("annealing", "distinctiveness", "sensitivity", "wsf")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sentei.pruning.twins import Pairing
 
@@ -72,14 +72,9 @@ EDITS: dict[str, Edit] = {
     "outgoing, constant folded": outgoing_and_constant,
     "nobody": silence,
 }
+REWIRING = ("incoming", "both sides")  # these edit what a unit hears
 
 
 def _silence_in(before: nn.Linear, gone: int) -> None:
     before.weight[gone] = 0
     before.bias[gone] = 0
-
-
-def accuracy(before: nn.Linear, act: nn.Module, after: nn.Linear, x: Tensor, y: Tensor) -> float:
-    """Part of the samples that the two layers get right."""
-    with torch.no_grad():
-        return (after(act(before(x))).argmax(1) == y).double().mean().item()

@@ -1,0 +1,162 @@
+"""The paper's figures, redrawn from our runs, and those it does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sentei.papers import Order
+from sentei.papers.distinctiveness.experiments import METHODS, THRESHOLDS
+from sentei.papers.distinctiveness.judging import LITERAL, Runs, readings
+from sentei.report.figures import EARTH, INK, LEAF, PALE, tidy
+
+NAMES = {"cnn": "CNN", "fnn": "FNN"}
+MERGES = {
+    "incoming": (EARTH, "-", "incoming weights added (literal)"),
+    "outgoing": (EARTH, ":", "outgoing weights added"),
+    "nobody": (INK, ":", "nobody takes over"),
+    "affine": (LEAF, "--", "affine, one of a pair stays"),
+    "least_squares": (LEAF, "-", "least squares, one of a pair stays"),
+}
+LINES = {
+    "ablation": (LEAF, ":"),
+    "ablation + least squares": (LEAF, "-"),
+    "obs + least squares": (LEAF, "--"),
+    "distinctiveness": (EARTH, ":"),
+    "distinctiveness + affine": (EARTH, "-"),
+    "magnitude": ("#5b7db1", "-"),
+    "random": (INK, ":"),
+    "random + least squares": (INK, "-"),
+}
+
+
+def draw(
+    order: Order,
+    runs: Runs,
+    changed: Mapping[str, Runs],
+    wide: Sequence[Mapping[str, list[float]]],
+) -> None:
+    """All of them."""
+    order.figure("runs", _side_by_side(runs, one_by_one))
+    order.figure("sweep", _sweep(runs))
+    order.figure("curves", _side_by_side(runs, curves))
+    order.figure("hundred", hundred(wide))
+    order.figure("influence", _side_by_side(changed, influence))
+
+
+def _side_by_side(runs: Mapping[str, Any], axes_of: Any) -> Figure:
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=110)
+    for place, (kind, found) in enumerate(runs.items()):
+        axes = figure.add_subplot(1, 2, place + 1)
+        tidy(axes)
+        axes_of(axes, kind, found)
+    return figure
+
+
+def one_by_one(axes: Axes, kind: str, found: Sequence[Any]) -> None:
+    """Figures 2 to 5: each run's accuracy before and after, and how many units went."""
+    degrees = 15 if kind == "cnn" else 25
+    after = [readings(run, LITERAL[kind], degrees) for run in found]
+    places = np.arange(len(found))
+    before = [100 * run["accuracy"]["test"] for run in found]
+    literal = [100 * reading["after"]["incoming"]["test"] for reading in after]
+    axes.plot(places, before, "o", color=INK, label="before")
+    axes.plot(places, literal, "x", color=EARTH, label="after, literally", markersize=9)
+    shares = [100 * r["removed"] / run["size"] for r, run in zip(after, found, strict=True)]
+    beside = axes.twinx()
+    beside.bar(places, shares, width=0.5, color=PALE, zorder=0)
+    beside.set(ylabel="units gone (%)", ylim=(0, 100))
+    beside.spines[["top"]].set_visible(False)
+    axes.set_zorder(1)
+    axes.patch.set_visible(False)
+    axes.set(xlabel="run", ylabel="test accuracy, 10,000 images (%)", xticks=places)
+    low = min(*before, *literal)
+    axes.set_ylim(low - 1.5, max(before) + 0.6)
+    axes.set_title(f"{NAMES[kind]}, {degrees} degrees", loc="left", color=INK)
+    axes.legend(frameon=False, loc="lower left")
+
+
+def _sweep(runs: Runs) -> Figure:
+    figure = Figure(figsize=(10, 7), layout="constrained", dpi=100)
+    for column, (kind, found) in enumerate(runs.items()):
+        above, below = (figure.add_subplot(2, 2, column + 1 + 2 * row) for row in (0, 1))
+        tidy(above)
+        tidy(below)
+        sweep_accuracy(above, kind, found)
+        sweep_removal(below, found)
+    return figure
+
+
+def sweep_accuracy(axes: Axes, kind: str, found: Sequence[Any]) -> None:
+    """Figures 6 and 8: accuracy after merging at each threshold, for every way to merge."""
+    for merge, (color, style, label) in MERGES.items():
+        mean = [
+            100
+            * np.mean([readings(run, LITERAL[kind], d)["after"][merge]["test"] for run in found])
+            for d in THRESHOLDS
+        ]
+        axes.plot(THRESHOLDS, mean, style, color=color, label=label)
+    dense = 100 * np.mean([run["accuracy"]["test"] for run in found])
+    axes.axhline(dense, color=PALE, linewidth=1.5, zorder=0)
+    axes.set(xlabel="threshold (degrees)", ylabel="test accuracy (%)")
+    axes.set_title(f"{NAMES[kind]}, centre: {LITERAL[kind]}", loc="left", color=INK)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+
+
+def sweep_removal(axes: Axes, found: Sequence[Any]) -> None:
+    """Figures 7 and 9: units gone at each threshold, for every centre; of them dead ones."""
+    for centre, style in {"half": "-", "none": "--", "mean": ":", "minmax": "-."}.items():
+        shares = [
+            100 * np.mean([readings(run, centre, d)["removed"] / run["size"] for run in found])
+            for d in THRESHOLDS
+        ]
+        axes.plot(THRESHOLDS, shares, style, color=EARTH, label=f"centre {centre}")
+    dead = 100 * np.mean([run["dead"] / run["size"] for run in found])
+    axes.axhline(dead, color=INK, linewidth=1, label="dead on the training images")
+    axes.set(xlabel="threshold (degrees)", ylabel="units gone (%)", ylim=(-3, 103))
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def curves(axes: Axes, kind: str, found: Sequence[Any]) -> None:
+    """Accuracy against units gone, one at a time, without retraining."""
+    for method in METHODS:
+        color, style = LINES[method]
+        mean = 100 * np.mean([run["curves"][method]["test"] for run in found], 0)
+        axes.plot(mean, style, color=color, label=method)
+    axes.set(xlabel="units gone", ylabel="test accuracy (%)", ylim=(50, 99))
+    axes.set_title(f"{NAMES[kind]}, no retraining, mean of {len(found)}", loc="left", color=INK)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+
+
+def hundred(wide: Sequence[Mapping[str, list[float]]]) -> Figure:
+    """The sigmoid network 784-100-10."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    tidy(axes)
+    for method in wide[0]:
+        color, style = LINES[method]
+        every = 100 * np.array([run[method] for run in wide])
+        axes.plot(every.mean(0), style, color=color, label=method)
+        axes.fill_between(np.arange(every.shape[1]), every.min(0), every.max(0), color=color,
+                          alpha=0.12, linewidth=0)  # fmt: skip
+    axes.set(xlabel="of 100 units gone", ylabel="test accuracy (%)", ylim=(70, 98.5))
+    axes.set_title(f"784-100-10, no retraining, {len(wide)} networks", loc="left", color=INK)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def influence(axes: Axes, kind: str, settings: Mapping[str, Sequence[Any]]) -> None:
+    """How full a hidden layer is against how much of it can go."""
+    shades = np.linspace(0.15, 0.95, len(settings))
+    for shade, (name, found) in zip(shades, settings.items(), strict=True):
+        fill = [100 * run["effective rank"] / run["size"] for run in found]
+        gone = [100 * readings(run, "half", 30)["removed"] / run["size"] for run in found]
+        axes.plot(fill, gone, "o", color=colormaps["viridis"](shade), label=name)
+    axes.set(xlabel="effective rank (% of the units)", ylabel="gone at 30 degrees, half (%)")
+    axes.set_title(f"{NAMES[kind]}, fewer images", loc="left", color=INK)
+    axes.legend(frameon=False, fontsize=8)
