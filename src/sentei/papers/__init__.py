@@ -58,7 +58,7 @@ class Order:
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Keep a matplotlib figure as PNG and SVG; gives the PNG's path."""
-        from sentei.report.figures import write
+        from sentei.reporting.figures import write
 
         return write(figure, self.folder / "figures" / name)[0]
 
