@@ -26,7 +26,16 @@ BELOW = {
     "integrations": {"pruning", "criteria", "network"},
     "reporting": {"export", "pruning", "criteria", "network", "training", "datasets"},
     "papers": {"reporting", "export", "pruning", "criteria", "network", "training", "datasets"},
-    "cli": {"papers", "reporting", "export", "pruning", "criteria", "network", "training", "datasets"},
+    "cli": {
+        "papers",
+        "reporting",
+        "export",
+        "pruning",
+        "criteria",
+        "network",
+        "training",
+        "datasets",
+    },
 }
 
 

@@ -60,6 +60,7 @@ class Probe:
 
     Attributes:
         loss_name: the loss, where it was named; None for a callable.
+        samples: what it measures on, in memory.
         mask: what is alive, as far as this Probe was told of cuts.
         one_at_a_time: how many answers took a pass of their own, since `torch.func.vmap` could not
             run the model for many units at once.
@@ -83,7 +84,7 @@ class Probe:
         self.mask = Mask.full(())
         self.one_at_a_time = 0
         self._ending = Ending(self.loss_name, self.per_sample)
-        self._samples = read(data)
+        self.samples = read(data)
         self.forget_()
         with undisturbed(model):
             self._recording = self._fresh()
@@ -95,11 +96,11 @@ class Probe:
     @property
     def example(self) -> Example:
         """A few of the inputs, for whoever needs the network to run."""
-        return resized(self._samples.inputs, lambda tensor: tensor[:EXAMPLE])
+        return resized(self.samples.inputs, lambda tensor: tensor[:EXAMPLE])
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that tell these samples from any others."""
-        return fingerprint((*tensors(self._samples.inputs), self._samples.targets))
+        return fingerprint((*tensors(self.samples.inputs), self.samples.targets))
 
     # What is.
 
@@ -110,16 +111,14 @@ class Probe:
             LossError: it is not finite, or not one number per sample.
             StaleError: weights changed unannounced.
         """
-        with self._measuring() as recording:
-            return self._mean(recording, "outputs", _total).item()
+        return self.mean(_total, 1).item()
 
     def accuracy(self) -> float | None:
         """Part of the samples whose largest output is their target; None without class targets."""
-        targets = self._samples.targets
+        targets = self.samples.targets
         if targets.is_floating_point() or targets.ndim != 1:
             return None
-        with self._measuring() as recording:
-            return self._mean(recording, "outputs", _right).item()
+        return self.mean(_right, 1).item()
 
     def alive(self, group: Group) -> Tensor:
         """(size,) bool: which members were not cut."""
@@ -244,7 +243,7 @@ class Probe:
             yield self._recording
 
     def _fresh(self) -> Recording:
-        return Recording(self.model, self._samples, self.per_sample, RECORDED_BYTES)
+        return Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES)
 
     def _compare(self, recording: Recording) -> None:
         """Refuse to answer from a record that the network does not bear out."""
@@ -271,12 +270,12 @@ class Probe:
         if not total.isfinite().all():
             finite = gathered(slots).isfinite().all(1)
             start = recording.starts[int((~finite).nonzero()[0])]
-            stop = min(start + recording.starts.step, len(self._samples))
+            stop = min(start + recording.starts.step, len(self.samples))
             raise LossError(
                 f"a loss must be finite; it is not on samples {start} to {stop - 1}. Look for NaN "
                 "or infinity in the weights, and for logarithms of 0 in the loss."
             )
-        return total / len(self._samples)
+        return total / len(self.samples)
 
     def _check_units(self, group: Group) -> None:
         if not isinstance(group, Neurons):
