@@ -159,4 +159,4 @@ def test_the_card_says_what_run_it_is(tmp_path):
     assert card["groups"] == [["neuron", "0", 8]]
     assert card["keeping"] == "loss_within(0.3)"
     assert "one_at_a_time()" in card["propose"]
-    assert card["version"] == 1
+    assert card["version"] == 2

@@ -24,9 +24,18 @@ BELOW = {
     "datasets": set(),
     "export": {"network"},
     "integrations": {"pruning", "criteria", "network"},
-    "report": {"export", "pruning", "criteria", "network", "training", "datasets"},
-    "papers": {"report", "export", "pruning", "criteria", "network", "training", "datasets"},
-    "cli": {"papers", "report", "export", "pruning", "criteria", "network", "training", "datasets"},
+    "reporting": {"export", "pruning", "criteria", "network", "training", "datasets"},
+    "papers": {"reporting", "export", "pruning", "criteria", "network", "training", "datasets"},
+    "cli": {
+        "papers",
+        "reporting",
+        "export",
+        "pruning",
+        "criteria",
+        "network",
+        "training",
+        "datasets",
+    },
 }
 
 

@@ -37,7 +37,7 @@ def demo(
     import sentei
     from sentei import datasets, export, training
     from sentei.cli.screen import console, head, progress, say
-    from sentei.report.tables import before_and_after, facts
+    from sentei.reporting.tables import before_and_after, facts
 
     torch.set_num_threads(threads)
     dense, small = out / "dense.safetensors", out / "small.safetensors"
@@ -91,7 +91,7 @@ def demo(
 
 
 def _figures(folder: Path, dense: Any, steps: list[Any], units: Any, scores: Any) -> list[Path]:
-    from sentei.report import figures
+    from sentei.reporting import figures
 
     first, last = steps[0], steps[-1]
     weights = dense.get_parameter(units.producers[0].parameter).detach()

@@ -15,6 +15,6 @@ def info(model: ExistingFile) -> None:
     """
     from sentei import export
     from sentei.cli.screen import console
-    from sentei.report.tables import contents
+    from sentei.reporting.tables import contents
 
     console.print(contents(export.inspect(model)))

@@ -101,7 +101,7 @@ def prune(
     import sentei
     from sentei import datasets, export, training
     from sentei.cli.screen import column, console, head, progress, say
-    from sentei.report.tables import before_and_after, facts
+    from sentei.reporting.tables import before_and_after, facts
 
     until = _limit(
         units_at_most=units_at_most,

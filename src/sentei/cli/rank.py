@@ -51,7 +51,7 @@ def rank(
     from sentei import datasets, export, training
     from sentei.cli.screen import column, console, head
     from sentei.criteria import scores
-    from sentei.report.tables import agreement, ranking
+    from sentei.reporting.tables import agreement, ranking
 
     torch.set_num_threads(threads)
     network = export.load(model)

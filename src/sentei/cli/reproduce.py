@@ -37,7 +37,7 @@ def reproduce(
     from sentei.cli.screen import console, head, progress, say
     from sentei.papers import PAPERS, Order
     from sentei.papers import reproduce as reproduced
-    from sentei.report.tables import claims
+    from sentei.reporting.tables import claims
 
     for name in PAPERS if paper == "all" else (paper,):
         folder = into / name

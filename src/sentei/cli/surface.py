@@ -76,7 +76,7 @@ def surface(
     from sentei import datasets, export, training
     from sentei.cli.screen import column, console, say
     from sentei.criteria import approximations
-    from sentei.report import figures, tables
+    from sentei.reporting import figures, tables
 
     torch.set_num_threads(threads)
     network = export.load(model)

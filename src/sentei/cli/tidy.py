@@ -47,7 +47,7 @@ def tidy(
     from sentei import datasets, export, training
     from sentei.cli.screen import column, console, head, say
     from sentei.pruning.tidying import examined
-    from sentei.report.tables import finds
+    from sentei.reporting.tables import finds
 
     torch.set_num_threads(threads)
     network = export.load(model)

@@ -23,7 +23,7 @@ from sentei.criteria.engines import (
 )
 from sentei.criteria.gates import Gates
 from sentei.criteria.moments import Moments
-from sentei.criteria.recording import Need, Pass, Recording, Slope
+from sentei.criteria.recording import Need, Pass, Recording, Slope, known, right, total
 from sentei.criteria.samples import read
 from sentei.distributed import gathered, sum_across
 from sentei.errors import GroupError, LossError
@@ -62,6 +62,7 @@ class Probe:
 
     Attributes:
         loss_name: the loss, where it was named; None for a callable.
+        samples: what it measures on, in memory.
         mask: what is alive, as far as this Probe was told of cuts.
         one_at_a_time: how many answers took a pass of their own, since `torch.func.vmap` could not
             run the model for many units at once.
@@ -85,7 +86,7 @@ class Probe:
         self.mask = Mask.full(())
         self.one_at_a_time = 0
         self._ending = Ending(self.loss_name, self.per_sample)
-        self._samples = read(data)
+        self.samples = read(data)
         self.forget_()
         with undisturbed(model):
             self._recording = self._fresh()
@@ -97,11 +98,11 @@ class Probe:
     @property
     def example(self) -> Example:
         """A few of the inputs, for whoever needs the network to run."""
-        return resized(self._samples.inputs, lambda tensor: tensor[:EXAMPLE])
+        return resized(self.samples.inputs, lambda tensor: tensor[:EXAMPLE])
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that tell these samples from any others."""
-        return fingerprint((*tensors(self._samples.inputs), self._samples.targets))
+        return fingerprint((*tensors(self.samples.inputs), self.samples.targets))
 
     # What is.
 
@@ -112,18 +113,14 @@ class Probe:
             LossError: it is not finite, or not one number per sample.
             StaleError: weights changed unannounced.
         """
-        with self.measuring() as recording:
-            total = lambda block: _known(block.losses).sum(dtype=torch.float64)  # noqa: E731
-            return self._mean(recording, "outputs", total).item()
+        return self.mean(total, 1).item()
 
     def accuracy(self) -> float | None:
         """Part of the samples whose largest output is their target; None without class targets."""
-        targets = self._samples.targets
+        targets = self.samples.targets
         if targets.is_floating_point() or targets.ndim != 1:
             return None
-        with self.measuring() as recording:
-            right = lambda block: (_known(block.outputs).argmax(1) == block.samples.targets).sum()  # noqa: E731
-            return self._mean(recording, "outputs", right).item()
+        return self.mean(right, 1).item()
 
     def alive(self, group: Group) -> Tensor:
         """(size,) bool: which members were not cut."""
@@ -260,7 +257,7 @@ class Probe:
             yield self._recording
 
     def _fresh(self) -> Recording:
-        return Recording(self.model, self._samples, self.per_sample, RECORDED_BYTES)
+        return Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES)
 
     def _mean(
         self, recording: Recording, need: Need, of: Callable[[Pass], Tensor], count: int = 1
@@ -273,12 +270,12 @@ class Probe:
         if not total.isfinite().all():
             finite = gathered(slots).isfinite().all(1)
             start = recording.starts[int((~finite).nonzero()[0])]
-            stop = min(start + recording.starts.step, len(self._samples))
+            stop = min(start + recording.starts.step, len(self.samples))
             raise LossError(
                 f"a loss must be finite; it is not on samples {start} to {stop - 1}. Look for NaN "
                 "or infinity in the weights, and for logarithms of 0 in the loss."
             )
-        return total / len(self._samples)
+        return total / len(self.samples)
 
     def check_units(self, group: Group) -> Neurons:
         """The group, if it is of units."""
@@ -292,7 +289,7 @@ class Probe:
     def check_smooth(self, recording: Recording, order: int) -> None:
         """Refuse a loss that cannot be differentiated so often."""
         sample = recording.sample
-        check_smooth(self.per_sample, _known(sample.outputs), sample.samples.targets, order)
+        check_smooth(self.per_sample, known(sample.outputs), sample.samples.targets, order)
 
     def _per_member(
         self,
@@ -342,8 +339,3 @@ class Probe:
         if group not in self._engines:
             self._engines[group] = fitting(recording, group, members, self._ending)
         return self._engines[group]
-
-
-def _known(value: Tensor | None) -> Tensor:
-    assert value is not None  # passes are complete when they are handed out
-    return value

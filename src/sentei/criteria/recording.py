@@ -282,3 +282,19 @@ def losses(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
             f'{shape}. Use reduction="none" and sum over what belongs to one sample.'
         )
     return found
+
+
+def known(value: Tensor | None) -> Tensor:
+    """A part of a pass that is there once the pass is complete."""
+    assert value is not None  # passes are complete when they are handed out
+    return value
+
+
+def total(block: Pass) -> Tensor:
+    """Sum of the block's losses, float64."""
+    return known(block.losses).sum(dtype=torch.float64)
+
+
+def right(block: Pass) -> Tensor:
+    """How many of the block's samples have their largest output where their target is."""
+    return (known(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)

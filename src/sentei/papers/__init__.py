@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAPERS", "Claim", "Order", "Report", "reproduce"]
 
-PAPERS: tuple[str, ...] = ("annealing", "distinctiveness", "sensitivity", "wsf")
+PAPERS: tuple[str, ...] = ("annealing", "distinctiveness", "sensitivity", "shrinking", "wsf")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Order:
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Keep a matplotlib figure as PNG and SVG; gives the PNG's path."""
-        from sentei.report.figures import write
+        from sentei.reporting.figures import write
 
         return write(figure, self.folder / "figures" / name)[0]
 

@@ -2,9 +2,11 @@
 
     run.json                  what run this is: groups, proposal, floor; fingerprints of weights and
                               data
-    start.safetensors         the untouched network's tensors
+    start.safetensors         the untouched network, what built it, and a sample of what it was
+                              measured on
     steps/00007.safetensors   what step 7 left: the dead, tensors that retraining or repair moved,
-                              the retrainer's state, scores, measurements
+                              who took over, the retrainer's state, scores, measurements
+    about.json                words that change nothing: names, the command (see `note`)
 
 A step is written beside its place and renamed into it: whatever happens, the folder holds complete
 steps only. Nothing in it depends on the clock; the same run writes the same bytes.
@@ -18,7 +20,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +35,9 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.pruning.measuring import Measurement
 
-VERSION = 1
+VERSION = 2
+ABOUT = "about.json"
+WEIGHTS, SAMPLE = "weights/", "sample/"  # what names in a start file begin with
 
 
 class Retrain(Protocol):
@@ -80,13 +84,25 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Record:
-    """A step as the journal holds it."""
+    """A step as the journal holds it.
+
+    Attributes:
+        number: 0 is the untouched network.
+        mask: what is alive after it.
+        removed: positions that went in it, swept ones included.
+        measured: quality and size after it.
+        scores: what the criterion said before it.
+        by_class: (classes, 2) samples classified correctly, and samples; None without classes.
+        mixes: who took over, by listening parameter; see `network.folding.fold_`.
+    """
 
     number: int
     mask: Mask
     removed: dict[Group, Tensor]
     measured: Measurement
     scores: dict[Group, Tensor]
+    by_class: Tensor | None = None
+    mixes: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Journal:
@@ -107,8 +123,17 @@ class Journal:
         mask: Mask,
         about: Mapping[str, Any],
         resume: bool = False,
+        start: tuple[Mapping[str, Tensor], Mapping[str, Any]] = ({}, {}),
     ) -> Journal:
         """Begin a run's folder, or go on with it.
+
+        Args:
+            folder: where; a temporary place if None.
+            model: as it is before the first step.
+            mask: in which everything is alive.
+            about: what tells this run from others, as plain data.
+            resume: go on with the run that is there.
+            start: tensors and plain data to keep beside the untouched network.
 
         Raises:
             JournalError: the folder holds a run and `resume` was not asked for, or another run.
@@ -129,7 +154,9 @@ class Journal:
             raise JournalError(
                 f"{journal.folder} holds files but no run.json: it is no run folder. Name another."
             )
-        journal._write("start.safetensors", journal.start, {})
+        journal._write(
+            "start.safetensors", {**_under(WEIGHTS, journal.start), **start[0]}, start[1]
+        )
         storage.write(held, card.encode(), durable=journal.durable)
         return journal
 
@@ -167,17 +194,17 @@ class Journal:
             FileError: it could not be written; the steps before it are untouched.
         """
         expected = self._expected(record.mask)
-        tensors: dict[str, Tensor] = {
-            f"weights/{name}": tensor
-            for name, tensor in snapshot.weights.items()
-            if not torch.equal(tensor, expected[name])
-        }
+        moved = {n: t for n, t in snapshot.weights.items() if not torch.equal(t, expected[n])}
+        tensors = _under(WEIGHTS, moved)
         for i, group in enumerate(self.full.groups):
             tensors[f"dead/{i}"] = record.mask.dead(group).int()
             if group in record.removed:
                 tensors[f"removed/{i}"] = record.removed[group].int()
             if group in record.scores:
                 tensors[f"scores/{i}"] = record.scores[group]
+        if record.by_class is not None:
+            tensors["by_class"] = record.by_class.int()
+        tensors |= _under("mix/", record.mixes)
         if snapshot.random is not None:
             tensors["random"] = snapshot.random
         about = {
@@ -210,13 +237,11 @@ class Journal:
             for key in ("removed", "scores")
         }
         removed = {group: positions.long() for group, positions in held["removed"].items()}
-        weights = self._expected(mask)
-        for name, tensor in tensors.items():
-            if name.startswith("weights/"):
-                weights[name.removeprefix("weights/")] = tensor
+        weights = {**self._expected(mask), **stripped(WEIGHTS, tensors)}
         state = _unflatten(about["retrain"], tensors)
         measured = Measurement(**about["measured"])
-        record = Record(number, mask, removed, measured, held["scores"])
+        right, mixes = tensors.get("by_class"), stripped("mix/", tensors)
+        record = Record(number, mask, removed, measured, held["scores"], right, mixes)
         return record, Snapshot(weights, state, tensors.get("random"), about["undone"])
 
     def network(self, number: int) -> nn.Module:
@@ -235,10 +260,35 @@ class Journal:
     def _path(self, number: int) -> Path:
         return self.folder / "steps" / f"{number:05}.safetensors"
 
-    def _write(self, name: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    def _write(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         whole = {key: tensor.contiguous().clone() for key, tensor in sorted(tensors.items())}
         data = save(whole, metadata={"sentei": json.dumps(about, sort_keys=True)})
         storage.write(self.folder / name, data, durable=self.durable)
+
+
+def note(folder: str | Path, words: Mapping[str, Any]) -> None:
+    """Keep words about a run in its folder for whoever reads it later; the first ones stay.
+
+    Args:
+        folder: a run folder.
+        words: plain data: the command, names of classes and features, versions.
+    """
+    path = Path(folder) / ABOUT
+    if not path.exists():
+        storage.write(path, (json.dumps(words, indent=2, sort_keys=True) + "\n").encode())
+
+
+def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, under the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def described(part: Any) -> str | None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sentei.criteria.probe import Probe
+from sentei.criteria.recording import Pass
 from sentei.network.mask import Mask
 from sentei.network.size import Counts, bytes_in, counts
 
@@ -66,3 +68,24 @@ def measure(model: nn.Module, mask: Mask, judge: Probe) -> Measurement:
         bytes=size.bytes,
         _bytes_in=lambda name: bytes_in(model, mask, name),
     )
+
+
+def by_class(judge: Probe) -> Tensor | None:
+    """How many samples of each class are classified correctly, and how many there are.
+
+    Returns:
+        (classes, 2) int64; None where targets are not classes or outputs are not one for each.
+    """
+    targets = judge.samples.targets
+    if targets.is_floating_point() or targets.ndim != 1:
+        return None
+    classes = int(targets.max()) + 1
+
+    def counted(block: Pass) -> Tensor:
+        assert block.outputs is not None  # passes are complete when they are handed out
+        own = block.samples.targets
+        right = own[block.outputs.argmax(1) == own]
+        both = [torch.bincount(found, minlength=classes) for found in (right, own)]
+        return torch.stack(both, 1).flatten().double().cpu()
+
+    return (judge.mean(counted, 2 * classes) * len(targets)).round().long().reshape(classes, 2)

@@ -7,22 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sentei.criteria.probe import Probe
-from sentei.errors import BudgetError
+from sentei.errors import BudgetError, StructureError
+from sentei.network.architecture import describe
 from sentei.network.mask import Mask
 from sentei.network.size import counts
 from sentei.network.units import Group, Neurons
-from sentei.pruning.journal import Journal, Record, Retrain, Snapshot, described
+from sentei.pruning.journal import SAMPLE, Journal, Record, Retrain, Snapshot, described
 from sentei.pruning.limits import Limit
-from sentei.pruning.measuring import Measurement, measure
+from sentei.pruning.measuring import Measurement, by_class, measure
 from sentei.pruning.proposals import Cut, Proposal
 from sentei.pruning.schedules import Progress
 from sentei.samples import fingerprint
 
 log = logging.getLogger("sentei")
+
+KEPT = 1000  # samples that a journal keeps
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ class Run:
             "weights": fingerprint(weights[name] for name in sorted(weights)),
             "data": [self.probe.fingerprint(), self.judge.fingerprint()],
         }
-        self.journal = Journal.open(folder, self.model, mask, about, resume)
+        start = beginning(self.model, self.judge)
+        self.journal = Journal.open(folder, self.model, mask, about, resume, start)
 
     def check_limits(self, mask: Mask) -> None:
         """Refuse a budget below the smallest network and a floor above the untouched one."""
@@ -106,7 +112,7 @@ class Run:
             mask = Mask.full(self.groups)
             self.last = Snapshot.take(self.model, self.retrain, 0)
             measured = measure(self.model, mask, self.judge)
-            self.journal.write(Record(0, mask, {}, measured, {}), self.last)
+            self.journal.write(Record(0, mask, {}, measured, {}, by_class(self.judge)), self.last)
             return [Step(0, mask, {}, measured, self.journal)]
         steps = []
         for number in range(last + 1):
@@ -136,8 +142,10 @@ class Run:
         """Make the step safe: write it, then count on it."""
         snapshot = Snapshot.take(self.model, self.retrain, self.undone)
         removed = _difference(step.mask, mask)
-        scores = dict(cut.scores)
-        record = Record(step.number + 1, mask, removed, measured, scores)
+        right = by_class(self.judge)
+        mixes = {part.parameter: mix for part, mix in cut.mix.items()}
+        number = step.number + 1
+        record = Record(number, mask, removed, measured, dict(cut.scores), right, mixes)
         self.journal.write(record, snapshot)
         self.last = snapshot
         return Step(record.number, mask, removed, measured, self.journal)
@@ -180,6 +188,26 @@ class Run:
                 "%s was not reached: the smallest network%s is that of step %d, with %s",
                 *(self.until, floor, step.number, step.measured),
             )
+
+
+def beginning(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a journal keeps beside the weights, so that the run can be looked at without the model.
+
+    Returns:
+        Samples evenly spaced over what the run is measured on, where inputs are one tensor; and the
+        network's description and the loss's name, where they have one.
+    """
+    try:
+        architecture = describe(model)
+    except StructureError:
+        architecture = None
+    words = {"architecture": architecture, "loss": judge.loss_name}
+    inputs, targets = judge.samples.inputs, judge.samples.targets
+    if not isinstance(inputs, Tensor):
+        return {}, words
+    rows = torch.linspace(0, len(targets) - 1, min(KEPT, len(targets))).round().long()
+    kept = {"inputs": inputs[rows.to(inputs.device)], "targets": targets[rows.to(targets.device)]}
+    return {SAMPLE + name: tensor.cpu() for name, tensor in kept.items()}, words
 
 
 def _removable(mask: Mask) -> dict[Group, Tensor]:

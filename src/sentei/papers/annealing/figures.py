@@ -12,7 +12,7 @@ from sentei.papers import Order
 from sentei.papers.annealing.judging import DENSE_SYNAPSES, final
 from sentei.papers.annealing.networks import VARIANTS
 from sentei.papers.jobs import Result
-from sentei.report.figures import EARTH, INK, LEAF, PALE, canvas
+from sentei.reporting.figures import EARTH, INK, LEAF, PALE, canvas
 
 Runs = Mapping[str, Sequence[Result]]
 COLOURS = {"annealed": LEAF, "dropout": EARTH, "neither": INK}

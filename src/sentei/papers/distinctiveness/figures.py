@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sentei.papers import Order
 from sentei.papers.distinctiveness.experiments import METHODS, THRESHOLDS
 from sentei.papers.distinctiveness.judging import LITERAL, Runs, readings
-from sentei.report.figures import EARTH, INK, LEAF, PALE, tidy
+from sentei.reporting.figures import EARTH, INK, LEAF, PALE, tidy
 
 NAMES = {"cnn": "CNN", "fnn": "FNN"}
 MERGES = {
@@ -101,7 +101,7 @@ def sweep_accuracy(axes: Axes, kind: str, found: Sequence[Any]) -> None:
             for d in THRESHOLDS
         ]
         axes.plot(THRESHOLDS, mean, style, color=color, label=label)
-    dense = 100 * np.mean([run["accuracy"]["test"] for run in found])
+    dense = float(100 * np.mean([run["accuracy"]["test"] for run in found]))
     axes.axhline(dense, color=PALE, linewidth=1.5, zorder=0)
     axes.set(xlabel="threshold (degrees)", ylabel="test accuracy (%)")
     axes.set_title(f"{NAMES[kind]}, centre: {LITERAL[kind]}", loc="left", color=INK)
@@ -116,7 +116,7 @@ def sweep_removal(axes: Axes, found: Sequence[Any]) -> None:
             for d in THRESHOLDS
         ]
         axes.plot(THRESHOLDS, shares, style, color=EARTH, label=f"centre {centre}")
-    dead = 100 * np.mean([run["dead"] / run["size"] for run in found])
+    dead = float(100 * np.mean([run["dead"] / run["size"] for run in found]))
     axes.axhline(dead, color=INK, linewidth=1, label="dead on the training images")
     axes.set(xlabel="threshold (degrees)", ylabel="units gone (%)", ylim=(-3, 103))
     axes.legend(frameon=False, fontsize=8, loc="upper left")

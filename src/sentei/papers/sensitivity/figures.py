@@ -12,7 +12,7 @@ from sentei.papers import Order
 from sentei.papers.jobs import Result
 from sentei.papers.sensitivity.judging import accuracies
 from sentei.papers.sensitivity.plan import CONTROLS, WIDTHS
-from sentei.report.figures import EARTH, INK, LEAF, PALE, canvas
+from sentei.reporting.figures import EARTH, INK, LEAF, PALE, canvas
 
 Runs = Mapping[str, Sequence[Result]]
 

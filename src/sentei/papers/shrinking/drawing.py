@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from sentei.papers import Order
 from sentei.papers.jobs import Result
 from sentei.papers.shrinking.removal import GAINS
-from sentei.report import figures
-from sentei.report.figures import EARTH, INK, LEAF
+from sentei.reporting import figures
+from sentei.reporting.figures import EARTH, INK, LEAF
 
 Runs = dict[str, list[Result]]
 STYLES = {

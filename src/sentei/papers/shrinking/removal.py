@@ -15,7 +15,7 @@ from sentei.network.units import Group
 from sentei.papers.jobs import Result
 from sentei.papers.shrinking.networks import Setting, samples, setting, trained
 from sentei.pruning.schedules import Progress
-from sentei.report.tables import spearman
+from sentei.reporting.tables import spearman
 from sentei.training import evaluate
 
 SURFACED = ("ablation", "taylor1", "taylor2-diagonal")  # the paper's three

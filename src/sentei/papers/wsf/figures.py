@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sentei.papers.jobs import Result
 from sentei.papers.wsf.paths import network_of, speaks_for
-from sentei.report.figures import EARTH, INK, LEAF, PALE, canvas
+from sentei.reporting.figures import EARTH, INK, LEAF, PALE, canvas
 
 if TYPE_CHECKING:
     from sentei.papers import Order

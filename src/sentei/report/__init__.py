@@ -1,1 +1,0 @@
-"""What a run shows: tables and figures, made from its steps."""
