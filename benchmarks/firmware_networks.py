@@ -20,6 +20,8 @@ from torch.nn import functional as F
 import sentei
 from sentei import datasets
 
+TEMPERATURE = 3.0
+
 # name: (widths, synapses to keep, epochs)
 CNNS = {
     "cnn32": ((20, 40), 21_500, 14),
@@ -27,9 +29,9 @@ CNNS = {
     "cnn8": ((16, 32), 5_000, 16),
 }
 MLPS = {
-    "mlp32": ((160, 60), 19_000, 30),
-    "mlp16": ((128, 40), 9_500, 30),
-    "mlp8": ((100, 32), 4_500, 30),
+    "mlp32": ((160, 60), 19_000, 16),
+    "mlp16": ((128, 40), 9_500, 16),
+    "mlp8": ((100, 32), 4_500, 16),
 }
 
 
@@ -50,20 +52,35 @@ def mlp(first: int, second: int) -> nn.Sequential:
     )
 
 
-def shifted(images: Tensor, most: int) -> Tensor:
-    """(N, 1, 28, 28) images, each moved by up to `most` pixels either way."""
+def shifted(images: Tensor, down: Tensor, across: Tensor, most: int) -> Tensor:
+    """(N, 1, 28, 28) images, each moved by `down - most` and `across - most` pixels."""
     padded = F.pad(images, (most, most, most, most))
-    rows, columns = (torch.randint(0, 2 * most + 1, (len(images), 1, 1)) for _ in range(2))
-    rows, columns = rows + torch.arange(28)[:, None], columns + torch.arange(28)
+    rows = down[:, None, None] + torch.arange(28)[:, None]
+    columns = across[:, None, None] + torch.arange(28)
     return padded[torch.arange(len(images))[:, None, None], 0, rows, columns].unsqueeze(1)
 
 
+@torch.no_grad()
+def told(teacher: nn.Module, images: Tensor, most: int) -> Tensor:
+    """(shifts, shifts, N, 10) what a teacher says of every image at every shift, softened."""
+    shifts = range(2 * most + 1)
+    said = torch.empty(len(shifts), len(shifts), len(images), 10)
+    for down in shifts:
+        for across in shifts:
+            for rows in torch.arange(len(images)).split(1000):
+                moves = (torch.full((len(rows),), shift) for shift in (down, across))
+                logits = teacher(shifted(images[rows], *moves, most))
+                said[down, across, rows] = F.softmax(logits / TEMPERATURE, 1)
+    return said
+
+
 def trained(
-    network: nn.Sequential, keep: int, epochs: int, teacher: nn.Module | None, data: datasets.Split
+    network: nn.Sequential, keep: int, epochs: int, said: Tensor | None, data: datasets.Split
 ) -> sentei.Mask:
     """Train with a one-cycle rate, pruning by magnitude in the first three fifths."""
     images, targets = data.train
     images, flat = images.reshape(-1, 1, 28, 28), isinstance(network[0], nn.Linear)
+    most = 1 if flat else 2  # pixels
     updates = epochs * (len(images) // 128)
     optimizer = torch.optim.Adam(network.parameters())
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.006, updates, pct_start=0.1)
@@ -74,14 +91,14 @@ def trained(
     for epoch in range(epochs):
         begin, right = time.perf_counter(), 0
         for rows in torch.randperm(len(images)).split(128)[: len(images) // 128]:
-            batch = shifted(images[rows], 1 if flat else 2)
+            down, across = torch.randint(0, 2 * most + 1, (2, len(rows)))
+            batch = shifted(images[rows], down, across, most)
             outputs = network(batch.flatten(1) if flat else batch)
             loss = F.cross_entropy(outputs, targets[rows])
-            if teacher is not None:
-                with torch.no_grad():
-                    told = F.softmax(teacher(batch) / 3, 1)
-                soft = F.kl_div(F.log_softmax(outputs / 3, 1), told, reduction="batchmean")
-                loss = 0.3 * loss + 0.7 * 9 * soft  # 9 is the square of the temperature
+            if said is not None:
+                own = F.log_softmax(outputs / TEMPERATURE, 1)
+                soft = F.kl_div(own, said[down, across, rows], reduction="batchmean")
+                loss = 0.3 * loss + 0.7 * TEMPERATURE**2 * soft
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -100,6 +117,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     data = datasets.load("mnist", flat=True)
+    said = None
     for name, (widths, keep, epochs) in {**CNNS, **MLPS}.items():
         path = folder / f"{name}.safetensors"
         if path.exists():
@@ -108,8 +126,10 @@ def main(folder: Path) -> None:
         torch.manual_seed(0)
         flat = name in MLPS
         network = mlp(*widths) if flat else cnn(*widths)
-        teacher = sentei.load(folder / "cnn32.safetensors") if flat else None
-        mask = trained(network, keep, epochs, teacher, data)
+        if flat and said is None:
+            teacher = sentei.load(folder / "cnn32.safetensors")
+            said = told(teacher, data.train.inputs.reshape(-1, 1, 28, 28), 1)
+        mask = trained(network, keep, epochs, said if flat else None, data)
         network.eval()
         seen = data.validation.inputs if flat else data.validation.inputs.reshape(-1, 1, 28, 28)
         with torch.no_grad():
