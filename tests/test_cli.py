@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from sentei import cli, datasets, export, training
+from sentei import cli, datasets, formats, training
 
 
 def run(*arguments, capsys=None):
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
     network = training.build("16-12-26")
     data = datasets.load("letter").train.first(2000)
     training.train(network, data, training.Recipe(epochs=3, optimizer="adam", lr=0.01))
-    export.save(network, path)
+    formats.save(network, path)
     return path
 
 
@@ -91,7 +91,7 @@ def test_train_prune_rank_info_from_end_to_end(capsys, tmp_path, monkeypatch):
                        "--samples", 500, "--out", "b.safetensors", capsys=capsys)  # fmt: skip
     assert code == 0
     assert "same function" in out
-    assert export.load("b.safetensors")[0].out_features == 6
+    assert formats.load("b.safetensors")[0].out_features == 6
     code, out, _ = run("info", "b.safetensors", capsys=capsys)
     assert code == 0
     assert "284" in out  # 6 · 16 + 6 + 26 · 6 + 26 entries
@@ -121,7 +121,7 @@ def test_toml_options_have_the_same_names(model, capsys, tmp_path, monkeypatch):
     )
     code, _, _ = run("prune", model, "--config", "run.toml", capsys=capsys)
     assert code == 0
-    assert export.load("c.safetensors")[0].out_features == 7
+    assert formats.load("c.safetensors")[0].out_features == 7
     (tmp_path / "run.toml").write_text("[prune]\nunits-at-mots = 7\n")
     code, out, err = run("prune", model, "--config=run.toml", capsys=capsys)
     assert code == 2
@@ -140,7 +140,7 @@ def test_a_run_is_resumed_and_another_is_refused(model, capsys, tmp_path, monkey
         *shared, "--units-at-most", 6, "--resume", "--out", "x.safetensors", capsys=capsys
     )
     assert code == 0
-    assert export.load("x.safetensors")[0].out_features == 6
+    assert formats.load("x.safetensors")[0].out_features == 6
 
 
 def test_a_budget_that_the_floor_forbids_has_an_exit_code_of_its_own(
@@ -160,10 +160,10 @@ def test_synapses_can_be_pruned_and_stay_dead(model, capsys, tmp_path, monkeypat
                      "--schedule", "linear", "--keep", "50 %", "--steps", 4, "--samples", 300,
                      "--retrain-epochs", 1, "--out", "z.safetensors", capsys=capsys)  # fmt: skip
     assert code == 0
-    mask = export.load_mask("z.safetensors")
+    mask = formats.load_mask("z.safetensors")
     alive = sum(mask.count(group) for group in mask.groups if group.kind == "synapse")
     assert alive == (16 * 12 + 12 * 26) // 2
-    network = export.load("z.safetensors")
+    network = formats.load("z.safetensors")
     weights = [network[0].weight, network[2].weight]
     assert sum(int(w.count_nonzero()) for w in weights) == alive
 
@@ -174,7 +174,7 @@ def test_a_small_network_learns_from_a_saved_one(model, capsys, tmp_path, monkey
     run(*shared, "--out", "alone.safetensors", capsys=capsys)
     code, _, _ = run(*shared, "--teacher", model, "--out", "taught.safetensors", capsys=capsys)
     assert code == 0
-    alone, taught = (export.load(f"{name}.safetensors")[0].weight for name in ("alone", "taught"))
+    alone, taught = (formats.load(f"{name}.safetensors")[0].weight for name in ("alone", "taught"))
     assert not torch.equal(alone, taught)
     code, _, err = run(*shared, "--teacher", model, "--temperature", 0, capsys=capsys)
     assert code == 2
@@ -182,16 +182,16 @@ def test_a_small_network_learns_from_a_saved_one(model, capsys, tmp_path, monkey
 
 
 def test_tidy_takes_out_what_says_nothing(model, tmp_path, capsys):
-    network = export.load(model)
+    network = formats.load(model)
     with torch.no_grad():
         network.fc2.weight[:, 3] = 0
         network.fc1.weight[5], network.fc1.bias[5] = network.fc1.weight[6], network.fc1.bias[6]
     untidy, tidied = tmp_path / "untidy.safetensors", tmp_path / "tidied.safetensors"
-    export.save(network, untidy)
+    formats.save(network, untidy)
     code, out, _ = run("tidy", untidy, "--data", "letter", "--out", tidied, capsys=capsys)
     assert code == 0
     assert "unheard" in out
     assert "repeated" in out
-    small, inputs = export.load(tidied), datasets.load("letter").test.inputs
+    small, inputs = formats.load(tidied), datasets.load("letter").test.inputs
     assert small.fc1.out_features == 10
     assert torch.allclose(small(inputs), network(inputs), atol=1e-4)

@@ -22,14 +22,14 @@ BELOW = {
     "pruning": {"criteria", "network"},
     "training": set(),
     "datasets": set(),
-    "export": {"network"},
+    "formats": {"network"},
     "integrations": {"pruning", "criteria", "network"},
-    "reporting": {"export", "pruning", "criteria", "network", "training", "datasets"},
-    "papers": {"reporting", "export", "pruning", "criteria", "network", "training", "datasets"},
+    "reporting": {"formats", "pruning", "criteria", "network", "training", "datasets"},
+    "papers": {"reporting", "formats", "pruning", "criteria", "network", "training", "datasets"},
     "cli": {
         "papers",
         "reporting",
-        "export",
+        "formats",
         "pruning",
         "criteria",
         "network",
@@ -87,7 +87,7 @@ def test_public_names_are_sorted_complete_and_there():
         _ = sentei.prnue
 
 
-@pytest.mark.parametrize("package", ["criteria", "datasets", "export", "training"])
+@pytest.mark.parametrize("package", ["criteria", "datasets", "formats", "training"])
 def test_packages_list_their_names_sorted(package):
     module = getattr(sentei, package)
     assert module.__all__ == sorted(module.__all__, key=lambda n: (not n.isupper(), n.islower(), n))

@@ -15,7 +15,7 @@ from torch import nn
 import zoo
 from hand import hidden, inputs, mlp
 from sentei.errors import FileError, GroupError
-from sentei.export import inspect, load, load_mask, save
+from sentei.formats import inspect, load, load_mask, save
 from sentei.network.example import run, tensors
 from sentei.network.layers import Select
 from sentei.network.mask import Mask

@@ -13,7 +13,7 @@ from torch import nn
 import zoo
 from hand import hidden, inputs, mlp
 from sentei.errors import FileError, GroupError
-from sentei.export import save
+from sentei.formats import save
 from sentei.network import packing
 from sentei.network.mask import Mask
 from sentei.network.packing import contents, layout, pack, safetensors_bytes, unpack

@@ -3,7 +3,7 @@
 from sentei import criteria as criteria
 from sentei import datasets as datasets
 from sentei import errors as errors
-from sentei import export as export
+from sentei import formats as formats
 from sentei import training as training
 from sentei.criteria import fixed as fixed
 from sentei.criteria.probe import Probe as Probe
@@ -22,9 +22,10 @@ from sentei.errors import PruningError as PruningError
 from sentei.errors import ScheduleError as ScheduleError
 from sentei.errors import StaleError as StaleError
 from sentei.errors import StructureError as StructureError
-from sentei.export import load as load
-from sentei.export import load_mask as load_mask
-from sentei.export import save as save
+from sentei.formats import export as export
+from sentei.formats import load as load
+from sentei.formats import load_mask as load_mask
+from sentei.formats import save as save
 from sentei.network.certificate import certify as certify
 from sentei.network.mask import Mask as Mask
 from sentei.network.surgery import shrink as shrink
@@ -42,6 +43,7 @@ from sentei.pruning.limits import bytes_at_most as bytes_at_most
 from sentei.pruning.limits import loss_at_most as loss_at_most
 from sentei.pruning.limits import loss_within as loss_within
 from sentei.pruning.limits import parameters_at_most as parameters_at_most
+from sentei.pruning.limits import ram_at_most as ram_at_most
 from sentei.pruning.limits import synapses_at_most as synapses_at_most
 from sentei.pruning.limits import units_at_most as units_at_most
 from sentei.pruning.loop import prune as prune

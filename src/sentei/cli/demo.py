@@ -35,7 +35,7 @@ def demo(
     import torch
 
     import sentei
-    from sentei import datasets, export, training
+    from sentei import datasets, formats, training
     from sentei.cli.screen import console, head, progress, say
     from sentei.reporting.tables import before_and_after, facts
 
@@ -50,7 +50,7 @@ def demo(
         training.train(
             network, split.train, recipe, progress=lambda n, loss: advance(n, f"loss {loss:.4f}")
         )
-    export.save(network, dense)
+    formats.save(network, dense)
 
     head(f"2. Prune by exact ablation until accuracy would fall by more than {FLOOR:.0%}")
     groups = sentei.find_units(network, split.train.inputs[:64])
@@ -78,14 +78,14 @@ def demo(
     head("3. Shrink, prove, save, load again")
     masked, mask = last.network(), last.mask
     example = split.train.inputs[:64]
-    export.save(sentei.shrink(masked, mask, example), small, mask=mask.shrunk())
-    say(f"Certificate: {sentei.certify(masked, export.load(small), example)}.")
+    formats.save(sentei.shrink(masked, mask, example), small, mask=mask.shrunk())
+    say(f"Certificate: {sentei.certify(masked, formats.load(small), example)}.")
 
     head("4. Before and after, on 10,000 test images that nothing has looked at until now")
-    before, after = (facts(export.load(file), file, split.test) for file in (dense, small))
+    before, after = (facts(formats.load(file), file, split.test) for file in (dense, small))
     console.print(before_and_after(before, after))
     say("A mask alone would have changed none of these sizes or times.")
-    figures = _figures(out / "figures", export.load(dense), steps, groups[0], scores)
+    figures = _figures(out / "figures", formats.load(dense), steps, groups[0], scores)
     say("\nFigures: " + ", ".join(str(path) for path in figures))
     say(f"Networks: {dense}, {small}. Every step: {journal}")
 

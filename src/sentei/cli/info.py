@@ -13,8 +13,8 @@ def info(model: ExistingFile) -> None:
     model
         A .safetensors file.
     """
-    from sentei import export
+    from sentei import formats
     from sentei.cli.screen import console
     from sentei.reporting.tables import contents
 
-    console.print(contents(export.inspect(model)))
+    console.print(contents(formats.inspect(model)))

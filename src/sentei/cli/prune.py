@@ -99,7 +99,7 @@ def prune(
     import torch
 
     import sentei
-    from sentei import datasets, export, training
+    from sentei import datasets, formats, training
     from sentei.cli.screen import column, console, head, progress, say
     from sentei.reporting.tables import before_and_after, facts
 
@@ -116,8 +116,8 @@ def prune(
     )
     propose = sentei.ranked(criterion, schedule_named(schedule, keep, steps), within=within)
     torch.set_num_threads(threads)
-    network = export.load(model)
-    before = export.load(model)
+    network = formats.load(model)
+    before = formats.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     example = split.train.inputs[:64]
@@ -148,11 +148,11 @@ def prune(
             advance(gone, str(step.measured))
     last = steps_taken[-1]
     small = sentei.shrink(last.network(), last.mask, example)
-    export.save(small, out, mask=last.mask.shrunk())
+    formats.save(small, out, mask=last.mask.shrunk())
     head("On test data, which nothing has looked at until now")
     rows = [
         facts(before, model, split.test),
-        facts(export.load(out), out, split.test, export.load_mask(out)),
+        facts(formats.load(out), out, split.test, formats.load_mask(out)),
     ]
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(last.network(), small, example)}")

@@ -48,13 +48,13 @@ def rank(
     import torch
 
     import sentei
-    from sentei import datasets, export, training
+    from sentei import datasets, formats, training
     from sentei.cli.screen import column, console, head
     from sentei.criteria import scores
     from sentei.reporting.tables import agreement, ranking
 
     torch.set_num_threads(threads)
-    network = export.load(model)
+    network = formats.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     probe = sentei.Probe(network, split.train.first(samples), loss)

@@ -64,7 +64,7 @@ def train(
     """
     import torch
 
-    from sentei import datasets, export, training
+    from sentei import datasets, formats, training
     from sentei.cli.screen import column, progress, say
 
     torch.set_num_threads(threads)
@@ -73,7 +73,7 @@ def train(
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     told = None
     if teacher is not None:
-        told = training.Distillation(export.load(teacher), temperature, teacher_weight)
+        told = training.Distillation(formats.load(teacher), temperature, teacher_weight)
     recipe = training.Recipe(
         epochs=epochs,
         optimizer=optimizer,
@@ -91,7 +91,7 @@ def train(
             recipe,
             progress=lambda epoch, mean: advance(epoch, f"loss {mean:.4f}"),
         )
-    export.save(network, out)
+    formats.save(network, out)
     say(f"Saved {out}.")
     if split.validation.rows:
         accuracy, mean = training.evaluate(network, split.validation, loss=loss)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
@@ -17,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentei.errors import unknown
+from sentei.errors import StructureError, unknown
 from sentei.network.calls import MIXING, Call, Calls
-from sentei.network.example import Example, as_found, rows, run
+from sentei.network.example import Example, as_found, guessed, rows, run
+from sentei.network.graph import onnx_bytes
 from sentei.network.mask import Mask
 from sentei.network.packing import contents, safetensors_bytes
+from sentei.network.plans import C_FORMATS, c_plan
+from sentei.network.stages import Stage, stages
 from sentei.network.surgery import cut_
 from sentei.network.units import Neurons, Synapses, find_synapses
 
@@ -69,20 +71,53 @@ def counts(model: nn.Module, mask: Mask) -> Counts:
     )
 
 
-def bytes_in(model: nn.Module, mask: Mask, format: str) -> int:
+def bytes_in(model: nn.Module, mask: Mask, format: str, example: Example | None = None) -> int:
     """Bytes of the network as it would be shrunk, in a format by name.
+
+    Of safetensors and ONNX the whole file; of C all constants (weights, where they are, biases,
+    scales), to which the compiled code comes.
+
+    Args:
+        model: its weights do not matter.
+        mask: what is alive.
+        format: "safetensors", "onnx", "c", "c-int8" or "c-int8-int8".
+        example: inputs; all but safetensors need their shape.
 
     Raises:
         ValueError: an unknown format.
+        StructureError: a layer that the format does not have, or one without an input left.
     """
     if format not in FORMATS:
         raise ValueError(unknown("format", format, FORMATS))
-    return FORMATS[format](model, mask)
+    if format == "safetensors":
+        return counts(model, mask).bytes
+    found, shape = _small_stages(model, mask, example)
+    return len(onnx_bytes(found, shape)) if format == "onnx" else c_plan(found, format).flash
 
 
-FORMATS: dict[str, Callable[[nn.Module, Mask], int]] = {
-    "safetensors": lambda model, mask: counts(model, mask).bytes,
-}
+def ram_in(model: nn.Module, mask: Mask, format: str, example: Example | None = None) -> int:
+    """Bytes of activations that the network in a C format holds at a time.
+
+    Args and raises as `bytes_in`.
+    """
+    return c_plan(_small_stages(model, mask, example)[0], format).ram
+
+
+FORMATS = ("safetensors", "onnx", *C_FORMATS)
+
+
+def _small_stages(
+    model: nn.Module, mask: Mask, example: Example | None
+) -> tuple[list[Stage], tuple[int, ...]]:
+    mask.check(model)
+    example = guessed(model) if example is None else example
+    if not isinstance(example, Tensor):
+        raise StructureError(
+            "networks in C and ONNX have one input; this one is called with several. Use the "
+            "safetensors format."
+        )
+    shape = tuple(example.shape[1:])
+    return stages(cut_(skeleton(model), mask), shape, mask.shrunk()), shape
 
 
 def skeleton(model: nn.Module) -> nn.Module:

@@ -255,7 +255,8 @@ class PruneWhileTraining:
             self.probe.forget_()
             return measure(self.model, self.mask, self.probe)
         size = counts(self.model, self.mask)
-        return Measurement(None, float("nan"), **vars(size))
+        measured = Measurement(None, float("nan"), **vars(size))
+        return measured.of(self.model, self.mask, self.example)
 
     # What is held.
 

@@ -7,11 +7,11 @@ A limit is a function of two measurements, now and at the start, that says wheth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sentei.errors import BudgetError
+from sentei.errors import BudgetError, unknown
 from sentei.pruning.schedules import Amount, amount
 
 
@@ -52,6 +52,10 @@ class Measured(Protocol):
         """As in `Measurement`."""
         ...
 
+    def ram_in(self, format: str) -> int:
+        """As in `Measurement`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -62,11 +66,13 @@ class Limit:
         holds: (now, at the start) -> bool.
         is_size: whether only the network's size decides, so that what no network can meet is known
             before the run starts.
+        formats: whose sizes it looks at, safetensors aside.
     """
 
     words: str
     holds: Callable[[Measured, Measured], bool]
     is_size: bool = False
+    formats: tuple[str, ...] = ()
 
     def __call__(self, now: Measured, start: Measured) -> bool:
         """Whether the limit holds."""
@@ -92,8 +98,16 @@ def parameters_at_most(keep: Amount) -> Limit:
 
 
 def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
-    """A file of at most this size: `"32 KiB"`, a number of bytes, or a percentage."""
+    """A file of at most this size: `"32 KiB"`, a number of bytes, or a percentage.
+
+    Args:
+        size: how much.
+        format: whose size: "safetensors" and "onnx" mean the file; "c", "c-int8" and "c-int8-int8"
+            what a C file keeps in flash besides its code: weights, where they are, biases, scales.
+    """
     text = str(size).strip()
+    if format not in FORMATS:
+        raise ValueError(unknown("format", format, FORMATS))
     if text.endswith("%"):
         amount(text, 100)
     elif parse_bytes(size) <= 0:
@@ -103,7 +117,19 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
         most = amount(text, start.bytes_in(format)) if text.endswith("%") else parse_bytes(size)
         return now.bytes_in(format) <= most
 
-    return Limit(f"bytes_at_most({size!r}, format={format!r})", holds, is_size=True)
+    formats = () if format == "safetensors" else (format,)
+    return Limit(f"bytes_at_most({size!r}, format={format!r})", holds, True, formats)
+
+
+def ram_at_most(size: int | str, format: str = "c") -> Limit:
+    """Activations that take at most so much memory at a time, in one of the C formats."""
+    if format not in FORMATS or not format.startswith("c"):
+        raise ValueError(unknown("C format", format, [f for f in FORMATS if f.startswith("c")]))
+    most = parse_bytes(size)
+    if most <= 0:
+        raise BudgetError(f"a budget is more than 0 bytes; got {size!r}")
+    words = f"ram_at_most({size!r}, format={format!r})"
+    return Limit(words, lambda now, _: now.ram_in(format) <= most, True, (format,))
 
 
 def accuracy_at_least(floor: float) -> Limit:
@@ -140,14 +166,28 @@ def all_of(*limits: Limit) -> Limit:
     """Holds when every one of them does."""
     words = f"all_of({', '.join(limit.words for limit in limits)})"
     size = all(limit.is_size for limit in limits)
-    return Limit(words, lambda now, start: all(limit(now, start) for limit in limits), size)
+    formats = _formats(limits)
+    return Limit(
+        words, lambda now, start: all(limit(now, start) for limit in limits), size, formats
+    )
 
 
 def any_of(*limits: Limit) -> Limit:
     """Holds when one of them does."""
     words = f"any_of({', '.join(limit.words for limit in limits)})"
     size = all(limit.is_size for limit in limits)
-    return Limit(words, lambda now, start: any(limit(now, start) for limit in limits), size)
+    formats = _formats(limits)
+    return Limit(
+        words, lambda now, start: any(limit(now, start) for limit in limits), size, formats
+    )
+
+
+def _formats(limits: Sequence[Limit]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for limit in limits for name in limit.formats))
+
+
+# As `sentei.network.size.FORMATS`, which knows torch; a test compares them.
+FORMATS = ("safetensors", "onnx", "c", "c-int8", "c-int8-int8")
 
 
 _UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -11,8 +10,11 @@ from torch import Tensor, nn
 
 from sentei.criteria.probe import Probe
 from sentei.criteria.recording import Pass
+from sentei.network.example import Example
 from sentei.network.mask import Mask
-from sentei.network.size import Counts, bytes_in, counts
+from sentei.network.size import Counts, bytes_in, counts, ram_in, skeleton
+
+Outline = tuple[nn.Module, Mask, Example | None]  # a network's shapes, what is alive, inputs
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,39 @@ class Measurement:
     synapses: int
     parameters: int
     bytes: int
-    _bytes_in: Callable[[str], int] | None = field(default=None, repr=False, compare=False)
+    _network: Outline | None = field(default=None, repr=False, compare=False)
 
     def bytes_in(self, format: str) -> int:
-        """The size in any format that `export` writes.
+        """The size in any format that `export` writes: see `sentei.network.size.bytes_in`.
 
         Raises:
-            ValueError: an unknown format.
+            ValueError: an unknown format, or a measurement that has lost its network.
+            StructureError: a layer that the format does not have.
         """
-        if format == "safetensors" or self._bytes_in is None:
+        if format == "safetensors":
             return self.bytes
-        return self._bytes_in(format)
+        model, mask, example = self._outline()
+        return bytes_in(model, mask, format, example)
+
+    def ram_in(self, format: str) -> int:
+        """Bytes of activations in a C format: see `sentei.network.size.ram_in`.
+
+        Raises:
+            As `bytes_in`.
+        """
+        model, mask, example = self._outline()
+        return ram_in(model, mask, format, example)
+
+    def of(self, model: nn.Module, mask: Mask, example: Example | None) -> Measurement:
+        """The measurement, knowing the network whose size it is asked for in other formats."""
+        return replace(self, _network=(skeleton(model), mask, example))
+
+    def _outline(self) -> Outline:
+        if self._network is None:
+            raise ValueError(
+                "this measurement was read from a file, without its network; measure again"
+            )
+        return self._network
 
     def __str__(self) -> str:
         accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}, "
@@ -53,21 +77,22 @@ class Measurement:
 
     def numbers(self) -> dict[str, Any]:
         """The measurement as plain data."""
-        return {name: value for name, value in asdict(self).items() if not name.startswith("_")}
+        shown = (part.name for part in fields(self) if not part.name.startswith("_"))
+        return {name: getattr(self, name) for name in shown}
 
 
 def measure(model: nn.Module, mask: Mask, judge: Probe) -> Measurement:
     """Measure the masked `model` on the data of `judge`."""
     size = counts(model, mask)
-    return Measurement(
+    measured = Measurement(
         accuracy=judge.accuracy(),
         loss=judge.loss(),
         units=size.units,
         synapses=size.synapses,
         parameters=size.parameters,
         bytes=size.bytes,
-        _bytes_in=lambda name: bytes_in(model, mask, name),
     )
+    return measured.of(model, mask, judge.example)
 
 
 def by_class(judge: Probe) -> Tensor | None:

@@ -97,12 +97,17 @@ class Run:
             )
         if self.until is None or not self.until.is_size:
             return
-        size = counts(self.model, mask.without(_removable(mask)))
-        smallest = replace(start, **vars(size), _bytes_in=None)
+        # C has no layer without an input, so there one of everything stays.
+        least = 1 if any(name.startswith("c") for name in self.until.formats) else 0
+        left = mask.without(_removable(mask, least))
+        size = counts(self.model, left)
+        smallest = replace(start, **vars(size)).of(self.model, left, self.judge.example)
         if not self.until(smallest, start):
+            sizes = [f"{smallest.bytes_in(name):,} bytes as {name}" for name in self.until.formats]
             raise BudgetError(
                 f"until={self.until} cannot be reached: with everything removed that can be, the "
-                f"network still has {size}; allow more, or offer more groups"
+                f"network still has {'; '.join([str(size), *sizes])}. Allow more, or offer more "
+                "groups."
             )
 
     def past(self) -> list[Step]:
@@ -117,7 +122,8 @@ class Run:
         steps = []
         for number in range(last + 1):
             record, self.last = self.journal.read(number)
-            steps.append(Step(number, record.mask, record.removed, record.measured, self.journal))
+            measured = record.measured.of(self.model, record.mask, self.judge.example)
+            steps.append(Step(number, record.mask, record.removed, measured, self.journal))
         self.restore(steps[-1].mask)
         self.undone = self.last.undone
         return steps
@@ -210,9 +216,10 @@ def beginning(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[s
     return {SAMPLE + name: tensor.cpu() for name, tensor in kept.items()}, words
 
 
-def _removable(mask: Mask) -> dict[Group, Tensor]:
-    """Everything that could go: all synapses, and units down to what torch can express."""
-    return {group: mask.alive(group).nonzero().flatten()[_least(group) :] for group in mask.groups}
+def _removable(mask: Mask, least: int) -> dict[Group, Tensor]:
+    """Everything that could go: all but `least` of each, and units that torch has to have."""
+    alive = {group: mask.alive(group).nonzero().flatten() for group in mask.groups}
+    return {group: members[max(_least(group), least) :] for group, members in alive.items()}
 
 
 def _least(group: Group) -> int:

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 
-from sentei.export.safetensors import Contents
+from sentei.formats.safetensors import Contents
 from sentei.network.mask import Mask
 from sentei.network.size import counts, latency, multiply_adds
 from sentei.network.tracing import find_units

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sentei import storage
 from sentei.errors import FileError, StructureError
-from sentei.export.fitting import fit_
+from sentei.formats.fitting import fit_
 from sentei.network.architecture import build, tensors_of
 from sentei.network.mask import Mask
 from sentei.network.packing import FORMAT, MASK, contents, layout, safetensors_bytes, unpack

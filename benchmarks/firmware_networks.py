@@ -1,0 +1,142 @@
+"""MNIST networks for firmware: trained, and pruned to a number of synapses while they train.
+
+    python benchmarks/firmware_networks.py FOLDER
+
+writes one .safetensors with its mask for each size, those that are there already left alone. The
+largest convolutional network teaches the multilayer perceptrons. Test images are not looked at;
+`benchmarks/firmware.py` does that, with the emitted C.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sentei
+from sentei import datasets
+
+TEMPERATURE = 3.0
+
+# name: (widths, synapses to keep, epochs)
+CNNS = {
+    "cnn32": ((20, 40), 21_500, 14),
+    "cnn16": ((16, 32), 10_600, 14),
+    "cnn8": ((16, 32), 5_000, 16),
+}
+MLPS = {
+    "mlp32": ((160, 60), 19_000, 16),
+    "mlp16": ((128, 40), 9_500, 16),
+    "mlp8": ((100, 32), 4_500, 16),
+}
+
+
+def cnn(first: int, second: int) -> nn.Sequential:
+    """Two 5 by 5 convolutions with batch norm, each halved by pooling, and one dense layer."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, first, 5), nn.BatchNorm2d(first), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(first, second, 5), nn.BatchNorm2d(second), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16 * second, 10)),
+    )
+
+
+def mlp(first: int, second: int) -> nn.Sequential:
+    """Two hidden layers."""
+    return nn.Sequential(
+        *(nn.Linear(784, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()),
+        nn.Linear(second, 10),
+    )
+
+
+def shifted(images: Tensor, down: Tensor, across: Tensor, most: int) -> Tensor:
+    """(N, 1, 28, 28) images, each moved by `down - most` and `across - most` pixels."""
+    padded = F.pad(images, (most, most, most, most))
+    rows = down[:, None, None] + torch.arange(28)[:, None]
+    columns = across[:, None, None] + torch.arange(28)
+    return padded[torch.arange(len(images))[:, None, None], 0, rows, columns].unsqueeze(1)
+
+
+@torch.no_grad()
+def told(teacher: nn.Module, images: Tensor, most: int) -> Tensor:
+    """(shifts, shifts, N, 10) what a teacher says of every image at every shift, softened."""
+    shifts = range(2 * most + 1)
+    said = torch.empty(len(shifts), len(shifts), len(images), 10)
+    for down in shifts:
+        for across in shifts:
+            for rows in torch.arange(len(images)).split(1000):
+                moves = [torch.full((len(rows),), shift) for shift in (down, across)]
+                logits = teacher(shifted(images[rows], moves[0], moves[1], most))
+                said[down, across, rows] = F.softmax(logits / TEMPERATURE, 1)
+    return said
+
+
+def trained(
+    network: nn.Sequential, keep: int, epochs: int, said: Tensor | None, data: datasets.Split
+) -> sentei.Mask:
+    """Train with a one-cycle rate, pruning by magnitude in the first three fifths."""
+    images, targets = data.train
+    images, flat = images.reshape(-1, 1, 28, 28), isinstance(network[0], nn.Linear)
+    most = 1 if flat else 2  # pixels
+    updates = epochs * (len(images) // 128)
+    optimizer = torch.optim.Adam(network.parameters())
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.006, updates, pct_start=0.1)
+    propose = sentei.ranked("magnitude", sentei.cubic(keep))
+    pruner = sentei.PruneWhileTraining(
+        network, sentei.find_synapses(network), propose, every=100, total=updates, finish=0.6
+    ).attach(optimizer)
+    for epoch in range(epochs):
+        begin, right = time.perf_counter(), 0
+        for rows in torch.randperm(len(images)).split(128)[: len(images) // 128]:
+            down, across = torch.randint(0, 2 * most + 1, (2, len(rows)))
+            batch = shifted(images[rows], down, across, most)
+            outputs = network(batch.flatten(1) if flat else batch)
+            loss = F.cross_entropy(outputs, targets[rows])
+            if said is not None:
+                own = F.log_softmax(outputs / TEMPERATURE, 1)
+                soft = F.kl_div(own, said[down, across, rows], reduction="batchmean")
+                loss = 0.3 * loss + 0.7 * TEMPERATURE**2 * soft
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            right += int((outputs.argmax(1) == targets[rows]).sum())
+        alive = sum(pruner.mask.count(g) for g in pruner.groups)
+        took = time.perf_counter() - begin
+        accuracy = right / len(images)
+        print(f"  epoch {epoch + 1}: {accuracy:.4f}, {alive} synapses, {took:.0f} s", flush=True)
+    pruner.detach()
+    return pruner.mask
+
+
+def main(folder: Path) -> None:
+    """Train what is missing."""
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = datasets.load("mnist", flat=True)
+    said = None
+    for name, (widths, keep, epochs) in {**CNNS, **MLPS}.items():
+        path = folder / f"{name}.safetensors"
+        if path.exists():
+            continue
+        print(name, flush=True)
+        torch.manual_seed(0)
+        flat = name in MLPS
+        network = mlp(*widths) if flat else cnn(*widths)
+        if flat and said is None:
+            teacher = sentei.load(folder / "cnn32.safetensors")
+            said = told(teacher, data.train.inputs.reshape(-1, 1, 28, 28), 1)
+        mask = trained(network, keep, epochs, said if flat else None, data)
+        network.eval()
+        seen = data.validation.inputs if flat else data.validation.inputs.reshape(-1, 1, 28, 28)
+        with torch.no_grad():
+            right = (network(seen).argmax(1) == data.validation.targets).float().mean()
+        print(f"  validation {right:.4f}", flush=True)
+        sentei.save(network, path, mask=mask)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

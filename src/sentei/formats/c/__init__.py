@@ -1,0 +1,142 @@
+"""A network as one C99 file and its header: no malloc, constants in flash, a self-test inside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sentei import storage
+from sentei.errors import DataError, FileError
+from sentei.formats.c.quantised import Stored, stored
+from sentei.formats.c.source import Source
+from sentei.network.mask import Mask
+from sentei.network.plans import C_FORMATS, Plan, c_plan, size
+from sentei.network.stages import Weighted, stages
+
+GOLDEN = 4  # samples in the self-test
+
+
+def write_c(
+    model: nn.Module,
+    path: str | Path,
+    example: Any,
+    mask: Mask | None = None,
+    format: str = "c",
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> Plan:
+    """Write a network as C: `path` and a header beside it.
+
+    Args:
+        model: linear, convolutional and pooling layers, batch norm and activations in
+            `nn.Sequential`; already shrunk.
+        path: ends in ".c".
+        example: (N, ...) inputs, real ones; the self-test's vectors are its first four, and int8
+            activations are calibrated on all of it.
+        mask: of this network (`mask.shrunk()`); its dead synapses are not stored. Without one every
+            weight is, zero or not.
+        format: "c" (float32), "c-int8" (int8 weights) or "c-int8-int8" (activations too).
+        name: what all names in the file begin with; the file's name without ".c" if None.
+        classes: what the outputs mean, for the header's comment.
+
+    Returns:
+        The plan that was kept to.
+
+    Raises:
+        StructureError: a layer that C does not have, one with no input left, or a weight that is
+            not finite; the layer is named.
+        ValueError: an unknown format, or a name that is no C identifier.
+        FileError: the files cannot be written.
+    """
+    path = Path(path)
+    name = _identifier(path.stem if name is None else name)
+    net = as_c(model, example, mask, format)
+    source = Source(net, name)
+    if source.flash != net.plan.flash:
+        raise FileError(f"{path} would take {source.flash} bytes; {net.plan.flash} were planned")
+    about = _about(net, path.stem, name, classes)
+    code = source.code(about, _samples(example)[:GOLDEN])
+    code = code.replace(f'#include "{name}.h"', f'#include "{path.stem}.h"')
+    storage.write(path.with_suffix(".h"), source.header(about).encode())
+    storage.write(path, code.encode())
+    return net.plan
+
+
+def as_c(model: nn.Module, example: Any, mask: Mask | None, format: str) -> Stored:
+    """The numbers that a C file of this network holds."""
+    samples = _samples(example)
+    plan = c_plan(stages(model, tuple(samples.shape[1:]), mask), format)
+    return stored(plan, samples.reshape(len(samples), *plan.blocks[0].head.entering))
+
+
+def _samples(example: Any) -> Tensor:
+    if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
+        raise DataError(
+            "a C file is written from example=, a tensor (N, ...) of real inputs: its shape is the "
+            f"network's, its values are the self-test's; got {type(example).__name__}"
+        )
+    return example.detach().cpu().float()
+
+
+def _identifier(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _RESERVED:
+        raise ValueError(
+            f"names in C are letters, digits and underscores, begin with a letter and are none of "
+            f"C's own words; got {name!r}. Name the file otherwise, or pass name=."
+        )
+    return name
+
+
+_RESERVED = frozenset(
+    word
+    for words in (
+        "auto break case char const continue default do double else enum extern float for goto if",
+        "inline int long register restrict return short signed sizeof static struct switch typedef",
+        "union unsigned void volatile while asm main class namespace template new delete this",
+    )
+    for word in words.split()
+)
+
+
+def _about(net: Stored, file: str, name: str, classes: Sequence[str] | None) -> str:
+    plan = net.plan
+    heads = [block.head for block in plan.blocks]
+    out = plan.blocks[-1].out
+    if classes is not None and len(classes) != out:
+        raise ValueError(f"the network has {out} outputs and {len(classes)} classes were named")
+    lines = [
+        f"{name}: {size(heads[0].entering)} inputs, {out} outputs. Written by sentei.",
+        "",
+        f"Constants {plan.flash} bytes, static RAM {plan.ram} bytes, format {plan.format}.",
+        "",
+    ]
+    for head, code, constants in zip(heads, plan.codes, plan.constants, strict=True):
+        if isinstance(head, Weighted) and code is not None:
+            rows, columns = head.weight.shape
+            lines.append(
+                f"  {head.name}: {int(head.alive.sum())} of {rows} x {columns} weights, "
+                f"{code.name}, {constants} bytes"
+            )
+    names = [str(k) for k in range(out)] if classes is None else list(map(str, classes))
+    scale = f", as steps of {name.upper()}_INPUT_STEP" if net.steps else ""
+    shape = " x ".join(map(str, heads[0].entering))
+    lines += [
+        "",
+        f"Inputs: {shape}, rows one after another{scale}.",
+        f"Outputs: {', '.join(names)}.",
+        "",
+        f'  #include "{file}.h"',
+        f"  {'int8_t' if net.steps else 'float'} x[{name.upper()}_INPUTS];  ...",
+        f"  int k = {name}_classify(x);" if out > 1 else f"  float y[1]; {name}_predict(x, y);",
+        "",
+        f"Self-test: cc -std=c99 -D{name.upper()}_SELF_TEST {file}.c -lm && ./a.out",
+    ]
+    body = "\n".join(f" * {line}".rstrip() for line in lines).replace("*/", "* /")
+    return f"/*\n{body}\n */\n"
+
+
+__all__ = ["C_FORMATS", "GOLDEN", "as_c", "write_c"]

@@ -1,0 +1,199 @@
+"""The C functions of a network's layers, as text."""
+
+from __future__ import annotations
+
+from sentei.formats.c.dialect import Dialect
+from sentei.formats.c.points import applied
+from sentei.formats.c.walks import walk
+from sentei.network.coding import Code
+from sentei.network.plans import Block, size
+from sentei.network.sliding import Window
+from sentei.network.stages import Pool, Weighted
+
+
+def settled(dialect: Dialect, total: str) -> str:
+    """A row's finished sum, in real units."""
+    scaled = dialect.numbers.weight == 1
+    value = f"(float){total}" if dialect.total != "float" else total
+    scale = f" * {dialect.read('scale++', 'float')}" if scaled else ""
+    return f"{value}{scale} + {dialect.read('bias++', 'float')}"
+
+
+def linear(dialect: Dialect, name: str, code: Code, value: str, out: str) -> str:
+    """A linear layer; `value` finishes a row, `{sum}` in it being the row's sum.
+
+    One function serves all layers of one code.
+    """
+    found = walk(dialect, code, "columns")
+    tables = "".join(f", const {kind} *{table}" for kind, table in found.tables)
+    scales = ", const float *scale" if dialect.numbers.weight == 1 else ""
+    each = f"sum += {dialect.product('x[column]')};"
+    zero = "0.0f" if dialect.total == "float" else "0"
+    lines = [
+        f"static void {name}(const {dialect.activation} *x, {out} *y, unsigned rows,",
+        f"    unsigned columns, const {dialect.weight} *w{tables}{scales}, const float *bias)",
+        "{",
+        *(f"    {line}" for line in found.begin),
+        "    for (; rows; rows--) {",
+        f"        {dialect.total} sum = {zero};",
+        *(f"        {line.replace('{each}', each)}" for line in found.row),
+        f"        *y++ = {value.replace('{sum}', settled(dialect, 'sum'))};",
+        "    }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def convolution(dialect: Dialect, name: str, block: Block, code: Code, quantise: str) -> str:
+    """A convolution, with what follows it done to each channel as soon as it is there.
+
+    Every weight is spread over the whole channel at once, so that finding it costs little however
+    it is coded.
+    """
+    head = block.head
+    assert isinstance(head, Weighted)
+    assert head.window is not None
+    own, act = dialect.total, dialect.activation
+    columns, plane = head.weight.shape[1], block.plane
+    per_group = len(head.weight) // head.groups
+    source = size(head.entering) // head.groups
+    at = f"x + row / {per_group}u * {source}u" if head.groups > 1 else "x"
+    found = walk(dialect, code, f"{columns}u")
+    each = f"{name}_spread({at}, {dialect.read('w++', dialect.weight)}, column);"
+    value = applied(dialect, block.before, "value")
+    finish = quantise.format(value) if quantise else value
+    target = f"{dialect.name}_plane[k]" if block.pool else "*y++"
+    pooled = []
+    if block.pool is not None:
+        pooled = [f"{name}_pool({dialect.name}_plane, y);"]
+        count = size(block.pool.leaving[1:])
+        if block.after:
+            after = applied(dialect, block.after, "*y")
+            pooled.append(f"for (k = 0; k < {count}u; k++, y++) *y = {after};")
+        else:
+            pooled.append(f"y += {count}u;")
+    lines = [
+        f"static void {name}(const {act} *x, {act} *y)",
+        "{",
+        f"    const {dialect.weight} *w = {name}_weights;",
+        *(f"    const {kind} *{table} = {name}_{table};" for kind, table in found.tables),
+        *([f"    const float *scale = {name}_scale;"] if dialect.numbers.weight == 1 else []),
+        f"    const float *bias = {name}_bias;",
+        "    unsigned row, k;",
+        *(f"    {line}" for line in found.begin),
+        f"    for (row = 0; row < {len(head.weight)}u; row++) {{",
+        f"        for (k = 0; k < {plane}u; k++) {dialect.name}_plane[k] = 0;",
+        *(f"        {line.replace('{each}', each)}" for line in found.row),
+        f"        for (k = 0; k < {plane}u; k++) {{",
+        f"            const float value = {_plane_value(dialect)};",
+        f"            {target} = {finish};",
+        "        }",
+        *([f"        {'scale++; ' if dialect.numbers.weight == 1 else ''}bias++;"]),
+        *(f"        {line}" for line in pooled),
+        "    }",
+        "}",
+    ]
+    parts = [_spread(dialect, name, head, head.window)]
+    if block.pool is not None:
+        parts.append(pool(f"{name}_pool", block.pool, own, act))
+    return "\n".join([*parts, "\n".join(lines) + "\n"])
+
+
+def _plane_value(dialect: Dialect) -> str:
+    own = f"{dialect.name}_plane[k]"
+    own = own if dialect.total == "float" else f"(float){own}"
+    scale = f" * {dialect.read('scale', 'float')}" if dialect.numbers.weight == 1 else ""
+    return f"{own}{scale} + {dialect.read('bias', 'float')}"
+
+
+def _spread(dialect: Dialect, name: str, head: Weighted, window: Window) -> str:
+    """Add one weight times what it sees to every place of the channel."""
+    (_, height, width), (_, down, across) = head.entering, head.leaving
+    kernel = window.kernel
+    weight = "float" if dialect.total == "float" else "int32_t"
+    wide = {"i": (height, down, 0), "j": (width, across, 1)}
+    bounds = []
+    for variable, (side, out, way) in wide.items():
+        pad, step, apart = window.padding[way], window.stride[way], window.dilation[way]
+        first, last = f"{variable}_first", f"{variable}_last"
+        if pad:
+            shift = f"{variable} * {apart}"
+            room = f"{side + pad - 1} - {shift}"
+            bounds += [
+                f"const int {first} = {pad} > {shift}"
+                f" ? ({pad} - {shift} + {step - 1}) / {step} : 0;",
+                f"const int {last} = {room} < 0 ? 0 : {room} >= {step * (out - 1)} ? {out}"
+                f" : ({room}) / {step} + 1;",
+            ]
+        else:
+            bounds += [f"const int {first} = 0, {last} = {out};"]
+    u = _along("r", "i", window, 0)
+    v = _along("c", "j", window, 1)
+    return "\n".join(
+        [
+            f"static void {name}_spread(const {dialect.activation} *x, {weight} weight,"
+            " unsigned column)",
+            "{",
+            f"    const int i = (int)(column / {kernel[1]}u % {kernel[0]}u);",
+            f"    const int j = (int)(column % {kernel[1]}u);",
+            *(f"    {line}" for line in bounds),
+            "    int r, c;",
+            f"    x += column / {kernel[0] * kernel[1]}u * {height * width}u;",
+            "    for (r = i_first; r < i_last; r++) {",
+            f"        {dialect.total} *y = {dialect.name}_plane + r * {across};",
+            f"        const {dialect.activation} *from = x + ({u}) * {width};",
+            f"        for (c = j_first; c < j_last; c++) y[c] += weight * from[{v}];",
+            "    }",
+            "}",
+            "",
+        ]
+    )
+
+
+def _along(place: str, tap: str, window: Window, way: int) -> str:
+    step, apart, pad = window.stride[way], window.dilation[way], window.padding[way]
+    text = place if step == 1 else f"{place} * {step}"
+    text += f" + {tap}" if apart == 1 else f" + {tap} * {apart}"
+    return text if not pad else f"{text} - {pad}"
+
+
+def pool(name: str, stage: Pool, own: str, out: str) -> str:
+    """Pooling of one channel, from numbers of type `own` to numbers of type `out`."""
+    (_, height, width), (_, down, across) = stage.entering, stage.leaving
+    window = stage.window
+    kernel = window.kernel
+    padded = any(window.padding)
+    inside = f"if (u < 0 || u >= {height} || v < 0 || v >= {width}) continue;"
+    if stage.how == "max":
+        best = "-3.402823466e38f" if own == "float" else "-128"
+        begin, each = f"{own} best = {best};", "if (value > best) best = value;"
+        result = "best" if own == out else f"({out})best"
+    else:
+        total = "float" if own == "float" else "int32_t"
+        counted = padded and not stage.count_padding
+        begin = f"{total} sum = 0;" + (" int seen = 0;" if counted else "")
+        each = "sum += value;" + (" seen++;" if counted else "")
+        count = "seen" if counted else str(kernel[0] * kernel[1])
+        result = f"sum / {count}" + ("" if counted or own != "float" else ".0f")
+        if own != "float":
+            result = f"({out})((sum < 0 ? sum - {count} / 2 : sum + {count} / 2) / {count})"
+    lines = [
+        f"static void {name}(const {own} *x, {out} *y)",
+        "{",
+        "    int r, c, i, j;",
+        f"    for (r = 0; r < {down}; r++) for (c = 0; c < {across}; c++) {{",
+        f"        {begin}",
+        f"        for (i = 0; i < {kernel[0]}; i++) for (j = 0; j < {kernel[1]}; j++) {{",
+        f"            const int u = {_along('r', 'i', window, 0)};",
+        f"            const int v = {_along('c', 'j', window, 1)};",
+        f"            {own} value;",
+        *([f"            {inside}"] if padded else []),
+        f"            value = x[u * {width} + v];",
+        f"            {each}",
+        "        }",
+        f"        *y++ = {result};",
+        "    }",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)

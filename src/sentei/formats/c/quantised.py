@@ -1,0 +1,189 @@
+"""The numbers of a C file: weights as they are stored, and what the file will compute with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sentei.errors import StructureError
+from sentei.network.plans import C_FORMATS, Block, Plan
+from sentei.network.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
+
+TOP = 127  # symmetric: -127 to 127
+
+
+@dataclass(frozen=True)
+class Values:
+    """The numbers of one block with weights.
+
+    Attributes:
+        weights: (rows, columns) as stored; dead ones are zero.
+        scale: (rows,) what a stored weight counts; None where they are floats.
+        bias: (rows,).
+    """
+
+    weights: Tensor
+    scale: Tensor | None
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A plan with its numbers.
+
+    Attributes:
+        plan: sizes and codes.
+        values: of each block; None where it has no weights.
+        steps: what one unit of each block's int8 output counts, the input's first; empty where
+            activations are floats.
+    """
+
+    plan: Plan
+    values: tuple[Values | None, ...]
+    steps: tuple[float, ...]
+
+
+def stored(plan: Plan, samples: Tensor) -> Stored:
+    """Quantise a plan's numbers, symmetric and per row; calibrate its activations on samples.
+
+    Args:
+        plan: of a network with weights in memory.
+        samples: (N, ...) inputs; the largest number that they lead to is the largest that an int8
+            activation can hold.
+
+    Raises:
+        StructureError: a weight that is not finite; the layer is named.
+    """
+    numbers = C_FORMATS[plan.format]
+    values = tuple(_values(block.head, numbers.weight == 1) for block in plan.blocks)
+    if numbers.activation == 4:
+        return Stored(plan, values, ())
+    as_floats, steps = Stored(plan, values, ()), [_step(samples)]
+    here = samples
+    for place in range(len(plan.blocks)):
+        here = _block(as_floats, place, here)
+        steps.append(_step(here))
+    return Stored(plan, values, tuple(steps))
+
+
+def outputs(net: Stored, samples: Tensor) -> Tensor:
+    """(N, outputs) what the file computes, in real units; int8 activations as exactly as in C."""
+    here = quantise(samples, net.steps[0]) if net.steps else samples
+    for place in range(len(net.plan.blocks)):
+        here = _block(net, place, here)
+    return here.flatten(1)
+
+
+def quantise(x: Tensor, step: float) -> Tensor:
+    """Whole numbers of steps, halves away from zero, as floats."""
+    scaled = x.float() * torch.tensor(1.0 / step, dtype=torch.float32)
+    return torch.trunc(scaled + torch.copysign(torch.tensor(0.5), scaled)).clamp(-TOP, TOP)
+
+
+def last_whole(plan: Plan) -> int:
+    """The block that turns int8 activations into float outputs: the last linear layer."""
+    heads = [block.head for block in plan.blocks]
+    return max(i for i, head in enumerate(heads) if isinstance(head, Weighted) and not head.window)
+
+
+def _step(x: Tensor) -> float:
+    return max(float(x.abs().max()), 1e-12) / TOP
+
+
+def _values(head: Stage, whole: bool) -> Values | None:
+    if not isinstance(head, Weighted):
+        return None
+    weight = head.weight.detach().cpu().float() * head.alive.cpu()
+    bias = head.bias.detach().cpu().float()
+    if not bool(weight.isfinite().all()) or not bool(bias.isfinite().all()):
+        raise StructureError(
+            f"weights must be finite; layer {head.name!r} has one that is not (NaN or infinity). "
+            "Train it again."
+        )
+    if not whole:
+        return Values(weight, None, bias)
+    scale = (weight.abs().amax(1) / TOP).clamp_min(1e-30)
+    return Values((weight / scale[:, None]).round().clamp(-TOP, TOP), scale, bias)
+
+
+@torch.no_grad()
+def _block(net: Stored, place: int, x: Tensor) -> Tensor:
+    """What one block makes of a batch."""
+    block, values = net.plan.blocks[place], net.values[place]
+    whole = bool(net.steps)
+    if values is None:
+        return _plain(block.head, x, whole)
+    total = _products(block, values, x.double() if whole else x)
+    scale = values.scale
+    if whole and scale is not None:
+        scale = (scale.double() * net.steps[place]).float()
+    shape = (-1, *(1,) * (total.ndim - 2))
+    out = total.float() * (1 if scale is None else scale.reshape(shape))
+    out = _points(out + values.bias.reshape(shape), block.before)
+    if whole and place < last_whole(net.plan):
+        out = quantise(out, net.steps[place + 1])
+    if block.pool is not None:
+        out = _pooled(block.pool, out, whole)
+    return _points(out, block.after)
+
+
+def _products(block: Block, values: Values, x: Tensor) -> Tensor:
+    head = block.head
+    assert isinstance(head, Weighted)
+    weights = values.weights.to(x.dtype)
+    if head.window is None:
+        return F.linear(x.reshape(len(x), -1), weights)
+    window = head.window
+    kernels = weights.reshape(len(weights), -1, *window.kernel)
+    image = x.reshape(len(x), *head.entering)
+    settings = window.stride, window.padding, window.dilation, head.groups
+    return F.conv2d(image, kernels, None, *settings)
+
+
+def _plain(head: Stage, x: Tensor, whole: bool) -> Tensor:
+    x = x.reshape(len(x), *head.entering)
+    if isinstance(head, Pool):
+        return _pooled(head, x, whole)
+    if isinstance(head, Pointwise):
+        return _points(x, [head])
+    if isinstance(head, Chosen):
+        return x.index_select(1, head.index.cpu())
+    if isinstance(head, Softmax):
+        return x.log_softmax(1) if head.log else x.softmax(1)
+    assert isinstance(head, Scaled)
+    shape = (-1, *(1,) * (x.ndim - 2))
+    return x * head.scale.float().reshape(shape) + head.shift.float().reshape(shape)
+
+
+def _pooled(stage: Pool, x: Tensor, whole: bool) -> Tensor:
+    window = stage.window
+    if stage.how == "max":
+        return F.max_pool2d(x, window.kernel, window.stride, window.padding)
+    settings = window.kernel, window.stride, window.padding
+    out = F.avg_pool2d(x, *settings, count_include_pad=stage.count_padding)
+    return torch.trunc(out + torch.copysign(torch.tensor(0.5), out)) if whole else out
+
+
+def _points(x: Tensor, points: Sequence[Pointwise]) -> Tensor:
+    for point in points:
+        x = FUNCTIONS[point.function](x, *point.settings)
+    return x
+
+
+FUNCTIONS = {
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+    "softsign": F.softsign,
+    "hard_sigmoid": F.hardsigmoid,
+    "hard_swish": F.hardswish,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "clip": torch.clamp,
+    "gelu": F.gelu,
+}

@@ -1,0 +1,293 @@
+"""The text of a C file and its header, from a plan and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from sentei.formats.c.dialect import Dialect, literal
+from sentei.formats.c.kernels import convolution, linear, pool
+from sentei.formats.c.points import MATH, applied, point_functions, point_name
+from sentei.formats.c.quantised import Stored, Values, last_whole, outputs, quantise
+from sentei.formats.c.templates import CLASSIFY, MACROS, SELF_TEST, softmax
+from sentei.network.coding import Code
+from sentei.network.plans import C_FORMATS, Block, final, index_bytes, size
+from sentei.network.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Weighted
+
+
+@dataclass(frozen=True)
+class Table:
+    """A constant array.
+
+    Attributes:
+        name: in C.
+        kind: C type of an entry.
+        entries: its numbers, of the numpy type of the same width.
+    """
+
+    name: str
+    kind: str
+    entries: np.ndarray
+
+    def text(self, where: str) -> str:
+        """Its definition."""
+        flat = self.entries.reshape(-1)
+        words = [literal(float(v)) if self.kind == "float" else str(int(v)) for v in flat]
+        return _listing(f"{self.kind} {self.name}", words, where)
+
+
+class Source:
+    """A network's C file while it is put together: tables, functions and calls, in order."""
+
+    def __init__(self, net: Stored, name: str):
+        self.net, self.plan = net, net.plan
+        self.dialect = Dialect(name, C_FORMATS[net.plan.format])
+        self.tables: list[Table] = []
+        self.functions: dict[str, str] = {}
+        self.calls: list[str] = []
+        self.whole = last_whole(net.plan) if net.steps else -1
+        for place, block in enumerate(net.plan.blocks):
+            self._add(place, block)
+
+    @property
+    def flash(self) -> int:
+        """Bytes of all tables."""
+        return sum(table.entries.nbytes for table in self.tables)
+
+    def _add(self, place: int, block: Block) -> None:
+        name = f"{self.dialect.name}_{place + 1}"
+        points = [*block.before, *block.after]
+        if isinstance(block.head, Pointwise):
+            points.append(block.head)
+        self.functions.update(point_functions(self.dialect, points))
+        last = final(self.plan.blocks)
+        source = "x" if place == 0 else f"{self.dialect.name}_{'ba'[place % 2]}"
+        target = "y" if place >= last else f"{self.dialect.name}_{'ab'[place % 2]}"
+        source = "y" if place > last else source
+        code, values = self.plan.codes[place], self.net.values[place]
+        if code is not None and values is not None:
+            self._add_weights(place, name, block, code, values)
+            if block.plane:
+                quantise = self._quantise(place)
+                text = convolution(self.dialect, name, block, code, quantise)
+                self.functions[name] = text
+                self.calls.append(f"{name}({source}, {target});")
+            else:
+                self._add_linear(place, name, block, code, source, target)
+            return
+        self._add_plain(name, block, source, target)
+
+    def _add_weights(self, place: int, name: str, block: Block, code: Code, values: Values) -> None:
+        head = block.head
+        assert isinstance(head, Weighted)
+        flat = values.weights.numpy()
+        if code.name != "dense":
+            flat = flat[head.alive.cpu().numpy()]
+        whole = values.scale is not None
+        kind, dtype = ("int8_t", np.int8) if whole else ("float", np.float32)
+        self.tables.append(Table(f"{name}_weights", kind, flat.astype(dtype)))
+        for what, table in code.tables.items():
+            self.tables.append(Table(f"{name}_{what}", f"{table.dtype}_t", table))
+        if values.scale is not None:
+            step = self.net.steps[place] if self.net.steps else 1.0
+            scale = (values.scale.double() * step).float()
+            self.tables.append(Table(f"{name}_scale", "float", scale.numpy()))
+        self.tables.append(Table(f"{name}_bias", "float", values.bias.numpy()))
+
+    def _quantise(self, place: int) -> str:
+        """What makes an int8 of a real number, `{0}`; nothing where activations are floats."""
+        if not self.net.steps or place >= self.whole:
+            return ""
+        one = self.dialect.name
+        self.functions.setdefault(
+            f"{one}_int8",
+            f"static int8_t {one}_int8(float v)\n{{\n"
+            "    return (int8_t)(v <= -127.0f ? -127.0f : v >= 127.0f ? 127.0f\n"
+            "        : v < 0.0f ? v - 0.5f : v + 0.5f);\n}\n",
+        )
+        return f"{one}_int8(({{0}}) * {literal(1.0 / self.net.steps[place + 1])})"
+
+    def _add_linear(
+        self, place: int, name: str, block: Block, code: Code, source: str, target: str
+    ) -> None:
+        head = block.head
+        assert isinstance(head, Weighted)
+        one, rows = self.dialect.name, len(head.weight)
+        quantise = self._quantise(place)
+        if quantise:
+            # Rounded as soon as it is there, so the function is this layer's own.
+            function, value = (
+                f"{name}_linear",
+                quantise.format(applied(self.dialect, block.before, "{sum}")),
+            )
+            out = "int8_t"
+        else:
+            function, value, out = f"{one}_linear_{code.name}", "{sum}", "float"
+            kinds = "_".join(str(table.dtype)[4:] for table in code.tables.values())
+            function += f"_{kinds}" if code.name.startswith("csr") else ""
+        self.functions[function] = linear(self.dialect, function, code, value, out)
+        scale = [f"{name}_scale"] if self.dialect.numbers.weight == 1 else []
+        tables = [f"{name}_{what}" for what in code.tables]
+        given = [f"{name}_weights", *tables, *scale, f"{name}_bias"]
+        columns = head.weight.shape[1]
+        self.calls.append(
+            f"{function}({source}, {target}, {rows}u, {columns}u, {', '.join(given)});"
+        )
+        if not quantise and block.before:
+            value = applied(self.dialect, block.before, f"{target}[k]")
+            self.calls.append(f"for (k = 0; k < {rows}u; k++) {target}[k] = {value};")
+
+    def _add_plain(self, name: str, block: Block, source: str, target: str) -> None:
+        head, out, act = block.head, block.out, self.dialect.activation
+        if isinstance(head, Pool):
+            self.functions[name] = pool(name, head, act, act)
+            entering, leaving = size(head.entering[1:]), size(head.leaving[1:])
+            self.calls.append(
+                f"for (k = 0; k < {head.entering[0]}u; k++) {name}({source} + k * {entering}u,"
+                f" {target} + k * {leaving}u);"
+            )
+        elif isinstance(head, Pointwise):
+            value = f"{point_name(self.dialect, head)}({source}[k])"
+            self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {value};")
+        elif isinstance(head, Chosen):
+            bits = 8 * index_bytes(head.entering[0])
+            index = head.index.cpu().numpy().astype(f"uint{bits}")
+            self.tables.append(Table(f"{name}_index", f"uint{bits}_t", index))
+            each = size(head.entering[1:])
+            position = self.dialect.read(f"{name}_index + k / {each}u", f"uint{bits}_t")
+            if each == 1:
+                position = self.dialect.read(f"{name}_index + k", f"uint{bits}_t")
+                where = position
+            else:
+                where = f"{position} * {each}u + k % {each}u"
+            self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {source}[{where}];")
+        elif isinstance(head, Scaled):
+            for what, values in (("scale", head.scale), ("shift", head.shift)):
+                entries = values.detach().cpu().float().numpy()
+                self.tables.append(Table(f"{name}_{what}", "float", entries))
+            each = size(head.entering[1:])
+            scale, shift = (
+                self.dialect.read(f"{name}_{what} + k / {each}u", "float")
+                for what in ("scale", "shift")
+            )
+            value = f"{source}[k] * {scale} + {shift}"
+            self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {value};")
+        elif isinstance(head, Softmax):
+            self.functions[name] = softmax(name, head.log)
+            self.calls.append(f"{name}({source}, {target}, {out}u);")
+
+    @property
+    def needs_math(self) -> bool:
+        """Whether a function of <math.h> is called."""
+        return any(
+            isinstance(stage, Softmax) or (isinstance(stage, Pointwise) and stage.function in MATH)
+            for block in self.plan.blocks
+            for stage in (block.head, *block.before, *block.after)
+        )
+
+    # The finished texts.
+
+    def code(self, about: str, golden: Tensor) -> str:
+        """The .c file."""
+        one, up = self.dialect.name, self.dialect.upper
+        a, b = self.plan.buffers
+        plane = max(block.plane for block in self.plan.blocks)
+        act, total = self.dialect.activation, self.dialect.total
+        buffers = [(act, "a", a), (act, "b", b), (total, "plane", plane)]
+        return "\n".join(
+            [
+                about,
+                f'#include "{one}.h"\n',
+                *(["#include <math.h>\n"] if self.needs_math else []),
+                MACROS.substitute(up=up),
+                *(table.text(f"{up}_FLASH") for table in self.tables),
+                *(f"static {kind} {one}_{which}[{n}];" for kind, which, n in buffers if n),
+                "",
+                *self.functions.values(),
+                f"void {one}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS])",
+                "{",
+                *(["    unsigned k;"] if any("k = 0" in call for call in self.calls) else []),
+                *(f"    {call}" for call in self.calls),
+                "}\n",
+                CLASSIFY.substitute(up=up, one=one, act=act)
+                if self.plan.blocks[-1].out > 1
+                else "",
+                self._self_test(golden),
+            ]
+        )
+
+    def header(self, about: str) -> str:
+        """The .h file."""
+        one, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
+        out = self.plan.blocks[-1].out
+        lines = [
+            about,
+            f"#ifndef {up}_H",
+            f"#define {up}_H\n",
+            "#include <stdint.h>\n",
+            f"#define {up}_INPUTS {size(self.plan.blocks[0].head.entering)}",
+            f"#define {up}_OUTPUTS {out}",
+            f"#define {up}_FLASH_BYTES {self.plan.flash}L /* constants; code comes on top */",
+            f"#define {up}_RAM_BYTES {self.plan.ram}L /* static; the stack comes on top */",
+        ]
+        if self.net.steps:
+            step = literal(self.net.steps[0])
+            lines += [
+                f"\n/* An input v is passed as v / {up}_INPUT_STEP, rounded, from -127 to 127. */",
+                f"#define {up}_INPUT_STEP {step}",
+            ]
+        lines += [
+            '\n#ifdef __cplusplus\nextern "C" {\n#endif\n',
+            "/* All outputs for one sample. Not reentrant: activations are in static buffers. */",
+            f"void {one}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS]);",
+        ]
+        if out > 1:
+            lines += [
+                "\n/* The class of one sample: the position of its largest output. */",
+                f"int {one}_classify(const {act} x[{up}_INPUTS]);",
+            ]
+        lines += ["\n#ifdef __cplusplus\n}\n#endif\n", f"#endif /* {up}_H */\n"]
+        return "\n".join(lines)
+
+    def _self_test(self, golden: Tensor) -> str:
+        one, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
+        x = quantise(golden, self.net.steps[0]) if self.net.steps else golden
+        y = outputs(self.net, golden)
+        tolerance = max(1e-5, 1e-5 * float(y.abs().max())) * 10
+        words = [
+            str(int(v)) if self.net.steps else literal(float(v)) for v in x.reshape(-1).tolist()
+        ]
+        expected = [literal(float(v)) for v in y.reshape(-1).tolist()]
+        flash = f"{up}_FLASH"
+        return SELF_TEST.substitute(
+            up=up,
+            one=one,
+            act=act,
+            count=len(golden),
+            golden_x=_listing(f"{act} {one}_golden_x", words, flash),
+            golden_y=_listing(f"float {one}_golden_y", expected, flash),
+            read=self.dialect.read(f"{one}_golden_x + n * {up}_INPUTS + k", act),
+            tolerance=literal(tolerance),
+        )
+
+
+def _listing(what: str, words: Sequence[str], where: str) -> str:
+    return f"static const {what}[{len(words)}] {where} = {{\n{_wrapped(words)}}};\n"
+
+
+def _wrapped(words: Sequence[str], width: int = 96) -> str:
+    lines: list[str] = []
+    line = ""
+    for word in words:
+        if len(line) + len(word) + 2 > width:
+            lines.append(line)
+            line = ""
+        line += f" {word}," if line else f"    {word},"
+    return "".join(f"{text}\n" for text in _with(lines, line))
+
+
+def _with(lines: list[str], last: str) -> Iterable[str]:
+    return [*lines, last] if last else lines

@@ -1,0 +1,75 @@
+"""The parts of a C file that are the same for every network."""
+
+from __future__ import annotations
+
+from string import Template
+
+
+def softmax(name: str, log: bool) -> str:
+    """A function that takes the softmax of `n` numbers, or its logarithm."""
+    finish = "y[k] = x[k] - top - logf(sum);" if log else "y[k] = y[k] / sum;"
+    each = "" if log else "y[k] = "
+    return (
+        f"static void {name}(const float *x, float *y, unsigned n)\n{{\n"
+        "    float top = x[0], sum = 0.0f;\n    unsigned k;\n"
+        "    for (k = 1; k < n; k++) if (x[k] > top) top = x[k];\n"
+        f"    for (k = 0; k < n; k++) sum += {each}expf(x[k] - top);\n"
+        f"    for (k = 0; k < n; k++) {finish}\n}}\n"
+    )
+
+
+MACROS = Template("""\
+/* Where constants are and how they are read: in program memory on AVR, plain elsewhere. Define
+   ${up}_FLASH yourself to place them in a section of your own. */
+#ifdef __AVR__
+#include <avr/pgmspace.h>
+#define ${up}_FLASH PROGMEM
+#define ${up}_BYTE(p) pgm_read_byte(p)
+#define ${up}_WORD(p) pgm_read_word(p)
+#define ${up}_FLOAT(p) pgm_read_float(p)
+#else
+#ifndef ${up}_FLASH
+#define ${up}_FLASH
+#endif
+#define ${up}_BYTE(p) (*(p))
+#define ${up}_WORD(p) (*(p))
+#define ${up}_FLOAT(p) (*(p))
+#endif
+""")
+
+CLASSIFY = Template("""\
+int ${one}_classify(const $act x[${up}_INPUTS])
+{
+    float y[${up}_OUTPUTS];
+    int k, best = 0;
+    ${one}_predict(x, y);
+    for (k = 1; k < ${up}_OUTPUTS; k++) if (y[k] > y[best]) best = k;
+    return best;
+}
+""")
+
+SELF_TEST = Template("""\
+#ifdef ${up}_SELF_TEST
+#include <stdio.h>
+$golden_x
+$golden_y
+int main(void)
+{
+    static $act x[${up}_INPUTS];
+    float y[${up}_OUTPUTS];
+    unsigned n, k, failed = 0;
+    for (n = 0; n < $count; n++) {
+        int good = 1;
+        for (k = 0; k < ${up}_INPUTS; k++) x[k] = $read;
+        ${one}_predict(x, y);
+        for (k = 0; k < ${up}_OUTPUTS; k++) {
+            const float off = y[k] - ${up}_FLOAT(${one}_golden_y + n * ${up}_OUTPUTS + k);
+            if (!(off <= $tolerance && off >= -$tolerance)) good = 0;
+        }
+        if (!good) failed++;
+    }
+    printf("${one}: %u of $count golden vectors passed\\n", $count - failed);
+    return failed != 0;
+}
+#endif
+""")

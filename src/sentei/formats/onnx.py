@@ -1,0 +1,50 @@
+"""ONNX files, for onnxruntime and everything else that reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sentei import storage
+from sentei.errors import DataError, FileError, StructureError
+from sentei.network.graph import onnx_bytes
+from sentei.network.mask import Mask
+from sentei.network.size import skeleton
+from sentei.network.stages import Weighted, stages
+
+
+def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | None = None) -> None:
+    """Write a network as ONNX, one input "input" and one output "output", batch dimension free.
+
+    Batch norm is folded into the layer before it; dead synapses are zeros.
+
+    Args:
+        model: torch's own layers in `nn.Sequential`; already shrunk.
+        path: ends in ".onnx".
+        example: (N, ...) inputs; only the shape matters.
+        mask: of this network.
+
+    Raises:
+        StructureError: a layer that has no stage, or weights that are not finite.
+        FileError: the file cannot be written.
+    """
+    if not isinstance(example, Tensor) or example.ndim < 2:
+        raise DataError(
+            "an ONNX file needs example=, a tensor (N, ...) of inputs: it says their shape; got "
+            f"{type(example).__name__}"
+        )
+    shape = tuple(example.shape[1:])
+    found = stages(model, shape, mask)
+    for stage in found:
+        if isinstance(stage, Weighted) and not bool(stage.weight.isfinite().all()):
+            raise StructureError(
+                f"weights must be finite; layer {stage.name!r} has one that is not (NaN or "
+                "infinity). Train it again."
+            )
+    data = onnx_bytes(found, shape)
+    planned = len(onnx_bytes(stages(skeleton(model), shape, mask), shape))
+    if len(data) != planned:
+        raise FileError(f"{path} would have {len(data)} bytes where {planned} were planned")
+    storage.write(path, data)

@@ -1,0 +1,383 @@
+"""Networks as C and ONNX: the same function, the planned bytes, on every machine at hand."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import sentei
+from sentei.errors import BudgetError, DataError, FileError, StructureError
+from sentei.formats.c.compiled import STRICT, Compiled, compiler
+from sentei.formats.c.emulated import self_test
+from sentei.formats.c.quantised import outputs
+from sentei.network import size
+from sentei.network.coding import CODES, smallest
+from sentei.network.mask import Mask
+from sentei.pruning import limits
+
+needs_cc = pytest.mark.skipif(compiler() is None, reason="no C compiler on this machine")
+needs_arm = pytest.mark.skipif(
+    not (shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm")),
+    reason="no arm-none-eabi-gcc or no qemu-system-arm on this machine",
+)
+needs_avr = pytest.mark.skipif(shutil.which("avr-gcc") is None, reason="no avr-gcc here")
+
+
+def normed(layer):
+    layer.running_mean.uniform_(-1, 1)
+    layer.running_var.uniform_(0.5, 2)
+    return layer
+
+
+def networks():
+    """Of every kind of stage, some network that has it, and the shape of a sample."""
+    torch.manual_seed(0)
+    return {
+        "mlp": (
+            *(nn.Linear(20, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 12), nn.Tanh()),
+            *(nn.Linear(12, 5), nn.Softmax(1)),
+            (20,),
+        ),
+        "lenet": (
+            *(nn.Conv2d(2, 6, 3, padding=1), normed(nn.BatchNorm2d(6)), nn.ReLU()),
+            *(nn.MaxPool2d(2), nn.Conv2d(6, 4, 3), nn.MaxPool2d(2), nn.Sigmoid()),
+            *(nn.Flatten(), nn.Linear(16, 4)),
+            (2, 12, 14),
+        ),
+        "odd": (
+            *(nn.Conv2d(2, 6, (3, 2), padding=(2, 1), bias=False), nn.Hardswish()),
+            *(nn.Conv2d(6, 8, 3, stride=2, padding=2, dilation=2, groups=2), nn.ReLU6()),
+            *(nn.AvgPool2d(3, 1, padding=1, count_include_pad=False), nn.MaxPool2d(2, padding=1)),
+            *(nn.Flatten(), nn.Linear(128, 4), nn.Hardsigmoid()),
+            (2, 9, 11),
+        ),
+        "signal": (
+            *(normed(nn.BatchNorm1d(3)), nn.Conv1d(3, 4, 5, padding="same"), nn.LeakyReLU(0.1)),
+            *(nn.AdaptiveAvgPool1d(5), nn.Flatten(), nn.ELU(), nn.Linear(20, 3), nn.GELU()),
+            *(normed(nn.BatchNorm1d(3)), nn.Softsign(), nn.LogSoftmax(-1)),
+            (3, 20),
+        ),
+        "depthwise": (
+            *(nn.Conv2d(3, 3, 3, groups=3, padding=1), nn.SiLU(), nn.Conv2d(3, 6, 1)),
+            *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
+            (3, 8, 8),
+        ),
+    }
+
+
+def masked(name, dead):
+    """A network in which a part of each layer's synapses is dead, its mask, and inputs."""
+    *layers, shape = networks()[name]
+    network = nn.Sequential(*layers).eval()
+    links = sentei.find_synapses(network)
+    chosen = {g: torch.randperm(g.size)[: int(g.size * dead)] for g in links}
+    mask = Mask.full(links).without(chosen)
+    mask.apply_(network)
+    return network, mask, torch.randn(100, *shape)
+
+
+@needs_cc
+@pytest.mark.parametrize("dead", [0, 0.3, 0.8, 0.95])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "signal", "depthwise"])
+def test_float_c_is_the_same_function(name, dead, tmp_path):
+    network, mask, x = masked(name, dead)
+    path = tmp_path / f"{name}.c"
+    sentei.export(network, path, example=x, mask=mask)
+    with torch.no_grad():
+        wanted = network(x)
+    torch.testing.assert_close(Compiled(path)(x), wanted, atol=1e-5, rtol=0)
+
+
+@needs_cc
+@pytest.mark.parametrize("format", ["c-int8", "c-int8-int8"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "depthwise"])
+def test_int8_c_computes_what_was_planned_for_it(name, format, tmp_path):
+    network, mask, x = masked(name, 0.5)
+    path = tmp_path / f"{name}.c"
+    sentei.export(network, path, example=x, mask=mask, format=format)
+    stored = sentei.formats.c.as_c(network, x, mask, format)
+    got, wanted = Compiled(path)(x), outputs(stored, x)
+    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=0)
+    with torch.no_grad():
+        real = network(x)
+    assert (got - real).abs().max() < 0.05 * max(1, float(real.abs().max()))
+    assert not torch.equal(got, real)  # it is quantised indeed
+
+
+@needs_cc
+@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "odd"])
+def test_the_self_test_passes_without_undefined_behaviour(name, format, tmp_path):
+    network, mask, x = masked(name, 0.7)
+    sentei.export(network, tmp_path / "net.c", example=x, mask=mask, format=format)
+    flags = [*STRICT, "-fsanitize=address,undefined", "-DNET_SELF_TEST"]
+    build = [compiler(), *flags, "net.c", "-lm", "-o", "test"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    done = subprocess.run(["./test"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "net: 4 of 4 golden vectors passed\n"
+    # A wrong weight is noticed: the test can fail.
+    text = (tmp_path / "net.c").read_text()
+    broken = re.sub(r"(_bias\[\d+\] \w+ = \{\s+)\S+,", r"\g<1>7.5f,", text)
+    (tmp_path / "net.c").write_text(broken)
+    subprocess.run(build, cwd=tmp_path, check=True)
+    assert subprocess.run(["./test"], cwd=tmp_path, capture_output=True, check=False).returncode
+
+
+@needs_cc
+def test_two_networks_link_into_one_program(tmp_path):
+    for name, dead in (("one", 0.2), ("two", 0.9)):
+        network, mask, x = masked("lenet", dead)
+        sentei.export(network, tmp_path / f"{name}.c", example=x, mask=mask)
+    (tmp_path / "main.c").write_text(
+        '#include "one.h"\n#include "two.h"\nint main(void) { static float x[ONE_INPUTS];'
+        "return one_classify(x) < 0 || two_classify(x) < 0; }\n"
+    )
+    build = [compiler(), *STRICT, "main.c", "one.c", "two.c", "-lm", "-o", "main"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    subprocess.run(["./main"], cwd=tmp_path, check=True)
+
+
+@needs_cc
+def test_kept_inputs_keep_the_callers_interface(tmp_path):
+    network = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(50, 12)
+    features, units = sentei.find_units(network, x, inputs=True)
+    mask = Mask.full([features, units]).without({features: [0, 5, 11], units: [2]})
+    small = sentei.shrink(network, mask, x)
+    for format in ("c", "c-int8-int8"):
+        sentei.export(small, tmp_path / "net.c", example=x, format=format)
+        compiled = Compiled(tmp_path / "net.c")
+        assert compiled.inputs == 12
+        with torch.no_grad():
+            off = (compiled(x) - small(x)).abs().max()
+        assert off < (1e-6 if format == "c" else 0.05)
+    planned = size.bytes_in(network, mask, "c", x)
+    text = (tmp_path / "net.h").read_text()
+    assert planned == 9 + 7 * 9 * 4 + 3 * 7 * 4 + (7 + 3) * 4
+    assert f"NET_FLASH_BYTES {size.bytes_in(network, mask, 'c-int8-int8', x)}L" in text
+
+
+# Plans.
+
+
+@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8", "onnx", "safetensors"])
+@pytest.mark.parametrize("dead", [0, 0.4, 0.9])
+def test_the_plan_is_what_is_written(format, dead, tmp_path):
+    network, mask, x = masked("lenet", dead)
+    planned = size.bytes_in(network, mask, format, x)
+    path = tmp_path / f"net.{format.partition('-')[0]}"
+    sentei.export(network, path, example=x, mask=mask, format=format)
+    if not format.startswith("c"):
+        assert path.stat().st_size == planned
+        return
+    widths = {"float": 4, "int8_t": 1, "uint8_t": 1, "uint16_t": 2}
+    text = path.read_text()
+    tables = re.findall(
+        r"static const (\w+) \w+\[(\d+)\] NET_FLASH = \{", text.split("#ifdef NET_SELF")[0]
+    )
+    assert sum(widths[kind] * int(entries) for kind, entries in tables) == planned
+    buffers = re.findall(r"^static (\w+) net_\w+\[(\d+)\];", text, re.MULTILINE)
+    held = sum({**widths, "int32_t": 4}[kind] * int(entries) for kind, entries in buffers)
+    assert held == size.ram_in(network, mask, format, x)
+
+
+def test_bytes_by_hand():
+    network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    everything = Mask.full(sentei.find_synapses(network))
+    assert size.bytes_in(network, everything, "c") == 4 * (6 + 2 + 4 + 2)
+    assert size.bytes_in(network, everything, "c-int8") == (6 + 4) + 8 * 4
+    first, _ = everything.groups
+    # One weight of six: one byte of gaps in halves (its gap, and one to run past the end).
+    assert size.bytes_in(network, everything.without({first: [0, 1, 2, 3, 4]}), "c-int8") == (
+        1 + 1 + 4 + 8 * 4
+    )
+    assert size.ram_in(network, everything, "c") == 2 * 4
+    assert size.ram_in(network, everything, "c-int8-int8") == 2
+
+
+def read(code, rows, columns):
+    """Where the weights of a code are, read as the C code does."""
+    alive = np.zeros((rows, columns), dtype=bool)
+    if code.name == "dense":
+        return ~alive
+    if code.name == "bitmap":
+        bits = np.unpackbits(code.tables["bits"], bitorder="little")
+        return bits[: rows * columns].reshape(rows, columns).astype(bool)
+    if code.name.startswith("csr"):
+        at = iter(code.tables["columns"])
+        for row, count in enumerate(code.tables["counts"]):
+            for _ in range(count):
+                alive[row, next(at)] = True
+        return alive
+    gaps = code.tables["gaps"]
+    if code.name == "gaps4":
+        gaps = np.stack([gaps & 15, gaps >> 4], 1).reshape(-1)
+    jump = {"gaps4": 15, "gaps8": 255}[code.name]
+    stream = iter(int(gap) for gap in gaps)
+    gap = next(stream)
+    column = gap
+    for row in range(rows):
+        while column < columns:
+            if gap != jump:
+                alive[row, column] = True
+                column += 1
+            gap = next(stream)
+            column += gap
+        column -= columns
+    return alive
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 700), st.floats(0, 1), st.integers(0, 10**6))
+def test_every_code_lists_the_same_places(rows, columns, density, seed):
+    alive = np.random.default_rng(seed).random((rows, columns)) < density
+    for name, make in CODES.items():
+        code = make(alive)
+        if code is None:
+            assert (name, columns > 256) == ("csr8", True)
+            continue
+        places = read(code, rows, columns)
+        assert (places == (np.ones_like(alive) if name == "dense" else alive)).all(), name
+        assert code.weights == places.sum()
+
+
+@pytest.mark.parametrize(
+    ("density", "weight_bytes", "best"),
+    [
+        (0.005, 1, "gaps8"),
+        (0.1, 1, "gaps4"),
+        (0.6, 1, "bitmap"),
+        (1, 1, "dense"),
+        (0.9, 4, "bitmap"),
+    ],
+)
+def test_the_smallest_code_wins(density, weight_bytes, best):
+    alive = np.random.default_rng(0).random((40, 500)) < density
+    assert smallest(alive, weight_bytes).name == best
+    assert smallest(np.eye(256, dtype=bool)[:, :200], 1).name in ("csr8", "gaps8")
+
+
+# ONNX.
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "signal", "depthwise"])
+def test_onnxruntime_agrees(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'sentei[onnx]'")
+    onnx = pytest.importorskip("onnx", reason="pip install 'sentei[onnx]'")
+    network, mask, x = masked(name, 0.5)
+    path = tmp_path / "net.onnx"
+    sentei.export(network, path, example=x[:1], mask=mask)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    session = onnxruntime.InferenceSession(path)
+    for batch in (1, 7, 100):
+        (got,) = session.run(None, {"input": x[:batch].numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.tensor(got), network(x[:batch]), atol=1e-5, rtol=0)
+
+
+# On the boards.
+
+
+@needs_arm
+@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8"])
+def test_golden_vectors_pass_on_an_emulated_cortex_m4(format, tmp_path):
+    network, mask, x = masked("lenet", 0.6)
+    sentei.export(network, tmp_path / "net.c", example=x, mask=mask, format=format)
+    done = self_test(tmp_path / "net.c")
+    assert done == "net: 4 of 4 golden vectors passed\n"
+
+
+@needs_arm
+@pytest.mark.parametrize(("format", "most"), [("c", 2800), ("c-int8", 1500)])
+def test_a_64_32_10_network_is_this_small_on_a_cortex_m0(format, most, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    links = sentei.find_synapses(network)
+    dead = {g: torch.randperm(g.size)[: g.size * 8 // 10] for g in links}
+    mask = Mask.full(links).without(dead)
+    sentei.export(network, tmp_path / "net.c", example=torch.randn(9, 64), mask=mask, format=format)
+    build = ["arm-none-eabi-gcc", *STRICT, "-mcpu=cortex-m0plus", "-mthumb", "-Os", "-c", "net.c"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    listed = subprocess.run(
+        ["arm-none-eabi-size", "-A", "net.o"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sections = dict(re.findall(r"^\.(\w+)\s+(\d+)", listed.stdout, re.MULTILINE))
+    assert 0 < int(sections["text"]) + int(sections["rodata"]) <= most
+
+
+@needs_avr
+def test_constants_stay_in_an_avrs_flash(tmp_path):
+    network, mask, x = masked("mlp", 0.8)
+    sentei.export(network, tmp_path / "net.c", example=x, mask=mask, format="c-int8-int8")
+    build = ["avr-gcc", *STRICT, "-mmcu=atmega328p", "-Os", "-c", "net.c"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    listed = subprocess.run(
+        ["avr-size", "net.o"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    _, data, bss = map(int, listed.stdout.splitlines()[1].split()[:3])
+    assert (data, bss) == (0, size.ram_in(network, mask, "c-int8-int8", x))
+
+
+# What cannot be.
+
+
+def refused(network, x, **settings):
+    with pytest.raises((StructureError, ValueError, FileError)) as error:
+        sentei.export(network, settings.pop("path", "never.c"), example=x, **settings)
+    return str(error.value)
+
+
+def test_bad_networks_are_refused_by_layer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(5, 4)
+    norm = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert "'1' is a LayerNorm" in refused(norm, x)
+    assert "'1' is a LayerNorm" in refused(norm, x, path="never.onnx")
+    plain = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    broken = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with torch.no_grad():
+        broken[1].weight[0, 0] = float("nan")
+    for path in ("never.c", "never.onnx"):
+        assert "'1' has one that is not (NaN" in refused(broken, x, path=path)
+    links = sentei.find_synapses(plain)
+    dead = Mask.full(links).without({links[0]: range(12)})
+    assert "'0' has no input left" in refused(plain, x, mask=dead)
+    assert "reads 4 numbers" in refused(plain, torch.randn(5, 3))
+    assert "'9net'" in refused(plain, x, path="9net.c")
+    assert "'while'" in refused(plain, x, name="while")
+    assert "unknown ending '.txt'" in refused(plain, x, path="net.txt")
+    assert "does not end in" in refused(plain, x, path="net.onnx", format="c")
+    assert "Did you mean 'c-int8'" in refused(plain, x, format="c-int9")
+    assert "2 outputs and 1 classes" in refused(plain, x, classes=["a"])
+    whole = nn.Sequential(nn.Sigmoid(), nn.Linear(4, 2))
+    assert "Use format 'c-int8'" in refused(whole, x, format="c-int8-int8")
+    with pytest.raises(DataError, match="example="):
+        sentei.export(plain, "never.c")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [0, -1, "0 KiB", "-3 KiB", "5 parsecs", "nan", ""])
+def test_bad_budgets_are_refused(bad):
+    with pytest.raises(BudgetError):
+        limits.bytes_at_most(bad, format="c-int8")
+    with pytest.raises(BudgetError):
+        limits.ram_at_most(bad)
+
+
+def test_limits_know_the_formats():
+    assert limits.FORMATS == size.FORMATS
+    with pytest.raises(ValueError, match="Did you mean 'c-int8'"):
+        limits.bytes_at_most("1 KiB", format="c-int9")
+    with pytest.raises(ValueError, match="C format 'onnx'"):
+        limits.ram_at_most("1 KiB", format="onnx")
