@@ -26,6 +26,7 @@ format: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/ablation.py
 	$(BIN)/python benchmarks/tracing.py
+	$(BIN)/python benchmarks/surface.py
 	$(BIN)/python benchmarks/training.py
 
 clean:

@@ -7,9 +7,7 @@ contribution; everything after it is computed.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +15,8 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
-from sentei.criteria.bends import gradient, slope
+from sentei.criteria.along import FIRST, SECOND, VALUE, Ask, Asked, torchs_own_warnings_hidden
+from sentei.criteria.bends import slope
 from sentei.criteria.folds import Folds
 from sentei.criteria.recording import Need, Pass, PerSample, Slope, Survey, losses, outputs
 from sentei.errors import CriterionError, StructureError
@@ -28,8 +27,6 @@ _CHUNK_BYTES = 128 * 2**20  # of the largest output, for all candidates of a chu
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
 Choice = dict[str, Tensor]
-Along = Callable[[Tensor], Tensor]  # a unit's gate -> one number per sample
-Ask = Callable[[Along], Along]
 
 
 @dataclass(eq=False)
@@ -72,7 +69,7 @@ class Gates:
         assert block.losses is not None
         base = block.losses.sum(dtype=torch.float64)
         each = units.repeat_interleave(len(gains)), gains.repeat(len(units))
-        found = self._for_each(_VALUE, block, *each)
+        found = self._for_each(VALUE, block, *each)
         sums = [per_sample.sum(dtype=torch.float64) for per_sample in found]
         rises = torch.stack(sums) - base if sums else base.new_zeros(0)
         return rises.view(len(units), len(gains))
@@ -118,7 +115,7 @@ class Gates:
         """(k,) float64: derivative of the summed loss along each unit's gate."""
         if not asked.absolute:
             return self._gradient(block, asked.loss)[units.to(block.samples.targets.device)]
-        once = self._for_each(_FIRST, block, units, torch.ones(len(units)), asked.loss)
+        once = self._for_each(FIRST, block, units, torch.ones(len(units)), asked.loss)
         return torch.stack([each.abs().sum(dtype=torch.float64) for each in once])
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
@@ -134,7 +131,7 @@ class Gates:
                 f"{', '.join(sorted(self.listeners))} is something else. Ask for "
                 'curvature="full", which is exact for any network.'
             )
-        twice = self._for_each(_SECOND, block, units, torch.ones(len(units)))
+        twice = self._for_each(SECOND, block, units, torch.ones(len(units)))
         return torch.stack([each.sum(dtype=torch.float64) for each in twice])
 
     def _gradient(self, block: Pass, loss: PerSample | None) -> Tensor:
@@ -176,12 +173,12 @@ class Gates:
             def along(gain: Tensor) -> Tensor:
                 gates = {name: 1 + (gain.to(mine) - 1) * mine for name, mine in hit.items()}
                 terms = {name: (own, gain) for name, own in columns.items()}
-                out = self._run(block, gates, terms, seen, plain=what is not _VALUE)
+                out = self._run(block, gates, terms, seen, plain=what is not VALUE)
                 return losses(loss or self.per_sample, out, block.samples.targets)
 
             return ask(along)(gain)
 
-        size = self._chunk(len(block.samples), passes=1 if what is _VALUE else 4)
+        size = self._chunk(len(block.samples), passes=1 if what is VALUE else 4)
         for chunk, at_gain in zip(units.split(size), gains.split(size), strict=True):
             hits, columns = self._choices(chunk)
             own = at_gain.to(next(iter(hits.values())))
@@ -243,61 +240,6 @@ class Gates:
 
         with Calls(self.model, answer, plain=plain):
             return outputs(self.model, block.samples)
-
-
-@contextmanager
-def torchs_own_warnings_hidden() -> Iterator[None]:
-    """Of what `torch.func` says while it works, nothing concerns whoever asked."""
-    with warnings.catch_warnings():
-        # An operation without a batching rule is slower, not wrong.
-        warnings.filterwarnings("ignore", message=".*batching rule.*")
-        # The rules for carrying derivatives forward are compiled in a way torch means to drop.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
-        yield
-
-
-def _once(along: Along) -> Along:
-    """First derivatives, one per sample, carried forward."""
-    return lambda gain: torch.func.jvp(along, (gain,), (torch.ones_like(gain),))[1]
-
-
-def _twice(along: Along) -> Along:
-    """Second derivative of the sum, by two passes back.
-
-    Not forward: of layer norm, among others, torch 2.13 carries second derivatives forward wrongly.
-    """
-    return torch.func.grad(torch.func.grad(lambda gain: along(gain).sum()))
-
-
-def _once_back(along: Along) -> Along:
-    """First derivatives, one per sample, by two passes back: the sum's slope is linear in `u`."""
-
-    def ask(gain: Tensor) -> Tensor:
-        with torch.enable_grad():
-            gain = gain.detach().requires_grad_()
-            values = along(gain)
-            u = torch.ones_like(values).requires_grad_()
-            return gradient(slope((u * values).sum(), gain, create_graph=True), u)
-
-    return ask
-
-
-def _twice_back(along: Along) -> Along:
-    """Second derivative of the sum, by two passes back."""
-
-    def ask(gain: Tensor) -> Tensor:
-        with torch.enable_grad():
-            gain = gain.detach().requires_grad_()
-            return gradient(slope(along(gain).sum(), gain, create_graph=True), gain)
-
-    return ask
-
-
-# What to ask together, what alone, and the attribute that says whether together works.
-Asked = tuple[Ask, Ask, str]
-_VALUE: Asked = (lambda along: along, lambda along: along, "batched")
-_FIRST: Asked = (_once, _once_back, "derived")
-_SECOND: Asked = (_twice, _twice_back, "derived")
 
 
 def _depends(call: Call) -> bool:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sentei.criteria.along import torchs_own_warnings_hidden, twice
 from sentei.criteria.bends import slope
 from sentei.criteria.chain import Chain
-from sentei.criteria.gates import torchs_own_warnings_hidden
 from sentei.criteria.recording import Need, Pass, PerSample, Slope, losses, outputs
 from sentei.errors import CriterionError
 
@@ -99,11 +99,7 @@ class Gauge:
             def along(gain: Tensor) -> Tensor:
                 return self._losses(block, weight + (gain - 1) * step, self.per_sample)
 
-            def once(gain: Tensor) -> Tensor:
-                return torch.func.jvp(along, (gain,), (torch.ones_like(gain),))[1]
-
-            one = weight.new_ones(())
-            return torch.func.jvp(once, (one,), (one,))[1].sum(dtype=torch.float64)
+            return twice(along)(weight.new_ones(())).double()
 
         with torchs_own_warnings_hidden():
             run = torch.func.vmap(second)
