@@ -38,7 +38,7 @@ def test_help_comes_without_torch_and_names_every_command():
         check=True,
     )
     assert time.monotonic() - start < 60
-    for command in ("demo", "train", "prune", "rank", "surface", "info", "tidy"):
+    for command in ("demo", "train", "prune", "rank", "surface", "info", "tidy", "compare"):
         assert command in done.stdout
     assert "torch" not in done.stderr
 
@@ -195,3 +195,15 @@ def test_tidy_takes_out_what_says_nothing(model, tmp_path, capsys):
     small, inputs = formats.load(tidied), datasets.load("letter").test.inputs
     assert small.fc1.out_features == 10
     assert torch.allclose(small(inputs), network(inputs), atol=1e-4)
+
+
+def test_compare_ranks_ways_and_draws_them(model, tmp_path, capsys):
+    out = tmp_path / "compared"
+    words = ["--data", "letter", "--steps", 2, "--keep", "4", "--seeds", 2, "--samples", 500]
+    chosen = ["--criteria", "ablation", "--criteria", "wsf", "--criteria", "random"]
+    code, told, err = run("compare", model, *words, *chosen, "--out", out, capsys=capsys)
+    assert code == 0, err
+    lines = [line for line in told.splitlines() if "±" in line]
+    assert len(lines) == 4  # two criteria with and without repair; wsf has no trajectory
+    assert "ablation + least" in lines[0]
+    assert out.with_suffix(".png").stat().st_size > 10_000

@@ -208,6 +208,27 @@ def assert_measured(model, probe, group, how, x, y, loss, bound):
         assert abs(got[unit] - rise) < bound * max(1, abs(base))
 
 
+def test_a_constant_behind_padding_is_said_and_measured(caplog):
+    caplog.set_level("INFO", logger="sentei")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 5, 3), nn.Sigmoid(), nn.Conv2d(5, 3, 3, padding=1), nn.Flatten(),
+        nn.Linear(3 * 16, 4),
+    ).double()  # fmt: skip
+    x, y = torch.randn(60, 1, 6, 6).double(), torch.randint(0, 4, (60,))
+    group, _ = find_units(model, x)
+    before = per_sample("cross_entropy")(model(x), y).mean().item()
+    told = Ablation("mean")(Probe(model, (x, y)), group)
+    steps = prune(model, [group], Probe(model, (x, y)),
+                  ranked(Ablation("mean"), one_at_a_time(), repair="mean"),
+                  until=units_at_most(4))  # fmt: skip
+    *_, last = steps
+    assert "'2' pads with zeros" in caplog.text
+    rise = per_sample("cross_entropy")(model(x), y).mean().item() - before
+    assert rise == pytest.approx(told.min().item(), abs=1e-10)
+    assert last.measured.loss == pytest.approx(before + rise)
+
+
 def test_repairs_lean_on_the_living_alone():
     model, x, y = one_hidden()
     copy_unit(model, 2, 5)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError
 from cyclopts.config import Toml
 
+from sentei.cli.compare import compare
 from sentei.cli.demo import demo
 from sentei.cli.info import info
 from sentei.cli.prune import prune
@@ -34,7 +35,7 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached.
 def build(config: str | None = None) -> App:
     """The application; `config` names a TOML file with defaults for its options."""
     app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
-    for command in (demo, train, prune, rank, surface, info, reproduce, tidy):
+    for command in (demo, train, prune, rank, surface, info, reproduce, tidy, compare):
         app.command(command)
     if config is not None:
         app.config = Toml(config, must_exist=True)

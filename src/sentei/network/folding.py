@@ -149,10 +149,14 @@ def _deaf(model: nn.Module, mask: Mask, example: Example) -> Iterator[tuple[Neur
 def _foldable(model: nn.Module, part: Listener) -> bool:
     """Whether a constant at this listener's input is a constant in its bias."""
     layer = model.get_submodule(part.layer)
-    padding = getattr(layer, "padding", 0)
-    padded = padding not in (0, "valid", (0,), (0, 0), (0, 0, 0))
     shared = getattr(layer, "groups", 1) > 1 or getattr(layer, "transposed", False)
-    return _bias(model, part) is not None and not padded and not shared
+    return _bias(model, part) is not None and not pads(model, part) and not shared
+
+
+def pads(model: nn.Module, part: Listener) -> bool:
+    """Whether a listener hears zeros around its input, where a unit's constant is not."""
+    padding = getattr(model.get_submodule(part.layer), "padding", 0)
+    return padding not in (0, "valid", (0,), (0, 0), (0, 0, 0))
 
 
 def _constants(model: nn.Module, part: Listener, units: Tensor, example: Example) -> Tensor:

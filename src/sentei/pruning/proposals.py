@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -14,9 +15,12 @@ from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.probe import Probe
 from sentei.criteria.repairs import Repair, repair
 from sentei.errors import GroupError, unknown
+from sentei.network.folding import pads
 from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 from sentei.pruning.schedules import Progress, Schedule
+
+log = logging.getLogger("sentei")
 
 WITHIN = ("network", "group")
 
@@ -178,6 +182,7 @@ def mixed(
         for group, units in doomed.items():
             if isinstance(group, Neurons):
                 mix.update(repair(how)(probe, group, units, after))
+    _say_what_is_padded(probe, mix)
     return mix
 
 
@@ -242,3 +247,13 @@ def lowest(
 
 def _same(a: Mapping[Any, Tensor], b: Mapping[Any, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def _say_what_is_padded(probe: Probe, mix: Mapping[Listener, Tensor]) -> None:
+    for part, rows in mix.items():
+        if rows[:, -1].any() and pads(probe.model, part):
+            log.info(
+                "%r pads with zeros, so that a constant folded into its bias is not exact at the "
+                "edges; what that costs is in the loss measured after the cut",
+                part.layer,
+            )

@@ -194,3 +194,33 @@ def write(figure: Figure, path: str | Path) -> list[Path]:
         metadata = {"Date": None} if place.suffix == ".svg" else {"Software": "sentei"}
         figure.savefig(place, metadata=metadata)
     return written
+
+
+def comparison(axes: Axes, curves: Sequence[Any], most: int = 8) -> None:
+    """Accuracy against units left, the mean of each way: the best few in colour, the rest pale.
+
+    Args:
+        axes: drawn on.
+        curves: `reporting.comparing.Curve`s.
+        most: how many ways get a colour and a name.
+    """
+    by_way: dict[Any, list[Any]] = {}
+    for curve in curves:
+        by_way.setdefault(curve.way, []).append(curve)
+    order = sorted(by_way, key=lambda way: -np.mean([curve.area for curve in by_way[way]]))
+    shades = colormaps["viridis"](np.linspace(0, 0.9, min(most, len(order))))
+    for place, way in reversed(list(enumerate(order))):
+        every = np.array([curve.accuracy for curve in by_way[way]])
+        named = place < most
+        axes.plot(
+            by_way[way][0].left,
+            100 * every.mean(0),
+            color=shades[place] if named else PALE,
+            linewidth=2 if named else 1,
+            zorder=3 if named else 1,
+            label=str(way) if named else None,
+        )
+    axes.invert_xaxis()
+    axes.set(xlabel="hidden units left", ylabel="accuracy (%)")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8, loc="lower left")

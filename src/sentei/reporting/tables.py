@@ -205,3 +205,13 @@ def finds(done: Tidied) -> Table:
     if not done.finds and not done.norms:
         table.add_row("", "nothing to take out", "0", "")
     return table
+
+
+def compared(found: Sequence[Any]) -> Table:
+    """Ways to prune, one a row: see `reporting.comparing.Row`."""
+    table = Table("way", "area (%)", "at half (%)", "agrees with ablation", "seeds")
+    for row in found:
+        area = f"{100 * row.area:.2f} ± {100 * row.deviation:.2f}"
+        half = f"{100 * row.half:.2f}"
+        table.add_row(str(row.way), area, half, f"{row.agreement:+.2f}", str(row.seeds))
+    return table

@@ -26,7 +26,6 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "cnn": {
         "as it is": {},
         "epochs 1": {"epochs": 1},
-        "epochs 10": {"epochs": 10},
         "width 16": {"width": 16},
         "width 128": {"width": 128},
         "filters 5": {"filters": 5},
@@ -34,7 +33,6 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "fnn": {
         "as it is": {},
         "epochs 5": {"epochs": 5},
-        "epochs 60": {"epochs": 60},
         "width 16": {"width": 16},
         "width 128": {"width": 128},
         "pixels 0 to 1": {"scaled": False},

@@ -1,0 +1,126 @@
+"""What angles and least-squares removal cost, against the arithmetic they cannot do without.
+
+Run: python benchmarks/repairs.py. One thread, MNIST. Angles of 4,096 units over 60,000 samples
+beside the bare matrix product of their outputs in float32, with the process's peak memory; and a
+complete curve of least-squares removal of 1,000 units beside one Cholesky factorisation of their
+Gram matrix plus one pass over the data. Each side is measured alone, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+from sentei import Cut, Mask, Probe, find_units
+from sentei.criteria import angles, scores
+from sentei.criteria.moments import grams
+from sentei.datasets import mnist
+from sentei.pruning.loop import silence_
+from sentei.pruning.proposals import lowest, mixed
+from sentei.training import mlp
+
+PARTS = ("product", "angles", "pass", "curve")
+
+
+def main() -> None:
+    """Measure each part in a process of its own, and print them side by side."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.part:
+        seconds, memory = PARTS_BY_NAME[asked.part]()
+        print(seconds, memory)
+        return
+    found = {part: _measured(part) for part in PARTS}
+    times = {part: seconds for part, (seconds, _) in found.items()}
+    print("| what | seconds | against | peak memory |\n| --- | --- | --- | --- |")
+    for name, against in (("angles", "product"), ("curve", "pass")):
+        ratio = times[name] / times[against]
+        print(f"| {against} | {times[against]:.1f} | 1 | {found[against][1]:.2f} GB |")
+        print(f"| {name} | {times[name]:.1f} | {ratio:.1f} | {found[name][1]:.2f} GB |")
+
+
+@torch.no_grad()
+def product() -> float:
+    """The outputs of 4,096 units over 60,000 samples times themselves, in float32."""
+    o = torch.rand(60_000, 4_096)
+    return _timed(lambda: o.T @ o)
+
+
+def all_angles() -> float:
+    """The angles, from the network and its data."""
+    data = mnist("full").train
+    model = mlp("784-4096-10").eval()
+    (group,) = find_units(model, data.inputs[:2])
+    probe = Probe(model, data)
+    return _timed(lambda: angles(probe, group))
+
+
+@torch.no_grad()
+def one_pass() -> float:
+    """One Cholesky factorisation of 1,000 units' Gram matrix, and one pass that gathers it."""
+    probe, group = _thousand()
+    seconds = _timed(lambda: grams(probe, group))
+    (gram,) = grams(probe, group).values()
+    square = gram.covariance + torch.eye(group.size, dtype=torch.float64)
+    return seconds + _timed(lambda: torch.linalg.cholesky(square))
+
+
+def complete_curve() -> float:
+    """1,000 units, removed one at a time by `obs`, each handed over by least squares."""
+    probe, group = _thousand()
+
+    def remove_all() -> None:
+        mask = Mask.full([group])
+        while mask.count(group) > 1:
+            doomed = lowest({group: scores("obs", probe, group)}, mask, [group], 1)
+            cut = Cut(doomed, mixed("least_squares", probe, doomed, mask))
+            mask = silence_(probe.model, mask, cut)
+            probe.cut_(cut)
+            probe.mask = mask
+
+    return _timed(remove_all)
+
+
+def _thousand() -> tuple:
+    data = mnist("full").train
+    model = mlp("784-1000-10").eval()
+    (group,) = find_units(model, data.inputs[:2])
+    return Probe(model, data), group
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start
+
+
+def _with_memory(work: Callable[[], float]) -> Callable[[], tuple[float, float]]:
+    return lambda: (work(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+PARTS_BY_NAME = {
+    "product": _with_memory(product),
+    "angles": _with_memory(all_angles),
+    "pass": _with_memory(one_pass),
+    "curve": _with_memory(complete_curve),
+}
+
+
+def _measured(part: str) -> tuple[float, float]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--part", part], capture_output=True, text=True, check=True
+    )
+    seconds, memory = done.stdout.split()
+    return float(seconds), float(memory)
+
+
+if __name__ == "__main__":
+    main()

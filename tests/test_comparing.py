@@ -1,0 +1,63 @@
+"""Comparing ways to prune: areas, rows, and what is left out."""
+
+import pytest
+import torch
+from torch import nn
+
+import hand
+from sentei.reporting.comparing import Curve, Way, compare, rows, ways
+from sentei.samples import Samples
+
+
+def curve(way, accuracy, left=(10, 5, 0), seed=0):
+    return Curve(way, seed, left, accuracy, 0.5)
+
+
+def test_area_is_the_mean_accuracy_over_the_removal():
+    way = Way("ablation", None, 0)
+    assert curve(way, (1.0, 1.0, 1.0)).area == 1
+    assert curve(way, (1.0, 0.5, 0.0)).area == 0.5
+    assert curve(way, (1.0, 1.0, 0.0), (10, 2, 0)).area == pytest.approx(0.9)
+    assert curve(way, (0.75,), (10,)).area == 0.75
+
+
+def test_rows_are_means_best_first():
+    bad, good = Way("random", None, 0), Way("ablation", "least_squares", 1)
+    curves = [curve(bad, (1.0, 0.4, 0.1)), curve(good, (1.0, 0.8, 0.3)),
+              curve(good, (1.0, 0.9, 0.5), seed=1)]  # fmt: skip
+    first, second = rows(curves)
+    assert (first.way, first.seeds) == (good, 2)
+    assert first.area == pytest.approx((0.725 + 0.825) / 2)
+    assert first.half == pytest.approx(0.85)
+    assert second.way == bad
+    assert str(good) == "ablation + least squares, retrained"
+
+
+def test_every_criterion_is_tried_and_repair_helps(caplog):
+    torch.manual_seed(0)
+    x = torch.randn(600, 6)
+    y = (x[:, 0] * x[:, 1] > 0).long() + 2 * (x[:, 2] > 0).long()
+    model = hand.mlp(6, 16, 4, act=nn.Tanh)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    before = [p.clone() for p in model.parameters()]
+    data = Samples(x, y)
+    curves = compare(model, data, data, ways(), keep="4", steps=3, samples=400, seeds=2)
+    by_way = {row.way: row for row in rows(curves)}
+    assert by_way[Way("ablation", None, 0)].agreement == pytest.approx(1)
+    assert by_way[Way("obs", "least_squares", 0)].area > by_way[Way("obs", None, 0)].area
+    assert all(c.left == (16, 12, 8, 4) for c in curves)
+    assert "wsf is left out" in caplog.text
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    retrained = compare(model, data, data, ways(["magnitude"], [None], [1]), steps=2, seeds=1)
+    assert len(retrained) == 1
+
+
+def test_names_are_checked_at_once():
+    with pytest.raises(ValueError, match="Did you mean 'ablation'"):
+        ways(["ablatoin"])
+    with pytest.raises(ValueError, match="Did you mean 'affine'"):
+        ways(["ablation"], ["afine"])
