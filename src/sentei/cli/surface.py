@@ -73,13 +73,13 @@ def surface(
     import torch
 
     import sentei
-    from sentei import datasets, export, training
+    from sentei import datasets, formats, training
     from sentei.cli.screen import column, console, say
     from sentei.criteria import approximations
     from sentei.report import figures, tables
 
     torch.set_num_threads(threads)
-    network = export.load(model)
+    network = formats.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     probe = sentei.Probe(network, split.train.first(samples), loss)

@@ -44,19 +44,19 @@ def tidy(
     """
     import torch
 
-    from sentei import datasets, export, training
+    from sentei import datasets, formats, training
     from sentei.cli.screen import column, console, head, say
     from sentei.pruning.tidying import examined
     from sentei.report.tables import finds
 
     torch.set_num_threads(threads)
-    network = export.load(model)
+    network = formats.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     done = examined(network, split.train.first(samples), proven=proven, norms=norms)
     head(f"{model}: what says nothing new")
     console.print(finds(done))
-    export.save(done.network, out)
+    formats.save(done.network, out)
     say(
         f"outputs changed by {done.difference:.1e} at most on {done.samples:,} samples; "
         f"the network is in [bold]{out}[/bold]"
