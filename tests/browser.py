@@ -97,7 +97,9 @@ class Page:
         )
 
     def box(self, selector: str) -> dict:
-        self.ask(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
+        self.ask(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})"
+        )
         return self.ask(
             f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()"
         )
@@ -179,9 +181,12 @@ def _opened(address: str) -> socket.socket:
 def _write(held: socket.socket, text: str):
     data = text.encode()
     size = len(data)
-    form = struct.pack("!B", 0x80 | size) if size < 126 else (
-        struct.pack("!BH", 0x80 | 126, size) if size < 65536 else struct.pack("!BQ", 0x80 | 127, size)
-    )  # fmt: skip
+    if size < 126:
+        form = struct.pack("!B", 0x80 | size)
+    elif size < 1 << 16:
+        form = struct.pack("!BH", 0x80 | 126, size)
+    else:
+        form = struct.pack("!BQ", 0x80 | 127, size)
     key = os.urandom(4)
     masked = bytes(byte ^ key[i % 4] for i, byte in enumerate(data))
     held.sendall(b"\x81" + form + key + masked)

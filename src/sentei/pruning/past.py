@@ -162,9 +162,7 @@ def _groups(
 def _records(journal: Journal) -> tuple[list[Record], tuple[str, ...]]:
     last = journal.last
     if last is None:
-        raise JournalError(
-            f"{journal.folder} has no step yet; look again when the run has begun"
-        )
+        raise JournalError(f"{journal.folder} has no step yet; look again when the run has begun")
     records: list[Record] = []
     with torch.no_grad():
         for number in range(last + 1):

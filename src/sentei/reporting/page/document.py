@@ -15,7 +15,7 @@ from sentei.reporting.page.facts import facts, title
 from sentei.reporting.page.frames import frames
 from sentei.reporting.page.packing import packed
 from sentei.reporting.page.running import Operation, operations
-from sentei.reporting.page.story import Story, evenly
+from sentei.reporting.page.story import Story, evenly, has_classes
 
 LISTED = 2000  # removed units that the table can hold
 PICTURES, ROWS = 60, 200  # samples to choose from
@@ -100,7 +100,7 @@ def _classes(story: Story) -> list[str]:
     if story.names.classes:
         return list(story.names.classes)
     samples = story.samples
-    if samples is None or samples.targets.is_floating_point() or samples.targets.ndim != 1:
+    if samples is None or not has_classes(samples):
         return []
     return [str(number) for number in range(int(samples.targets.max()) + 1)]
 
@@ -204,15 +204,13 @@ def _input(story: Story) -> Document | None:
     }
 
 
-def picture(
-    shape: tuple[int, ...], features: tuple[str, ...], inputs: Tensor
-) -> list[int] | None:
+def picture(shape: tuple[int, ...], features: tuple[str, ...], inputs: Tensor) -> list[int] | None:
     """Channels, height and width of inputs that are pictures; None if they are not."""
     if len(shape) == 3 and shape[0] in (1, 3):
         return list(shape)
     side = isqrt(shape[0]) if len(shape) == 1 else 0
     named = bool(features) and all(name.startswith("pixel ") for name in features)
-    looks = not features and side >= 8 and 0 <= float(inputs.min()) and float(inputs.max()) <= 1
+    looks = not features and side >= 8 and float(inputs.min()) >= 0 and float(inputs.max()) <= 1
     return [1, side, side] if side and side * side == shape[0] and (named or looks) else None
 
 
@@ -220,7 +218,7 @@ def _samples(story: Story) -> Document | None:
     if story.samples is None or not story.samples.inputs.is_floating_point():
         return None
     samples = story.samples
-    classes = samples.targets.ndim == 1 and not samples.targets.is_floating_point()
+    classes = has_classes(samples)
     large = samples.inputs[0].numel() > 64
     most = PICTURES if large else ROWS
     if samples.inputs[0].numel() * most > 400_000:
@@ -232,7 +230,7 @@ def _samples(story: Story) -> Document | None:
         chosen = evenly(samples, most)
     flat = chosen.inputs.float()
     bytes_ = (flat * 255).round()
-    exact = bool(((bytes_ / 255) == flat).all()) and 0 <= float(flat.min()) <= float(flat.max()) <= 1
+    exact = torch.equal(bytes_ / 255, flat) and float(flat.min()) >= 0 and float(flat.max()) <= 1
     return {
         "inputs": packed(bytes_, "u1") if exact else packed(flat, "f4"),
         "over": 255 if exact else 1,
@@ -251,11 +249,10 @@ def _balanced(targets: Tensor, most: int) -> Tensor:
 
 
 def _evidence(story: Story) -> tuple[Document, list[str]]:
-    found: Document = {"agreements": {}, "surfaces": {}, "gains": [], "grid": []}
+    found: Document = {"agreements": {}, "surfaces": {}, "gains": []}
     probe = story.probe(evidence.ROWS)
     if probe is None:
         return found, []
-    found["grid"] = evidence.GAINS.tolist()
     found["baseline"] = probe.loss()
     said: list[str] = []
     try:

@@ -1,8 +1,9 @@
-"""What is measured for a page: criteria beside exact ablation, surfaces, what giving back would do."""
+"""What is measured for a page: criteria beside ablation, surfaces, what giving back would do."""
 
 from __future__ import annotations
 
 import copy
+from math import isfinite
 from typing import Any
 
 import torch
@@ -14,15 +15,14 @@ from sentei.errors import PruningError
 from sentei.losses import per_sample
 from sentei.network.units import Group, Neurons
 from sentei.reporting.page.packing import Packed, packed
-from sentei.reporting.page.story import Story
+from sentei.reporting.page.story import Story, evenly, has_classes
 from sentei.reporting.tables import spearman
 
 UNITS = 512  # of a group, beyond which it is left out
 DRAWN = 128  # units of a group whose surfaces are measured
-ROWS = 500  # samples they are measured on
-GAINS = torch.tensor(
-    [*(i / 10 for i in range(20)), *(i / 2 for i in range(4, 21))], dtype=torch.float64
-)
+ROWS = 500  # samples that units are measured on
+GAINS = [*(i / 10 for i in range(20)), *(i / 2 for i in range(4, 21))]
+FEW = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 7.5, 10)  # of channels, where each costs more
 
 
 def agreements(story: Story, probe: Probe) -> tuple[dict[int, Any], list[str]]:
@@ -35,7 +35,9 @@ def agreements(story: Story, probe: Probe) -> tuple[dict[int, Any], list[str]]:
     found, said = {}, []
     for position, group in _units(story.groups):
         if group.size > UNITS:
-            said.append(f"{group.name} has {group.size:,} units: criteria are compared up to {UNITS}.")
+            said.append(
+                f"{group.name} has {group.size:,} units: criteria are compared up to {UNITS}."
+            )
             continue
         exact = scores("ablation", probe, group)
         rows = []
@@ -47,6 +49,7 @@ def agreements(story: Story, probe: Probe) -> tuple[dict[int, Any], list[str]]:
             except (PruningError, ValueError):
                 continue  # a criterion of synapses, or one that asks how the network was trained
             rows.append(_row(name, given, exact))
+        rows.sort(key=lambda row: -(row["spearman"] or 0))
         used = _used(story, group)
         if used is not None:
             rows.insert(0, {**_row("as the run saw it", used, exact), "used": True})
@@ -55,17 +58,19 @@ def agreements(story: Story, probe: Probe) -> tuple[dict[int, Any], list[str]]:
 
 
 def surfaces(story: Story, probe: Probe) -> dict[int, Any]:
-    """For each group of units, the loss along each unit's gate, with its slope and curvature at 1."""
+    """For each group of units, the loss along each unit's gate; its slope and curvature at 1."""
     found = {}
     for position, group in _units(story.groups):
         units = torch.arange(min(group.size, DRAWN))
-        curves = surface(probe, group, units, GAINS)
+        grid = FEW if group.kind == "channel" else GAINS
+        curves = surface(probe, group, units, grid)
         slopes = probe.slopes(group)[units]
         try:
             bends: Packed | None = packed(probe.curvatures(group, "full")[units])
         except PruningError:
             bends = None  # a loss without a second derivative has no parabola
         found[position] = {
+            "grid": grid,
             "curves": packed(curves),
             "slopes": packed(slopes),
             "curvatures": bends,
@@ -80,8 +85,9 @@ def gains(story: Story) -> list[dict[str, Any]]:
     Measured exactly at the last step, on the samples: the unit's listeners get their first weights
     back. Empty where nothing was removed or targets are not classes.
     """
-    samples, record = story.samples, story.records[-1]
-    if samples is None or story.loss is None or samples.targets.is_floating_point() or samples.targets.ndim != 1:
+    record = story.records[-1]
+    samples = None if story.samples is None else evenly(story.samples, ROWS)
+    if samples is None or story.loss is None or not has_classes(samples):
         return []
     network = story.network(record.number).eval()
     first = dict(story.start.named_parameters())
@@ -139,5 +145,5 @@ def _used(story: Story, group: Group) -> Tensor | None:
 def _row(name: str, given: Tensor, exact: Tensor) -> dict[str, Any]:
     clean = given.double().nan_to_num(0.0, 0.0, 0.0)
     together = spearman(clean, exact)
-    agree = None if together != together else round(together, 4)
+    agree = round(together, 4) if isfinite(together) else None
     return {"name": name, "scores": packed(clean), "spearman": agree}

@@ -104,7 +104,9 @@ def _not_faster(one: list[Any], many: list[Any], story: Story, adds: list[int]) 
             "Dead synapses between two alive units stay in the tensors as zeros, and are "
             "multiplied like any other number: they save no time."
         )
-    said.append("A mask alone would have changed none of these; the sizes are those after shrinking.")
+    said.append(
+        "A mask alone would have changed none of these; the sizes are those after shrinking."
+    )
     return said
 
 

@@ -73,9 +73,7 @@ def _convolution(layer: Any, path: str) -> Made:
         raise StructureError(f"layer {path!r} is a grouped convolution, which a page does not run")
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise StructureError(f"layer {path!r} pads in a way that a page does not run")
-    settings = {
-        name: list(getattr(layer, name)) for name in ("stride", "padding", "dilation")
-    }
+    settings = {name: list(getattr(layer, name)) for name in ("stride", "padding", "dilation")}
     return "depthwise" if depthwise else "conv", settings, _weights(layer)
 
 

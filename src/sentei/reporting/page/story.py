@@ -177,6 +177,11 @@ def of_network(
     )
 
 
+def has_classes(samples: Samples) -> bool:
+    """Whether targets are class numbers, one for each sample."""
+    return samples.targets.ndim == 1 and not samples.targets.is_floating_point()
+
+
 def evenly(samples: Samples, most: int = 1000) -> Samples:
     """At most so many samples, spread over all."""
     rows = torch.linspace(0, samples.rows - 1, min(most, samples.rows)).round().long()

@@ -59,7 +59,8 @@ function sizeBars() {
   ];
   const box = make("div", { class: "bars" });
   for (const [name, values, words] of rows) {
-    const part = values[0] ? values[state.step] / values[0] : 0;
+    if (!values[0]) continue; // only synapses could go
+    const part = values[state.step] / values[0];
     box.append(...bar(name, part, null, `${words(values[state.step])} · ${percent(part, 0)}`));
   }
   byId("sizes").replaceChildren(box);
@@ -84,7 +85,7 @@ function byClass(right) {
 
 function bar(name, part, mark, words) {
   const track = make("div", { class: "track", "aria-hidden": "true" }, make("i"));
-  track.firstChild.style.width = `${100 * part}%`;
+  track.firstChild.style.width = `${Math.min(100 * part, 100)}%`;
   if (mark !== null) {
     const line = make("b");
     line.style.left = `calc(${100 * mark}% - 1px)`;

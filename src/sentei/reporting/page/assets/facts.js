@@ -30,5 +30,5 @@ function sizeTable() {
     const cells = page.isRun ? [words(before), words(after), before ? percent(after / before, 0) : "–"] : [words(after)];
     body.append(make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((cell) => make("td", { class: "number" }, cell))));
   }
-  return make("table", {}, make("thead", {}, head), body);
+  return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Sizes" }, make("table", {}, make("thead", {}, head), body));
 }

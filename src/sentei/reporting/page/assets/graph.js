@@ -11,8 +11,7 @@ import { className, page } from "./page-data.js";
 import { choose, follow, state } from "./state.js";
 import { drawSynapses, strongest } from "./synapses.js";
 import { portrait } from "./portraits.js";
-import { signed } from "./words.js";
-import { count, plural } from "./words.js";
+import { count, plural, signed } from "./words.js";
 
 let nodes = []; // [layer] -> Map of unit -> button
 let places = null;
@@ -31,7 +30,7 @@ export function startGraph() {
 }
 
 function controls() {
-  const cap = make("input", { type: "range", min: 1, max: 100, value: 50, id: "cap" });
+  const cap = make("input", { type: "range", min: 1, max: 100, value: 45, id: "cap" });
   const said = make("output", { for: "cap", id: "cap-said" });
   const change = () => choose({ cap: Math.round(10 ** (1 + (cap.value / 100) * 4)) });
   cap.addEventListener("input", change);
@@ -57,7 +56,7 @@ function controls() {
 function build(box, width) {
   const network = networkAt(state.step);
   const focus = document.activeElement?.dataset?.node;
-  places = layout(width, network);
+  places = layout(width, networkAt(0));
   box.replaceChildren();
   box.style.height = `${places.height}px`;
   box.append(make("canvas", { id: "synapses", role: "img" }));
@@ -120,7 +119,7 @@ function hiddenNode(network, layer, at, unit, spot) {
     button.append(name);
   } else if (spot.size >= 7) {
     const picture = make("canvas", { "aria-hidden": "true" });
-    portrait(picture, network, at, unit, null);
+    portrait(picture, alive ? network : networkAt(0), at, unit, null); // the dead as they were
     button.append(picture);
   }
   return button;
@@ -172,6 +171,11 @@ function drawInputs(network, paths) {
   if (paths) {
     drawWeights(map, overChannels(paths.strength[0], channels), rows, columns);
     map.setAttribute("aria-label", `pixels by the strength of their paths to ${className(state.class)}`);
+    return;
+  }
+  if (state.input && state.mode === "sent" && channels === 1) {
+    drawAmounts(map, state.input.map((value, pixel) => (network.alive[0][pixel] ? value : value / 4)), rows, columns);
+    map.setAttribute("aria-label", "the input; pixels that nobody reads are faint");
     return;
   }
   const used = overChannels(energy(network), channels);

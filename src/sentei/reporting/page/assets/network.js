@@ -64,6 +64,16 @@ export function sent(network, link, result, to, from) {
   return sum;
 }
 
+// The unit of the last hidden layer that the outputs hear most; null if there is none.
+export function loudest(network) {
+  const layer = layers.length - 2;
+  if (layer < 1) return null;
+  const size = layers[layer].size;
+  const sums = new Float32Array(size);
+  network.strength[layer].forEach((value, at) => (sums[at % size] += Math.abs(value)));
+  return { layer, unit: sums.indexOf(Math.max(...sums)) };
+}
+
 function surveyed() {
   const found = [{ operation: -1, size: 0, name: "inputs" }];
   const between = [];

@@ -19,7 +19,7 @@ export function startStepper() {
     slider.value = state.step;
     label.textContent = `Step ${state.step} of ${lastStep}`;
     const right = accuracy[state.step];
-    const facts = [["units", count(units[state.step])], ["synapses", count(synapses[state.step])], ["file", bytes(size[state.step])]];
+    const facts = [...(units[0] ? [["units", count(units[state.step])]] : []), ["synapses", count(synapses[state.step])], ["file", bytes(size[state.step])]];
     facts.push(right === null ? ["loss", brief(loss[state.step])] : ["correct", percent(right)]);
     slider.setAttribute("aria-valuetext", `step ${state.step}: ${facts.map((pair) => pair.join(" ")).join(", ")}`);
     said.replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));

@@ -62,7 +62,7 @@ export function drawSynapses(context, drawn, places) {
     const part = (Math.floor(key / 2) + 0.5) / LEVELS;
     context.strokeStyle = (key % 2 ? colours.leaf : colours.earth).text;
     context.globalAlpha = Math.min(0.1 + 0.85 * part, 0.9) * (0.35 + 0.65 * crowd);
-    context.lineWidth = 0.4 + 2.6 * part ** 1.5;
+    context.lineWidth = 0.4 + 2.2 * part ** 1.5;
     context.beginPath();
     for (const each of buckets.get(key)) {
       const from = places[each.link.from].place(each.from);

@@ -78,7 +78,7 @@ function surface(box, layer, unit) {
   const group = page.groups.findIndex((each) => each.operation === layers[layer].operation && each.kind !== "synapse");
   const held = page.surfaces[group];
   if (!held) return box.replaceChildren();
-  const grid = page.grid;
+  const grid = held.grid;
   const curves = unpack(held.curves);
   if ((unit + 1) * grid.length > curves.length) return box.replaceChildren(make("p", { class: "note" }, "Its error surface was left out, to keep the page small."));
   const curve = [...curves.subarray(unit * grid.length, (unit + 1) * grid.length)];
