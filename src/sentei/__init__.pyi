@@ -65,6 +65,8 @@ from sentei.pruning.schedules import one_at_a_time as one_at_a_time
 from sentei.pruning.schedules import one_shot as one_shot
 from sentei.pruning.tidying import tidy as tidy
 from sentei.pruning.twins import twins as twins
+from sentei.reporting.page import explain as explain
+from sentei.reporting.page import report as report
 from sentei.training import FineTune as FineTune
 from sentei.training import Recipe as Recipe
 from sentei.training import train as train

@@ -1,0 +1,60 @@
+// Criteria against exact ablation: a dot for each unit.
+
+import { unpack } from "./decoding.js";
+import { byId, make, shape } from "./dom.js";
+import { limits, scale } from "./lines.js";
+import { layers } from "./network.js";
+import { isDead, lastStep, page } from "./page-data.js";
+import { choose, follow, state } from "./state.js";
+import { brief } from "./words.js";
+
+const [WIDTH, HEIGHT] = [230, 170];
+
+export function startAgreement() {
+  const entries = Object.entries(page.agreements);
+  if (!entries.length) return;
+  byId("why").hidden = false;
+  const box = byId("agreement");
+  box.append(make("p", { class: "note" }, "Each dot is a unit of the untouched network: to the right, what exact ablation says its removal costs; upwards, what the criterion says. A criterion that ranks as ablation does rises all the way: a rank correlation of 1. Brown dots were removed by this run."));
+  for (const [position, { exact, criteria }] of entries) {
+    const group = page.groups[position];
+    const costs = unpack(exact);
+    const plots = make("div", { class: "plots" });
+    for (const criterion of criteria) plots.append(plot(group, costs, criterion));
+    box.append(make("h3", {}, `${group.name}: ${group.size} units`), plots);
+  }
+  follow(["unit"], () => markDots(box));
+}
+
+function plot(group, costs, { name, scores, spearman, used }) {
+  const values = unpack(scores);
+  const across = scale(limits([...costs]), [10, WIDTH - 8]);
+  const up = scale(limits([...values]), [HEIGHT - 16, 8]);
+  const agree = spearman === null ? "all scores are equal" : `rank correlation ${spearman.toFixed(2)}`;
+  const svg = shape("svg", { width: WIDTH, height: HEIGHT, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name} against exact ablation: ${agree}` });
+  svg.append(shape("line", { class: "axis", x1: 10, x2: WIDTH - 8, y1: HEIGHT - 12, y2: HEIGHT - 12 }));
+  if (Math.min(...costs) < 0) svg.append(shape("line", { class: "grid", x1: across(0), x2: across(0), y1: 6, y2: HEIGHT - 12 }));
+  svg.append(shape("text", { x: WIDTH - 8, y: HEIGHT, "text-anchor": "end" }, "cost by ablation"));
+  costs.forEach((cost, unit) => {
+    const gone = isDead(group, unit, lastStep);
+    const dot = shape("circle", { cx: across(cost), cy: up(values[unit]), r: 3.2, class: `${gone ? "fill-earth" : "fill-leaf"} pick`, opacity: 0.75, "data-unit": unit, "data-operation": group.operation });
+    dot.append(shape("title", {}, `unit ${unit}: ablation ${brief(cost)}, ${name} ${brief(values[unit])}`));
+    dot.addEventListener("click", () => pick(group, unit));
+    svg.append(dot);
+  });
+  return make("figure", {}, svg, make("figcaption", {}, make("strong", {}, name), make("span", {}, used ? ` on its own samples: ${agree}` : `: ${agree}`)));
+}
+
+function pick(group, unit) {
+  const layer = layers.findIndex((each) => each.operation === group.operation);
+  if (layer > 0) choose({ unit: { layer, unit } });
+}
+
+function markDots(box) {
+  const operation = layers[state.unit?.layer]?.operation;
+  for (const dot of box.querySelectorAll("circle")) {
+    const chosen = Number(dot.dataset.unit) === state.unit?.unit && Number(dot.dataset.operation) === operation;
+    dot.setAttribute("r", chosen ? 6 : 3.2);
+    dot.setAttribute("stroke", chosen ? "currentColor" : "none");
+  }
+}

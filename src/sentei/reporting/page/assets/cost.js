@@ -1,0 +1,103 @@
+// What a run cost: accuracy, loss and sizes by step, and accuracy by class.
+
+import { unpack } from "./decoding.js";
+import { byId, fitted, make } from "./dom.js";
+import { chart } from "./lines.js";
+import { className, lastStep, page } from "./page-data.js";
+import { choose, follow, state } from "./state.js";
+import { brief, bytes, count, percent } from "./words.js";
+
+const SHOWN = 40; // classes
+
+export function startCost() {
+  if (!page.isRun) return;
+  byId("cost").hidden = false;
+  const redraw = fitted(byId("tradeoff"), tradeoff);
+  follow(["step"], redraw);
+  follow(["step"], sizeBars);
+  sizeBars();
+  if (page.byClass) {
+    byId("classes-head").hidden = false;
+    const right = unpack(page.byClass.right);
+    const draw = () => byClass(right);
+    follow(["step"], draw);
+    draw();
+  }
+  byId("gains").textContent = gains();
+}
+
+function tradeoff(width) {
+  const { accuracy, loss } = page.steps;
+  const [x, xLabel] = axis();
+  const shared = { x, xLabel, width, here: x[state.step], reverse: true, onPick: (step) => choose({ step }) };
+  const charts = [];
+  if (accuracy[0] !== null) {
+    const title = "accuracy on held-out data (%)";
+    const values = accuracy.map((value) => 100 * value);
+    const label = `Accuracy from ${percent(accuracy[0])} to ${percent(accuracy[lastStep])} over ${lastStep} steps`;
+    charts.push(chart({ ...shared, title, label, height: 240, series: [{ values, look: "leaf" }] }));
+  }
+  const label = `Loss from ${brief(loss[0])} to ${brief(loss[lastStep])} over ${lastStep} steps`;
+  charts.push(chart({ ...shared, title: "loss", label, height: 170, series: [{ values: loss, look: "ink thin" }] }));
+  byId("tradeoff").replaceChildren(...charts);
+}
+
+// What got less is what steps are drawn over: units if any went, else synapses.
+function axis() {
+  const { units, synapses } = page.steps;
+  if (units[0] !== units[lastStep] && !page.groups.some((group) => group.kind === "synapse")) return [units, "units left"];
+  if (synapses[0] !== synapses[lastStep]) return [synapses, "synapses left"];
+  return [units, "units left"];
+}
+
+function sizeBars() {
+  const rows = [
+    ["units", page.steps.units, count],
+    ["synapses", page.steps.synapses, count],
+    ["parameters", page.steps.parameters, count],
+    ["file", page.steps.bytes, bytes],
+  ];
+  const box = make("div", { class: "bars" });
+  for (const [name, values, words] of rows) {
+    if (!values[0]) continue; // only synapses could go
+    const part = values[state.step] / values[0];
+    box.append(...bar(name, part, null, `${words(values[state.step])} · ${percent(part, 0)}`));
+  }
+  byId("sizes").replaceChildren(box);
+}
+
+function byClass(right) {
+  const totals = page.byClass.total;
+  const at = (step, number) => right[step * totals.length + number] / (totals[number] || 1);
+  const box = make("div", { class: "bars" });
+  totals.slice(0, SHOWN).forEach((total, number) => {
+    if (!total) return;
+    const [now, start] = [at(state.step, number), at(0, number)];
+    const change = 100 * (now - start);
+    const words = Math.abs(change) < 0.05 ? "" : ` (${change > 0 ? "+" : "−"}${Math.abs(change).toFixed(1)})`;
+    box.append(...bar(className(number), now, start, `${percent(now, 1)}${words}`));
+  });
+  const left = totals.length - SHOWN;
+  const parts = [box, make("p", { class: "note" }, "The mark is the untouched network.")];
+  if (left > 0) parts.push(make("p", { class: "note" }, `${count(left)} more classes are left out.`));
+  byId("classes").replaceChildren(...parts);
+}
+
+function bar(name, part, mark, words) {
+  const track = make("div", { class: "track", "aria-hidden": "true" }, make("i"));
+  track.firstChild.style.width = `${Math.min(100 * part, 100)}%`;
+  if (mark !== null) {
+    const line = make("b");
+    line.style.left = `calc(${100 * mark}% - 1px)`;
+    track.append(line);
+  }
+  return [make("span", { class: "name", title: name }, name), track, make("span", { class: "value" }, words)];
+}
+
+// Which class would gain most from what.
+function gains() {
+  if (!page.gains.length) return "";
+  const top = [...page.gains].sort((a, b) => b.fall - a.fall).slice(0, 3);
+  const parts = top.map(({ class: number, unit, group, fall, loss }) => `${className(number)} from unit ${unit} of ${page.groups[group].name} (its loss would fall from ${brief(loss)} to ${brief(loss - fall)})`);
+  return `If one removed unit were given back to the last network, these classes would gain most: ${parts.join("; ")}.`;
+}

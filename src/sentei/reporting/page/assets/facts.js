@@ -1,0 +1,34 @@
+// The run in numbers and words.
+
+import { byId, make } from "./dom.js";
+import { page } from "./page-data.js";
+import { brief, count, percent } from "./words.js";
+
+export function startFacts() {
+  byId("title").textContent = page.title;
+  byId("lead").textContent = page.lead;
+  if (!page.isRun) byId("facts-head").textContent = "The network";
+  if (page.unrunnable) {
+    byId("unrunnable").hidden = false;
+    byId("unrunnable").textContent = page.unrunnable;
+  }
+  const parts = [sizeTable()];
+  for (const sentence of page.sentences) parts.push(make("p", { class: "note" }, sentence));
+  const list = make("dl", { class: "facts" });
+  for (const [name, value] of page.run) list.append(make("dt", {}, name), make("dd", {}, value));
+  parts.push(list);
+  if (page.notes.length) parts.push(make("h3", {}, "What is not on this page"), ...page.notes.map((note) => make("p", { class: "note" }, note)));
+  byId("run").append(...parts);
+}
+
+function sizeTable() {
+  const names = page.isRun ? ["", "before", "after", "after / before"] : ["", ""];
+  const head = make("tr", {}, ...names.map((name, at) => make("th", { scope: "col", class: at ? "number" : "" }, name)));
+  const body = make("tbody");
+  for (const [name, before, after, kind] of page.sizes) {
+    const words = kind === "count" ? count : (value) => brief(value);
+    const cells = page.isRun ? [words(before), words(after), before ? percent(after / before, 0) : "–"] : [words(after)];
+    body.append(make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((cell) => make("td", { class: "number" }, cell))));
+  }
+  return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Sizes" }, make("table", {}, make("thead", {}, head), body));
+}

@@ -1,0 +1,250 @@
+// The network drawn: inputs as what they are, units with what they read, outputs with what they say.
+
+import { byId, fitted, make } from "./dom.js";
+import { onTheme } from "./colours.js";
+import { layout } from "./layout.js";
+import { forward, layers, networkAt, runnable } from "./network.js";
+import { outputNode, showAnswer } from "./outputs.js";
+import { counted, energy, pathsTo } from "./paths.js";
+import { drawAmounts, drawWeights, largest } from "./pictures.js";
+import { className, page } from "./page-data.js";
+import { choose, follow, state } from "./state.js";
+import { drawSynapses, strongest } from "./synapses.js";
+import { portrait } from "./portraits.js";
+import { count, plural, signed } from "./words.js";
+
+let nodes = []; // [layer] -> Map of unit -> button
+let places = null;
+
+export function startGraph() {
+  if (!runnable) return;
+  const box = byId("graph");
+  box.hidden = false;
+  byId("controls").hidden = false;
+  controls();
+  const redraw = fitted(box, (width) => build(box, width));
+  follow(["step"], () => redraw());
+  follow(["class", "unit", "mode", "cap", "input"], () => refresh(box));
+  onTheme(redraw);
+  box.addEventListener("keydown", walk);
+}
+
+function controls() {
+  const cap = make("input", { type: "range", min: 1, max: 100, value: 45, id: "cap" });
+  const said = make("output", { for: "cap", id: "cap-said" });
+  const change = () => choose({ cap: Math.round(10 ** (1 + (cap.value / 100) * 4)) });
+  cap.addEventListener("input", change);
+  const modes = make("fieldset", {}, make("legend", { class: "hidden-text" }, "What lines show"));
+  for (const [mode, words] of [["weights", "Weights"], ["sent", "What this input sends"]]) {
+    const button = make("button", { type: "button", "data-mode": mode, onclick: () => choose({ mode }) }, words);
+    modes.append(button);
+  }
+  const classes = make("select", { id: "class", onchange: (event) => choose({ class: event.target.value === "" ? null : Number(event.target.value) }) });
+  classes.append(make("option", { value: "" }, "all"));
+  const outputs = layers[layers.length - 1].size;
+  for (let unit = 0; unit < outputs; unit++) classes.append(make("option", { value: unit }, className(unit)));
+  byId("controls").append(
+    make("label", {}, "Paths to", classes),
+    modes,
+    make("label", {}, "Synapses", cap, said),
+    make("span", { class: "key" }, "raises"),
+    make("span", { class: "key minus" }, "lowers"),
+  );
+  change();
+}
+
+function build(box, width) {
+  const network = networkAt(state.step);
+  const focus = document.activeElement?.dataset?.node;
+  places = layout(width, networkAt(0));
+  box.replaceChildren();
+  box.style.height = `${places.height}px`;
+  box.append(make("canvas", { id: "synapses", role: "img" }));
+  layers.forEach((layer, at) => {
+    const { x, width: wide, shown } = places.layers[at];
+    const alive = network.alive[at].reduce((a, b) => a + b, 0);
+    const words = layer.isOutput ? "says" : at === 0 ? `${count(alive)} of ${count(layer.size)} inputs` : `${layer.name}: ${count(alive)} of ${count(layer.size)}`;
+    const more = shown && shown.length < layer.size ? `, ${count(shown.length)} drawn` : "";
+    const caption = make("span", { class: "caption" }, words + more);
+    const narrow = at > 0 && wide < 110;
+    Object.assign(caption.style, { left: `${Math.max(narrow ? x + wide / 2 - 60 : x, 4)}px`, top: "8px", maxWidth: `${Math.max(wide, 120)}px` });
+    if (narrow) Object.assign(caption.style, { width: "120px", textAlign: "center" });
+    box.append(caption);
+  });
+  nodes = layers.map((layer, at) => laid(box, network, layer, at));
+  refresh(box);
+  if (focus) box.querySelector(`[data-node="${focus}"]`)?.focus();
+}
+
+function laid(box, network, layer, at) {
+  const found = new Map();
+  const { shown, place } = places.layers[at];
+  if (!shown) {
+    const map = make("canvas", { id: "inputs", role: "img", class: "node" });
+    const { x, y, width, height } = places.layers[0];
+    Object.assign(map.style, { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` });
+    box.append(map);
+    return found;
+  }
+  for (const unit of shown) {
+    const button = layer.isOutput ? outputNode(unit) : hiddenNode(network, layer, at, unit, place(unit));
+    const spot = place(unit);
+    button.dataset.node = `${at}:${unit}`;
+    const wide = spot.left !== undefined;
+    Object.assign(button.style, {
+      left: `${wide ? spot.left : spot.x - spot.size / 2}px`,
+      top: `${spot.y - spot.size / 2}px`,
+      width: `${wide ? spot.width : spot.size}px`,
+      height: `${spot.size}px`,
+    });
+    box.append(button);
+    found.set(unit, button);
+  }
+  return found;
+}
+
+function hiddenNode(network, layer, at, unit, spot) {
+  const alive = network.alive[at][unit];
+  const name = at === 0 ? page.input.features[unit] ?? `input ${unit}` : `${layer.name} unit ${unit}`;
+  const button = make("button", {
+    type: "button",
+    class: alive ? "node" : "node dead",
+    tabindex: -1,
+    title: name,
+    "aria-label": `${name}, ${alive ? "alive" : "removed"}`,
+    onclick: () => choose({ unit: { layer: at, unit } }),
+  });
+  if (spot.left !== undefined) {
+    button.classList.add("label");
+    button.append(name);
+  } else if (spot.size >= 7) {
+    const picture = make("canvas", { "aria-hidden": "true" });
+    portrait(picture, alive ? network : networkAt(0), at, unit, null); // the dead as they were
+    button.append(picture);
+  }
+  return button;
+}
+
+function refresh(box) {
+  if (!places) return;
+  const network = networkAt(state.step);
+  const result = state.input ? forward(network, state.input) : null;
+  const paths = state.class === null ? null : pathsTo(network, state.class);
+  const mode = state.input ? state.mode : "weights";
+  for (const button of byId("controls").querySelectorAll("[data-mode]")) {
+    button.setAttribute("aria-pressed", button.dataset.mode === mode);
+    button.disabled = button.dataset.mode === "sent" && !state.input;
+  }
+  const { drawn, total } = strongest(network, { cap: state.cap, mode, result, paths, target: state.class, places: places.layers });
+  byId("cap-said").value = drawn.length < total ? `${count(drawn.length)} strongest of ${count(total)}` : `all ${count(total)}`;
+  byId("class").value = state.class ?? "";
+  lines(box, drawn, total);
+  drawInputs(network, paths);
+  layers.forEach((layer, at) => markUnits(network, layer, at, result, paths));
+  showAnswer(network, result, nodes[nodes.length - 1]);
+  byId("paths").textContent = paths ? aboutPaths(network, paths) : aboutNetwork(network);
+  roving(box);
+}
+
+function lines(box, drawn, total) {
+  const canvas = byId("synapses");
+  const sharp = window.devicePixelRatio || 1;
+  Object.assign(canvas, { width: places.width * sharp, height: places.height * sharp });
+  const context = canvas.getContext("2d");
+  context.scale(sharp, sharp);
+  drawSynapses(context, drawn, places.layers);
+  canvas.setAttribute("aria-label", `${plural(drawn.length, "synapse")} of ${count(total)} drawn as lines`);
+  box.dataset.drawn = drawn.length;
+}
+
+// The map of inputs: by use, or what reaches the chosen class from where.
+function drawInputs(network, paths) {
+  const map = byId("inputs");
+  if (!map) return;
+  const [channels, rows, columns] = page.input.picture;
+  if (layers[0].size !== rows * columns * channels) {
+    const shown = state.input ?? new Float32Array(rows * columns);
+    drawAmounts(map, shown, rows, columns);
+    map.setAttribute("aria-label", state.input ? "the input" : "no input yet");
+    return;
+  }
+  if (paths) {
+    drawWeights(map, overChannels(paths.strength[0], channels), rows, columns);
+    map.setAttribute("aria-label", `pixels by the strength of their paths to ${className(state.class)}`);
+    return;
+  }
+  if (state.input && state.mode === "sent" && channels === 1) {
+    drawAmounts(map, state.input.map((value, pixel) => (network.alive[0][pixel] ? value : value / 4)), rows, columns);
+    map.setAttribute("aria-label", "the input; pixels that nobody reads are faint");
+    return;
+  }
+  const used = overChannels(energy(network), channels);
+  drawAmounts(map, used.map((value) => (value > 0 ? 0.12 * largest(used) + value : 0)), rows, columns, "leaf");
+  const alive = network.alive[0].reduce((a, b) => a + b, 0);
+  map.setAttribute("aria-label", `${alive} of ${layers[0].size} pixels are read; brighter ones matter more`);
+}
+
+function overChannels(values, channels) {
+  if (channels === 1) return values;
+  const each = values.length / channels;
+  return Float32Array.from({ length: each }, (_, i) => values[i] + values[i + each] + values[i + 2 * each]);
+}
+
+function markUnits(network, layer, at, result, paths) {
+  const reach = result ? largest(result.amounts[at]) : 1;
+  for (const [unit, button] of nodes[at]) {
+    const lit = !paths || (layer.isOutput ? unit === state.class : paths.reaches[at][unit]);
+    button.classList.toggle("dim", !lit && Boolean(network.alive[at][unit]));
+    if (layer.isOutput) {
+      button.setAttribute("aria-pressed", state.class === unit);
+      continue;
+    }
+    button.setAttribute("aria-pressed", state.unit?.layer === at && state.unit?.unit === unit);
+    const fire = result && network.alive[at][unit] ? Math.abs(result.amounts[at][unit]) / reach : 0;
+    button.classList.toggle("fired", fire > 0.05);
+    button.style.setProperty("--fire", fire.toFixed(3));
+    const picture = button.querySelector("canvas");
+    if (picture && layer.channels && result?.maps[at]) portrait(picture, network, at, unit, result);
+  }
+}
+
+function aboutPaths(network, paths) {
+  const reached = counted(network, paths);
+  const parts = layers.slice(0, -1).map((layer, at) => {
+    const what = at === 0 ? "inputs" : layer.name;
+    return `${count(reached[at])} of ${count(layer.size)} ${at === 0 ? what : `units of ${what}`}`;
+  });
+  const last = layers.length - 2;
+  const strongestUnits = [...paths.strength[last].entries()]
+    .filter(([unit]) => network.alive[last][unit])
+    .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]))
+    .slice(0, 4)
+    .map(([unit, value]) => `${unit} (${signed(value)})`);
+  return `${className(state.class)} is reached from ${parts.join(" and ")}. What speaks loudest to it: unit ${strongestUnits.join(", ")}. A path's strength is the product of its weights; where there is a curve between them this is a straight-line reading, and our own definition.`;
+}
+
+function aboutNetwork(network) {
+  const small = "Each small picture is what a unit reads: green raises it, brown lowers it. Faint ones were removed. Choose a unit to look closer, or an output to see what reaches it.";
+  return network.exact ? small : `${small} Weights of this very step are not in the page; those of the nearest step before it are shown.`;
+}
+
+// One unit of the drawing can be tabbed to; arrows go on from there.
+function roving(box) {
+  const wanted = state.unit && nodes[state.unit.layer]?.get(state.unit.unit);
+  const first = nodes.slice(0, -1).flatMap((map) => [...map.values()])[0];
+  for (const each of box.querySelectorAll('.node[tabindex="0"]')) each.tabIndex = -1;
+  const stop = wanted ?? first;
+  if (stop) stop.tabIndex = 0;
+}
+
+function walk(event) {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const [layer] = (event.target.dataset?.node ?? "").split(":").map(Number);
+  if (!step || Number.isNaN(layer) || !nodes[layer]) return;
+  const row = [...nodes[layer].values()];
+  const next = row[row.indexOf(event.target) + step];
+  if (!next) return;
+  event.preventDefault();
+  next.tabIndex = 0;
+  next.focus();
+}

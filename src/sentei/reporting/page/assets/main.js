@@ -1,0 +1,25 @@
+// The page, put together. It opens on the run's last step.
+
+import { startAgreement } from "./agreement.js";
+import { startCost } from "./cost.js";
+import { startFacts } from "./facts.js";
+import { startGraph } from "./graph.js";
+import { loudest, networkAt, runnable } from "./network.js";
+import { lastStep } from "./page-data.js";
+import { startRemoved } from "./removed.js";
+import { choose, state } from "./state.js";
+import { startStepper } from "./stepper.js";
+import { startTrying } from "./trying.js";
+import { startUnit } from "./unit.js";
+
+state.step = lastStep;
+startFacts();
+startStepper();
+startCost();
+startGraph();
+startTrying();
+startUnit();
+startRemoved();
+startAgreement();
+if (runnable) choose({ unit: loudest(networkAt(lastStep)) });
+document.documentElement.dataset.ready = "yes";

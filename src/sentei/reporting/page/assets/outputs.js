@@ -1,0 +1,66 @@
+// What the network says of an input, and what the untouched one said.
+
+import { byId, make } from "./dom.js";
+import { forward, networkAt } from "./network.js";
+import { softmax } from "./operations.js";
+import { className, page } from "./page-data.js";
+import { choose, state } from "./state.js";
+import { brief, percent } from "./words.js";
+
+export function outputNode(unit) {
+  return make(
+    "button",
+    {
+      type: "button",
+      class: "output",
+      title: className(unit),
+      "aria-label": `${className(unit)}: light its paths`,
+      onclick: () => choose({ class: state.class === unit ? null : unit }),
+    },
+    make("span", { class: "name" }, className(unit)),
+    make("span", { class: "track", "aria-hidden": "true" }, make("i"), make("b")),
+  );
+}
+
+// What both networks make of the input that is shown: outputs as they are, and as parts of one.
+export function answers(input) {
+  const now = forward(networkAt(state.step), input).output;
+  const before = page.isRun ? forward(networkAt(0), input).output : null;
+  return { now, before, chances: chances(now), chancesBefore: before && chances(before) };
+}
+
+export function showAnswer(network, result, buttons) {
+  const line = byId("answer");
+  const found = result && state.input ? answers(state.input) : null;
+  for (const [unit, button] of buttons) {
+    const [bar, mark] = button.querySelectorAll("i, b");
+    bar.style.width = found ? `${100 * found.chances[unit]}%` : "0";
+    mark.hidden = !found?.before;
+    if (found?.before) mark.style.left = `calc(${100 * found.chancesBefore[unit]}% - 1px)`;
+    button.classList.toggle("top", Boolean(found) && unit === best(found.chances));
+  }
+  if (!line) return;
+  line.dataset.outputs = found ? JSON.stringify([...found.now]) : "";
+  line.dataset.before = found?.before ? JSON.stringify([...found.before]) : "";
+  line.replaceChildren(...(found ? sentence(found) : ["Draw something, or take a sample."]));
+}
+
+function sentence({ now, before, chances: parts, chancesBefore }) {
+  if (now.length === 1) return [`It says ${brief(now[0])}`, before ? `; the untouched network said ${brief(before[0])}.` : "."];
+  const top = best(parts);
+  const said = [page.isRun && state.step > 0 ? "This smaller network says " : "It says ", make("strong", {}, className(top)), ` (${percent(parts[top], 1)})`];
+  if (!before || state.step === 0) return [...said, "."];
+  const then = best(chancesBefore);
+  return [...said, then === top ? ", and so did the untouched one" : `; the untouched one said ${className(then)}`, ` (${percent(chancesBefore[then], 1)}).`];
+}
+
+function best(values) {
+  return values.reduce((top, value, at) => (value > values[top] ? at : top), 0);
+}
+
+// As softmax has them; outputs that already are parts of one stay.
+function chances(output) {
+  const sum = output.reduce((a, b) => a + b, 0);
+  const parts = output.every((value) => value >= 0) && Math.abs(sum - 1) < 1e-3;
+  return parts ? output : softmax(output);
+}

@@ -1,0 +1,32 @@
+// What the page is about, read once.
+
+import { unpack } from "./decoding.js";
+
+export const page = JSON.parse(document.getElementById("data").textContent);
+
+export const lastStep = page.steps.loss.length - 1;
+
+for (const group of page.groups) group.death = unpack(group.death);
+
+// Samples to choose from, as the network takes them.
+export const samples = page.samples && readSamples(page.samples);
+
+function readSamples(held) {
+  const [rows, width] = [held.inputs.n[0], held.inputs.n.slice(1).reduce((a, b) => a * b, 1)];
+  const flat = Float32Array.from(unpack(held.inputs), (value) => value / held.over);
+  return {
+    rows,
+    of: held.of,
+    input: (row) => flat.slice(row * width, (row + 1) * width),
+    target: (row) => (held.targets.length ? held.targets[row] : null),
+  };
+}
+
+export function className(number) {
+  return page.classes[number] ?? `output ${number}`;
+}
+
+export function isDead(group, unit, step) {
+  const died = group.death[unit];
+  return died >= 0 && died <= step;
+}

@@ -1,0 +1,52 @@
+// Small pictures: weights as two colours, amounts as one.
+
+import { colours } from "./colours.js";
+
+// Positive values green, negative ones brown, on a canvas of one pixel a value.
+export function drawWeights(canvas, values, height, width) {
+  const reach = largest(values);
+  fill(canvas, height, width, (at) => {
+    const part = values[at] / reach;
+    return mixed(colours.card.rgb, part > 0 ? colours.leaf.rgb : colours.earth.rgb, Math.abs(part) ** 0.8);
+  });
+}
+
+// Amounts from 0 up, from the card's colour to the ink's or another.
+export function drawAmounts(canvas, values, height, width, colour = "ink", reach = largest(values)) {
+  fill(canvas, height, width, (at) => mixed(colours.card.rgb, colours[colour].rgb, Math.max(values[at], 0) / reach));
+}
+
+// One bar a value, to the right if positive and to the left if negative.
+export function drawBars(canvas, values) {
+  const [width, height] = [48, 48];
+  Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  context.fillStyle = colours.card.text;
+  context.fillRect(0, 0, width, height);
+  const reach = largest(values);
+  const each = height / values.length;
+  values.forEach((value, at) => {
+    context.fillStyle = value > 0 ? colours.leaf.text : colours.earth.text;
+    const length = (value / reach) * (width / 2 - 2);
+    context.fillRect(width / 2 + Math.min(length, 0), at * each, Math.abs(length), Math.max(each - 0.4, 0.5));
+  });
+}
+
+export function largest(values) {
+  let reach = 0;
+  for (const value of values) reach = Math.max(reach, Math.abs(value));
+  return reach || 1;
+}
+
+function fill(canvas, height, width, colour) {
+  Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  for (let at = 0; at < width * height; at++) image.data.set([...colour(at), 255], 4 * at);
+  context.putImageData(image, 0, 0);
+}
+
+function mixed(one, other, part) {
+  const share = Math.min(part, 1);
+  return [0, 1, 2].map((i) => one[i] + (other[i] - one[i]) * share);
+}

@@ -1,0 +1,72 @@
+// Every unit that went, in order.
+
+import { byId, make } from "./dom.js";
+import { layers } from "./network.js";
+import { page } from "./page-data.js";
+import { choose, follow, state } from "./state.js";
+import { brief, count, signed } from "./words.js";
+
+const AT_FIRST = 300;
+
+export function startRemoved() {
+  if (!page.removed.length) return;
+  byId("gone").hidden = false;
+  const several = new Set(page.removed.map((row) => row.group)).size > 1;
+  const repaired = page.removed.some((row) => row.heirs.length);
+  const names = ["step", "unit", ...(several ? ["of"] : []), "score", "who took over"];
+  const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col", class: ["step", "unit", "score"].includes(name) ? "number" : "" }, name)));
+  const body = make("tbody");
+  const rows = [];
+  const add = (some) => some.forEach((row) => rows.push({ row, element: line(row, several, repaired, body) }));
+  add(page.removed.slice(0, AT_FIRST));
+  const table = make("table", {}, make("thead", {}, head), body);
+  const parts = [make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Removed units" }, table)];
+  if (page.removed.length > AT_FIRST) {
+    const more = make("button", { type: "button" }, `Show all ${count(page.removed.length)}`);
+    more.addEventListener("click", () => {
+      add(page.removed.slice(AT_FIRST));
+      more.remove();
+      show();
+    });
+    parts.push(make("p", {}, more));
+  }
+  const proposal = page.run.find(([name]) => name === "proposal")?.[1];
+  const words = `The score is what the criterion said when the unit went: the lowest go first. ${proposal ? `It was ${proposal}.` : ""}`;
+  byId("removed").append(make("p", { class: "note" }, words), ...parts);
+  const show = () =>
+    rows.forEach(({ row, element }) => {
+      element.classList.toggle("later", row.step > state.step);
+      element.classList.toggle("chosen", isChosen(row));
+    });
+  follow(["step", "unit"], show);
+  show();
+}
+
+function line(row, several, repaired, body) {
+  const group = page.groups[row.group];
+  const at = layers.findIndex((layer) => layer.operation === group.operation);
+  const name = group.kind === "input" ? page.input?.features[row.unit] ?? `input ${row.unit}` : String(row.unit);
+  const pick = at >= 0 ? make("button", { type: "button", onclick: () => choose({ unit: { layer: at, unit: row.unit }, step: state.step }) }, name) : name;
+  const element = make(
+    "tr",
+    {},
+    make("td", { class: "number" }, String(row.step)),
+    make("td", { class: "number" }, pick),
+    several ? make("td", {}, group.name) : null,
+    make("td", { class: "number" }, row.score === null ? "swept" : brief(row.score)),
+    make("td", {}, heirs(row, repaired)),
+  );
+  body.append(element);
+  return element;
+}
+
+export function heirs(row, repaired) {
+  if (row.heirs.length) return row.heirs.map(([unit, part]) => (unit < 0 ? `the biases (${signed(part)})` : `unit ${unit} (${signed(part)})`)).join(", ");
+  if (row.score === null) return "nobody: it had fallen silent";
+  return repaired ? "nobody" : "nobody: what read it was cut";
+}
+
+function isChosen(row) {
+  const at = layers[state.unit?.layer];
+  return Boolean(at) && page.groups[row.group].operation === at.operation && row.unit === state.unit.unit;
+}

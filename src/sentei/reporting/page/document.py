@@ -1,0 +1,264 @@
+"""Everything on a page as one JSON-able value."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sentei.errors import PruningError, StructureError
+from sentei.network.units import Neurons, Synapses
+from sentei.reporting.page import evidence
+from sentei.reporting.page.facts import facts, title
+from sentei.reporting.page.frames import frames
+from sentei.reporting.page.packing import packed
+from sentei.reporting.page.running import Operation, operations
+from sentei.reporting.page.story import Story, evenly, has_classes
+
+LISTED = 2000  # removed units that the table can hold
+PICTURES, ROWS = 60, 200  # samples to choose from
+HEIRS = 3  # survivors named as taking over
+
+Document = dict[str, Any]
+
+
+def document(story: Story) -> Document:
+    """The page's data.
+
+    Raises:
+        PruningError: the run cannot be told at all; what only lacks a part is told without it.
+    """
+    notes = list(story.missing)
+    row, why = _operations(story)
+    network = None
+    if row is not None:
+        network, said = _network(story, row)
+        notes += said
+    name, lead = title(story, _widths(row))
+    removed, said = _removed(story)
+    found, more = _evidence(story)
+    return {
+        "title": name,
+        "lead": lead,
+        "isRun": story.is_run,
+        "steps": _steps(story),
+        "classes": _classes(story),
+        "byClass": _by_class(story),
+        "groups": _groups(story, row),
+        "removed": removed,
+        "network": network,
+        "unrunnable": why,
+        "input": _input(story),
+        "samples": _samples(story),
+        **found,
+        **facts(story),
+        "notes": [*notes, *said, *more],
+    }
+
+
+def _operations(story: Story) -> tuple[list[Operation] | None, str]:
+    try:
+        row = operations(story.start)
+    except StructureError as error:
+        return None, f"This page cannot draw or run the network: {error}."
+    if story.samples is None:
+        return None, "This page cannot draw the network: it does not know what its inputs are like."
+    if not story.samples.inputs.is_floating_point():
+        return None, "This page cannot draw the network: its inputs are not numbers but codes."
+    return row, ""
+
+
+def _network(story: Story, row: list[Operation]) -> tuple[Document | None, tuple[str, ...]]:
+    held = frames(story)
+    if not held.packed:
+        return None, held.said
+    listed = [{"kind": each.kind, "layer": each.layer, **each.settings} for each in row]
+    return {
+        "operations": listed,
+        "frames": held.packed,
+        "frameOf": held.frame_of,
+        "exact": held.exact,
+    }, held.said
+
+
+def _widths(row: list[Operation] | None) -> list[int] | None:
+    weights = [each.tensors["w"] for each in row or [] if each.kind in ("linear", "conv")]
+    if not weights or any(weight.ndim != 2 for weight in weights):
+        return None
+    return [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
+
+
+def _steps(story: Story) -> Document:
+    keys = ("accuracy", "loss", "units", "synapses", "parameters", "bytes")
+    measured = [record.measured for record in story.records]
+    return {key: [getattr(each, key) for each in measured] for key in keys}
+
+
+def _classes(story: Story) -> list[str]:
+    if story.names.classes:
+        return list(story.names.classes)
+    samples = story.samples
+    if samples is None or not has_classes(samples):
+        return []
+    return [str(number) for number in range(int(samples.targets.max()) + 1)]
+
+
+def _by_class(story: Story) -> Document | None:
+    counted = [record.by_class for record in story.records]
+    if any(each is None for each in counted):
+        return None
+    both = torch.stack([each for each in counted if each is not None])
+    return {"right": packed(both[..., 0], "i4"), "total": both[0, :, 1].tolist()}
+
+
+def _groups(story: Story, row: list[Operation] | None) -> list[Document]:
+    layers = {each.layer: place for place, each in enumerate(row or []) if each.tensors}
+    described = []
+    for group in story.groups:
+        if isinstance(group, Synapses):
+            place = layers.get(group.parameter.rpartition(".")[0])
+        elif group.kind == "input":
+            place = -1
+        else:
+            places = [layers[p.layer] for p in group.producers if p.layer in layers]
+            place = min(places, default=None)
+        described.append(
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "size": group.size,
+                "operation": place,
+                "death": packed(_death(story, group), "i2"),
+            }
+        )
+    return described
+
+
+def _death(story: Story, group: Any) -> Tensor:
+    """(size,) the step in which a member died for good; -1 if it is alive at the end."""
+    death = torch.full((group.size,), -1)
+    for record in story.records:
+        alive = record.mask.alive(group) if group in record.mask.groups else death < 0
+        death[~alive & (death < 0)] = record.number
+        death[alive] = -1
+    return death
+
+
+def _removed(story: Story) -> tuple[list[Document], list[str]]:
+    """A row for every unit that went, in order; synapses are counted, not listed."""
+    rows, total = [], 0
+    for record in story.records[1:]:
+        for position, group in enumerate(story.groups):
+            if not isinstance(group, Neurons) or group not in record.removed:
+                continue
+            units = record.removed[group].tolist()
+            total += len(units)
+            given = record.scores.get(group)
+            for place, unit in enumerate(units):
+                if len(rows) < LISTED:
+                    rows.append(
+                        {
+                            "step": record.number,
+                            "group": position,
+                            "unit": unit,
+                            "score": None if given is None else _number(given[unit]),
+                            "heirs": _heirs(record.mixes, group, place, len(units)),
+                        }
+                    )
+    said = [f"The table lists the first {LISTED:,} of {total:,} removed units."]
+    return rows, said if total > LISTED else []
+
+
+def _heirs(mixes: dict[str, Tensor], group: Neurons, place: int, units: int) -> list[Any]:
+    """The survivors that took most of a unit's work, and the constant: [position, part]."""
+    for part in group.listeners:
+        mix = mixes.get(part.parameter)
+        if mix is not None and mix.shape == (units, group.size + 1):
+            own = mix[place]
+            largest = own[:-1].abs().argsort(descending=True)[:HEIRS].tolist()
+            named = [[unit, _number(own[unit])] for unit in largest if own[unit] != 0]
+            return [*named, [-1, _number(own[-1])]]
+    return []
+
+
+def _number(value: Tensor) -> float | None:
+    return float(f"{float(value):.6g}") if bool(value.isfinite()) else None
+
+
+def _input(story: Story) -> Document | None:
+    if story.samples is None or not story.samples.inputs.is_floating_point():
+        return None
+    inputs, names = story.samples.inputs.float(), story.names
+    flat = inputs.flatten(1)
+    return {
+        "shape": list(inputs.shape[1:]),
+        "picture": picture(tuple(inputs.shape[1:]), names.features, inputs),
+        "features": list(names.features[: flat.shape[1]]) if flat.shape[1] <= 4096 else [],
+        "spread": packed(flat.std(0, correction=0)),
+        "low": packed(flat.amin(0)),
+        "high": packed(flat.amax(0)),
+        "mean": list(names.mean),
+        "std": list(names.std),
+    }
+
+
+def picture(shape: tuple[int, ...], features: tuple[str, ...], inputs: Tensor) -> list[int] | None:
+    """Channels, height and width of inputs that are pictures; None if they are not."""
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return list(shape)
+    side = isqrt(shape[0]) if len(shape) == 1 else 0
+    named = bool(features) and all(name.startswith("pixel ") for name in features)
+    looks = not features and side >= 8 and float(inputs.min()) >= 0 and float(inputs.max()) <= 1
+    return [1, side, side] if side and side * side == shape[0] and (named or looks) else None
+
+
+def _samples(story: Story) -> Document | None:
+    if story.samples is None or not story.samples.inputs.is_floating_point():
+        return None
+    samples = story.samples
+    classes = has_classes(samples)
+    large = samples.inputs[0].numel() > 64
+    most = PICTURES if large else ROWS
+    if samples.inputs[0].numel() * most > 400_000:
+        most = max(400_000 // samples.inputs[0].numel(), 1)
+    if classes:
+        rows = _balanced(samples.targets, most)
+        chosen = samples.at(rows)
+    else:
+        chosen = evenly(samples, most)
+    flat = chosen.inputs.float()
+    bytes_ = (flat * 255).round()
+    exact = torch.equal(bytes_ / 255, flat) and float(flat.min()) >= 0 and float(flat.max()) <= 1
+    return {
+        "inputs": packed(bytes_, "u1") if exact else packed(flat, "f4"),
+        "over": 255 if exact else 1,
+        "targets": chosen.targets.tolist() if classes else [],
+        "of": samples.rows,
+    }
+
+
+def _balanced(targets: Tensor, most: int) -> Tensor:
+    """The first few rows of each class, class by class in turns, as many as there is room for."""
+    order = targets.argsort(stable=True)
+    grouped = targets[order]
+    starts = torch.searchsorted(grouped, grouped)
+    turn = torch.arange(len(order)) - starts
+    return order[torch.argsort(turn * (int(grouped.max()) + 1) + grouped, stable=True)][:most]
+
+
+def _evidence(story: Story) -> tuple[Document, list[str]]:
+    found: Document = {"agreements": {}, "surfaces": {}, "gains": []}
+    probe = story.probe(evidence.ROWS)
+    if probe is None:
+        return found, []
+    found["baseline"] = probe.loss()
+    said: list[str] = []
+    try:
+        found["agreements"], said = evidence.agreements(story, probe)
+        found["surfaces"] = evidence.surfaces(story, probe)
+        found["gains"] = evidence.gains(story)
+    except PruningError as error:
+        said.append(f"Criteria were not compared: {error}")
+    return found, said

@@ -1,0 +1,141 @@
+"""What a page says in words and plain numbers: sizes before and after, and what the run was."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from sentei.errors import PruningError
+from sentei.network.certificate import certify
+from sentei.network.size import latency, multiply_adds
+from sentei.network.surgery import shrink
+from sentei.network.units import Synapses
+from sentei.reporting.page.story import Story
+
+AT_ONCE = 256
+
+
+def facts(story: Story) -> dict[str, Any]:
+    """Sizes before and after, the certificate, sentences, and what the run was."""
+    sizes, sentences, certificate = _sizes(story)
+    return {
+        "sizes": sizes,
+        "sentences": sentences,
+        "run": [[name, value] for name, value in _run(story, certificate) if value],
+    }
+
+
+def title(story: Story, widths: list[int] | None) -> tuple[str, str]:
+    """What the page is called, and what happened in a sentence."""
+    shape = "-".join(map(str, widths)) if widths else type(story.start).__name__
+    name = "A convolutional network" if shape == "Sequential" else shape
+    on = f" on {story.names.data}" if story.names.data else ""
+    first, last = story.records[0].measured, story.records[-1].measured
+    if not story.is_run:
+        right = "" if last.accuracy is None else f", {last.accuracy:.2%} correct"
+        return f"{name}{on}", f"{last.units:,} units and {last.synapses:,} synapses{right}."
+    cut_synapses = any(isinstance(group, Synapses) for group in story.groups)
+    what = "synapses" if cut_synapses else "units"
+    left, had = getattr(last, what), getattr(first, what)
+    cost = (
+        f"loss went from {first.loss:.4f} to {last.loss:.4f}"
+        if first.accuracy is None or last.accuracy is None
+        else f"accuracy went from {first.accuracy:.2%} to {last.accuracy:.2%}"
+    )
+    return f"{name}{on}", f"{left:,} of {had:,} {what} stay; {cost}."
+
+
+def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
+    first, last = story.records[0], story.records[-1]
+    rows: list[list[Any]] = [
+        [name, getattr(first.measured, key), getattr(last.measured, key), "count"]
+        for name, key in (
+            ("units", "units"),
+            ("synapses", "synapses"),
+            ("parameters", "parameters"),
+            ("bytes on disk", "bytes"),
+        )
+    ]
+    if story.samples is None:
+        return rows, [], ""
+    inputs = story.samples.inputs
+    networks: list[nn.Module] = [copy.deepcopy(story.start).eval()]
+    sentences, certificate = [], ""
+    if story.is_run:
+        masked = story.network(last.number)
+        try:
+            networks.append(shrink(masked, last.mask, inputs[:64]).eval())
+            certificate = str(certify(masked, networks[1], inputs[:64]))
+        except PruningError as error:
+            sentences.append(f"The network cannot be shrunk: {error}")
+    ends = (networks[0], networks[-1])
+    adds = [multiply_adds(each, inputs[:1]) for each in ends]
+    rows.append(["multiply-adds for one input", *adds, "count"])
+    for rows_at_once, name in ((1, "one input"), (AT_ONCE, f"{AT_ONCE} inputs")):
+        batch = inputs[:rows_at_once]
+        times = [1e6 * latency(each, batch) for each in ends]
+        rows.append([f"time for {name} (µs)", *times, "time"])
+    if len(networks) == 2:
+        sentences += _not_faster(rows[-2], rows[-1], story, adds)
+    return rows, sentences, certificate
+
+
+def _not_faster(one: list[Any], many: list[Any], story: Story, adds: list[int]) -> list[str]:
+    """What did not get faster, plainly."""
+    said = []
+    for row, what in ((one, "One input"), (many, f"A batch of {AT_ONCE}")):
+        share = row[2] / row[1]
+        saved = 1 - adds[1] / max(adds[0], 1)
+        if share > 0.9:
+            said.append(
+                f"{what} takes {row[2]:.0f} µs where it took {row[1]:.0f} µs: not faster to speak "
+                f"of, though {saved:.0%} of the multiplications are gone. At this size, calling a "
+                "layer costs more than what it multiplies."
+            )
+        else:
+            said.append(f"{what} takes {share:.0%} of the time it took.")
+    if any(isinstance(group, Synapses) for group in story.groups):
+        said.append(
+            "Dead synapses between two alive units stay in the tensors as zeros, and are "
+            "multiplied like any other number: they save no time."
+        )
+    said.append(
+        "A mask alone would have changed none of these; the sizes are those after shrinking."
+    )
+    return said
+
+
+def _run(story: Story, certificate: str) -> list[tuple[str, str]]:
+    card, words = story.card, story.words
+    versions = words.get("versions") or versions_now()
+    rows = story.samples.rows if story.samples is not None else 0
+    data = card.get("data")
+    return [
+        ("command", str(words.get("command", ""))),
+        ("data", story.names.data),
+        ("seed", str(words.get("seed", ""))),
+        ("proposal", str(card.get("propose") or "")),
+        ("floor", str(card.get("keeping") or "")),
+        ("retraining", str(card.get("retrain") or ("none" if story.is_run else ""))),
+        ("loss", story.loss if isinstance(story.loss, str) else ""),
+        ("certificate", certificate),
+        ("weights' fingerprint", str(card.get("weights", ""))),
+        ("data's fingerprints", ", ".join(data) if isinstance(data, list) else ""),
+        ("measured for this page on", f"{rows:,} samples" if rows else ""),
+        ("timed on", f"{platform.machine()}, {torch.get_num_threads()} thread(s)"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
+    ]
+
+
+def versions_now() -> dict[str, str]:
+    """Of what numbers depend on."""
+    return {
+        "sentei": version("sentei"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
