@@ -164,14 +164,25 @@ def _ours(kind: str, found: Sequence[Run]) -> Claim:
     shares = [count / run["size"] for count, run in zip(counts, found, strict=True)]
     tests = [run["curves"][best]["test"] for run in found]
     changes = [curve[count] - curve[0] for count, curve in zip(counts, tests, strict=True)]
-    reached = statistics.fmean(shares) >= 0.6 and statistics.fmean(changes) >= -WITHIN
+    most = [math.ceil(0.6 * run["size"]) for run in found]
+    at_most = [curve[count] - curve[0] for count, curve in zip(most, tests, strict=True)]
+    fallen = {name: _mean_at(found, name, most) for name in ("ablation", "obs + least squares")}
+    others = ", ".join(f"{name} {100 * mean:+.2f}" for name, mean in fallen.items())
     return Claim(
-        f"{kind.upper()}: exact ablation after a least-squares fold, within 0.1 points",
-        "our aim for the CNN: 60 % of the units",
-        f"{spread(shares, 1, 100, '%')} go, test accuracy {_points(changes)}",
-        "holds" if reached else "holds in part",
-        "no retraining; units chosen on training images, how many on 5,000 validation images",
+        f"{kind.upper()}: 60 % of the units go within 0.1 points, by exact ablation after a "
+        "least-squares fold",
+        "our aim, for the CNN",
+        f"{_points(at_most)} with {most[0]} of {found[0]['size']} gone; {others}",
+        "holds" if statistics.fmean(at_most) >= -WITHIN else "does not hold",
+        "no retraining; stopped by 5,000 validation images instead, "
+        f"{spread(shares, 1, 100, '%')} go and test accuracy changes by {_points(changes)}",
     )
+
+
+def _mean_at(found: Sequence[Run], method: str, counts: Sequence[int]) -> float:
+    """How much test accuracy rises once so many units are gone, on average."""
+    curves = [run["curves"][method]["test"] for run in found]
+    return statistics.fmean(curve[n] - curve[0] for curve, n in zip(curves, counts, strict=True))
 
 
 def _hundred(wide: Sequence[Mapping[str, list[float]]]) -> list[Claim]:
