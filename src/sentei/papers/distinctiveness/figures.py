@@ -50,7 +50,7 @@ def draw(
 
 
 def _side_by_side(runs: Mapping[str, Any], axes_of: Any) -> Figure:
-    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=110)
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=95)
     for place, (kind, found) in enumerate(runs.items()):
         axes = figure.add_subplot(1, 2, place + 1)
         tidy(axes)
@@ -78,11 +78,11 @@ def one_by_one(axes: Axes, kind: str, found: Sequence[Any]) -> None:
     low = min(*before, *literal)
     axes.set_ylim(low - 1.5, max(before) + 0.6)
     axes.set_title(f"{NAMES[kind]}, {degrees} degrees", loc="left", color=INK)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="upper center", ncols=2)
 
 
 def _sweep(runs: Runs) -> Figure:
-    figure = Figure(figsize=(10, 7), layout="constrained", dpi=100)
+    figure = Figure(figsize=(10, 7), layout="constrained", dpi=85)
     for column, (kind, found) in enumerate(runs.items()):
         above, below = (figure.add_subplot(2, 2, column + 1 + 2 * row) for row in (0, 1))
         tidy(above)

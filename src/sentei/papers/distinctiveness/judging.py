@@ -91,12 +91,14 @@ def _removal(cnn: Sequence[Run]) -> Claim:
 
 
 def _connected(fnn: Sequence[Run]) -> Claim:
-    parts = []
+    parts, alike = [], []
     for centre in ("none", "half"):
         found = [readings(run, centre, 25) for run in fnn]
         shares = [r["removed"] / run["size"] for run, r in zip(fnn, found, strict=True)]
         changes = [change(run, r, "incoming") for run, r in zip(fnn, found, strict=True)]
         mended = [change(run, r, "affine") for run, r in zip(fnn, found, strict=True)]
+        few = 0.05 <= statistics.fmean(shares) <= 0.125
+        alike.append(few and statistics.fmean(changes) >= -0.01 and min(changes) >= -0.02)
         parts.append(
             f"centre {centre}: {spread(shares, 1, 100, '%')} go, {_points(changes)} literally, "
             f"{_points(mended)} with affine"
@@ -105,7 +107,7 @@ def _connected(fnn: Sequence[Run]) -> Claim:
         "FNN at 25 degrees: little goes, little is lost",
         "9.5 % go, 12.5 % in the worst run; 0.5 points lost, 2 at most",
         "; ".join(parts),
-        "holds in part",
+        "holds" if all(alike) else "holds in part" if any(alike) else "does not hold",
         "the paper gives no centre and no scaling of inputs; ours have mean 0 and deviation 1",
     )
 
@@ -162,14 +164,25 @@ def _ours(kind: str, found: Sequence[Run]) -> Claim:
     shares = [count / run["size"] for count, run in zip(counts, found, strict=True)]
     tests = [run["curves"][best]["test"] for run in found]
     changes = [curve[count] - curve[0] for count, curve in zip(counts, tests, strict=True)]
-    reached = statistics.fmean(shares) >= 0.6 and statistics.fmean(changes) >= -WITHIN
+    most = [math.ceil(0.6 * run["size"]) for run in found]
+    at_most = [curve[count] - curve[0] for count, curve in zip(most, tests, strict=True)]
+    fallen = {name: _mean_at(found, name, most) for name in ("ablation", "obs + least squares")}
+    others = ", ".join(f"{name} {100 * mean:+.2f}" for name, mean in fallen.items())
     return Claim(
-        f"{kind.upper()}: exact ablation after a least-squares fold, within 0.1 points",
-        "our aim for the CNN: 60 % of the units",
-        f"{spread(shares, 1, 100, '%')} go, test accuracy {_points(changes)}",
-        "holds" if reached else "holds in part",
-        "no retraining; units chosen on training images, how many on 5,000 validation images",
+        f"{kind.upper()}: 60 % of the units go within 0.1 points, by exact ablation after a "
+        "least-squares fold",
+        "our aim, for the CNN",
+        f"{_points(at_most)} with {most[0]} of {found[0]['size']} gone; {others}",
+        "holds" if statistics.fmean(at_most) >= -WITHIN else "does not hold",
+        "no retraining; stopped by 5,000 validation images instead, "
+        f"{spread(shares, 1, 100, '%')} go and test accuracy changes by {_points(changes)}",
     )
+
+
+def _mean_at(found: Sequence[Run], method: str, counts: Sequence[int]) -> float:
+    """How much test accuracy rises once so many units are gone, on average."""
+    curves = [run["curves"][method]["test"] for run in found]
+    return statistics.fmean(curve[n] - curve[0] for curve, n in zip(curves, counts, strict=True))
 
 
 def _hundred(wide: Sequence[Mapping[str, list[float]]]) -> list[Claim]:
