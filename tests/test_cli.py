@@ -1,8 +1,10 @@
 """The command line, as a user meets it: help, typos, bad input, and a run from end to end."""
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,3 +209,43 @@ def test_compare_ranks_ways_and_draws_them(model, tmp_path, capsys):
     assert len(lines) == 4  # two criteria with and without repair; wsf has no trajectory
     assert "ablation + least" in lines[0]
     assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_a_budget_is_met_by_what_is_written_or_nothing_is(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit = ["prune", model, "--data", "letter", "--format", "c-int8"]
+    assert run(*fit, "--budget", "700 B", "--out", "small.c", capsys=capsys)[0] == 0
+    (written,) = re.findall(r"FLASH_BYTES (\d+)L", Path("small.h").read_text())
+    assert 0 < int(written) <= 700
+    code, _, error = run(*fit, "--budget", "60 B", "--out", "never.c", capsys=capsys)
+    assert (code, "221 bytes as c-int8" in error) == (3, True)
+    floor = ["--accuracy-at-least", "0.01", "--loss-within", "0.0"]
+    code, said, _ = run(*fit, "--budget", "300 B", *floor, "--out", "never.c", capsys=capsys)
+    assert (code, "Nothing was written" in said) == (3, True)
+    for bad in ("0", "-1KiB", "5 parsecs"):
+        assert run(*fit, "--budget", bad, "--out", "never.c", capsys=capsys)[0] == 2
+    code, _, error = run(*fit, "--board", "arduino-one", "--out", "never.c", capsys=capsys)
+    assert (code, "Did you mean 'arduino-uno'" in error) == (2, True)
+    assert (
+        run(*fit, "--board", "arduino-uno", "--budget", "1KiB", "--out", "never.c", capsys=capsys)[
+            0
+        ]
+        == 2
+    )
+    assert run(*fit, "--budget", "1KiB", "--out", "never.onnx", capsys=capsys)[0] == 2
+    assert not Path("never.c").exists()
+    assert not Path("never.onnx").exists()
+    uno = ["prune", model, "--data", "letter", "--board", "arduino-uno", "--format", "c-int8-int8"]
+    assert run(*uno, "--out", "uno.c", capsys=capsys)[0] == 0
+
+
+def test_export_writes_every_format(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for ending in ("c", "onnx", "safetensors"):
+        out = ["--out", f"net.{ending}"]
+        assert run("export", model, "--data", "letter", *out, capsys=capsys)[0] == 0
+        assert Path(f"net.{ending}").stat().st_size > 0
+    assert "int8_t" not in Path("net.c").read_text().split("#ifdef NET_SELF_TEST")[0]
+    assert (
+        run("export", model, "--data", "letter", "--to", "c", "--out", "9.c", capsys=capsys)[0] == 2
+    )

@@ -22,6 +22,7 @@ from sentei.errors import PruningError as PruningError
 from sentei.errors import ScheduleError as ScheduleError
 from sentei.errors import StaleError as StaleError
 from sentei.errors import StructureError as StructureError
+from sentei.errors import UnreachableError as UnreachableError
 from sentei.formats import export as export
 from sentei.formats import load as load
 from sentei.formats import load_mask as load_mask
@@ -34,6 +35,7 @@ from sentei.network.tracing import find_units as find_units
 from sentei.network.units import Neurons as Neurons
 from sentei.network.units import Synapses as Synapses
 from sentei.network.units import find_synapses as find_synapses
+from sentei.pruning.bytewise import per_byte as per_byte
 from sentei.pruning.during import PruneWhileTraining as PruneWhileTraining
 from sentei.pruning.limits import accuracy_at_least as accuracy_at_least
 from sentei.pruning.limits import accuracy_within as accuracy_within

@@ -6,6 +6,7 @@
     ├── GroupError          a group, unit or synapse that the model does not have  (also ValueError)
     ├── DataError           data of the wrong shape, width or content              (also ValueError)
     ├── BudgetError         a budget or floor that cannot be                       (also ValueError)
+    │   └── UnreachableError    … even with everything removed that can be
     ├── ScheduleError       a schedule that cannot be                              (also ValueError)
     ├── CriterionError      a criterion whose scores cannot be used
     ├── LossError           a loss that is not finite, or not per sample
@@ -46,6 +47,10 @@ class DataError(PruningError, ValueError):
 
 class BudgetError(PruningError, ValueError):
     """A budget or a floor that no network can meet."""
+
+
+class UnreachableError(BudgetError):
+    """A budget below the smallest network that can be reached; its size is in the message."""
 
 
 class ScheduleError(PruningError, ValueError):

@@ -12,6 +12,7 @@ from cyclopts.config import Toml
 
 from sentei.cli.compare import compare
 from sentei.cli.demo import demo
+from sentei.cli.export import export
 from sentei.cli.info import info
 from sentei.cli.prune import prune
 from sentei.cli.rank import rank
@@ -19,9 +20,9 @@ from sentei.cli.reproduce import reproduce
 from sentei.cli.surface import surface
 from sentei.cli.tidy import tidy
 from sentei.cli.train import train
-from sentei.errors import PruningError
+from sentei.errors import PruningError, UnreachableError
 
-USAGE, REFUSED, INTERRUPTED = 2, 1, 130
+USAGE, REFUSED, UNREACHED, INTERRUPTED = 2, 1, 3, 130
 
 HELP = """Make trained neural networks smaller, and see why what is left works.
 
@@ -35,7 +36,10 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached.
 def build(config: str | None = None) -> App:
     """The application; `config` names a TOML file with defaults for its options."""
     app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
-    for command in (demo, train, prune, rank, surface, info, reproduce, tidy, compare):
+    for command in (
+        *(demo, train, prune, rank, surface, compare),
+        *(info, export, reproduce, tidy),
+    ):
         app.command(command)
     if config is not None:
         app.config = Toml(config, must_exist=True)
@@ -51,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(build(config)(given, exit_on_error=False, print_error=True))
     except CycloptsError:
         sys.exit(USAGE)
+    except UnreachableError as error:
+        sys.stderr.write(f"sentei: {error}\n")
+        sys.exit(UNREACHED)
     except (PruningError, ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"sentei: {error}\n")
         sys.exit(USAGE if isinstance(error, (ValueError, FileNotFoundError)) else REFUSED)

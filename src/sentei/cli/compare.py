@@ -53,7 +53,7 @@ def compare(
     """
     import torch
 
-    from sentei import datasets, export, training
+    from sentei import datasets, formats, training
     from sentei.cli.screen import column, console, head, progress, say
     from sentei.reporting import comparing, figures
     from sentei.reporting.tables import compared
@@ -61,7 +61,7 @@ def compare(
     torch.set_num_threads(threads)
     mending = [None if name == "none" else name for name in repairs or ("none", "least_squares")]
     todo = comparing.ways(criteria, mending, retrain or (0,))
-    network = export.load(model)
+    network = formats.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, target=column(target))
     with progress("comparing", len(todo) * seeds) as advance:

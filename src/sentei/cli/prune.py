@@ -32,6 +32,9 @@ def prune(
     synapses_at_most: str | None = None,
     parameters_at_most: str | None = None,
     bytes_at_most: str | None = None,
+    budget: str | None = None,
+    board: str | None = None,
+    format: str | None = None,
     accuracy_within: float | None = None,
     accuracy_at_least: float | None = None,
     loss_within: float | None = None,
@@ -75,6 +78,16 @@ def prune(
         Stop when no more parameters than this are left.
     bytes_at_most
         Stop when the file is no larger than this ("32 KiB").
+    budget
+        Fit the written file into this ("32KiB"): units and synapses go together, whichever costs
+        the least loss per byte of --format. Nothing is written that is larger. As C, what counts
+        are the constants; the code comes on top.
+    board
+        Fit a C file into a board's flash and RAM: arduino-uno, nucleo-f401re, … (an unknown name
+        lists them).
+    format
+        What --out is written as: safetensors, onnx, c, c-int8 or c-int8-int8; by its ending if
+        left out.
     accuracy_within
         Undo the step that costs more accuracy than this (0.01 is one point).
     accuracy_at_least
@@ -101,9 +114,11 @@ def prune(
     import sentei
     from sentei import datasets, formats, training
     from sentei.cli.screen import column, console, head, progress, say
+    from sentei.cli.shipping import CALIBRATION, budget_limit, format_of, ship
     from sentei.reporting.tables import before_and_after, facts
 
-    until = _limit(
+    written = format_of(out, format)
+    asked = _limit(
         units_at_most=units_at_most,
         synapses_at_most=synapses_at_most,
         parameters_at_most=parameters_at_most,
@@ -114,19 +129,27 @@ def prune(
         accuracy_at_least=accuracy_at_least,
         loss_within=loss_within,
     )
-    propose = sentei.ranked(criterion, schedule_named(schedule, keep, steps), within=within)
+    propose: Any = sentei.ranked(criterion, schedule_named(schedule, keep, steps), within=within)
     torch.set_num_threads(threads)
     network = formats.load(model)
     before = formats.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     example = split.train.inputs[:64]
-    offered: list[Any] = [] if synapses else sentei.find_units(network, example, inputs=inputs)
-    groups = sentei.find_synapses(network) if synapses else offered
+    fit, fitting = budget_limit(budget, board, written, split.train.inputs[0].numel())
+    if fit is not None:
+        propose = sentei.per_byte(written)
+    # In other formats a dead synapse stays a zero, so only C weighs both kinds.
+    both = fit is not None and written.startswith("c")
+    groups: list[Any] = []
+    if both or not synapses:
+        groups += sentei.find_units(network, example, inputs=inputs)
+    if both or synapses:
+        groups += sentei.find_synapses(network)
+    until = fit if asked is None else asked if fit is None else sentei.all_of(fit, asked)
     probe = sentei.Probe(network, split.train.first(samples))
-    retrain = None
-    if retrain_epochs:
-        retrain = sentei.FineTune(split.train, sentei.Recipe(epochs=retrain_epochs, seed=seed))
+    recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=seed)
+    retrain = sentei.FineTune(split.train, recipe) if retrain_epochs else None
     run = sentei.prune(
         network,
         groups,
@@ -147,17 +170,19 @@ def prune(
             gone = total - sum(step.mask.count(group) for group in groups)
             advance(gone, str(step.measured))
     last = steps_taken[-1]
+    reached = until is None or until(last.measured, steps_taken[0].measured)
+    if fit is not None and not fit(last.measured, steps_taken[0].measured):
+        size = last.measured.bytes_in(written)
+        say(f"Nothing was written: {fitting} was not reached. The smallest network that the floors")
+        say(f"allow takes {size:,} bytes as {written}, with {last.measured}.")
+        return UNREACHED
     small = sentei.shrink(last.network(), last.mask, example)
-    formats.save(small, out, mask=last.mask.shrunk())
     head("On test data, which nothing has looked at until now")
-    rows = [
-        facts(before, model, split.test),
-        facts(formats.load(out), out, split.test, formats.load_mask(out)),
-    ]
+    left, size = last.mask.shrunk(), last.measured.bytes_in(written)
+    rows = [facts(before, model, split.test), facts(small, size, split.test, left)]
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(last.network(), small, example)}")
-    say(f"Saved {out}.")
-    reached = until is None or until(last.measured, steps_taken[0].measured)
+    ship(small, out, left, written, split.train.inputs[:CALIBRATION], split.test)
     return 0 if reached else UNREACHED
 
 

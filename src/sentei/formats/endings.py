@@ -41,16 +41,8 @@ def export(
         ValueError: an unknown ending or format, or a format that is not the ending's.
         FileError: the file cannot be written.
     """
-    ending = Path(path).suffix
-    if ending not in ENDINGS:
-        raise ValueError(unknown("ending", ending, ENDINGS))
-    format = ENDINGS[ending] if format is None else format
-    known = [*C_FORMATS, "onnx", "safetensors"]
-    if format not in known:
-        raise ValueError(unknown("format", format, known))
-    if format.partition("-")[0] != ENDINGS[ending]:
-        raise ValueError(f"a file of format {format!r} does not end in {ending!r}: {path}")
-    if settings and ENDINGS[ending] != "c":
+    format = checked(path, format)
+    if settings and format not in C_FORMATS:
         raise ValueError(f"{', '.join(settings)}: only a C file has these")
     if format == "safetensors":
         save(model, path, mask)
@@ -58,3 +50,22 @@ def export(
         write_onnx(model, path, example, mask)
     else:
         write_c(model, path, example, mask, format, **settings)
+
+
+def checked(path: str | Path, format: str | None) -> str:
+    """The format of a file to be written, by its name or by the file's ending.
+
+    Raises:
+        ValueError: an unknown ending or format, or a format that is not the ending's.
+    """
+    ending = Path(path).suffix
+    if ending not in ENDINGS:
+        raise ValueError(unknown("ending", ending, ENDINGS))
+    if format is None:
+        return ENDINGS[ending]
+    known = [*C_FORMATS, "onnx", "safetensors"]
+    if format not in known:
+        raise ValueError(unknown("format", format, known))
+    if format.partition("-")[0] != ENDINGS[ending]:
+        raise ValueError(f"a file of format {format!r} does not end in {ending!r}: {path}")
+    return format

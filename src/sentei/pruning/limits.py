@@ -106,8 +106,7 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
             what a C file keeps in flash besides its code: weights, where they are, biases, scales.
     """
     text = str(size).strip()
-    if format not in FORMATS:
-        raise ValueError(unknown("format", format, FORMATS))
+    check_format(format)
     if text.endswith("%"):
         amount(text, 100)
     elif parse_bytes(size) <= 0:
@@ -184,6 +183,16 @@ def any_of(*limits: Limit) -> Limit:
 
 def _formats(limits: Sequence[Limit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for limit in limits for name in limit.formats))
+
+
+def check_format(format: str) -> None:
+    """Refuse what is no format.
+
+    Raises:
+        ValueError: with the nearest name.
+    """
+    if format not in FORMATS:
+        raise ValueError(unknown("format", format, FORMATS))
 
 
 # As `sentei.network.size.FORMATS`, which knows torch; a test compares them.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.criteria.probe import Probe
-from sentei.errors import BudgetError, StructureError
+from sentei.errors import BudgetError, StructureError, UnreachableError
 from sentei.network.architecture import describe
 from sentei.network.mask import Mask
 from sentei.network.size import counts
@@ -104,7 +104,7 @@ class Run:
         smallest = replace(start, **vars(size)).of(self.model, left, self.judge.example)
         if not self.until(smallest, start):
             sizes = [f"{smallest.bytes_in(name):,} bytes as {name}" for name in self.until.formats]
-            raise BudgetError(
+            raise UnreachableError(
                 f"until={self.until} cannot be reached: with everything removed that can be, the "
                 f"network still has {'; '.join([str(size), *sizes])}. Allow more, or offer more "
                 "groups."

@@ -47,8 +47,8 @@ class Facts:
     loss: float
 
 
-def facts(network: nn.Module, file: Path, samples: Any, mask: Mask | None = None) -> Facts:
-    """Measure a network and the file it came from."""
+def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None = None) -> Facts:
+    """Measure a network and the file it came from, or is said to take so many bytes in."""
     inputs = samples.inputs
     groups = [*find_units(network, inputs[:2]), *find_synapses(network)]
     full = Mask.full(groups)
@@ -60,7 +60,7 @@ def facts(network: nn.Module, file: Path, samples: Any, mask: Mask | None = None
         units=size.units,
         synapses=size.synapses,
         parameters=size.parameters,
-        bytes=Path(file).stat().st_size,
+        bytes=file if isinstance(file, int) else Path(file).stat().st_size,
         multiply_adds=multiply_adds(network, inputs[:1]),
         latency=latency(network, inputs[:1]),
         batch_latency=latency(network, inputs[:256]),
