@@ -19,6 +19,9 @@ from torch.nn import functional as F
 
 import sentei
 from sentei import datasets
+from sentei.network.size import bytes_in
+from sentei.network.units import Group
+from sentei.pruning.proposals import lowest
 
 TEMPERATURE = 3.0
 
@@ -68,8 +71,8 @@ def told(teacher: nn.Module, images: Tensor, most: int) -> Tensor:
     for down in shifts:
         for across in shifts:
             for rows in torch.arange(len(images)).split(1000):
-                moves = [torch.full((len(rows),), shift) for shift in (down, across)]
-                logits = teacher(shifted(images[rows], moves[0], moves[1], most))
+                moved = (torch.full((len(rows),), shift) for shift in (down, across))
+                logits = teacher(shifted(images[rows], next(moved), next(moved), most))
                 said[down, across, rows] = F.softmax(logits / TEMPERATURE, 1)
     return said
 
@@ -112,6 +115,25 @@ def trained(
     return pruner.mask
 
 
+def fitted(
+    network: nn.Sequential, mask: sentei.Mask, budget: int, data: datasets.Split
+) -> sentei.Mask:
+    """Let the smallest weights go until the network fits, and train what is left a little."""
+    shape = (-1, 784) if isinstance(network[0], nn.Linear) else (-1, 1, 28, 28)
+    example = data.train.inputs[:2].reshape(shape)
+    groups = sentei.find_synapses(network)
+    while bytes_in(network, mask, "c-int8", example) > budget:
+        scores: dict[Group, Tensor] = {
+            g: network.get_parameter(g.parameter).detach().abs().reshape(-1) for g in groups
+        }
+        some = sum(mask.count(g) for g in groups) // 100
+        mask = mask.without(lowest(scores, mask, groups, some))
+    mask.apply_(network)
+    samples = data.train.inputs.reshape(shape), data.train.targets
+    sentei.FineTune(samples, sentei.Recipe(epochs=3, lr=2e-4))(network, mask)
+    return mask
+
+
 def main(folder: Path) -> None:
     """Train what is missing."""
     torch.set_num_threads(1)
@@ -129,7 +151,11 @@ def main(folder: Path) -> None:
         if flat and said is None:
             teacher = sentei.load(folder / "cnn32.safetensors")
             said = told(teacher, data.train.inputs.reshape(-1, 1, 28, 28), 1)
+        example = data.train.inputs[:2].reshape((-1, 784) if flat else (-1, 1, 28, 28))
         mask = trained(network, keep, epochs, said if flat else None, data)
+        budget = int(name[3:]) * 1024
+        if bytes_in(network.eval(), mask, "c-int8", example) > budget:
+            mask = fitted(network, mask, budget, data)
         network.eval()
         seen = data.validation.inputs if flat else data.validation.inputs.reshape(-1, 1, 28, 28)
         with torch.no_grad():

@@ -37,16 +37,8 @@ def build(config: str | None = None) -> App:
     """The application; `config` names a TOML file with defaults for its options."""
     app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
     for command in (
-        demo,
-        train,
-        prune,
-        rank,
-        surface,
-        info,
-        export,
-        reproduce,
-        tidy,
-        compare,
+        *(demo, train, prune, rank, surface, compare),
+        *(info, export, reproduce, tidy),
     ):
         app.command(command)
     if config is not None:

@@ -1,0 +1,94 @@
+"""Emitted C on MNIST's 10,000 test images: agreement, accuracy, bytes and latency.
+
+Run: python benchmarks/firmware.py FOLDER, after benchmarks/firmware_networks.py FOLDER. Needs a C
+compiler and onnxruntime; everything runs on one thread, one image at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import sentei
+from sentei import datasets
+from sentei.formats.c.compiled import Compiled
+from sentei.network.size import bytes_in, latency, ram_in
+
+FORMATS = ("c", "c-int8", "c-int8-int8")
+
+
+def main(folder: Path) -> None:
+    """Measure every network of the folder."""
+    torch.set_num_threads(1)
+    data = datasets.load("mnist", flat=True)
+    for path in sorted(folder.glob("*.safetensors")):
+        network, mask = sentei.load(path), sentei.load_mask(path)
+        flat = isinstance(network[0], nn.Linear)  # pyright: ignore[reportIndexIssue]
+        shape = (-1, 784) if flat else (-1, 1, 28, 28)
+        seen = data.train.inputs[:1000].reshape(shape)
+        images, targets = data.test.inputs.reshape(shape), data.test.targets
+        with torch.no_grad():
+            wanted = network(images)
+        right = float((wanted.argmax(1) == targets).float().mean())
+        print(f"{path.stem}: PyTorch {right:.2%}, {wanted.abs().max():.1f} the largest output")
+        with tempfile.TemporaryDirectory() as scratch:
+            for format in FORMATS:
+                measure(network, mask, format, seen, images, targets, wanted, Path(scratch))
+            speed(network, mask, images[:1], Path(scratch))
+
+
+def measure(
+    network: nn.Module,
+    mask: sentei.Mask,
+    format: str,
+    seen: torch.Tensor,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    wanted: torch.Tensor,
+    scratch: Path,
+) -> None:
+    """One network in one format."""
+    file = scratch / f"{format.replace('-', '_')}.c"
+    sentei.export(network, file, example=seen, mask=mask, format=format)
+    compiled = Compiled(file)
+    got = compiled(images)
+    accuracy = float((got.argmax(1) == targets).float().mean())
+    other = int((got.argmax(1) != wanted.argmax(1)).sum())
+    off = float((got - wanted).abs().max())
+    took = compiled.latency(images[0]) * 1e6
+    sizes = bytes_in(network, mask, format, seen), ram_in(network, mask, format, seen)
+    print(
+        f"  {format}: {accuracy:.2%}, {sizes[0]:,} bytes of flash, {sizes[1]:,} of RAM, "
+        f"{other} other classes, outputs within {off:.1e}, {took:.0f} µs"
+    )
+
+
+def speed(network: nn.Module, mask: sentei.Mask, image: torch.Tensor, scratch: Path) -> None:
+    """PyTorch and onnxruntime, on the same image."""
+    import time
+    from statistics import median
+
+    import onnxruntime
+
+    file = scratch / "net.onnx"
+    sentei.export(network, file, example=image, mask=mask)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options)
+    given, times = {"input": image.numpy()}, []
+    for _ in range(310):
+        begin = time.perf_counter()
+        session.run(None, given)
+        times.append(time.perf_counter() - begin)
+    print(
+        f"  PyTorch {latency(network, image, 300) * 1e6:.0f} µs, "
+        f"onnxruntime {median(times[10:]) * 1e6:.0f} µs"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
