@@ -11,12 +11,15 @@ from cyclopts import App, CycloptsError
 from cyclopts.config import Toml
 
 from sentei.cli.demo import demo
+from sentei.cli.explain import explain
+from sentei.cli.figures import figures
 from sentei.cli.info import info
 from sentei.cli.prune import prune
 from sentei.cli.rank import rank
 from sentei.cli.reproduce import reproduce
 from sentei.cli.surface import surface
 from sentei.cli.train import train
+from sentei.cli.typed import typed
 from sentei.errors import PruningError
 
 USAGE, REFUSED, INTERRUPTED = 2, 1, 130
@@ -33,7 +36,7 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached.
 def build(config: str | None = None) -> App:
     """The application; `config` names a TOML file with defaults for its options."""
     app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
-    for command in (demo, train, prune, rank, surface, info, reproduce):
+    for command in (demo, train, prune, rank, surface, explain, figures, info, reproduce):
         app.command(command)
     if config is not None:
         app.config = Toml(config, must_exist=True)
@@ -43,6 +46,7 @@ def build(config: str | None = None) -> App:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    typed.set(tuple(given))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         config = _take_config(given)

@@ -38,6 +38,7 @@ def prune(
     retrain_epochs: int = 0,
     samples: int = 10_000,
     journal: Path | None = None,
+    report: Path | None = None,
     resume: bool = False,
     seed: int = 0,
     threads: int = 1,
@@ -87,6 +88,8 @@ def prune(
         How many training samples the criterion looks at.
     journal
         Folder that keeps every step; without it nothing can be resumed.
+    report
+        Write a page (.html) that shows what went, what is left and why.
     resume
         Go on with the run in the journal.
     seed
@@ -101,6 +104,9 @@ def prune(
     import sentei
     from sentei import datasets, export, training
     from sentei.cli.screen import column, console, head, progress, say
+    from sentei.cli.typed import command
+    from sentei.pruning.journal import note
+    from sentei.reporting.page.story import words_for
     from sentei.reporting.tables import before_and_after, facts
 
     until = _limit(
@@ -143,6 +149,8 @@ def prune(
     steps_taken = []
     with progress("pruning", total) as advance:
         for step in run:
+            if not steps_taken:
+                note(step.folder, words_for(split, command(), seed))
             steps_taken.append(step)
             gone = total - sum(step.mask.count(group) for group in groups)
             advance(gone, str(step.measured))
@@ -157,6 +165,8 @@ def prune(
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(last.network(), small, example)}")
     say(f"Saved {out}.")
+    if report is not None:
+        say(f"Page: {sentei.report(last.folder, report)}")
     reached = until is None or until(last.measured, steps_taken[0].measured)
     return 0 if reached else UNREACHED
 

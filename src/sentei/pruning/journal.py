@@ -260,7 +260,7 @@ class Journal:
     def _path(self, number: int) -> Path:
         return self.folder / "steps" / f"{number:05}.safetensors"
 
-    def _write(self, name: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    def _write(self, name: str, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> None:
         whole = {key: tensor.contiguous().clone() for key, tensor in sorted(tensors.items())}
         data = save(whole, metadata={"sentei": json.dumps(about, sort_keys=True)})
         storage.write(self.folder / name, data, durable=self.durable)
