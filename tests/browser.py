@@ -61,6 +61,10 @@ class Page:
             case "Network.requestWillBeSent":
                 self.requests.append(about["request"]["url"])
 
+    def close(self):
+        """Let go of the browser."""
+        self._socket.close()
+
     def open(self, path: Path, width=1280, height=900, dark=False, touch=False):
         """Show a file at a size, and wait until it says that it is ready."""
         mode = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
@@ -143,9 +147,13 @@ def chromium():
         ]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         child = subprocess.Popen(command, env={**os.environ, "HOME": profile}, **quiet)
+        page = None
         try:
-            yield Page(_address(Path(profile) / "DevToolsActivePort"))
+            page = Page(_address(Path(profile) / "DevToolsActivePort"))
+            yield page
         finally:
+            if page is not None:
+                page.close()
             child.terminate()
             child.wait(30)
 

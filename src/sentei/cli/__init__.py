@@ -12,7 +12,9 @@ from cyclopts.config import Toml
 
 from sentei.cli.compare import compare
 from sentei.cli.demo import demo
+from sentei.cli.explain import explain
 from sentei.cli.export import export
+from sentei.cli.figures import figures
 from sentei.cli.info import info
 from sentei.cli.prune import prune
 from sentei.cli.rank import rank
@@ -20,6 +22,7 @@ from sentei.cli.reproduce import reproduce
 from sentei.cli.surface import surface
 from sentei.cli.tidy import tidy
 from sentei.cli.train import train
+from sentei.cli.typed import typed
 from sentei.errors import PruningError, UnreachableError
 
 USAGE, REFUSED, UNREACHED, INTERRUPTED = 2, 1, 3, 130
@@ -38,7 +41,7 @@ def build(config: str | None = None) -> App:
     app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
     for command in (
         *(demo, train, prune, rank, surface, compare),
-        *(info, export, reproduce, tidy),
+        *(explain, figures, info, export, reproduce, tidy),
     ):
         app.command(command)
     if config is not None:
@@ -49,6 +52,7 @@ def build(config: str | None = None) -> App:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    typed.set(tuple(given))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         config = _take_config(given)

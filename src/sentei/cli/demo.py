@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 FLOOR = 0.01  # accuracy the demonstration may lose, on validation data: one point
 
@@ -37,6 +36,12 @@ def demo(
     import sentei
     from sentei import datasets, formats, training
     from sentei.cli.screen import console, head, progress, say
+    from sentei.cli.typed import command
+    from sentei.pruning.journal import note
+    from sentei.reporting.figures import write
+    from sentei.reporting.gallery import gallery
+    from sentei.reporting.page import of_journal
+    from sentei.reporting.page.story import words_for
     from sentei.reporting.tables import before_and_after, facts
 
     torch.set_num_threads(threads)
@@ -55,7 +60,6 @@ def demo(
     head(f"2. Prune by exact ablation until accuracy would fall by more than {FLOOR:.0%}")
     groups = sentei.find_units(network, split.train.inputs[:64])
     probe = sentei.Probe(network, split.train.first(10_000))
-    scores = sentei.criteria.ablation(probe, groups[0])
     journal = out / "journal"
     run = sentei.prune(
         network,
@@ -67,6 +71,7 @@ def demo(
         journal=journal,
         resume=(journal / "run.json").exists(),
     )
+    note(journal, words_for(split, command(), seed))
     steps = []
     with progress("pruning", groups[0].size) as advance:
         for step in run:
@@ -85,30 +90,7 @@ def demo(
     before, after = (facts(formats.load(file), file, split.test) for file in (dense, small))
     console.print(before_and_after(before, after))
     say("A mask alone would have changed none of these sizes or times.")
-    figures = _figures(out / "figures", formats.load(dense), steps, groups[0], scores)
-    say("\nFigures: " + ", ".join(str(path) for path in figures))
-    say(f"Networks: {dense}, {small}. Every step: {journal}")
-
-
-def _figures(folder: Path, dense: Any, steps: list[Any], units: Any, scores: Any) -> list[Path]:
-    from sentei.reporting import figures
-
-    first, last = steps[0], steps[-1]
-    weights = dense.get_parameter(units.producers[0].parameter).detach()
-    stayed = last.mask.alive(units).nonzero().flatten().tolist()
-    gone = [int(unit) for step in steps[1:] for unit in step.removed[units]]
-
-    tradeoff, axes = figures.canvas()
-    figures.tradeoff(axes, steps, floor=first.measured.accuracy - FLOOR)
-    order, axes = figures.canvas()
-    figures.order_of_removal(axes, scores, gone)
-    kept, _ = figures.canvas(7, 0.75 * -(-len(stayed) // 10) + 0.5)
-    kept.clear()
-    figures.receptive_fields(kept, weights, (28, 28), stayed, "What the units that stayed read")
-    removed, _ = figures.canvas(7, 0.75 * -(-len(gone) // 10) + 0.5)
-    removed.clear()
-    figures.receptive_fields(
-        removed, weights, (28, 28), gone, "What the units that went read, first to last"
-    )
-    named = {"tradeoff": tradeoff, "order": order, "stayed": kept, "removed": removed}
-    return [figures.write(figure, folder / name)[0] for name, figure in named.items()]
+    for name, figure in gallery(of_journal(journal)).items():
+        write(figure, out / "figures" / name)
+    say(f"\nFigures: {out / 'figures'}. Networks: {dense}, {small}. Every step: {journal}")
+    say(f"Open this page, and draw: {sentei.report(journal, out / 'report.html')}")

@@ -41,6 +41,7 @@ def prune(
     retrain_epochs: int = 0,
     samples: int = 10_000,
     journal: Path | None = None,
+    report: Path | None = None,
     resume: bool = False,
     seed: int = 0,
     threads: int = 1,
@@ -100,6 +101,8 @@ def prune(
         How many training samples the criterion looks at.
     journal
         Folder that keeps every step; without it nothing can be resumed.
+    report
+        Write a page (.html) that shows what went, what is left and why.
     resume
         Go on with the run in the journal.
     seed
@@ -113,8 +116,11 @@ def prune(
 
     import sentei
     from sentei import datasets, formats, training
-    from sentei.cli.screen import column, console, head, progress, say
+    from sentei.cli.screen import column, console, head, say
     from sentei.cli.shipping import CALIBRATION, budget_limit, format_of, ship
+    from sentei.cli.typed import command
+    from sentei.pruning.journal import note
+    from sentei.reporting.page.story import words_for
     from sentei.reporting.tables import before_and_after, facts
 
     written = format_of(out, format)
@@ -131,8 +137,7 @@ def prune(
     )
     propose: Any = sentei.ranked(criterion, schedule_named(schedule, keep, steps), within=within)
     torch.set_num_threads(threads)
-    network = formats.load(model)
-    before = formats.load(model)
+    network, before = formats.load(model), formats.load(model)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     example = split.train.inputs[:64]
@@ -162,13 +167,8 @@ def prune(
         journal=journal,
         resume=resume,
     )
-    total = sum(group.size for group in groups)
-    steps_taken = []
-    with progress("pruning", total) as advance:
-        for step in run:
-            steps_taken.append(step)
-            gone = total - sum(step.mask.count(group) for group in groups)
-            advance(gone, str(step.measured))
+    about = words_for(split, command(), seed)
+    steps_taken = _taken(run, groups, lambda first: note(first.folder, about))
     last = steps_taken[-1]
     reached = until is None or until(last.measured, steps_taken[0].measured)
     if fit is not None and not fit(last.measured, steps_taken[0].measured):
@@ -183,7 +183,24 @@ def prune(
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(last.network(), small, example)}")
     ship(small, out, left, written, split.train.inputs[:CALIBRATION], split.test)
+    if report is not None:
+        say(f"Page: {sentei.report(last.folder, report)}")
     return 0 if reached else UNREACHED
+
+
+def _taken(run: Any, groups: list[Any], noted: Callable[[Any], object]) -> list[Any]:
+    """All steps of a run, shown as they come; `noted` is called with the first."""
+    from sentei.cli.screen import progress
+
+    total, taken = sum(group.size for group in groups), []
+    with progress("pruning", total) as advance:
+        for step in run:
+            if not taken:
+                noted(step)
+            taken.append(step)
+            gone = total - sum(step.mask.count(group) for group in groups)
+            advance(gone, str(step.measured))
+    return taken
 
 
 def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[..., int]:

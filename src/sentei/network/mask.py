@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sentei.errors import GroupError
 from sentei.network.renumbering import kept, renumbered, selects
+from sentei.network.showing import table
 from sentei.network.units import Group, Listener, Neurons, Synapses, named
 
 Place = tuple[str, int]  # a parameter and one of its dimensions
@@ -111,6 +112,11 @@ class Mask:
     def _dead_sets(self) -> dict[Group, Tensor]:
         dead = {group: self.dead(group) for group in self._alive}
         return {group: positions for group, positions in dead.items() if positions.numel()}
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        rows = {f"{g.kind} {g.name}": f"{self.count(g):,} of {g.size:,}" for g in self._alive}
+        return table("alive", rows)
 
     def __repr__(self) -> str:
         parts = (f"{g.kind} {g.name!r}: {self.count(g)}/{g.size}" for g in self._alive)

@@ -16,6 +16,7 @@ from sentei.criteria.probe import Probe
 from sentei.errors import BudgetError, StructureError, UnreachableError
 from sentei.network.architecture import describe
 from sentei.network.mask import Mask
+from sentei.network.showing import table
 from sentei.network.size import counts
 from sentei.network.units import Group, Neurons
 from sentei.pruning.journal import SAMPLE, Journal, Record, Retrain, Snapshot, described
@@ -46,6 +47,17 @@ class Step:
     removed: dict[Group, Tensor]
     measured: Measurement
     _journal: Journal = field(repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder; a temporary one, which goes with the last step, if none was named."""
+        return self._journal.folder
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        words = "untouched" if self.number == 0 else f"step {self.number}"
+        gone = {f"removed from {g.name}": _listed(went) for g, went in self.removed.items()}
+        return table(words, {**self.measured.numbers(), **gone})
 
     def network(self) -> nn.Module:
         """A full-size copy of the network as it was: masked, repaired and retrained."""
@@ -214,6 +226,11 @@ def beginning(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[s
     rows = torch.linspace(0, len(targets) - 1, min(KEPT, len(targets))).round().long()
     kept = {"inputs": inputs[rows.to(inputs.device)], "targets": targets[rows.to(targets.device)]}
     return {SAMPLE + name: tensor.cpu() for name, tensor in kept.items()}, words
+
+
+def _listed(positions: Tensor, most: int = 12) -> str:
+    shown = ", ".join(map(str, positions[:most].tolist()))
+    return shown if len(positions) <= most else f"{shown} and {len(positions) - most:,} more"
 
 
 def _removable(mask: Mask, least: int) -> dict[Group, Tensor]:

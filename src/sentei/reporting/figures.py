@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sentei.reporting.tables import spearman
+
 INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
 SHADES = colormaps["viridis"]
 
@@ -168,6 +170,42 @@ def approximated(
         axes.tick_params(labelsize=7)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+
+
+def agreement(
+    figure: Figure, exact: Tensor, given: Mapping[str, Tensor], gone: Sequence[int]
+) -> None:
+    """Scores of several criteria against exact ablation, a dot for each unit.
+
+    Args:
+        figure: filled with one panel a criterion.
+        exact: (size,) rises in loss.
+        given: (size,) scores by criterion.
+        gone: units that were removed, in another colour.
+    """
+    removed = np.isin(np.arange(len(exact)), list(gone))
+    for place, (name, values) in enumerate(given.items()):
+        axes = figure.add_subplot(1, len(given), place + 1)
+        tidy(axes)
+        for which, colour, label in ((~removed, LEAF, "stayed"), (removed, EARTH, "removed")):
+            x, y = exact.numpy()[which], values.numpy()[which]
+            axes.plot(x, y, "o", color=colour, markersize=4, alpha=0.8, label=label)
+        axes.set_title(f"{name}: {spearman(values, exact):+.2f}", fontsize=9, color=INK)
+        axes.set(xlabel="rise in loss if it goes")
+    figure.axes[0].set_ylabel("score")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+
+
+def by_class(axes: Axes, names: Sequence[str], before: Tensor, after: Tensor) -> None:
+    """Accuracy of each class, before as a mark and after as a bar."""
+    places = np.arange(len(names))[::-1]
+    axes.barh(places, 100 * after.numpy(), color=LEAF, height=0.6, label="after")
+    axes.plot(100 * before.numpy(), places, "|", color=INK, markersize=9, label="before")
+    axes.set_yticks(places, names)
+    axes.set(xlabel="correct (%)")
+    axes.set_xlim(left=max(0, 100 * min(float(before.min()), float(after.min())) - 10))
+    axes.grid(visible=False, axis="y")
+    axes.legend(frameon=False, loc="lower left", fontsize=8)
 
 
 def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from sentei.network.certificate import certify
 from sentei.network.size import latency, multiply_adds
 from sentei.network.surgery import shrink
 from sentei.network.units import Synapses
-from sentei.reporting.page.story import Story
+from sentei.reporting.page.story import Story, versions
 
 AT_ONCE = 256
 
@@ -112,7 +111,7 @@ def _not_faster(one: list[Any], many: list[Any], story: Story, adds: list[int]) 
 
 def _run(story: Story, certificate: str) -> list[tuple[str, str]]:
     card, words = story.card, story.words
-    versions = words.get("versions") or versions_now()
+    numbers = words.get("versions") or versions()
     rows = story.samples.rows if story.samples is not None else 0
     data = card.get("data")
     return [
@@ -128,14 +127,5 @@ def _run(story: Story, certificate: str) -> list[tuple[str, str]]:
         ("data's fingerprints", ", ".join(data) if isinstance(data, list) else ""),
         ("measured for this page on", f"{rows:,} samples" if rows else ""),
         ("timed on", f"{platform.machine()}, {torch.get_num_threads()} thread(s)"),
-        ("versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
+        ("versions", ", ".join(f"{name} {number}" for name, number in numbers.items())),
     ]
-
-
-def versions_now() -> dict[str, str]:
-    """Of what numbers depend on."""
-    return {
-        "sentei": version("sentei"),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }

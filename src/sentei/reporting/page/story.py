@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,21 @@ class Names:
         """What `vars(names)` was before it went through JSON."""
         held = {name: words.get(name, ()) for name in ("classes", "features", "mean", "std")}
         return cls(str(words.get("data", "")), **{name: tuple(v) for name, v in held.items()})
+
+
+def words_for(split: Split, command: str, seed: int) -> dict[str, Any]:
+    """What a run's folder should note so that a page can name things: see `note`."""
+    names = asdict(Names.of(split))
+    return {"names": names, "command": command, "seed": seed, "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers depend on."""
+    return {
+        "sentei": version("sentei"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
 
 
 @dataclass(frozen=True)

@@ -22,4 +22,5 @@ startUnit();
 startRemoved();
 startAgreement();
 if (runnable) choose({ unit: loudest(networkAt(lastStep)) });
-document.documentElement.dataset.ready = "yes";
+// Drawings wait for their boxes to have a width, which the first frame gives them.
+requestAnimationFrame(() => requestAnimationFrame(() => (document.documentElement.dataset.ready = "yes")));
