@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sentei
-from sentei import DataError, JournalError, Probe, datasets, export, training
+from sentei import DataError, JournalError, Probe, datasets, formats, training
 from sentei.reporting.figures import write as write_figure
 from sentei.reporting.gallery import gallery
 from sentei.reporting.page import explain, of_journal, of_network, report
@@ -281,7 +281,7 @@ def test_figures_are_drawn_from_a_journal(tmp_path):
 
 def test_commands_write_pages_and_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    export.save(training.build("16-8-26", seed=0), "m.safetensors")
+    formats.save(training.build("16-8-26", seed=0), "m.safetensors")
     code, out, _ = run("prune", "m.safetensors", "--data", "letter", "--units-at-most", 6,
                        "--samples", 200, "--report", "r.html", capsys=capsys)  # fmt: skip
     assert code == 0

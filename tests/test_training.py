@@ -91,6 +91,7 @@ def test_unknown_loss_is_answered_with_the_nearest():
     [
         (annealing_cnn(), 600_810),
         (annealing_cnn("full"), 813_802),
+        (annealing_cnn("same"), 703_210),
         (distinctiveness_cnn(), 26_474),
         (build("784-64-10"), 50_890),
         (build("784-20-10"), 15_880 + 30),
@@ -151,7 +152,7 @@ def test_inits():
         ("784-0-10", "at least two whole numbers"),
         ("784-x-10", "at least two whole numbers"),
         ("784-10:relu:tanh:relu", "has 3 words after its name; there may be 2"),
-        ("cnn-annealing:same", "unknown padding 'same'"),
+        ("cnn-annealing:wide", "unknown padding 'wide'"),
     ],
 )
 def test_words_that_name_no_network(spec, message):
