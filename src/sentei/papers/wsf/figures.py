@@ -32,7 +32,7 @@ def draw(order: Order, results: Mapping[str, Result]) -> None:
         figure, axes = canvas()
         ladder(axes, [r["rungs"] for r in known])
         order.figure("ladder", figure)
-        figure, axes = canvas(4.4, 3.6)
+        figure, axes = canvas(4.3, 3.5)
         graph(axes, smallest(known)["edges"])
         order.figure("graph", figure)
     if any(name.startswith("compared") for name in results):
