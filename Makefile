@@ -3,16 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo examples test test-slow browser-test lint format bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/sentei demo
+
+examples: $(VENV)/installed
+	$(BIN)/python examples/pages.py
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+browser-test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/test_browser.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
