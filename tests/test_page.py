@@ -176,6 +176,7 @@ def test_giving_a_unit_back_is_measured(tmp_path):
     gains = told(story)["gains"]
     (group,) = steps[1].removed
     (unit,) = steps[1].removed[group].tolist()
+    assert story.samples is not None
     x, y = story.samples
     for row in gains:
         own = y == row["class"]

@@ -15,6 +15,7 @@ import { count, plural, signed } from "./words.js";
 
 let nodes = []; // [layer] -> Map of unit -> button
 let places = null;
+const portraits = new Map();
 
 export function startGraph() {
   if (!runnable) return;
@@ -25,7 +26,10 @@ export function startGraph() {
   const redraw = fitted(box, (width) => build(box, width));
   follow(["step"], () => redraw());
   follow(["class", "unit", "mode", "cap", "input"], () => refresh(box));
-  onTheme(redraw);
+  onTheme(() => {
+    portraits.clear();
+    redraw();
+  });
   box.addEventListener("keydown", walk);
 }
 
@@ -118,11 +122,21 @@ function hiddenNode(network, layer, at, unit, spot) {
     button.classList.add("label");
     button.append(name);
   } else if (spot.size >= 7) {
-    const picture = make("canvas", { "aria-hidden": "true" });
-    portrait(picture, alive ? network : networkAt(0), at, unit, null); // the dead as they were
-    button.append(picture);
+    button.append(kept(alive ? network : networkAt(0), at, unit)); // the dead as they were
   }
   return button;
+}
+
+// Portraits of weights, drawn once for all steps that share them.
+function kept(network, at, unit) {
+  const changing = page.groups.some((group) => group.kind === "synapse" || group.kind === "input");
+  const key = [changing ? `s${network.step}` : page.network.frameOf[network.step], at, unit].join();
+  if (layers[at].channels || !portraits.has(key)) {
+    const picture = make("canvas", { "aria-hidden": "true" });
+    portrait(picture, network, at, unit, null);
+    portraits.set(key, picture);
+  }
+  return portraits.get(key);
 }
 
 function refresh(box) {

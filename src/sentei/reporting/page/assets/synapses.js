@@ -5,46 +5,58 @@ import { layers, links, sent } from "./network.js";
 
 const LEVELS = 12; // widths that lines are drawn in
 
-// For each link its strongest synapses, `cap` in all: [{link, to, from, value}], and how many there are.
+// The strongest synapses, `cap` in all and shared fairly between links: [{link, to, from, value,
+// part}], and how many could be drawn.
 export function strongest(network, { cap, mode, result, paths, target, places }) {
-  const found = links.map((link, at) => candidates(network, link, at, { mode, result, paths, target, places }));
-  const total = found.reduce((sum, each) => sum + each.length, 0);
+  const found = links.map((link, at) => valued(network, link, at, { mode, result, paths, target, places }));
   let room = cap;
-  const sizes = found.map((each, at) => ({ at, length: each.length })).sort((a, b) => a.length - b.length);
+  const sizes = found.map(({ count }, at) => ({ at, count })).sort((a, b) => a.count - b.count);
   const drawn = [];
-  sizes.forEach(({ at, length }, turn) => {
-    const share = Math.min(Math.floor(room / (sizes.length - turn)), length);
+  sizes.forEach(({ at, count }, turn) => {
+    const share = Math.min(Math.floor(room / (sizes.length - turn)), count);
     room -= share;
-    for (const each of top(found[at], share)) drawn.push(each);
+    for (const each of top(links[at], found[at], share)) drawn.push(each);
   });
-  return { drawn, total };
+  return { drawn, total: found.reduce((sum, { count }) => sum + count, 0) };
 }
 
-function candidates(network, link, at, { mode, result, paths, target, places }) {
+// (to × from) what each synapse of a link is worth drawing; 0 where there is none to draw.
+function valued(network, link, at, { mode, result, paths, target, places }) {
   const size = layers[link.from].size;
   const strength = network.strength[at];
-  const found = [];
+  const values = new Float32Array(strength.length);
+  const shown = Array.from({ length: size }, (_, unit) => network.alive[link.from][unit] && places[link.from].place(unit) !== null);
+  const isLast = link.to === layers.length - 1;
+  let count = 0;
   for (let to = 0; to < layers[link.to].size; to++) {
     if (!network.alive[link.to][to] || !places[link.to].place(to)) continue;
-    if (paths && (link.to === layers.length - 1 ? to !== target : !paths.reaches[link.to][to])) continue;
+    if (paths && (isLast ? to !== target : !paths.reaches[link.to][to])) continue;
+    const onward = paths ? paths.strength[link.to][to] : 1;
     for (let from = 0; from < size; from++) {
       const weight = strength[to * size + from];
-      if (weight === 0 || !network.alive[link.from][from] || !places[link.from].place(from)) continue;
-      let value = mode === "sent" && result ? sent(network, link, result, to, from) : weight;
-      if (paths) value *= paths.strength[link.to][to];
-      if (value !== 0) found.push({ link, to, from, value });
+      if (weight === 0 || !shown[from]) continue;
+      const value = (mode === "sent" && result ? sent(network, link, result, to, from) : weight) * onward;
+      values[to * size + from] = value;
+      if (values[to * size + from] !== 0) count += 1;
     }
   }
-  return found;
+  return { values, count };
 }
 
-function top(list, share) {
+function top(link, { values, count }, share) {
   if (share <= 0) return [];
-  const sizes = Float32Array.from(list, (each) => Math.abs(each.value)).sort();
-  const least = sizes[Math.max(sizes.length - share, 0)];
-  const reach = sizes[sizes.length - 1];
-  const kept = list.filter((each) => Math.abs(each.value) >= least).slice(0, share);
-  for (const each of kept) each.part = Math.abs(each.value) / reach;
+  const sizes = new Float32Array(count);
+  let next = 0;
+  for (const value of values) if (value !== 0) sizes[next++] = Math.abs(value);
+  sizes.sort();
+  const least = sizes[count - share];
+  const width = layers[link.from].size;
+  const kept = [];
+  for (let at = 0; at < values.length && kept.length < share; at++) {
+    const value = values[at];
+    if (value === 0 || Math.abs(value) < least) continue;
+    kept.push({ link, to: Math.floor(at / width), from: at % width, value, part: Math.abs(value) / sizes[count - 1] });
+  }
   return kept;
 }
 
