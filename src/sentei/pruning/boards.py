@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sentei.errors import unknown
 from sentei.pruning.limits import Limit, all_of, bytes_at_most, ram_at_most
 
-# Estimated from what was measured for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to 1.5 KiB, the compiler's own
-# floating point and expf up to 3 KiB. The rest of the reserve is the caller's program.
+# An estimate for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to 1.5 KiB, the compiler's
+# own floating point and expf up to 3 KiB. The rest of the reserve is the caller's program.
 CODE = 6 * 1024
 STACK = 512
 
