@@ -80,6 +80,7 @@ def _network(story: Story, row: list[Operation]) -> tuple[Document | None, tuple
         "frames": held.packed,
         "frameOf": held.frame_of,
         "exact": held.exact,
+        "hasStart": held.has_start,
     }, held.said
 
 

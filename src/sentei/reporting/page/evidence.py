@@ -21,7 +21,7 @@ from sentei.reporting.tables import spearman
 UNITS = 512  # of a group, beyond which it is left out
 DRAWN = 128  # units of a group whose surfaces are measured
 ROWS = 500  # samples that units are measured on
-GAINS = [*(i / 10 for i in range(20)), *(i / 2 for i in range(4, 21))]
+GAINS = [*(i / 10 for i in range(30)), *(i / 2 for i in range(6, 21))]
 FEW = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 7.5, 10)  # of channels, where each costs more
 
 

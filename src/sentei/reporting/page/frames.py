@@ -15,7 +15,7 @@ from sentei.reporting.page.packing import Packed, length, packed
 from sentei.reporting.page.running import Operation, operations
 from sentei.reporting.page.story import Story
 
-ROOM = 1_450_000  # characters of base64 that weights may take
+ROOM = 1_650_000  # characters of base64 that weights may take
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Frames:
         exact: for each step, whether that frame with the step's dead taken out is the network.
         dtypes: of each frame: "f4", or "f2" where there was no room.
         said: what was left out, in words.
+        has_start: whether the untouched network is there.
     """
 
     packed: list[dict[int, dict[str, Packed]]]
@@ -35,6 +36,7 @@ class Frames:
     exact: list[bool]
     dtypes: list[str]
     said: tuple[str, ...]
+    has_start: bool = False
 
 
 def frames(story: Story) -> Frames:
@@ -91,7 +93,10 @@ def _laid_out(story: Story, needed: list[int], chosen: dict[int, Any], said: lis
             "of the step before them are shown, without what has died since."
         )
     parts = [chosen[number][1] for number in numbers]
-    return Frames(parts, frame_of, exact, [chosen[n][0] for n in numbers], tuple(said))
+    dtypes = [chosen[number][0] for number in numbers]
+    if 0 not in chosen:
+        said.append("There is no room for the untouched network, so it does not answer here.")
+    return Frames(parts, frame_of, exact, dtypes, tuple(said), 0 in chosen)
 
 
 def pack(row: list[Operation], dtype: str) -> dict[int, dict[str, Packed]]:

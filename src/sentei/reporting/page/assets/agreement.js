@@ -16,13 +16,16 @@ export function startAgreement() {
   byId("why").hidden = false;
   const box = byId("agreement");
   box.append(make("p", { class: "note" }, "Each dot is a unit of the untouched network: to the right, what exact ablation says its removal costs; upwards, what the criterion says. A criterion that ranks as ablation does rises all the way: a rank correlation of 1. Brown dots were removed by this run."));
-  for (const [position, { exact, criteria }] of entries) {
+  const gone = ([position]) => page.removed.filter((row) => row.group === Number(position)).length;
+  entries.sort((one, other) => gone(other) - gone(one));
+  entries.forEach(([position, { exact, criteria }], turn) => {
     const group = page.groups[position];
     const costs = unpack(exact);
-    const plots = make("div", { class: "plots" });
+    const plots = make("div", { class: "plots", tabindex: 0, role: "group", "aria-label": `Criteria for ${group.name}` });
     for (const criterion of criteria) plots.append(plot(group, costs, criterion));
-    box.append(make("h3", {}, `${group.name}: ${group.size} units`), plots);
-  }
+    const head = make("summary", {}, `${group.name}: ${group.size} units, ${criteria.length} criteria, the best ranking first`);
+    box.append(make("details", { open: turn === 0 }, head, plots));
+  });
   follow(["unit"], () => markDots(box));
 }
 

@@ -7,7 +7,8 @@ import { className, lastStep, page } from "./page-data.js";
 import { choose, follow, state } from "./state.js";
 import { brief, bytes, count, percent } from "./words.js";
 
-const SHOWN = 40; // classes
+const SHOWN = 60; // classes
+const BESIDE = 12; // classes that fit beside the charts
 
 export function startCost() {
   if (!page.isRun) return;
@@ -18,6 +19,7 @@ export function startCost() {
   sizeBars();
   if (page.byClass) {
     byId("classes-head").hidden = false;
+    if (page.byClass.total.length > BESIDE) byId("gains").before(byId("classes-head"), byId("classes"));
     const right = unpack(page.byClass.right);
     const draw = () => byClass(right);
     follow(["step"], draw);
@@ -69,7 +71,7 @@ function sizeBars() {
 function byClass(right) {
   const totals = page.byClass.total;
   const at = (step, number) => right[step * totals.length + number] / (totals[number] || 1);
-  const box = make("div", { class: "bars" });
+  const box = make("div", { class: totals.length > BESIDE ? "bars many" : "bars" });
   totals.slice(0, SHOWN).forEach((total, number) => {
     if (!total) return;
     const [now, start] = [at(state.step, number), at(0, number)];

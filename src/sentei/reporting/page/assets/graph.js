@@ -64,20 +64,28 @@ function build(box, width) {
   box.replaceChildren();
   box.style.height = `${places.height}px`;
   box.append(make("canvas", { id: "synapses", role: "img" }));
-  layers.forEach((layer, at) => {
-    const { x, width: wide, shown } = places.layers[at];
-    const alive = network.alive[at].reduce((a, b) => a + b, 0);
-    const words = layer.isOutput ? "says" : at === 0 ? `${count(alive)} of ${count(layer.size)} inputs` : `${layer.name}: ${count(alive)} of ${count(layer.size)}`;
-    const more = shown && shown.length < layer.size ? `, ${count(shown.length)} drawn` : "";
-    const caption = make("span", { class: "caption" }, words + more);
-    const narrow = at > 0 && wide < 110;
-    Object.assign(caption.style, { left: `${Math.max(narrow ? x + wide / 2 - 60 : x, 4)}px`, top: "8px", maxWidth: `${Math.max(wide, 120)}px` });
-    if (narrow) Object.assign(caption.style, { width: "120px", textAlign: "center" });
-    box.append(caption);
-  });
+  layers.forEach((layer, at) => box.append(caption(network, layer, at)));
   nodes = layers.map((layer, at) => laid(box, network, layer, at));
   refresh(box);
   if (focus) box.querySelector(`[data-node="${focus}"]`)?.focus();
+}
+
+// How many of a layer are alive, above it and no wider than its part of the drawing.
+function caption(network, layer, at) {
+  const { x, width, shown } = places.layers[at];
+  const alive = count(network.alive[at].reduce((a, b) => a + b, 0));
+  const size = count(layer.size);
+  const room = layer.isOutput ? width : at === 0 ? width : places.slot - 8;
+  const tight = room < 90;
+  const more = shown && shown.length < layer.size ? `, ${count(shown.length)} drawn` : "";
+  const told = at === 0 ? (layer.size === 1 ? "the input" : `${alive} of ${size} inputs`) : `${layer.name}: ${alive} of ${size}${more}`;
+  const short = layer.size === 1 ? told : `${alive}/${size}`;
+  const words = layer.isOutput ? `says${more}` : tight ? short : told;
+  const found = make("span", { class: "caption", title: told }, words);
+  const centre = x + width / 2;
+  const left = layer.isOutput || at === 0 ? x : centre - room / 2;
+  Object.assign(found.style, { left: `${left}px`, width: `${room}px`, top: "8px", textAlign: layer.isOutput || at === 0 ? "left" : "center" });
+  return found;
 }
 
 function laid(box, network, layer, at) {

@@ -26,7 +26,7 @@ export function layout(width, network) {
     const begin = left + slot * (at - 1);
     return grid(layer, ordered(layer, at, network), begin + slot * 0.24, top, slot * 0.52, rest, narrow);
   });
-  return { width, height, layers: found };
+  return { width, height, slot, layers: found };
 }
 
 function inputPlaces(layer, x, top, width, height) {

@@ -25,7 +25,7 @@ export function outputNode(unit) {
 // What both networks make of the input that is shown: outputs as they are, and as parts of one.
 export function answers(input) {
   const now = forward(networkAt(state.step), input).output;
-  const before = page.isRun ? forward(networkAt(0), input).output : null;
+  const before = page.isRun && page.network.hasStart ? forward(networkAt(0), input).output : null;
   return { now, before, chances: chances(now), chancesBefore: before && chances(before) };
 }
 

@@ -18,7 +18,7 @@ export function drawAmounts(canvas, values, height, width, colour = "ink", reach
 
 // One bar a value, to the right if positive and to the left if negative.
 export function drawBars(canvas, values) {
-  const [width, height] = [48, 48];
+  const [width, height] = [144, 144];
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   context.fillStyle = colours.card.text;
@@ -28,7 +28,7 @@ export function drawBars(canvas, values) {
   values.forEach((value, at) => {
     context.fillStyle = value > 0 ? colours.leaf.text : colours.earth.text;
     const length = (value / reach) * (width / 2 - 2);
-    context.fillRect(width / 2 + Math.min(length, 0), at * each, Math.abs(length), Math.max(each - 0.4, 0.5));
+    context.fillRect(width / 2 + Math.min(length, 0), at * each, Math.abs(length), Math.max(each * 0.85, 0.5));
   });
 }
 

@@ -13,11 +13,12 @@ export function startRemoved() {
   byId("gone").hidden = false;
   const several = new Set(page.removed.map((row) => row.group)).size > 1;
   const repaired = page.removed.some((row) => row.heirs.length);
-  const names = ["step", "unit", ...(several ? ["of"] : []), "score", "who took over"];
+  const told = repaired || page.removed.some((row) => row.score === null);
+  const names = ["step", "unit", ...(several ? ["of"] : []), "score", ...(told ? ["who took over"] : [])];
   const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col", class: ["step", "unit", "score"].includes(name) ? "number" : "" }, name)));
   const body = make("tbody");
   const rows = [];
-  const add = (some) => some.forEach((row) => rows.push({ row, element: line(row, several, repaired, body) }));
+  const add = (some) => some.forEach((row) => rows.push({ row, element: line(row, several, told && { repaired }, body) }));
   add(page.removed.slice(0, AT_FIRST));
   const table = make("table", {}, make("thead", {}, head), body);
   const parts = [make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Removed units" }, table)];
@@ -31,7 +32,7 @@ export function startRemoved() {
     parts.push(make("p", {}, more));
   }
   const proposal = page.run.find(([name]) => name === "proposal")?.[1];
-  const words = `The score is what the criterion said when the unit went: the lowest go first. ${proposal ? `It was ${proposal}.` : ""}`;
+  const words = `The score is what the criterion said when the unit went: the lowest go first.${told ? "" : " Nobody took over: what read them was cut."}${proposal ? ` The proposal was ${proposal}.` : ""}`;
   byId("removed").append(make("p", { class: "note" }, words), ...parts);
   const show = () =>
     rows.forEach(({ row, element }) => {
@@ -42,7 +43,7 @@ export function startRemoved() {
   show();
 }
 
-function line(row, several, repaired, body) {
+function line(row, several, told, body) {
   const group = page.groups[row.group];
   const at = layers.findIndex((layer) => layer.operation === group.operation);
   const name = group.kind === "input" ? page.input?.features[row.unit] ?? `input ${row.unit}` : String(row.unit);
@@ -54,7 +55,7 @@ function line(row, several, repaired, body) {
     make("td", { class: "number" }, pick),
     several ? make("td", {}, group.name) : null,
     make("td", { class: "number" }, row.score === null ? "swept" : brief(row.score)),
-    make("td", {}, heirs(row, repaired)),
+    told ? make("td", {}, heirs(row, told.repaired)) : null,
   );
   body.append(element);
   return element;
