@@ -85,6 +85,8 @@ def test_sizes_that_are_none_say_the_units(bad):
         lambda: limits.bytes_at_most("-1 KiB"),
         lambda: limits.units_at_most(-1),
         lambda: limits.units_at_most("120 %"),
+        lambda: limits.synapses_at_most(0),
+        lambda: limits.synapses_at_most("0 %"),
         lambda: limits.accuracy_within(1.5),
         lambda: limits.accuracy_within(float("nan")),
         lambda: limits.accuracy_at_least(97),
@@ -95,6 +97,11 @@ def test_sizes_that_are_none_say_the_units(bad):
 def test_limits_that_cannot_be_are_refused_when_made(make):
     with pytest.raises(ValueError, match="got"):
         make()
+
+
+def test_a_count_of_more_than_there_are_is_refused_and_says_how_many_there_are():
+    with pytest.raises(BudgetError, match=r"synapses_at_most\(80000\).*79,400 synapses"):
+        limits.synapses_at_most(80_000)(START, START)
 
 
 def test_an_accuracy_limit_without_classes_says_so():

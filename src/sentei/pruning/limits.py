@@ -88,7 +88,9 @@ def units_at_most(keep: Amount) -> Limit:
 
 
 def synapses_at_most(keep: Amount) -> Limit:
-    """At most so many synapses: a count, or a percentage of those at the start."""
+    """At most so many synapses: a count of 1 or more, or a percentage of those at the start."""
+    if amount(keep, 10**9) < 1:
+        raise BudgetError(f"a network of no synapses says nothing: keep 1 or more; got {keep!r}")
     return _count("synapses", keep)
 
 
@@ -226,11 +228,16 @@ def parse_bytes(size: int | str) -> int:
 
 def _count(what: str, keep: Amount) -> Limit:
     amount(keep, 100)
-    return Limit(
-        f"{what}_at_most({keep!r})",
-        lambda now, start: getattr(now, what) <= amount(keep, getattr(start, what)),
-        is_size=True,
-    )
+    words = f"{what}_at_most({keep!r})"
+
+    def holds(now: Measured, start: Measured) -> bool:
+        there = getattr(start, what)
+        most = amount(keep, there)
+        if most > there:
+            raise BudgetError(f"{words} asks for more than there are: {there:,} {what}; ask for less")
+        return getattr(now, what) <= most
+
+    return Limit(words, holds, is_size=True)
 
 
 def _fraction(name: str, value: float) -> None:
