@@ -91,7 +91,7 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     chosen = VARIANTS[variant]
     data = load("mnist:full", flat=False)
     samples, test = data.train.first(images), data.test.first(images)
-    network = annealing_cnn(chosen.padding, chosen.dropout, seed=seed)
+    network = _network(chosen, seed)
     recipe = Recipe(epochs, "adadelta", lr=1.0, batch_size=BATCH, seed=seed)
     course = Course(network, samples, recipe)
     pruner = None
@@ -138,9 +138,15 @@ def timed(seed: int, blocks: int) -> dict[str, Any]:
 TIMED = ("dropout", "annealed", "neither")
 
 
+def _network(variant: Variant, seed: int) -> torch.nn.Module:
+    # Channels last: pooling and convolutions take about a sixth less time on a CPU, for every variant.
+    network = annealing_cnn(variant.padding, variant.dropout, seed=seed)
+    return network.to(memory_format=torch.channels_last)
+
+
 def _course(variant: str, seed: int, samples: Samples) -> tuple[Course, PruneWhileTraining | None]:
     chosen = VARIANTS[variant]
-    network = annealing_cnn(chosen.padding, chosen.dropout, seed=seed)
+    network = _network(chosen, seed)
     recipe = Recipe(1, "adadelta", lr=1.0, batch_size=BATCH, seed=seed)
     course = Course(network, samples, recipe)
     if chosen.propose is None:

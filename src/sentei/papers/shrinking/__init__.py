@@ -8,6 +8,7 @@ from sentei.papers.jobs import Job
 from sentei.papers.shrinking.cascade import grown
 from sentei.papers.shrinking.networks import SETTINGS
 from sentei.papers.shrinking.removal import removed
+from sentei.papers.shrinking.thresholds import replaced
 
 TITLE = "Sharma, Wolfe, Raj: The Incredible Shrinking Neural Network (arXiv 1701.04465)"
 
@@ -33,6 +34,8 @@ def todo(quick: bool, seeds: int) -> list[Job]:
             jobs.append(Job(f"{name}-{seed}", removed, settings))
         size = {"most": 8, "updates": 60} if quick else {"most": 40, "updates": 150}
         jobs.append(Job(f"cascade-{seed}", grown, {"seed": seed, **size}))
+        two = {"name": "2x50", "seed": seed, "quick": quick}
+        jobs.append(Job(f"thresholds-{seed}", replaced, two))
     return jobs
 
 
@@ -42,7 +45,7 @@ def reproduce(order: Order) -> list[Claim]:
     results = order.work(todo(order.quick, seeds))
     from sentei.papers.shrinking import drawing, judging
 
-    names = (*SETTINGS, "cascade")
+    names = (*SETTINGS, "cascade", "thresholds")
     runs = {name: [results[f"{name}-{seed}"] for seed in range(seeds)] for name in names}
     drawing.draw(order, runs)
     return judging.claims(runs)

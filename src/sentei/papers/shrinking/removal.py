@@ -55,7 +55,7 @@ def removed(
     curves: dict[str, Any] = {}
     for label, criterion in runs.items():
         draw = draws and label.startswith("iterative") and criterion in SURFACED
-        curves[label] = _curve(model, seen, held, how, criterion, draw)
+        curves[label] = emptied(model, seen, held, how, criterion, draw)
     found: Result = {"epochs": epochs, "curves": curves, "spearman": agreement}
     start = evaluate(model, held, loss=how.loss)
     found["start"] = {"held": start.accuracy, "held loss": start.loss, "ranked": seen.rows}
@@ -64,12 +64,25 @@ def removed(
     return found
 
 
-def _curve(
-    dense: nn.Module, seen: Samples, held: Samples, how: Setting, criterion: Any, draw: bool
+def emptied(
+    dense: nn.Module,
+    seen: Samples,
+    held: Samples,
+    how: Setting,
+    criterion: Any,
+    draw: bool = False,
 ) -> dict[str, Any]:
     """Accuracy and summed error after 0, 1, … removals, and which layer each unit was of.
 
     Units that a removal leaves deaf or unheard go with it, at the same step.
+
+    Args:
+        dense: the trained network; stays as it is.
+        seen: what is ranked on.
+        held: what neither training nor ranking sees.
+        how: the setting.
+        criterion: asked anew after every removal; or a ranking that is fixed.
+        draw: whether to measure the error surface of every tenth unit that goes.
     """
     model = copy.deepcopy(dense)
     groups = sentei.find_units(model, seen.inputs[:64])
