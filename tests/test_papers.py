@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sentei import papers
 from sentei.errors import JournalError
 from sentei.papers import jobs
 from sentei.papers.claims import Claim, Report, paired, spread
+from sentei.papers.pages import publish
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,6 +100,61 @@ def test_a_table_of_claims_survives_the_bars_in_it():
 def test_an_unknown_paper_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="unknown paper 'shrinkin'"):
         papers.reproduce("shrinkin", papers.Order(tmp_path))
+
+
+def ran(folder, **files):
+    (folder / "figures").mkdir(parents=True)
+    (folder / "claims.md").write_text("| a new table |\n")
+    for name, text in files.items():
+        (folder / f"{name}.md").write_text(text)
+    for name in ("seen", "unseen"):
+        (folder / "figures" / f"{name}.png").write_bytes(name.encode())
+    return folder
+
+
+WHOLE = Report("p", "P", "sentei reproduce p", False, [Claim("c", "1", "2", "holds")])
+
+
+def test_a_page_keeps_its_words_and_gets_the_run_s_tables_and_figures(tmp_path):
+    page = tmp_path / "p.md"
+    page.write_text(
+        "Words.\n<!-- claims -->\nold\n<!-- /claims -->\n![s](p/seen.png)\n"
+        "<!-- rules --><!-- /rules -->\nEnd.\n"
+    )
+    left = publish(WHOLE, ran(tmp_path / "run", rules="- \\1 if it rains"), page)
+    assert page.read_text() == (
+        "Words.\n<!-- claims -->\n\n| a new table |\n\n<!-- /claims -->\n![s](p/seen.png)\n"
+        "<!-- rules -->\n\n- \\1 if it rains\n\n<!-- /rules -->\nEnd.\n"
+    )
+    assert [file.name for file in left] == ["unseen.png"]
+    assert (tmp_path / "p" / "seen.png").read_bytes() == b"seen"
+    assert sorted(file.name for file in (tmp_path / "p").iterdir()) == ["claims.json", "seen.png"]
+
+
+@pytest.mark.parametrize(
+    ("quick", "words", "said"),
+    [
+        (True, "<!-- claims --><!-- /claims -->", "--quick"),
+        (False, "no marks", "<!-- claims -->"),
+        (False, "<!-- claims --><!-- /claims --> ![x](p/gone.png)", "gone.png"),
+    ],
+)
+def test_what_must_not_be_published_leaves_the_page_as_it_was(tmp_path, quick, words, said):
+    page = tmp_path / "p.md"
+    page.write_text(words)
+    with pytest.raises(ValueError, match=said):
+        publish(replace(WHOLE, quick=quick), ran(tmp_path / "run"), page)
+    assert page.read_text() == words
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_page_of_several_papers_or_of_a_quick_run_is_refused_before_any_work(tmp_path):
+    from sentei.cli.reproduce import reproduce
+
+    for asked in ({"paper": "all"}, {"paper": "wsf", "quick": True}):
+        with pytest.raises(ValueError, match="--page"):
+            reproduce(**asked, into=tmp_path / "into", page=tmp_path / "p.md")
+    assert not (tmp_path / "into").exists()
 
 
 PUBLISHED = [path.parent.name for path in (ROOT / "docs" / "papers").glob("*/claims.json")]

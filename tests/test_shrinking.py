@@ -5,7 +5,16 @@ import torch
 
 from sentei.papers import Order
 from sentei.papers.claims import Report
-from sentei.papers.shrinking import ORDERS, OTHERS, SETTINGS, cascade, drawing, judging, todo
+from sentei.papers.shrinking import (
+    ORDERS,
+    OTHERS,
+    SETTINGS,
+    cascade,
+    drawing,
+    judging,
+    thresholds,
+    todo,
+)
 from sentei.papers.shrinking.networks import samples, setting, trained
 from sentei.papers.shrinking.removal import GAINS, removed
 from sentei.training import evaluate
@@ -94,13 +103,23 @@ def test_the_best_candidate_correlates_with_what_is_wrong():
 
 def test_the_same_settings_are_the_same_jobs():
     names = [job.name for job in todo(quick=False, seeds=2)]
-    assert len(set(names)) == len(names) == 2 * (len(SETTINGS) + 1)
+    assert len(set(names)) == len(names) == 2 * (len(SETTINGS) + 2)
     assert [job.name for job in todo(quick=False, seeds=1)] == names[: len(names) // 2]
+
+
+def test_thresholds_read_literally_change_no_removal_of_one_layer():
+    found = thresholds.replaced("1x100", 0, quick=True)
+    assert list(found) == list(thresholds.READINGS)
+    plain, mean, median, *_ = found.values()
+    assert plain == mean == median
+    assert len(plain["accuracy"]) == 21
 
 
 def test_rows_and_figures_come_of_results(result, tmp_path):
     grown = cascade.grown(0, most=2, updates=10)
     runs = {name: [result, result] for name in SETTINGS} | {"cascade": [grown, grown]}
+    bounded = thresholds.replaced("1x100", 0, quick=True)
+    runs["thresholds"] = [bounded, bounded]
     two = {**result, "curves": {k: dict(v) for k, v in result["curves"].items()}}
     for curve in two["curves"].values():
         curve["layers"] = [1, 0] * 5

@@ -16,6 +16,7 @@ def reproduce(
     quick: bool = False,
     seeds: int = 5,
     processes: int = 2,
+    page: Path | None = None,
 ) -> None:
     """Reproduce a paper: its experiments, figures and claims, beside what came out.
 
@@ -33,12 +34,18 @@ def reproduce(
         How often each experiment is repeated.
     processes
         How many experiments run side by side, one thread each.
+    page
+        Markdown to bring up to date: what stands between its <!-- claims --> marks, and the figures
+        it shows. Of one paper, not of a quick run.
     """
     from sentei.cli.screen import console, head, progress, say
     from sentei.papers import PAPERS, Order
     from sentei.papers import reproduce as reproduced
+    from sentei.papers.pages import publish
     from sentei.reporting.tables import claims
 
+    if page is not None and (paper == "all" or quick):
+        raise ValueError("--page is for a whole run of one paper: name it, without --quick")
     for name in PAPERS if paper == "all" else (paper,):
         folder = into / name
         with progress(f"reproducing {name}", 1) as advance:
@@ -50,3 +57,10 @@ def reproduce(
         head(report.title)
         console.print(claims(report.claims))
         say(f"figures and claims lie in [bold]{folder}[/bold]")
+        if page is not None:
+            left = publish(report, folder, page)
+            say(f"{page} is up to date" + f"; it shows no {_names(left)}" * bool(left))
+
+
+def _names(files: list[Path]) -> str:
+    return ", ".join(file.name for file in files)

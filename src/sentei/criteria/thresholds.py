@@ -16,7 +16,13 @@ from sentei.network.units import Group
 
 log = logging.getLogger(__name__)
 
-MIDDLES = {"mean": torch.mean, "median": torch.median}
+
+def _median(scores: Tensor) -> Tensor:
+    # torch.median of two scores is the lower: the higher would be replaced by it, and tie with it.
+    return scores.quantile(0.5)
+
+
+MIDDLES = {"mean": torch.mean, "median": _median}
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ def _count(what: str, keep: Amount) -> Limit:
         there = getattr(start, what)
         most = amount(keep, there)
         if most > there:
-            raise BudgetError(f"{words} asks for more than there are: {there:,} {what}; ask for less")
+            raise BudgetError(f"{words} is more than there are: {there:,} {what}; ask for less")
         return getattr(now, what) <= most
 
     return Limit(words, holds, is_size=True)

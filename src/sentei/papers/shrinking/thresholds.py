@@ -1,4 +1,4 @@
-"""Extreme estimates replaced by the mean or median, as the paper tries: does it help?"""
+"""Extreme estimates replaced by the mean or median, as the paper tries."""
 
 from __future__ import annotations
 
