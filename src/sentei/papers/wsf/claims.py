@@ -89,7 +89,8 @@ def _close(results: Results) -> list[Claim]:
             "> 90 %",
             spread([1 - count / 15_880 for count in left], 1, 100, "%") + " removed",
             "holds" if max(left) < 1588 else "does not hold",
-            "the paper's procedure, at most a point of validation accuracy lost; "
+            "the paper's procedure, at most a point of validation accuracy lost, stopped after "
+            + f"{max(len(run['steps']) for run in runs)} steps though it could go on; "
             + f"{spread(left, 0)} synapses and "
             + f"{spread([run['structure'][0] for run in runs], 0)} inputs stay, test "
             + spread([run["test"] for run in runs], 2, 100, "%"),

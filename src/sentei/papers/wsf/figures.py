@@ -73,7 +73,7 @@ def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
     beside.set_ylabel("validation accuracy (%)", color=LEAF)
     beside.set_ylim(0, 100)
     beside.spines[["top", "left"]].set_visible(False)
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.1))
 
 
 def ladder(axes: Axes, runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
