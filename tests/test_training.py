@@ -262,6 +262,29 @@ def test_after_update_runs_after_every_update_in_order():
     assert len(set(weights)) == 9
 
 
+def test_a_learning_rate_falls_as_torchs_own_scheduler_has_it():
+    network, samples = mlp("3-4-2"), (torch.rand(10, 3), torch.arange(10) % 2)
+    made = []
+
+    def optimizer(parameters):
+        made.append(torch.optim.SGD(parameters, lr=0.5))
+        return made[0]
+
+    seen = []
+    recipe = Recipe(epochs=3, optimizer=optimizer, batch_size=4, decay="cosine")
+    train(
+        network, samples, recipe, after_update=[lambda: seen.append(made[0].param_groups[0]["lr"])]
+    )
+    theirs = torch.optim.SGD(network.parameters(), lr=0.5)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=9)
+    wanted = []
+    for _ in range(9):
+        wanted.append(theirs.param_groups[0]["lr"])
+        theirs.step()
+        falling.step()
+    assert seen == pytest.approx(wanted)
+
+
 def test_half_squared_error_learns_through_a_sigmoid():
     samples = data(200)
     network = build("6-12-3:sigmoid:sigmoid")
@@ -339,6 +362,7 @@ def test_a_student_without_targets_becomes_its_teacher():
     [
         ({"optimizer": "adma"}, "Did you mean 'adam'"),
         ({"loss": "half_square_error"}, "Did you mean 'half_squared_error'"),
+        ({"decay": "cosin"}, "Did you mean 'cosine'"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"lr": 0.0}, "lr must be above 0"),

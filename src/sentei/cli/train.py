@@ -18,6 +18,7 @@ def train(
     batch_size: int = 100,
     loss: str = "cross_entropy",
     weight_decay: float = 0.0,
+    decay: str | None = None,
     teacher: ExistingFile | None = None,
     temperature: float = 4.0,
     teacher_weight: float = 0.9,
@@ -49,6 +50,8 @@ def train(
         cross_entropy or half_squared_error.
     weight_decay
         As torch's optimizers mean it.
+    decay
+        cosine lets the learning rate fall to zero over the epochs.
     teacher
         A larger network that sentei saved, to learn from as well as from the targets.
     temperature
@@ -83,6 +86,7 @@ def train(
         weight_decay=weight_decay,
         seed=seed,
         distillation=told,
+        decay=decay,
     )
     with progress("training", epochs) as advance:
         training.train(

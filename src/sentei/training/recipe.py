@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,11 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float, dict[str, flo
     "adadelta": (optim.Adadelta, 1.0, {"rho": 0.95, "eps": 1e-8}),  # Zeiler's (2012) own rho
 }
 _FUSED = (optim.SGD, optim.Adam)
+
+# Of each decay: from the part of training that is over to that of the learning rate that is left.
+DECAYS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda part: (1 + math.cos(math.pi * part)) / 2
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Recipe:
         weight_decay: as torch's optimizers mean it.
         seed: of the order of samples and of dropout.
         distillation: also learn from a teacher.
+        decay: "cosine" lets the learning rate fall to zero over the epochs, along half a cosine, in
+            every update (Loshchilov and Hutter 2017, SGDR, equation 5); None leaves it as it is.
 
     Raises:
         ValueError: an unknown name, or a number out of its range.
@@ -77,9 +85,12 @@ class Recipe:
     weight_decay: float = 0.0
     seed: int = 0
     distillation: Distillation | None = None
+    decay: str | None = None
 
     def __post_init__(self):
         per_sample(self.loss)
+        if self.decay is not None and self.decay not in DECAYS:
+            raise ValueError(unknown("decay", self.decay, DECAYS))
         if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
             raise ValueError(unknown("optimizer", self.optimizer, OPTIMIZERS))
         if not isinstance(self.optimizer, str) and (self.lr is not None or self.weight_decay):
@@ -99,6 +110,12 @@ class Recipe:
                 f"distillation softens logits of a softmax with a temperature, and {self.loss} has "
                 "none; use loss='cross_entropy'"
             )
+
+    def part_of_lr(self, epoch: float) -> float:
+        """What the learning rate is multiplied with after so many epochs, fractions included."""
+        if self.decay is None:
+            return 1.0
+        return DECAYS[self.decay](epoch % self.epochs / self.epochs)
 
     def optimizer_for(self, network: nn.Module) -> optim.Optimizer:
         """A fresh optimizer of a network's parameters.

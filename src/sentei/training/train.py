@@ -81,9 +81,9 @@ def train(
 class Course:
     """A network, an optimizer and data, checked and ready: one epoch at a time.
 
-    The order of samples and the noise of dropout are functions of the recipe's seed and the epoch's
-    number, so that going back to an epoch takes no more than its number, the weights and the
-    optimizer's state.
+    The order of samples, the noise of dropout and the learning rate are functions of the recipe and
+    the epoch's number, so that going back to an epoch takes no more than its number, the weights
+    and the optimizer's state.
     """
 
     def __init__(self, model: nn.Module, samples: Pair, recipe: Recipe):
@@ -91,6 +91,7 @@ class Course:
         self.samples = _ready(model, samples, recipe.loss)
         self.loss = per_sample(recipe.loss)
         self.optimizer = recipe.optimizer_for(model)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.teacher = _taught(recipe.distillation, model, self.samples.inputs)
 
     def epoch(self, number: int, after_update: Iterable[Callable[[], object]]) -> float:
@@ -102,7 +103,9 @@ class Course:
         total = 0.0
         with _mode(self.model, training=True), seeded(self.recipe.seed, number):
             order = torch.randperm(self.samples.rows).to(self.samples.targets.device)
-            for update, rows in enumerate(order.split(self.recipe.batch_size)):
+            batches = order.split(self.recipe.batch_size)
+            for update, rows in enumerate(batches):
+                self._slow_down(number + update / len(batches))
                 loss = self._losses(rows).mean()
                 value = loss.item()
                 if not math.isfinite(value):
@@ -115,6 +118,13 @@ class Course:
                 total += value * len(rows)
         self.optimizer.zero_grad()
         return total / self.samples.rows
+
+    def _slow_down(self, epoch: float) -> None:
+        if self.recipe.decay is None:
+            return
+        left = self.recipe.part_of_lr(epoch)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * left
 
     def _losses(self, rows: Tensor) -> Tensor:
         inputs, targets = self.samples.at(rows)

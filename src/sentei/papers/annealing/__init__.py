@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from sentei.papers import Order
 from sentei.papers.annealing import figures, selection
+from sentei.papers.annealing.best import serious
 from sentei.papers.annealing.judging import claims
 from sentei.papers.annealing.networks import EPOCHS, VARIANTS, timed, trained
 from sentei.papers.claims import Claim
 from sentei.papers.jobs import Job
 
 TITLE = "Bartoldson: Annealed Pruning of Neural Network Connections; Barbu et al. 2017 (FSA)"
+
+TODAY = {"epochs": 20, "images": 60_000}
 
 
 def reproduce(order: Order) -> list[Claim]:
@@ -24,8 +27,9 @@ def reproduce(order: Order) -> list[Claim]:
         for name in VARIANTS
     ]
     clock = Job("timing", timed, {"seed": 0, "blocks": 1 if order.quick else 15})
-    results = order.work([*selection.jobs(seeds), *networks, clock])
+    today = Job("today-0", serious, {"seed": 0, **({**size} if order.quick else TODAY)})
+    results = order.work([*selection.jobs(seeds), *networks, clock, today])
     runs = {name: [results[f"{name}-{seed}"] for seed in seeds] for name in VARIANTS}
     selected = selection.gathered(results, seeds)
     figures.draw(order, runs, selected)
-    return claims(runs, selected, results["timing"])
+    return claims(runs, selected, results["timing"], results["today-0"])

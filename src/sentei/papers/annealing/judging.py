@@ -14,9 +14,12 @@ DENSE_SYNAPSES = {"fc1": 589_824, "fc2": 1_280}
 SURE = 0.05
 
 
-def claims(runs: Runs, selected: Mapping[float, Sequence[Result]], timed: Result) -> list[Claim]:
+def claims(
+    runs: Runs, selected: Mapping[float, Sequence[Result]], timed: Result, today: Result
+) -> list[Claim]:
     """The rows of the poster's table, then our own questions."""
-    return [*_accuracies(runs), *_costs(runs, timed), *_sizes(runs), *_selections(selected)]
+    rows = [*_accuracies(runs), *_costs(runs, timed), *_sizes(runs), *_selections(selected)]
+    return [*rows, _state_of_the_art(today)]
 
 
 def final(runs: Sequence[Result], which: str = "test") -> list[float]:
@@ -32,6 +35,7 @@ def gap(runs: Sequence[Result]) -> list[float]:
 def _accuracies(runs: Runs) -> list[Claim]:
     annealed, dropout, neither = (final(runs[name]) for name in ("annealed", "dropout", "neither"))
     apart, from_none = paired(annealed, dropout), paired(annealed, neither)
+    slowed = final(runs["annealed-decay"])
     beaten = paired(annealed, [0.9889] * len(annealed))
     padded = [paired(final(runs[f"dropout-{kind}"]), dropout) for kind in ("full", "same")]
     return [
@@ -67,6 +71,14 @@ def _accuracies(runs: Runs) -> list[Claim]:
             "cannot be judged",
             "the header is older than the padding it stands over; against valid padding: "
             + "; ".join(told.words(2, 100, "points") for told in padded),
+        ),
+        Claim(
+            "99.25 % with at most 44 % of the dense connections",
+            "our aim",
+            f"learning rate to 0: {spread(slowed, 2, 100, '%')}",
+            "holds" if _mean(slowed) >= 0.9925 else "does not hold",
+            "the poster's network and epochs, its learning rate along half a cosine; dropout so: "
+            f"{spread(final(runs['dropout-decay']), 2, 100, '%')}",
         ),
         Claim(
             "annealing closes the gap between training and test as dropout does",
@@ -147,6 +159,19 @@ def _selections(selected: Mapping[float, Sequence[Result]]) -> list[Claim]:
         )
         for mu, runs in selected.items()
     ]
+
+
+def _state_of_the_art(today: Result) -> Claim:
+    right = today["test"][-1][0]
+    return Claim(
+        "annealing in a network of today comes near the state of the art",
+        "hoped for",
+        f"{100 * right:.2f} % (1 seed) with {today['kept']:,} of {today['synapses']:,} synapses, "
+        f"after {len(today['test'])} epochs",
+        "holds" if right >= 0.996 else "does not hold",
+        "batch norm, distorted digits, a rate that falls to 0; single networks without pruning "
+        "are published up to about 99.8 %; taken as near: 99.6 %",
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -37,6 +37,7 @@ class Variant:
         padding: of the first convolution.
         propose: what goes every fifty updates; nothing if None.
         units: whole units of every layer go, and are deleted at once.
+        decay: of the learning rate; the poster's stays as it is.
     """
 
     words: str
@@ -44,6 +45,7 @@ class Variant:
     padding: str = "valid"
     propose: Callable[[], Proposal] | None = None
     units: bool = False
+    decay: str | None = None
 
 
 def _by_half_a_percent() -> Proposal:
@@ -73,6 +75,10 @@ VARIANTS: dict[str, Variant] = {
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
     "annealed-full": Variant("annealing, full padding", padding="full", propose=_by_half_a_percent),
     "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
+    "annealed-decay": Variant(
+        "annealing, learning rate to 0", propose=_by_half_a_percent, decay="cosine"
+    ),
+    "dropout-decay": Variant("dropout, learning rate to 0", dropout=True, decay="cosine"),
 }
 
 
@@ -92,7 +98,7 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     data = load("mnist:full", flat=False)
     samples, test = data.train.first(images), data.test.first(images)
     network = _network(chosen, seed)
-    recipe = Recipe(epochs, "adadelta", lr=1.0, batch_size=BATCH, seed=seed)
+    recipe = Recipe(epochs, "adadelta", lr=1.0, batch_size=BATCH, seed=seed, decay=chosen.decay)
     course = Course(network, samples, recipe)
     pruner = None
     if chosen.propose is not None:
@@ -103,8 +109,8 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
         start = perf_counter()
         course.epoch(epoch, ())
         told["seconds"].append(perf_counter() - start)
-        told["train"].append(list(evaluate(network, samples.first(SEEN))))
-        told["test"].append(list(evaluate(network, test)))
+        told["train"].append(list(evaluate(network, samples.first(SEEN), batch_size=BATCH)))
+        told["test"].append(list(evaluate(network, test, batch_size=BATCH)))
         if pruner is not None:
             told["kept"].append({group.name: pruner.mask.count(group) for group in pruner.groups})
     told["parameters"] = sum(parameter.numel() for parameter in network.parameters())

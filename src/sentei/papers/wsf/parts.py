@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,9 +44,8 @@ def data(name: str = "mnist", rows: int = 0) -> Split:
 def teacher(widths: str, epochs: int, rows: int = 0) -> nn.Module:
     """A larger network to learn from; trained once in each process, the same every time."""
     network = mlp(widths, "relu", seed=1000)
-    updates = epochs * -(-data(rows=rows).train.rows // 128)
-    pace = Pace(1e-3, updates)
-    train(network, data(rows=rows).train, pace.recipe(epochs, 128, seed=1000), after_update=[pace])
+    recipe = Recipe(epochs, "adam", 1e-3, batch_size=128, seed=1000, decay="cosine")
+    train(network, data(rows=rows).train, recipe)
     return network
 
 
@@ -84,38 +82,6 @@ class Contribution:
         scale = read.double().square().mean(0).sqrt()
         weight = probe.model.get_parameter(group.parameter).detach().double()
         return (weight.abs() * scale).flatten()
-
-
-class Pace:
-    """Adam whose learning rate falls to zero along half a cosine, with what goes along attached."""
-
-    def __init__(
-        self, lr: float, updates: int, attach: Callable[[Optimizer], object] | None = None
-    ):
-        self.lr, self.updates, self.attach = lr, updates, attach
-        self.optimizer: Optimizer | None = None
-        self.seen = 0
-
-    def make(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """The optimizer, for a recipe."""
-        self.optimizer = Adam(parameters, lr=self.lr, fused=True)
-        if self.attach is not None:
-            self.attach(self.optimizer)
-        return self.optimizer
-
-    def recipe(
-        self, epochs: int, batch: int, seed: int, told: Distillation | None = None
-    ) -> Recipe:
-        """A recipe that trains at this pace."""
-        return Recipe(epochs, self.make, batch_size=batch, seed=seed, distillation=told)
-
-    def __call__(self) -> None:
-        """After an update: slow down."""
-        assert self.optimizer is not None
-        self.seen += 1
-        rate = self.lr * (1 + math.cos(math.pi * min(self.seen / self.updates, 1))) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
 
 def pruned_while_trained(
@@ -157,8 +123,16 @@ def pruned_while_trained(
         dead = {group: mask.dead(group) for group in groups}
         pruner.mask = pruner.mask.without(dead)
         pruner.mask.apply_(network)
-    pace = Pace(lr, epochs * each, pruner.attach)
-    train(network, samples, pace.recipe(epochs, batch, seed, told), after_update=[pace])
+
+    def attached(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        optimizer = Adam(parameters, lr=lr, fused=True)
+        pruner.attach(optimizer)
+        return optimizer
+
+    recipe = Recipe(
+        *(epochs, attached), batch_size=batch, seed=seed, distillation=told, decay="cosine"
+    )
+    train(network, samples, recipe)
     pruner.detach()
     return Mask.full(find_synapses(network)).without(
         {group: pruner.mask.dead(group) for group in groups}

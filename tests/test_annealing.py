@@ -1,0 +1,78 @@
+"""The annealing paper's experiments, in small: what is kept, what is deleted, what rows say."""
+
+import math
+
+import pytest
+import torch
+
+from sentei.papers.annealing import best, judging, networks, selection
+from sentei.papers.annealing.networks import VARIANTS, trained
+from sentei.papers.claims import Report
+
+TINY = {"epochs": 2, "images": 384}  # six updates; at 50 from one proposal to the next, none
+
+
+@pytest.fixture
+def often(monkeypatch):
+    monkeypatch.setattr(networks, "EVERY", 1)
+
+
+def test_the_poster_s_schedule_removes_half_a_percent_of_the_start_each_time(often):
+    told = trained("annealed", 0, **TINY)
+    dense = judging.DENSE_SYNAPSES
+    for epoch, kept in enumerate(told["kept"], 1):
+        assert kept == {name: size - 3 * epoch * math.floor(size * 0.005 + 0.5)
+                        for name, size in dense.items()}  # fmt: skip
+    assert told["parameters"] == 600_810
+    assert set(told["died"]) == {"conv1", "conv2", "fc1"}
+
+
+def test_units_are_deleted_in_mid_training(often):
+    told = trained("units", 0, **TINY)
+    assert told["parameters"] < 600_810 * 0.5
+    assert told["kept"][0]["conv2"] > told["kept"][1]["conv2"]
+
+
+def test_dropout_and_neither_prune_nothing_and_differ():
+    dropout, neither = (trained(name, 0, **TINY) for name in ("dropout", "neither"))
+    assert dropout["kept"] == neither["kept"] == []
+    assert dropout["test"] != neither["test"]
+
+
+def test_distorted_digits_stay_digits():
+    torch.manual_seed(0)
+    images = torch.zeros(200, 1, 28, 28)
+    images[:, :, 12:16, 12:16] = 1  # in the middle, where turning and stretching do little
+    moved = best.distorted(images)
+    assert moved.shape == images.shape
+    assert moved.sum((1, 2, 3)).sub(16).abs().max() < 8
+    rows = torch.arange(28.0) - 13.5
+    centre = (moved.sum(3)[:, 0] @ rows) / moved.sum((1, 2, 3))
+    assert 1.5 < centre.abs().max() <= best.SHIFT * (1 + best.SCALE) + 0.2
+    assert centre.mean().abs() < 0.5
+
+
+def test_the_network_of_today_ends_with_a_quarter_of_its_synapses(monkeypatch):
+    monkeypatch.setattr(best, "EVERY", 1)
+    told = best.serious(0, 2, 640)
+    assert told["kept"] == pytest.approx(told["synapses"] / 4, abs=3)
+    assert len(told["test"]) == 2
+
+
+def test_rows_come_of_results():
+    plain = trained("neither", 0, **TINY)
+    pruned = {**plain, "kept": [{"fc1": 259_536, "fc2": 608}], "died": {"fc1": 1}}
+    runs = {name: [pruned if variant.propose else plain] * 2 for name, variant in VARIANTS.items()}
+    timed = {"dropout": [2.0, 2.0], "annealed": [1.9, 1.95], "neither": [1.8], "hook": [0.077]}
+    selected = {mu: [{"area": 1.0, "found": 9, "accuracy": 0.9}] * 2 for mu in selection.MUS}
+    today = {"test": [[0.9961, 0.02]], "kept": 5, "synapses": 20}
+    rows = judging.claims(runs, selected, timed, today)
+    table = Report("annealing", "title", "command", True, rows).markdown()
+    assert len({row.claim for row in rows}) == len(rows) > 15
+    assert rows[-1].verdict == "holds"
+    assert "99.61 % (1 seed) with 5 of 20 synapses" in table
+    slower = next(row for row in rows if "longer than dropout" in row.claim)
+    assert slower.measured.startswith("-3.8 %")
+    assert "2.0 %" in slower.remark
+    shares = {row.claim: row for row in rows}
+    assert shares["connections kept, annealing (ANN_A), linear"].measured.startswith("44.0 %")
