@@ -1,8 +1,10 @@
 """Keras and Lightning own the loop; what is dead stays dead in theirs, too."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from sentei.integrations import lightning as for_lightning  # noqa: E402
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation"),
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec:FutureWarning"),
     pytest.mark.filterwarnings(
         "ignore::lightning.pytorch.utilities.rank_zero.LightningDeprecationWarning"
     ),
@@ -183,3 +186,20 @@ def test_a_missing_extra_says_how_to_install_it(name):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"pip install 'sentei[{name}]'" in done.stdout
+
+
+def example(name):
+    path = Path(__file__).parent.parent / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_examples_run():
+    mask, right = example("annealing_keras").main(epochs=1, images=64)
+    assert [group.name for group in mask.groups] == ["hidden", "digits"]
+    assert 0 <= right <= 1
+    mask, right = example("annealing_lightning").main(epochs=2)
+    assert sum(mask.count(group) for group in mask.groups) == round((16 * 128 + 128 * 26) / 5)
+    assert right > 0.5
