@@ -65,8 +65,8 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     },
     **{
         f"late-{name}": {
-            "widths": DEEP, "epochs": 100,
-            "check": {"every": 10, "cap": 0.05, "late": name, "repair": repair, "finish": 0.95},
+            "widths": DEEP, "epochs": 50,
+            "check": {"every": 5, "cap": 0.05, "late": name, "repair": repair, "finish": 0.95},
         }
         for name, repair in LATE.items()
     },
@@ -84,11 +84,11 @@ TIMED = {
 }
 RESTARTS = {"start": 64, "epochs": 30, "tolerance": 0.01, "every": 3}
 TAUGHT: dict[str, Any] = {
-    "teacher": "16-512-512-26:relu", "lesson": 12, "copies": 5, "noise": 0.15,
+    "teacher": "16-512-512-26:relu", "lesson": 6, "copies": 10, "noise": 0.2,
     "students": {
         "best": {
-            "widths": DEEP_RELU, "epochs": 60, "lr": 0.004, "batch": 128,
-            "check": {"every": 2, "keep": 101, "finish": 0.4},
+            "widths": "16-60-45-30-26:gelu", "epochs": 40, "lr": 0.004, "batch": 128,
+            "check": {"every": 1, "keep": 101, "finish": 0.4},
         },
     },
 }  # fmt: skip
