@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sentei.papers.jobs import Job
+from sentei.papers.jobs import Job, Result
 from sentei.papers.sensitivity.restarts import rebuilt
 from sentei.papers.sensitivity.runs import trained
 from sentei.papers.sensitivity.teachers import taught
@@ -101,7 +101,9 @@ def jobs(seeds: Sequence[int], *, quick: bool) -> list[Job]:
     """
     planned = []
     for seed in seeds:
-        todo = [(name, trained, settings) for name, settings in EXPERIMENTS.items()]
+        todo: list[tuple[str, Callable[..., Result], dict[str, Any]]] = [
+            (name, trained, settings) for name, settings in EXPERIMENTS.items()
+        ]
         todo += [(f"watched-{name}", watched, settings) for name, settings in WATCHED.items()]
         todo += [(f"timed-{name}", timed, settings) for name, settings in TIMED.items()]
         todo += [(f"restart-{step}", rebuilt, {**RESTARTS, "step": step})

@@ -28,7 +28,8 @@ def taught(
     """Train a large network on the authors' 16,000 rows, and small ones on what it says.
 
     Samples are there several times, all but the first time with noise on their inputs; the teacher
-    is asked about each, and the students learn from it alone. Adam; the learning rate falls to zero.
+    is asked about each, and the students learn from it alone. Adam, with a learning rate that falls
+    to zero.
 
     Args:
         seed: of everything.
@@ -65,8 +66,6 @@ def taught(
 def _shaken(data: Split, copies: int, noise: float, seed: int) -> Split:
     inputs, targets = data.train
     draw = torch.Generator().manual_seed(seed)
-    shaken = [
-        inputs + noise * torch.randn(inputs.shape, generator=draw) for _ in range(copies - 1)
-    ]
+    shaken = [inputs + noise * torch.randn(inputs.shape, generator=draw) for _ in range(copies - 1)]
     train = Samples(torch.cat([inputs, *shaken]), targets.repeat(copies))
     return Split(data.name, train, data.validation, data.test, data.features, data.classes)

@@ -23,6 +23,8 @@ from sentei.training import Recipe
 RULE = ("mean_signed", "update")
 KINDS = (RULE, ("mean_signed", "check"), ("mean_abs", "check"), ("l2", "check"), ("angle", "check"),
          ("angle", "update"))  # fmt: skip
+COUNTED = ("units", "flagged", "relative", "silent", "silent flagged", "dear", "learning again",
+           "woken")  # fmt: skip
 SILENT = 1e-4  # variance of an output that says next to nothing
 THRESHOLD, TENTH = 0.001, 0.1
 
@@ -62,8 +64,7 @@ class Watch:
     ) -> None:
         """Count, over all layers."""
         del mask, progress
-        seen = {name: 0 for name in ("units", "flagged", "relative", "silent", "silent flagged",
-                                     "dear", "learning again", "woken")}  # fmt: skip
+        seen = dict.fromkeys(COUNTED, 0)
         ranks: dict[str, list[float]] = {" ".join(kind): [] for kind in KINDS}
         for group in groups:
             worth = scores("ablation", probe, group)
