@@ -23,10 +23,7 @@ PRUNED = (
 
 def draw(order: Order, runs: Runs) -> None:
     """All figures of the page."""
-    for name, make in (
-        ("curves", curves), ("confusion", confusion), ("controls", controls), ("layers", layers),
-        ("widths", widths), ("moments", moments), ("flagged", flagged), ("late", late),
-    ):  # fmt: skip
+    for name, make in DRAWN.items():
         order.figure(name, make(runs))
 
 
@@ -62,18 +59,19 @@ def confusion(runs: Runs) -> Figure:
         share = 100 * total / np.maximum(total.sum(1, keepdims=True), 1)
         np.fill_diagonal(share, 0)
         shares.append(share)
-    letters, picture = list(string.ascii_uppercase), None
+    letters, pictures = list(string.ascii_uppercase), []
     for place, (share, words) in enumerate(
         zip(shares, ("not pruned", "pruned, one check"), strict=True)
     ):
         axes = figure.add_subplot(1, 2, place + 1)
-        picture = axes.imshow(share, cmap="YlGn", vmin=0, vmax=max(map(np.max, shares)))
+        most = max(map(np.max, shares))
+        pictures.append(axes.imshow(share, cmap="YlGn", vmin=0, vmax=most))
         axes.set_xticks(range(26), letters, fontsize=6)
         axes.set_yticks(range(26), letters, fontsize=6)
         axes.set(xlabel="said", ylabel="letter" if place == 0 else "")
         axes.set_title(words, loc="left", color=INK)
         axes.tick_params(length=0)
-    figure.colorbar(picture, ax=figure.axes, label="% of the letter's samples", shrink=0.85)
+    figure.colorbar(pictures[0], ax=figure.axes, label="% of the letter's samples", shrink=0.85)
     return figure
 
 
@@ -122,7 +120,10 @@ def widths(runs: Runs) -> Figure:
         values = [100 * value for value in accuracies(runs[f"width-{width}"])]
         axes.plot([width] * len(values), values, "o", color=LEAF, alpha=0.5, ms=4)
     means = [100 * np.mean(accuracies(runs[f"width-{width}"])) for width in WIDTHS]
-    axes.plot(WIDTHS, means, color=LEAF, label="trained so, rate falling to zero")
+    axes.plot(WIDTHS, means, color=LEAF, label="trained so, GELU, Adam, rate falling to zero")
+    full = accuracies(runs["sigmoid-rmsprop"])
+    axes.plot([64] * len(full), [100 * value for value in full], "o", color=INK, alpha=0.5, ms=4,
+              label="the paper's 64 sigmoids, not pruned")  # fmt: skip
     pruned = runs["rmsprop-pruned"]
     axes.plot([sum(run["units"]) for run in pruned], [100 * a for a in accuracies(pruned)], "s",
               color=INK, ms=5, label="pruned from 64, in place")  # fmt: skip
@@ -201,3 +202,15 @@ def _two(width: float, height: float) -> tuple[Figure, tuple[Axes, Axes]]:
     for axes in panels:
         tidy(axes)
     return figure, panels
+
+
+DRAWN = {
+    "curves": curves,
+    "confusion": confusion,
+    "controls": controls,
+    "layers": layers,
+    "widths": widths,
+    "moments": moments,
+    "flagged": flagged,
+    "late": late,
+}

@@ -24,7 +24,7 @@ CONTROLS = (
     "weight_change-angle",
 )
 FEW = ("random", "magnitude", "ablation")
-WIDTHS = (16, 20, 24, 28, 32, 64)
+WIDTHS = (20, 24, 28, 32)
 MOMENTS = (2, 12, 25, 47)  # of 50 epochs: when a quarter of each layer goes at once
 LATE = {  # who decides in the last 30 %, and who takes over
     "none": None, "random": None, "weight_change": None, "ablation": None, "badness": None,
@@ -70,8 +70,13 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         }
         for name, repair in LATE.items()
     },
-    **{f"width-{n}": {"widths": f"16-{n}-26:sigmoid", "epochs": 60, "decay": True}
-       for n in WIDTHS},
+    **{
+        f"width-{n}": {
+            "widths": f"16-{n}-26:gelu", "epochs": 60, "optimizer": "adam", "lr": 0.01, "batch": 64,
+            "decay": True,
+        }
+        for n in WIDTHS
+    },
 }  # fmt: skip
 WATCHED = {
     "sigmoid": {"widths": DEEP, "epochs": 50, "every": 5},

@@ -64,7 +64,7 @@ class Watch:
     ) -> None:
         """Count, over all layers."""
         del mask, progress
-        seen = dict.fromkeys(COUNTED, 0)
+        seen: dict[str, int] = dict.fromkeys(COUNTED, 0)
         ranks: dict[str, list[float]] = {" ".join(kind): [] for kind in KINDS}
         for group in groups:
             worth = scores("ablation", probe, group)
