@@ -73,7 +73,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     **{
         f"width-{n}": {
             "widths": f"16-{n}-26:gelu", "epochs": 60, "optimizer": "adam", "lr": 0.01, "batch": 64,
-            "decay": True,
+            "decay": "cosine",
         }
         for n in WIDTHS
     },
@@ -81,7 +81,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 WATCHED = {
     "sigmoid": {"widths": DEEP, "epochs": 50, "every": 5},
     "relu": {"widths": DEEP_RELU, "epochs": 50, "every": 5},
-    "decay": {"widths": DEEP, "epochs": 50, "every": 5, "decay": True},
+    "decay": {"widths": DEEP, "epochs": 50, "every": 5, "decay": "cosine"},
 }
 TIMED = {
     "batches": {"widths": DEEP, "epochs": 50, "every": 5, "batch": 256},
@@ -136,6 +136,8 @@ def _shortened(settings: dict[str, Any]) -> dict[str, Any]:
         short["check"] = check
     if "start" in short:
         short["start"] = 24
+    if "copies" in short:
+        short["copies"] = 2
     if "students" in short:
         short["students"] = {name: _shortened(of) for name, of in short["students"].items()}
         short["teacher"] = "16-64-26:relu"

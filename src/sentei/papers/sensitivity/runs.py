@@ -36,7 +36,7 @@ def trained(
     check: Mapping[str, Any] | None = None,
     controls: Sequence[str] = (),
     afresh: bool = False,
-    decay: bool = False,
+    decay: str | None = None,
 ) -> dict[str, Any]:
     """Train a network, prune it on the way, and tell how it went.
 
@@ -51,7 +51,7 @@ def trained(
         check: settings of `Check`; nothing is pruned if None.
         controls: criteria that remove as many units at the same moments, for comparison.
         afresh: also train a new network of the sizes that were left.
-        decay: the learning rate falls linearly to zero.
+        decay: likewise.
 
     Returns:
         Accuracies, curves, units left by layer, seconds; the same for every control.
@@ -60,21 +60,21 @@ def trained(
         ScheduleError: no check would ever come; said before anything is trained.
     """
     data = data_of(split, seed)
-    recipe = Recipe(epochs, optimizer, lr=lr, batch_size=batch or data.train.rows, seed=seed)
+    recipe = Recipe(epochs, optimizer, lr, batch or data.train.rows, seed=seed, decay=decay)
     if check is None:
-        return course(widths, data, recipe, decay=decay)
+        return course(widths, data, recipe)
     rule = Check(**check)
     counting = Counting(rule.propose(epochs))
-    told = course(widths, data, recipe, rule, counting, decay=decay)
+    told = course(widths, data, recipe, rule, counting)
     told["removed"] = counting.removed
     for criterion in controls:
         same = Same(criterion, counting.removed)
-        told[criterion] = course(widths, data, recipe, rule, same, criterion == "karnin", decay)
+        told[criterion] = course(widths, data, recipe, rule, same, criterion == "karnin")
     if afresh:
         ends, activation = widths.split(":")
         first, *_, last = ends.split("-")
         left = "-".join([first, *map(str, told["units"]), last])
-        told["afresh"] = course(f"{left}:{activation}", data, recipe, decay=decay)
+        told["afresh"] = course(f"{left}:{activation}", data, recipe)
     return told
 
 
@@ -94,7 +94,6 @@ def course(
     rule: Check | None = None,
     propose: Proposal | None = None,
     sums: bool = False,
-    decay: bool = False,
 ) -> dict[str, Any]:
     """One training from the first epoch to the last, and what came out.
 
@@ -105,7 +104,6 @@ def course(
         rule: when and how units go.
         propose: which go; nothing is pruned if None.
         sums: record what Karnin's criterion asks for.
-        decay: the learning rate falls linearly to zero.
     """
     running = Course(build(widths, seed=recipe.seed), data.train, recipe)
     network, pruner, hack = running.model, None, None
@@ -114,8 +112,6 @@ def course(
         pruner = attached(running, rule, propose if hack is None else hack, sums)
     told: dict[str, Any] = {"curve": [], "loss": [], "seconds": 0.0}
     for epoch in range(recipe.epochs):
-        if decay:
-            decay_(running, epoch)
         start = perf_counter()
         told["loss"].append(running.epoch(epoch, ()))
         told["seconds"] += perf_counter() - start
@@ -128,12 +124,6 @@ def course(
     if hack is not None:
         told["relearnt"] = hack.relearnt(network)
     return {**told, **judged(network, data), "units": left(network, pruner)}
-
-
-def decay_(running: Course, epoch: int) -> None:
-    """Let the learning rate fall linearly, to zero after the last epoch."""
-    for group in running.optimizer.param_groups:
-        group["lr"] = float(running.recipe.lr or 0.001) * (1 - epoch / running.recipe.epochs)
 
 
 def attached(

@@ -9,10 +9,9 @@ import torch
 
 from sentei.datasets import Split
 from sentei.papers.sensitivity.checks import Check
-from sentei.papers.sensitivity.runs import course, data_of, decay_
+from sentei.papers.sensitivity.runs import course, data_of
 from sentei.samples import Samples
-from sentei.training import Distillation, Recipe, build, evaluate
-from sentei.training.train import Course
+from sentei.training import Distillation, Recipe, build, evaluate, train
 
 TEMPERATURE = 3.0
 
@@ -46,20 +45,17 @@ def taught(
     plain = data_of("authors", seed)
     data = _shaken(plain, copies, noise, seed)
     large = build(teacher, seed=seed)
-    course_of = Course(large, data.train, Recipe(lesson, "adam", 0.002, 128, seed=seed))
-    for epoch in range(lesson):
-        decay_(course_of, epoch)
-        course_of.epoch(epoch, ())
+    train(large, data.train, Recipe(lesson, "adam", 0.002, 128, seed=seed, decay="cosine"))
     distillation = Distillation(large, TEMPERATURE, weight=1.0)
     told: dict[str, Any] = {"teacher": evaluate(large, plain.test).accuracy}
     for name, student in students.items():
         recipe = Recipe(
             student["epochs"], "adam", student["lr"], student["batch"], seed=seed,
-            distillation=distillation,
+            distillation=distillation, decay="cosine",
         )  # fmt: skip
         rule = Check(**student["check"]) if "check" in student else None
         propose = None if rule is None else rule.propose(recipe.epochs)
-        told[name] = course(student["widths"], data, recipe, rule, propose, decay=True)
+        told[name] = course(student["widths"], data, recipe, rule, propose)
     return told
 
 

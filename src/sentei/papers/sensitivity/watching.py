@@ -29,7 +29,9 @@ SILENT = 1e-4  # variance of an output that says next to nothing
 THRESHOLD, TENTH = 0.001, 0.1
 
 
-def watched(widths: str, seed: int, epochs: int, every: int, decay: bool = False) -> dict[str, Any]:
+def watched(
+    widths: str, seed: int, epochs: int, every: int, decay: str | None = None
+) -> dict[str, Any]:
     """Train without removing anything, and look at every unit at every check.
 
     Args:
@@ -37,7 +39,7 @@ def watched(widths: str, seed: int, epochs: int, every: int, decay: bool = False
         seed: of weights, order and the split.
         epochs: of RMSprop at 0.01 in batches of 256.
         every: epochs from one check to the next, to the end.
-        decay: the learning rate falls linearly to zero.
+        decay: of the recipe.
 
     Returns:
         For each check: units that are flagged by the threshold of 0.001 and by a tenth of the
@@ -47,8 +49,8 @@ def watched(widths: str, seed: int, epochs: int, every: int, decay: bool = False
     """
     data = data_of("default", seed)
     watch = Watch()
-    recipe = Recipe(epochs, "rmsprop", lr=0.01, batch_size=256, seed=seed)
-    told = course(widths, data, recipe, Check(every, finish=1.0, way="mask"), watch, decay=decay)
+    recipe = Recipe(epochs, "rmsprop", lr=0.01, batch_size=256, seed=seed, decay=decay)
+    told = course(widths, data, recipe, Check(every, finish=1.0, way="mask"), watch)
     return {"checks": watch.told, "accuracy": told["accuracy"]}
 
 
