@@ -28,8 +28,8 @@ class Check:
         threshold, relative, cap: of `below`.
         way: "delete" removes units from the tensors at once, "mask" keeps them silent, "hack" is
             the paper's: outgoing weights are set to zero once and trained on.
-        keep: how many units are left, in equal parts, whatever the threshold: a number of the whole
-            network's by exact ablation, or a part such as "75 %" of each layer by weight change.
+        keep: the part of each layer that is left by weight change, such as "75 %", whatever the
+            threshold; as much goes at every check.
         late: criterion of the checks after the first 70 %, each of which takes a tenth of what
             every layer had at first; "none" takes nothing.
         repair: who takes over from units that go late.
@@ -43,7 +43,7 @@ class Check:
     relative: bool = False
     cap: float = 0.1
     way: str = "delete"
-    keep: int | str | None = None
+    keep: str | None = None
     late: str | None = None
     repair: str | None = None
     finish: float = FINISH
@@ -51,10 +51,8 @@ class Check:
     def propose(self, epochs: int) -> Proposal:
         """The rule, for a training of so many epochs."""
         changed = WeightChange(self.kind, self.since)
-        if isinstance(self.keep, str):
-            return ranked(changed, linear(self.keep), within="group")
         if self.keep is not None:
-            return ranked("ablation", linear(self.keep))
+            return ranked(changed, linear(self.keep), within="group")
         rule = below(changed, self.threshold, self.cap, self.relative)
         if self.late is None:
             return rule

@@ -38,8 +38,8 @@ def curves(runs: Runs) -> Figure:
         for number, run in enumerate(runs[name]):
             epochs, accuracy, validated = np.array(run["curve"]).T
             label = words if number == 0 else None
-            right.plot(epochs, 100 * accuracy, color=colour, alpha=0.8, lw=1.2, label=label)
-            loss.plot(epochs, validated, color=colour, alpha=0.8, lw=1.2, label=label)
+            right.plot(epochs, 100 * accuracy, color=colour, alpha=0.6, lw=1.0, label=label)
+            loss.plot(epochs, validated, color=colour, alpha=0.6, lw=1.0, label=label)
             label = "the same in training" if (number, name) == (0, "deep-once") else None
             every = np.arange(len(run["loss"])) + 1
             loss.plot(every, run["loss"], color=colour, lw=0.8, ls=":", label=label)
@@ -52,7 +52,7 @@ def curves(runs: Runs) -> Figure:
 
 def confusion(runs: Runs) -> Figure:
     """Which letter is taken for which, before and after: all seeds together, errors only."""
-    figure = blank(10.5, 4.9)
+    figure = blank(10.5, 5.3)
     shares = []
     for name in ("deep", "deep-once"):
         total = np.sum([run["confusion"] for run in runs[name]], axis=0)
@@ -93,7 +93,7 @@ def controls(runs: Runs) -> Figure:
     said = {"weight_change": "the paper's rule", "afresh": "a new network so small"}
     axes.set_yticks(range(len(names)), [said.get(name, name) for name in names[::-1]])
     axes.set(xlabel="test accuracy (%); a dot is a seed, a bar the mean")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
     return figure
 
 
@@ -106,7 +106,7 @@ def layers(runs: Runs) -> Figure:
         places = np.arange(3) + 0.26 * (number - 1)
         axes.bar(places, gone.mean(0), 0.24, color=colour, label=words, yerr=gone.std(0),
                  error_kw={"ecolor": PALE, "lw": 1.5})  # fmt: skip
-    axes.plot(np.arange(3), [9, 1, 3], "x", color=EARTH, ms=9, mew=2, label="the paper")
+    axes.plot(np.arange(3), [9, 1, 3], "D", mfc="white", mec=INK, ms=7, label="the paper")
     axes.set_xticks(range(3), [f"{n} units" for n in start])
     axes.set(ylabel="removed")
     axes.legend(frameon=False)
