@@ -156,6 +156,21 @@ def test_a_trajectory_is_cut_along_and_saved():
         trajectory()
 
 
+def test_a_trajectory_may_leave_karnins_sums_out():
+    model = hand.mlp(4, 6, 3)
+    trajectory = Trajectory(model, sums=False)
+    before = trajectory.start("0.weight")
+    model(data()[0]).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    trajectory()
+    assert torch.equal(trajectory.before("0.weight"), before)
+    with pytest.raises(CriterionError, match="sums=True"):
+        trajectory.karnin("0.weight")
+    other = Trajectory(model)
+    other.load_state_dict(trajectory.state_dict())
+    assert not other.sums
+
+
 def test_an_undo_rewinds_the_trajectory_with_the_optimizer():
     model = hand.mlp(4, 6, 3)
     trajectory = Trajectory(model)

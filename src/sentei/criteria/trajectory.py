@@ -26,14 +26,17 @@ class Trajectory:
     Args:
         model: its floating-point parameters are followed, also through `shrink_`, which cuts the
             record along.
+        sums: also add up Karnin's sums, which is most of the work; without them `karnin` is not
+            to be had.
 
     Attributes:
         model: the network.
+        sums: whether Karnin's sums are there.
         updates: how many were seen.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model = model
+    def __init__(self, model: nn.Module, sums: bool = True):
+        self.model, self.sums = model, sums
         self.updates = 0
         self._record: dict[int, dict[str, Tensor]] = {}
         for parameter in model.parameters():
@@ -49,13 +52,15 @@ class Trajectory:
         Raises:
             GroupError: a parameter was replaced by another object since the record began.
         """
-        for name, parameter in self.model.named_parameters():
-            if parameter.is_floating_point():
-                parts = self._of(name, parameter)
-                parts["before"], parts["now"] = parts["now"], parts["before"].copy_(parameter)
-                if parameter.grad is not None:
-                    moved = parts["now"] - parts["before"]
-                    parts["karnin"] -= parameter.grad * moved
+        named = self.model.named_parameters()
+        followed = [(self._of(n, p), p) for n, p in named if p.is_floating_point()]
+        for parts, _ in followed:
+            parts["before"], parts["now"] = parts["now"], parts["before"]
+        # One call for all of them: there is an update of tiny tensors to keep up with.
+        torch._foreach_copy_([parts["now"] for parts, _ in followed], [p for _, p in followed])
+        for parts, parameter in followed if self.sums else ():
+            if parameter.grad is not None:
+                parts["karnin"] -= parameter.grad * (parts["now"] - parts["before"])
         self.updates += 1
 
     def check_(self) -> None:
@@ -70,7 +75,16 @@ class Trajectory:
         return self._copy(parameter, "start")
 
     def karnin(self, parameter: str) -> Tensor:
-        """Minus the sum over all updates of gradient times change of weight, float64."""
+        """Minus the sum over all updates of gradient times change of weight, float64.
+
+        Raises:
+            CriterionError: this trajectory leaves the sums out.
+        """
+        if not self.sums:
+            raise CriterionError(
+                f"Karnin's sums of {parameter!r} were not added up: this is a Trajectory(model, "
+                "sums=False); record with sums=True"
+            )
         return self._copy(parameter, "karnin")
 
     def before(self, parameter: str) -> Tensor:
@@ -102,7 +116,7 @@ class Trajectory:
         named = self.model.named_parameters()
         held = {n: self._of(n, p) for n, p in named if p.is_floating_point()}
         weights = {n: {k: v.clone() for k, v in parts.items()} for n, parts in held.items()}
-        return {"updates": self.updates, "weights": weights}
+        return {"updates": self.updates, "sums": self.sums, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back, or forward, to a state of the same network.
@@ -119,7 +133,7 @@ class Trajectory:
                 f"a trajectory goes with the network it was recorded on; this one's differs in "
                 f"{other[0]!r}. Load the state that was saved with this network."
             )
-        self.updates = state["updates"]
+        self.updates, self.sums = state["updates"], state.get("sums", True)
         for name, parameter in own.items():
             parts = {key: value.to(parameter.device).clone() for key, value in given[name].items()}
             self._record[id(parameter)] = parts

@@ -6,7 +6,7 @@ from sentei.papers import Order
 from sentei.papers.claims import Claim
 from sentei.papers.sensitivity import figures
 from sentei.papers.sensitivity.judging import claims
-from sentei.papers.sensitivity.plan import EXPERIMENTS, jobs
+from sentei.papers.sensitivity.plan import NAMES, jobs
 
 TITLE = "Singh: Sensitivity based Pruning of hidden Neurons (Letter Recognition)"
 
@@ -15,7 +15,6 @@ def reproduce(order: Order) -> list[Claim]:
     """Train with and without pruning on Letter Recognition, and judge what the paper says."""
     seeds = range(1 if order.quick else order.seeds)
     results = order.work(jobs(seeds, quick=order.quick))
-    names = (*EXPERIMENTS, "restart-one", "restart-counted")
-    runs = {name: [results[f"{name}-{seed}"] for seed in seeds] for name in names}
+    runs = {name: [results[f"{name}-{seed}"] for seed in seeds] for name in NAMES}
     figures.draw(order, runs)
     return claims(runs)
