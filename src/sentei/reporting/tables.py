@@ -215,3 +215,14 @@ def compared(found: Sequence[Any]) -> Table:
         half = f"{100 * row.half:.2f}"
         table.add_row(str(row.way), area, half, f"{row.agreement:+.2f}", str(row.seeds))
     return table
+
+
+def tried(found: Sequence[Any]) -> Table:
+    """Where the paths of a search ended, one a row: see `pruning.searching.Found`."""
+    table = Table("path", "steps", "bytes", "RAM", "validation", "fits", box=None, pad_edge=False)
+    for each in found:
+        right = "" if each.accuracy is None else f"{each.accuracy:.2%}"
+        ram = "" if each.ram is None else f"{each.ram:,}"
+        fits = "yes" if each.fits else "no"
+        table.add_row(each.path, str(each.steps), f"{each.bytes:,}", ram, right, fits)
+    return table

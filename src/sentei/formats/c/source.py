@@ -130,9 +130,7 @@ class Source:
             function += f"_{kinds}" if code.name.startswith("csr") else ""
         # Behind convolutions outputs are large and linear layers take little of the time.
         parts = any(block.plane for block in self.plan.blocks)
-        self.functions[function] = linear(
-            self.dialect, function, code, value, out, in_parts=parts
-        )
+        self.functions[function] = linear(self.dialect, function, code, value, out, in_parts=parts)
         scale = [f"{name}_scale"] if self.dialect.numbers.weight == 1 else []
         tables = [f"{name}_{what}" for what in code.tables]
         given = [f"{name}_weights", *tables, *scale, f"{name}_bias"]
