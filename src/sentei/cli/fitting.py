@@ -90,7 +90,7 @@ def fitted(
     from sentei.network.plans import C_FORMATS
     from sentei.network.surgery import shrink
     from sentei.pruning.journal import note
-    from sentei.pruning.searching import search
+    from sentei.pruning.searching import paths_for, search
     from sentei.reporting.tables import tried
 
     def judge(step: Step) -> float | None:
@@ -101,15 +101,17 @@ def fitted(
         return shipped(small, seen, step.mask.shrunk(), room.format, held)
 
     begun: dict[str, int] = {}
-    with progress("fitting", 100) as advance:
+    total = 100 * len(paths_for(room.format, settings.get("paths")))
+    with progress("fitting", total) as advance:
 
         def said(path: str, step: Step) -> None:
             size = step.measured.bytes_in(room.format)
             if path not in begun:
                 begun[path] = size
                 note(step.folder, about)
-            done = (begun[path] - size) / max(begun[path] - int(room.bytes), 1)
-            advance(round(100 * min(done, 1)), f"{path}: {size:,} bytes, {step.measured}", 100)
+            part = min((begun[path] - size) / max(begun[path] - int(room.bytes), 1), 1)
+            done = round(100 * (len(begun) - 1 + part))
+            advance(done, f"{path}: {size:,} bytes, {step.measured}")
 
         learn = split.train.first(samples)
         found = search(network, learn, room, judge=judge, said=said, **settings)

@@ -61,6 +61,7 @@ def prune(
         The column of a .csv to predict, by name or position.
     criterion
         What matters least: ablation, taylor1, taylor2, obd, skeletonization, magnitude or random.
+        For a budget or a board it orders units; synapses go by magnitude.
     schedule
         How fast: one_at_a_time, one_shot, linear, cubic, geometric or fsa.
     keep
@@ -175,6 +176,7 @@ def prune(
             paths=paths,
             samples=samples,
             inputs=inputs,
+            units=criterion,
             retrain=(lambda: sentei.FineTune(split.train, recipe)) if retrain_epochs else None,
             about=about,
             **shared,

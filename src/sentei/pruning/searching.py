@@ -97,6 +97,24 @@ class Found:
     accuracy: float | None
 
 
+def paths_for(format: str, asked: Sequence[str] | None = None) -> list[str]:
+    """The paths that a search takes; where the format keeps dead synapses as zeros, "units".
+
+    Raises:
+        ValueError: an unknown path, or one that saves nothing in the format.
+    """
+    saving = format in C_FORMATS
+    paths = list(dict.fromkeys(asked or (PATHS if saving else ("units",))))
+    for path in paths:
+        down(path, per_byte(format))
+        if not saving and path != "units":
+            raise ValueError(
+                f"in {format} a dead synapse stays a zero, so only the path 'units' saves bytes; "
+                f"leave {path!r} out, or write C"
+            )
+    return paths
+
+
 def search(
     model: nn.Module,
     learn: Any,
@@ -105,7 +123,7 @@ def search(
     evaluate: Any = None,
     paths: Sequence[str] | None = None,
     loss: str = "cross_entropy",
-    units: str | Criterion = "magnitude",
+    units: str | Criterion = "ablation",
     inputs: bool = False,
     mask: Mask | None = None,
     until: Limit | None = None,
@@ -123,7 +141,7 @@ def search(
         learn: (inputs, targets) that criteria look at.
         room: what it has to fit into.
         evaluate: (inputs, targets) that steps are measured and paths compared on; `learn` if None.
-        paths: see `down`; `PATHS` if None. Where the format keeps dead synapses as zeros, "units".
+        paths: see `down`; those of `paths_for` if None.
         loss: as of `Probe`.
         units: criterion that orders the units of a group.
         inputs: whether input features may go as well.
@@ -144,7 +162,7 @@ def search(
         UnreachableError: not even the smallest network fits; its size is in the message.
         ValueError: an unknown path, or one that saves nothing in the format.
     """
-    ways = _ways(room.format, paths)
+    ways = paths_for(room.format, paths)
     goal = room.limit if until is None else all_of(room.limit, until)
     found = []
     for way in ways:
@@ -173,19 +191,6 @@ def search(
                 said(way, step)
         found.append(_found(way, steps, room, goal, judge))
     return sorted(found, key=_merit, reverse=True)
-
-
-def _ways(format: str, paths: Sequence[str] | None) -> list[str]:
-    saving = format in C_FORMATS
-    ways = list(dict.fromkeys(paths or (PATHS if saving else ("units",))))
-    for way in ways:
-        down(way, per_byte(format))
-        if not saving and way != "units":
-            raise ValueError(
-                f"in {format} a dead synapse stays a zero, so only the path 'units' saves bytes; "
-                f"leave {way!r} out, or write C"
-            )
-    return ways
 
 
 def _found(
