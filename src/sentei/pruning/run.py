@@ -88,10 +88,15 @@ class Run:
         self.full = _held(self.groups, self.given)
         mask = self.start
         mask.check(self.model)
+        untouched = Snapshot.take(self.model, None, 0)
         mask.apply_(self.model)
         self.forget(mask)
         if self.keeping is not None or self.until is not None:
-            self.check_limits(mask)
+            try:
+                self.check_limits(mask)
+            except BaseException:
+                untouched.restore_(self.model, None)
+                raise
         weights = self.model.state_dict()
         about = {
             "groups": [[g.kind, g.name, g.size] for g in self.full.groups],
