@@ -1,6 +1,7 @@
 """The command line, as a user meets it: help, typos, bad input, and a run from end to end."""
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from sentei import cli, datasets, formats, training
+from sentei.formats.c.compiled import Compiled
 
 
 def run(*arguments, capsys=None):
@@ -213,7 +215,7 @@ def test_compare_ranks_ways_and_draws_them(model, tmp_path, capsys):
 
 def test_a_budget_is_met_by_what_is_written_or_nothing_is(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    fit = ["prune", model, "--data", "letter", "--format", "c-int8"]
+    fit = ["prune", model, "--data", "letter", "--format", "c-int8", "--paths", "both"]
     assert run(*fit, "--budget", "700 B", "--out", "small.c", capsys=capsys)[0] == 0
     (written,) = re.findall(r"FLASH_BYTES (\d+)L", Path("small.h").read_text())
     assert 0 < int(written) <= 700
@@ -237,6 +239,66 @@ def test_a_budget_is_met_by_what_is_written_or_nothing_is(model, tmp_path, monke
     assert not Path("never.onnx").exists()
     uno = ["prune", model, "--data", "letter", "--board", "arduino-uno", "--format", "c-int8-int8"]
     assert run(*uno, "--out", "uno.c", capsys=capsys)[0] == 0
+
+
+def test_widths_are_trained_and_fitted_in_one_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit = ["prune", "16-8-26:relu", "--data", "letter", "--samples", 300, "--paths", "both"]
+    emulate = ["--emulate"] if shutil.which("qemu-system-arm") else []
+    code, said, err = run(*fit, "--budget", "350 B", "--format", "c-int8", *emulate,
+                          "--out", "net.c", capsys=capsys)  # fmt: skip
+    assert code == 0, err
+    assert "training 16-8-26:relu 10/10" in said
+    assert re.search(r"both +\d+ +3[345]\d ", said)
+    assert "units:50" not in said
+    if emulate:
+        assert "net: 4 of 4 golden vectors passed" in said
+        classes, targets = re.findall(r"(?:are classes|targets are) ([\d ]+)", said)
+        inputs, wanted = datasets.load("letter").test.first(10)
+        here = Compiled("net.c")(inputs).argmax(1).tolist()
+        assert [int(word) for word in classes.split()] == here
+        assert [int(word) for word in targets.split()] == wanted.tolist()
+    code, _, err = run("prune", "no-such.safetensors", "--data", "letter", capsys=capsys)
+    assert (code, "there is no file no-such.safetensors" in err) == (2, True)
+    code, _, err = run(*fit, "--budget", "9 B", "--out", "never.c", "--emulate",
+                       "--format", "onnx", capsys=capsys)  # fmt: skip
+    assert (code, Path("never.c").exists()) == (2, False)
+
+
+def test_a_board_chooses_the_format_that_its_ram_allows(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit = ["prune", model, "--data", "letter", "--samples", 300, "--paths", "both"]
+    assert run(*fit, "--board", "arduino-uno", "--out", "a.c", capsys=capsys)[0] == 0
+    assert "format c-int8." in Path("a.c").read_text()
+    code, _, err = run(*fit, "--board", "arduino-uno", "--out", "a.onnx", capsys=capsys)
+    assert (code, "--out net.c" in err) == (2, True)
+
+
+def test_dead_synapses_of_a_file_stay_dead(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shared = ["--data", "letter", "--samples", 300]
+    first = ["--synapses", "--criterion", "magnitude", "--schedule", "one_shot", "--keep", "40 %"]
+    assert run("prune", model, *shared, *first, "--out", "a.safetensors", capsys=capsys)[0] == 0
+    code, said, _ = run("prune", "a.safetensors", *shared, "--units-at-most", 9,
+                        "--retrain-epochs", 1, "--out", "b.safetensors", capsys=capsys)  # fmt: skip
+    assert code == 0
+    mask, network = formats.load_mask("b.safetensors"), formats.load("b.safetensors")
+    alive = sum(mask.count(group) for group in mask.groups if group.kind == "synapse")
+    assert sum(int(layer.weight.count_nonzero()) for layer in (network[0], network[2])) == alive
+    assert alive <= 0.4 * (16 * 12 + 12 * 26)
+    assert f"{round(0.4 * (16 * 12 + 12 * 26)):,}" in said  # before: the dead did not count
+
+
+def test_budgets_are_compared_and_drawn(model, tmp_path, capsys):
+    out = tmp_path / "curve"
+    words = ["--data", "letter", "--samples", 300, "--budgets", "40B, 300B", "--formats", "c-int8"]
+    code, said, err = run("compare", model, *words, "--out", out, capsys=capsys)
+    assert code == 0, err
+    assert len(re.findall(r"^ +300 +(?:units|synapses|both) ", said, re.MULTILINE)) == 3
+    assert said.count("not met") == 3
+    assert out.with_suffix(".svg").stat().st_size > 10_000
+    for bad in ("0", "4 parsecs", "-1KiB", ""):
+        assert run("compare", model, "--budgets", bad, "--data", "letter", capsys=capsys)[0] == 2
 
 
 def test_export_writes_every_format(model, tmp_path, monkeypatch, capsys):

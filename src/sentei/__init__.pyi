@@ -37,6 +37,7 @@ from sentei.network.units import Synapses as Synapses
 from sentei.network.units import find_synapses as find_synapses
 from sentei.pruning.bytewise import per_byte as per_byte
 from sentei.pruning.during import PruneWhileTraining as PruneWhileTraining
+from sentei.pruning.limits import Room as Room
 from sentei.pruning.limits import accuracy_at_least as accuracy_at_least
 from sentei.pruning.limits import accuracy_within as accuracy_within
 from sentei.pruning.limits import all_of as all_of
@@ -63,6 +64,7 @@ from sentei.pruning.schedules import levels as levels
 from sentei.pruning.schedules import linear as linear
 from sentei.pruning.schedules import one_at_a_time as one_at_a_time
 from sentei.pruning.schedules import one_shot as one_shot
+from sentei.pruning.searching import search as search
 from sentei.pruning.tidying import tidy as tidy
 from sentei.pruning.twins import twins as twins
 from sentei.reporting.page import explain as explain

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from cyclopts.types import ExistingFile
 
 from sentei.errors import unknown
 
@@ -17,7 +16,7 @@ UNREACHED = 3
 
 
 def prune(
-    model: ExistingFile,
+    model: str,
     *,
     data: str = "mnist",
     target: str = "-1",
@@ -35,6 +34,7 @@ def prune(
     budget: str | None = None,
     board: str | None = None,
     format: str | None = None,
+    paths: list[str] | None = None,
     accuracy_within: float | None = None,
     accuracy_at_least: float | None = None,
     loss_within: float | None = None,
@@ -45,6 +45,7 @@ def prune(
     resume: bool = False,
     seed: int = 0,
     threads: int = 1,
+    emulate: bool = False,
     out: Path = Path("small.safetensors"),
 ) -> int:
     """Prune a saved network, shrink it, prove that it is the same function, and save it.
@@ -52,13 +53,15 @@ def prune(
     Parameters
     ----------
     model
-        A network that sentei saved.
+        A network that sentei saved; what is dead in it stays dead. Or the widths of one to be
+        trained first, as for train (784-64-32-10:relu).
     data
         As for train. Criteria look at training samples, limits at validation, the table at test.
     target
         The column of a .csv to predict, by name or position.
     criterion
         What matters least: ablation, taylor1, taylor2, obd, skeletonization, magnitude or random.
+        For a budget or a board it orders units; synapses go by magnitude.
     schedule
         How fast: one_at_a_time, one_shot, linear, cubic, geometric or fsa.
     keep
@@ -80,15 +83,18 @@ def prune(
     bytes_at_most
         Stop when the file is no larger than this ("32 KiB").
     budget
-        Fit the written file into this ("32KiB"): units and synapses go together, whichever costs
-        the least loss per byte of --format. Nothing is written that is larger. As C, what counts
-        are the constants; the code comes on top.
+        Fit the written file into this ("32KiB"), and nothing larger is written. Several paths down
+        are tried, and the network that is most accurate on validation data is kept. As C, what
+        counts are the constants; the code comes on top.
     board
-        Fit a C file into a board's flash and RAM: arduino-uno, nucleo-f401re, … (an unknown name
+        As --budget, for a board's flash and RAM: arduino-uno, nucleo-f401re, … (an unknown name
         lists them).
     format
         What --out is written as: safetensors, onnx, c, c-int8 or c-int8-int8; by its ending if
-        left out.
+        left out, and for a board c-int8, or c-int8-int8 where floats leave no RAM.
+    paths
+        Ways down to a budget: units, synapses, both (whichever costs the least loss per byte), or
+        units:50 (half of the units, then synapses); these four if left out.
     accuracy_within
         Undo the step that costs more accuracy than this (0.01 is one point).
     accuracy_at_least
@@ -109,22 +115,28 @@ def prune(
         Of retraining and of random criteria.
     threads
         How many torch may use.
+    emulate
+        Run the C file on an emulated Cortex-M4 (QEMU), on ten test samples.
     out
         The file to write.
     """
     import torch
 
     import sentei
-    from sentei import datasets, formats, training
+    from sentei import datasets
+    from sentei.cli.fitting import board_format, fitted, room_of
+    from sentei.cli.loading import loaded
     from sentei.cli.screen import column, console, head, say
-    from sentei.cli.shipping import CALIBRATION, budget_limit, format_of, ship
+    from sentei.cli.shipping import CALIBRATION, check_tools, format_of, ship
     from sentei.cli.typed import command
+    from sentei.network.size import counts
     from sentei.pruning.journal import note
     from sentei.reporting.page.story import words_for
     from sentei.reporting.tables import before_and_after, facts
 
     written = format_of(out, format)
-    asked = _limit(
+    check_tools(written, emulate)
+    until = _limit(
         units_at_most=units_at_most,
         synapses_at_most=synapses_at_most,
         parameters_at_most=parameters_at_most,
@@ -136,53 +148,64 @@ def prune(
         loss_within=loss_within,
     )
     propose: Any = sentei.ranked(criterion, schedule_named(schedule, keep, steps), within=within)
-    torch.set_num_threads(threads)
-    network, before = formats.load(model), formats.load(model)
-    flat = training.takes_flat(network)
-    split = datasets.load(data, flat=flat, seed=seed, target=column(target))
-    example = split.train.inputs[:64]
-    fit, fitting = budget_limit(budget, board, written, split.train.inputs[0].numel())
-    if fit is not None:
-        propose = sentei.per_byte(written)
-    # In other formats a dead synapse stays a zero, so only C weighs both kinds.
-    both = fit is not None and written.startswith("c")
-    groups: list[Any] = []
-    if both or not synapses:
-        groups += sentei.find_units(network, example, inputs=inputs)
-    if both or synapses:
-        groups += sentei.find_synapses(network)
-    until = fit if asked is None else asked if fit is None else sentei.all_of(fit, asked)
-    probe = sentei.Probe(network, split.train.first(samples))
     recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=seed)
-    retrain = sentei.FineTune(split.train, recipe) if retrain_epochs else None
-    run = sentei.prune(
-        network,
-        groups,
-        probe,
-        propose,
-        until=until,
-        keeping=keeping,
-        retrain=retrain,
-        evaluate=split.validation,
-        journal=journal,
-        resume=resume,
+    torch.set_num_threads(threads)
+    network, dead, split = loaded(
+        model,
+        lambda flat: datasets.load(data, flat=flat, seed=seed, target=column(target)),
+        seed,
     )
+    before, example = copy.deepcopy(network), split.train.inputs[:64]
+    if board is not None and format is None:
+        written = board_format(board, out, example[0].numel())
+    room = room_of(budget, board, written, example[0].numel())
     about = words_for(split, command(), seed)
-    steps_taken = _taken(run, groups, lambda first: note(first.folder, about))
-    last = steps_taken[-1]
-    reached = until is None or until(last.measured, steps_taken[0].measured)
-    if fit is not None and not fit(last.measured, steps_taken[0].measured):
-        size = last.measured.bytes_in(written)
-        say(f"Nothing was written: {fitting} was not reached. The smallest network that the floors")
-        say(f"allow takes {size:,} bytes as {written}, with {last.measured}.")
-        return UNREACHED
+    shared: dict[str, Any] = {
+        "until": until,
+        "keeping": keeping,
+        "journal": journal,
+        "resume": resume,
+        "mask": dead,
+        "evaluate": split.validation,
+    }
+    if room is not None:
+        found = fitted(
+            network,
+            split,
+            room,
+            paths=paths,
+            samples=samples,
+            inputs=inputs,
+            units=criterion,
+            retrain=(lambda: sentei.FineTune(split.train, recipe)) if retrain_epochs else None,
+            about=about,
+            **shared,
+        )
+        if found is None:
+            return UNREACHED
+        last, reached = found.step, True
+    else:
+        units = [] if synapses else sentei.find_units(network, example, inputs=inputs)
+        groups = [*units, *(sentei.find_synapses(network) if synapses else [])]
+        run = sentei.prune(
+            network,
+            groups,
+            sentei.Probe(network, split.train.first(samples)),
+            propose,
+            retrain=sentei.FineTune(split.train, recipe) if retrain_epochs else None,
+            **shared,
+        )
+        taken = _taken(run, groups, lambda first: note(first.folder, about))
+        last = taken[-1]
+        reached = until is None or until(last.measured, taken[0].measured)
     small = sentei.shrink(last.network(), last.mask, example)
     head("On test data, which nothing has looked at until now")
     left, size = last.mask.shrunk(), last.measured.bytes_in(written)
-    rows = [facts(before, model, split.test), facts(small, size, split.test, left)]
+    file = Path(model) if Path(model).exists() else counts(before, dead).bytes
+    rows = [facts(before, file, split.test, dead), facts(small, size, split.test, left)]
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(last.network(), small, example)}")
-    ship(small, out, left, written, split.train.inputs[:CALIBRATION], split.test)
+    ship(small, out, left, written, split.train.inputs[:CALIBRATION], split.test, emulate=emulate)
     if report is not None:
         say(f"Page: {sentei.report(last.folder, report)}")
     return 0 if reached else UNREACHED

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentei.errors import BudgetError
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sentei.network.mask import Mask
-    from sentei.pruning.limits import Limit
 
 CALIBRATION = 512  # samples that int8 activations are calibrated on
+EMULATED = 10  # test samples shown to an emulated board
 
 
 def format_of(out: Path, format: str | None) -> str:
@@ -27,27 +25,19 @@ def format_of(out: Path, format: str | None) -> str:
     return "safetensors" if format is None and out.suffix not in ENDINGS else checked(out, format)
 
 
-def budget_limit(
-    budget: str | None, board: str | None, format: str, inputs: int
-) -> tuple[Limit | None, str]:
-    """What `--budget` and `--board` ask for, as a limit and in words.
+def check_tools(format: str, emulate: bool) -> None:
+    """Refuse `--emulate` before any work where it cannot be done.
 
     Raises:
-        BudgetError: both at once, or a board for what no board runs.
+        ValueError: a format that is not C.
+        FileError: a tool is missing.
     """
-    from sentei.pruning import boards, limits
+    from sentei.formats.c.emulated import check
 
-    if budget is not None and board is not None:
-        raise BudgetError("--board is a budget; name one of --budget and --board")
-    if board is not None:
-        found = boards.board(board)
-        if not format.startswith("c"):
-            raise BudgetError(f"--board needs a C file: --out net.c, not format {format}")
-        words = f"{board} ({found.processor}, {found.flash:,} bytes of flash, {found.ram:,} of RAM)"
-        return found.limit(format, inputs), words
-    if budget is not None:
-        return limits.bytes_at_most(budget, format=format), f"{budget} as {format}"
-    return None, ""
+    if emulate and not format.startswith("c"):
+        raise ValueError(f"--emulate runs a C file: --out net.c, not format {format}")
+    if emulate:
+        check("--emulate")
 
 
 def ship(
@@ -57,8 +47,20 @@ def ship(
     format: str,
     calibration: Tensor,
     test: tuple[Tensor, Tensor],
+    *,
+    emulate: bool = False,
 ) -> None:
-    """Write a network, and say how large it is and, as C, how good the emitted code is."""
+    """Write a network, and say how large it is and, as C, how good the emitted code is.
+
+    Args:
+        small: the network.
+        out: the file.
+        mask: what is dead in it.
+        format: of the file.
+        calibration: training inputs.
+        test: (inputs, targets).
+        emulate: run the C file on an emulated board too.
+    """
     import sentei
     from sentei.cli.screen import say
     from sentei.formats.c.compiled import Compiled, compiler
@@ -80,3 +82,18 @@ def ship(
     elif not targets.is_floating_point():
         accuracy = Compiled(out).accuracy(inputs, targets)
         say(f"The emitted code, compiled here: {accuracy:.2%} of {len(inputs):,} test samples.")
+    if emulate:
+        _emulate(out, *test)
+
+
+def _emulate(out: Path, inputs: Tensor, targets: Tensor) -> None:
+    from sentei.cli.screen import say
+    from sentei.formats.c.emulated import classify, self_test, sizes
+
+    text, data, bss = sizes(out)
+    say(f"Compiled for a Cortex-M0+ (-Os): {text + data:,} bytes of flash, {data + bss:,} of RAM.")
+    said = " ".join(map(str, classify(out, inputs[:EMULATED])))
+    say(f"On the emulated board (QEMU mps2-an386, Cortex-M4), {self_test(out).strip()}")
+    say(f"  and test samples 1 to {len(inputs[:EMULATED])} are classes {said}")
+    if not targets.is_floating_point():
+        say(f"  {'where the targets are':>30} {' '.join(map(str, targets[:EMULATED].tolist()))}")

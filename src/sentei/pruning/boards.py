@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sentei.errors import unknown
-from sentei.pruning.limits import Limit, all_of, bytes_at_most, ram_at_most
+from sentei.errors import UnreachableError, unknown
+from sentei.pruning.limits import Room
 
 # An estimate for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to 1.5 KiB, the compiler's
 # own floating point and expf up to 3 KiB. The rest of the reserve is the caller's program.
@@ -21,16 +21,25 @@ class Board:
     ram: int
     processor: str
 
-    def limit(self, format: str, inputs: int) -> Limit:
+    def room(self, format: str, inputs: int) -> Room:
         """What a network on it may take.
 
         Args:
             format: "c", "c-int8" or "c-int8-int8".
             inputs: numbers in a sample, which the caller keeps in RAM.
+
+        Raises:
+            UnreachableError: a sample leaves no RAM.
         """
         each = 1 if format.endswith("-int8-int8") else 4
-        flash, ram = self.flash - CODE, self.ram - STACK - inputs * each
-        return all_of(bytes_at_most(flash, format=format), ram_at_most(max(ram, 1), format))
+        left = self.ram - STACK - inputs * each
+        if left <= 0:
+            raise UnreachableError(
+                f"a sample of {inputs:,} numbers takes {inputs * each:,} bytes as {format}, the "
+                f"stack {STACK}; the {self.processor} has {self.ram:,} bytes of RAM. Use "
+                "c-int8-int8, whose inputs take a byte each, fewer inputs, or another board."
+            )
+        return Room(format, self.flash - CODE, left)
 
 
 BOARDS = {
@@ -39,6 +48,7 @@ BOARDS = {
     "arduino-uno": Board(32 * 1024, 2 * 1024, "ATmega328P"),
     "arduino-zero": Board(256 * 1024, 32 * 1024, "SAMD21, Cortex-M0+"),
     "blue-pill": Board(64 * 1024, 20 * 1024, "STM32F103C8, Cortex-M3"),
+    "mps2-an386": Board(4096 * 1024, 4096 * 1024, "Cortex-M4, which QEMU emulates"),
     "micro-bit-v1": Board(256 * 1024, 16 * 1024, "nRF51822, Cortex-M0"),
     "micro-bit-v2": Board(512 * 1024, 128 * 1024, "nRF52833, Cortex-M4F"),
     "nucleo-f031k6": Board(32 * 1024, 4 * 1024, "STM32F031K6, Cortex-M0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -35,6 +35,8 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
         units: criterion that orders the units of a group.
         synapses: criterion that orders the synapses of a layer.
         share: of the present bytes that a step saves, from 0 to 1.
+        stops: sizes in bytes that a step comes down to but does not jump over, so that a budget is
+            used up.
 
     Raises:
         ValueError: an unknown format or criterion.
@@ -45,6 +47,7 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
     units: str | Criterion = "magnitude"
     synapses: str | Criterion = "magnitude"
     share: float = 0.05
+    stops: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_format(self.format)
@@ -61,7 +64,7 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
         progress: Progress,  # noqa: ARG002 - the bytes of now decide
     ) -> Cut | None:
         """The cheapest batch; None if nothing that may go saves a byte."""
-        now, loss = self._bytes(probe, mask), probe.loss()
+        now, loss = self.size(probe, mask), probe.loss()
         best: tuple[float, Group, Tensor] | None = None
         judged: dict[Group, Tensor] = {}
         for group in groups:
@@ -87,22 +90,39 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
         order = judged.argsort(stable=True)
         order = order[_there(mask, group)[order]]
         order = order[: max(len(order) - 1, 0)]
-        count = min(math.ceil(len(order) * self.share), len(order))
-        while count:
-            batch = order[:count]
-            saved = now - self._bytes(probe, mask.without({group: batch}))
-            if saved >= now * self.share / 2 or count == len(order):
-                return batch, saved
-            count = min(count * 2, len(order))
-        return order[:0], 0
 
-    def _bytes(self, probe: Probe, mask: Mask) -> int:
+        def saved(count: int) -> int:
+            return now - self.size(probe, mask.without({group: order[:count]}))
+
+        room = now - max((stop for stop in self.stops if stop < now), default=0)
+        asked = min(now * self.share / 2, room)
+        count = min(math.ceil(len(order) * self.share), len(order))
+        gain = saved(count)
+        while gain < asked and count < len(order):
+            count = min(count * 2, len(order))
+            gain = saved(count)
+        if gain > room:
+            count = _fewest(saved, room, count)
+            gain = saved(count)
+        return order[:count], gain
+
+    def size(self, probe: Probe, mask: Mask) -> int:
+        """Bytes of the network as it would be shrunk; very many where a layer has nothing left."""
         try:
             return bytes_in(probe.model, mask, self.format, probe.example)
         except StructureError:
             if any(mask.dead(group).numel() for group in mask.groups):
                 return 10**12  # nothing is left of a layer: never worth it
             raise
+
+
+def _fewest(saved: Callable[[int], int], asked: int, most: int) -> int:
+    """How many of an order save what is asked for; `most` do."""
+    fewer = 0
+    while most - fewer > 1:
+        middle = (fewer + most) // 2
+        fewer, most = (fewer, middle) if saved(middle) >= asked else (middle, most)
+    return most
 
 
 def _there(mask: Mask, group: Group) -> Tensor:

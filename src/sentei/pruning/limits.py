@@ -133,6 +133,38 @@ def ram_at_most(size: int | str, format: str = "c") -> Limit:
     return Limit(words, lambda now, _: now.ram_in(format) <= most, True, (format,))
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a network may take where it is to go.
+
+    Attributes:
+        format: that it goes there in: "safetensors", "onnx", "c", "c-int8" or "c-int8-int8".
+        bytes: the file's, or of C the constants'.
+        ram: bytes of activations, of C alone; None for as many as it takes.
+
+    Raises:
+        ValueError: an unknown format, or RAM of a format that is not C.
+        BudgetError: no bytes at all.
+    """
+
+    format: str
+    bytes: int | str
+    ram: int | str | None = None
+
+    def __post_init__(self) -> None:
+        bytes_at_most(self.bytes, self.format)
+        object.__setattr__(self, "bytes", parse_bytes(self.bytes))
+        if self.ram is not None:
+            ram_at_most(self.ram, self.format)
+            object.__setattr__(self, "ram", parse_bytes(self.ram))
+
+    @property
+    def limit(self) -> Limit:
+        """As a budget."""
+        flash = bytes_at_most(self.bytes, self.format)
+        return flash if self.ram is None else all_of(flash, ram_at_most(self.ram, self.format))
+
+
 def accuracy_at_least(floor: float) -> Limit:
     """An accuracy of at least this, from 0 to 1."""
     _fraction("accuracy_at_least", floor)

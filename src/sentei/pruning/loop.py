@@ -32,6 +32,7 @@ def prune(
     evaluate: Any = None,
     journal: str | Path | None = None,
     resume: bool = False,
+    mask: Mask | None = None,
 ) -> Iterator[Step]:
     """Prune `model` step by step; every step is yielded once it is safe.
 
@@ -50,18 +51,20 @@ def prune(
         evaluate: samples, or a Probe, that accuracy and loss are measured on; the probe's if None.
         journal: folder of the run; each step is written to it whole. A temporary one if None.
         resume: go on with the run in `journal`; its steps are yielded again first.
+        mask: what is dead to begin with, such as `load_mask` found in the network's file; it is
+            silenced, stays dead, and counts as dead. Groups of it that are not in `groups` too.
 
     Yields:
         Step 0, the untouched network, then every step that was kept.
 
     Raises:
-        GroupError: a group that the model does not have.
+        GroupError: a group, or a mask's, that the model does not have.
         BudgetError: a budget that even the smallest network cannot meet, or a floor that the
             untouched one breaches.
         JournalError: `journal` holds another run.
     """
     judge = _judge(model, probe, evaluate)
-    run = Run(model, list(groups), probe, judge, propose, until, keeping, retrain)
+    run = Run(model, list(groups), probe, judge, propose, until, keeping, retrain, mask)
     run.begin(journal, resume)
     return _steps(run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +16,10 @@ from sentei.criteria.probe import Probe
 from sentei.errors import BudgetError, StructureError, UnreachableError
 from sentei.network.architecture import describe
 from sentei.network.mask import Mask
+from sentei.network.plans import C_FORMATS
 from sentei.network.showing import table
 from sentei.network.size import counts
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Neurons, Synapses
 from sentei.pruning.journal import SAMPLE, Journal, Record, Retrain, Snapshot, described
 from sentei.pruning.limits import Limit
 from sentei.pruning.measuring import Measurement, by_class, measure
@@ -76,20 +77,29 @@ class Run:
     until: Limit | None
     keeping: Limit | None
     retrain: Retrain | None
+    given: Mask | None = None
     undone: int = 0
+    full: Mask = field(init=False)
     journal: Journal = field(init=False)
     last: Snapshot = field(init=False)
 
     def begin(self, folder: str | Path | None, resume: bool) -> None:
         """Check everything that can be checked, then open the journal."""
-        mask = Mask.full(self.groups)
+        self.full = _held(self.groups, self.given)
+        mask = self.start
         mask.check(self.model)
+        untouched = Snapshot.take(self.model, None, 0)
+        mask.apply_(self.model)
         self.forget(mask)
         if self.keeping is not None or self.until is not None:
-            self.check_limits(mask)
+            try:
+                self.check_limits(mask)
+            except BaseException:
+                untouched.restore_(self.model, None)
+                raise
         weights = self.model.state_dict()
         about = {
-            "groups": [[g.kind, g.name, g.size] for g in self.groups],
+            "groups": [[g.kind, g.name, g.size] for g in self.full.groups],
             "propose": described(self.propose),
             "keeping": described(self.keeping),
             "retrain": described(self.retrain),
@@ -97,7 +107,14 @@ class Run:
             "data": [self.probe.fingerprint(), self.judge.fingerprint()],
         }
         start = beginning(self.model, self.judge)
-        self.journal = Journal.open(folder, self.model, mask, about, resume, start)
+        self.journal = Journal.open(folder, self.model, self.full, about, resume, start)
+
+    @property
+    def start(self) -> Mask:
+        """What is alive before the first step."""
+        if self.given is None:
+            return self.full
+        return self.full.without({g: self.given.dead(g) for g in _dying(self.given)})
 
     def check_limits(self, mask: Mask) -> None:
         """Refuse a budget below the smallest network and a floor above the untouched one."""
@@ -111,11 +128,11 @@ class Run:
             return
         # C has no layer without an input, so there one of everything stays.
         least = 1 if any(name.startswith("c") for name in self.until.formats) else 0
-        left = mask.without(_removable(mask, least))
+        left = _smallest(mask, self.groups, least)
         size = counts(self.model, left)
         smallest = replace(start, **vars(size)).of(self.model, left, self.judge.example)
         if not self.until(smallest, start):
-            sizes = [f"{smallest.bytes_in(name):,} bytes as {name}" for name in self.until.formats]
+            sizes = [_size_in(smallest, name) for name in self.until.formats]
             raise UnreachableError(
                 f"until={self.until} cannot be reached: with everything removed that can be, the "
                 f"network still has {'; '.join([str(size), *sizes])}. Allow more, or offer more "
@@ -126,7 +143,7 @@ class Run:
         """The steps that are there already; the untouched network in a new run."""
         last = self.journal.last
         if last is None:
-            mask = Mask.full(self.groups)
+            mask = self.start
             self.last = Snapshot.take(self.model, self.retrain, 0)
             measured = measure(self.model, mask, self.judge)
             self.journal.write(Record(0, mask, {}, measured, {}, by_class(self.judge)), self.last)
@@ -143,8 +160,9 @@ class Run:
     def progress(self, step: Step) -> Progress:
         """Where the run stands, over all groups."""
         alive = sum(step.mask.count(group) for group in self.groups)
-        total = sum(group.size for group in self.groups)
-        return Progress(step.number + 1, None, total, alive, self.undone)
+        starts = {group: self.start.count(group) for group in self.groups}
+        total = sum(starts.values())
+        return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
     def tell(self, cut: Cut, before: Mask, after: Mask) -> None:
         """Let the probes know what was cut; retrain, and let them forget."""
@@ -233,14 +251,36 @@ def _listed(positions: Tensor, most: int = 12) -> str:
     return shown if len(positions) <= most else f"{shown} and {len(positions) - most:,} more"
 
 
-def _removable(mask: Mask, least: int) -> dict[Group, Tensor]:
-    """Everything that could go: all but `least` of each, and units that torch has to have."""
-    alive = {group: mask.alive(group).nonzero().flatten() for group in mask.groups}
-    return {group: members[max(_least(group), least) :] for group, members in alive.items()}
+def _size_in(measured: Measurement, format: str) -> str:
+    words = f"{measured.bytes_in(format):,} bytes as {format}"
+    return f"{words} with {measured.ram_in(format):,} of RAM" if format in C_FORMATS else words
 
 
-def _least(group: Group) -> int:
-    return group.least if isinstance(group, Neurons) else 0
+def _dying(mask: Mask) -> list[Group]:
+    return [group for group in mask.groups if mask.dead(group).numel()]
+
+
+def _held(groups: Sequence[Group], given: Mask | None) -> Mask:
+    """Everything alive: in the groups on offer, and in others with something dead to begin with."""
+    others = [] if given is None else [group for group in _dying(given) if group not in groups]
+    return Mask.full([*groups, *others])
+
+
+def _smallest(mask: Mask, groups: Sequence[Group], least: int) -> Mask:
+    """What is left with everything gone that could go: `least` of each, and what torch needs."""
+    doomed = {}
+    for group in groups:
+        alive = mask.alive(group).nonzero().flatten()
+        stay = max(group.least, least) if isinstance(group, Neurons) else 0
+        doomed[group] = alive[stay:]
+    left = mask.without(doomed)
+    if not least:
+        return left
+    for group in left.groups:
+        # Which synapse is the layer's one makes no difference to the size.
+        if isinstance(group, Synapses) and not left.living(group.parameter, group.shape).any():
+            left = left.with_({group: left.ends_alive(group).nonzero()[:1].flatten()})
+    return left
 
 
 def _difference(before: Mask, after: Mask) -> dict[Group, Tensor]:

@@ -234,6 +234,59 @@ def write(figure: Figure, path: str | Path) -> list[Path]:
     return written
 
 
+def against_bytes(axes: Axes, curves: Sequence[Any]) -> None:
+    """Test accuracy against budgets of bytes, a line for each path and format.
+
+    Both axes are logarithmic, the upright one in the error. A budget that a path cannot meet is a
+    cross below its line.
+
+    Args:
+        axes: drawn on.
+        curves: `reporting.budgets.Curve`s over the same budgets.
+    """
+    paths = list(dict.fromkeys(curve.path for curve in curves))
+    formats = list(dict.fromkeys(curve.format for curve in curves))
+    colours = dict(zip(paths, [EARTH, "#3b6ea5", LEAF, INK, PALE], strict=False))
+    met = [point for curve in curves for point in curve.points if point.fits]
+    worst = max((_error(point) for point in met), default=100.0)
+    floor = worst * 1.35
+    crossed: dict[int, int] = {}
+    for curve in curves:
+        line = "-" if curve.format == formats[-1] else "--"
+        colour = colours.get(curve.path, INK)
+        kept = [point for point in curve.points if point.fits]
+        label = f"{curve.path.replace('units:', 'units to ')}, {curve.weights}"
+        x, y = [point.budget for point in kept], [_error(point) for point in kept]
+        axes.plot(x, y, line, color=colour, marker="o", markersize=4, linewidth=1.8, label=label)
+        for point in curve.points:
+            if not point.fits:
+                shift = 1 + 0.07 * crossed.setdefault(point.budget, 0)
+                crossed[point.budget] += 1
+                axes.plot(point.budget * shift, floor, "x", color=colour, markersize=6)
+    for at, format in enumerate(formats):
+        start = next(curve.untouched for curve in curves if curve.format == format)
+        if at == 0:
+            axes.axhline(_error(start), color=INK, linewidth=0.8, linestyle=":", label="untouched")
+    budgets = sorted({point.budget for curve in curves for point in curve.points})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_ylim(floor * 1.2, 0.8 * min((_error(point) for point in met), default=1.0))
+    axes.set_xticks(budgets, [f"{budget / 1024:g}" for budget in budgets])
+    shown = [e for e in (0.5, 1, 2, 3, 5, 10, 20, 50) if axes.get_ylim()[1] < e <= worst * 1.1]
+    axes.set_yticks(shown, [f"{100 - error:g}" for error in shown])
+    axes.minorticks_off()
+    axes.set(xlabel="budget (KiB of weights, places, biases and scales)")
+    axes.set(ylabel="test accuracy of the emitted code (%)")
+    if crossed:
+        axes.set_title("×: the budget cannot be met that way", loc="left", fontsize=9, color=INK)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _error(point: Any) -> float:
+    """Per cent of the test samples; a hundredth of one at the least, for the logarithm."""
+    return max(100 * (1 - point.test), 0.01)
+
+
 def comparison(axes: Axes, curves: Sequence[Any], most: int = 8) -> None:
     """Accuracy against units left, the mean of each way: the best few in colour, the rest pale.
 

@@ -215,3 +215,37 @@ def compared(found: Sequence[Any]) -> Table:
         half = f"{100 * row.half:.2f}"
         table.add_row(str(row.way), area, half, f"{row.agreement:+.2f}", str(row.seeds))
     return table
+
+
+def tried(found: Sequence[Any]) -> Table:
+    """Where the paths of a search ended, one a row: see `pruning.searching.Found`."""
+    table = Table("path", "steps", "bytes", "RAM", "validation", "fits", box=None, pad_edge=False)
+    for each in found:
+        right = "" if each.accuracy is None else f"{each.accuracy:.2%}"
+        ram = "" if each.ram is None else f"{each.ram:,}"
+        fits = "yes" if each.fits else "no"
+        table.add_row(each.path, str(each.steps), f"{each.bytes:,}", ram, right, fits)
+    return table
+
+
+def against_bytes(curves: Sequence[Any]) -> Table:
+    """What fits into every budget, one a row: see `reporting.budgets.Curve`."""
+    names = ("budget", "path", "weights", "bytes", "units", "synapses", "validation", "test")
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name in ("path", "weights") else "right")
+    formats = {curve.format: curve for curve in curves}
+    for curve in formats.values():
+        table.add_row("none", "untouched", curve.weights, *_point(curve.untouched))
+    for place in range(len(curves[0].points)):
+        for curve in curves:
+            point = curve.points[place]
+            table.add_row(f"{point.budget:,}", curve.path, curve.weights, *_point(point))
+    return table
+
+
+def _point(point: Any) -> list[str]:
+    if not point.fits:
+        return [f"not met: {point.bytes:,} at least", "", "", "", ""]
+    size = [f"{value:,}" for value in (point.bytes, point.units, point.synapses)]
+    return [*size, f"{point.validation:.2%}", f"{point.test:.2%}"]

@@ -12,9 +12,13 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sentei.errors import FileError
+from sentei.formats.c import as_c, write_c
+from sentei.formats.c.quantised import outputs
+from sentei.network.mask import Mask
+from sentei.samples import Samples
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 
@@ -22,6 +26,40 @@ STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 def compiler() -> str | None:
     """The C compiler of this machine; None if it has none."""
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def named(path: Path) -> str:
+    """What all names of an emitted file begin with."""
+    return re.findall(r"void (\w+)_predict", path.with_suffix(".h").read_text())[0]
+
+
+def input_step(path: Path) -> float | None:
+    """What one step of an emitted file's int8 inputs counts; None where they are floats."""
+    found = re.findall(r"_INPUT_STEP ([-\d.e]+)", path.with_suffix(".h").read_text())
+    return float(found[0]) if found else None
+
+
+def shipped(
+    network: nn.Module, calibration: Tensor, mask: Mask | None, format: str, samples: Samples
+) -> float:
+    """The accuracy of a network as C: the emitted code's, or without a compiler what it computes.
+
+    Args:
+        network: as for `write_c`.
+        calibration: (N, ...) real inputs.
+        mask: what is dead in it.
+        format: "c", "c-int8" or "c-int8-int8".
+        samples: inputs and classes.
+    """
+    inputs, targets = samples
+    if compiler() is None:
+        net = as_c(network, calibration, mask, format)
+        said = torch.cat([outputs(net, block) for block in inputs.split(1000)])
+        return float((said.argmax(1) == targets).float().mean())
+    with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
+        path = Path(folder) / "net.c"
+        write_c(network, path, calibration, mask, format)
+        return Compiled(path).accuracy(inputs, targets)
 
 
 class Compiled:
@@ -44,10 +82,10 @@ class Compiled:
                 "clang); install one"
             )
         head = path.with_suffix(".h").read_text()
-        name = re.findall(r"void (\w+)_predict", head)[0]
+        name = named(path)
         defined = dict(re.findall(rf"#define {name.upper()}_(\w+) ([-\d.e]+)", head))
         self.inputs, self.outputs = int(defined["INPUTS"]), int(defined["OUTPUTS"])
-        self.step = float(defined["INPUT_STEP"]) if "INPUT_STEP" in defined else None
+        self.step = input_step(path)
         flags = [*STRICT, optimise, "-shared", "-fPIC"]
         with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
             library = str(Path(folder) / "net.so")

@@ -6,9 +6,14 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from string import Template
+
+from torch import Tensor
 
 from sentei.errors import FileError
-from sentei.formats.c.compiled import STRICT
+from sentei.formats.c.compiled import STRICT, input_step, named
+from sentei.formats.c.dialect import literal
+from sentei.formats.c.quantised import quantise
 
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")  # Debian's gcc-arm-none-eabi, qemu-system-arm
 
@@ -20,6 +25,32 @@ __attribute__((section(".vectors"), used)) static const struct { void *stack; vo
     vectors = {(void *)0x20010000, _start};
 """
 
+_MAIN = Template("""\
+#include <stdio.h>
+#include "$header"
+static const $kind samples[] = {$values};
+int main(void)
+{
+    unsigned n;
+    for (n = 0; n < $count; n++) printf("%d ", ${one}_classify(samples + n * ${up}_INPUTS));
+    return 0;
+}
+""")
+
+
+def check(name: str) -> None:
+    """Refuse where a tool is missing.
+
+    Raises:
+        FileError: with what to install.
+    """
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        raise FileError(
+            f"{name} is tested on an emulated board with {' and '.join(missing)}, which this "
+            "machine does not have: apt-get install gcc-arm-none-eabi qemu-system-arm"
+        )
+
 
 def self_test(path: str | Path, timeout: float = 120) -> str:
     """What the self-test of a C file prints on QEMU's mps2-an386 (Cortex-M4, no operating system).
@@ -28,20 +59,67 @@ def self_test(path: str | Path, timeout: float = 120) -> str:
         FileError: a tool is missing, the file does not compile, or a golden vector fails.
     """
     path = Path(path).resolve()
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        raise FileError(
-            f"{path.name} is tested on an emulated board with {' and '.join(missing)}, which this "
-            "machine does not have: apt-get install gcc-arm-none-eabi qemu-system-arm"
-        )
-    defined = f"-D{_name(path).upper()}_SELF_TEST"
+    return _on_the_board(path, [f"-D{named(path).upper()}_SELF_TEST"], timeout)
+
+
+def classify(path: str | Path, samples: Tensor, timeout: float = 120) -> list[int]:
+    """The classes that a C file gives samples on the same board, from a program of its own.
+
+    Args:
+        path: the .c file, its header beside it.
+        samples: (N, ...) inputs in real units; they are in the program's flash.
+        timeout: seconds for compiling, and for running.
+
+    Raises:
+        FileError: a tool is missing, or the file does not compile.
+    """
+    path = Path(path).resolve()
+    name, step = named(path), input_step(path)
+    flat = samples.detach().cpu().float().reshape(len(samples), -1)
+    values = (quantise(flat, step) if step else flat).reshape(-1).tolist()
+    words = [str(int(v)) if step else literal(v) for v in values]
+    main = _MAIN.substitute(
+        header=path.with_suffix(".h"),
+        one=name,
+        up=name.upper(),
+        kind="int8_t" if step else "float",
+        count=len(flat),
+        values=",".join(words),
+    )
+    with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
+        program = Path(folder) / "main.c"
+        program.write_text(main)
+        return [int(word) for word in _on_the_board(path, [str(program)], timeout).split()]
+
+
+def sizes(path: str | Path, cpu: str = "cortex-m0plus", timeout: float = 120) -> tuple[int, ...]:
+    """Bytes of code and constants, of initialised and of other data of a C file at -Os.
+
+    libgcc and libm, which the linker adds, are not in it.
+
+    Raises:
+        FileError: a tool is missing, or the file does not compile.
+    """
+    path = Path(path).resolve()
+    check(path.name)
+    with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
+        made = str(Path(folder) / "net.o")
+        flags = [*STRICT, f"-mcpu={cpu}", "-mthumb", "-Os", "-c", str(path), "-o", made]
+        _run([TOOLS[0], *flags], path, timeout)
+        listed = _run(["arm-none-eabi-size", made], path, timeout)
+    return tuple(map(int, listed.splitlines()[1].split()[:3]))
+
+
+def _on_the_board(path: Path, more: list[str], timeout: float) -> str:
+    """What a C file, and what more it is compiled with, prints."""
+    check(path.name)
     with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
         start, image = Path(folder) / "start.c", Path(folder) / "image.elf"
         start.write_text(_START)
         cpu = ["-mcpu=cortex-m4", "-mthumb", "--specs=rdimon.specs"]
         place = "-Wl,--section-start=.vectors=0"
-        sources = [str(path), str(start), "-lm", "-o", str(image)]
-        _run([TOOLS[0], *STRICT, *cpu, "-O2", defined, place, *sources], path, timeout)
+        sources = [*more, str(path), str(start), "-lm", "-o", str(image)]
+        _run([TOOLS[0], *STRICT, *cpu, "-O2", place, *sources], path, timeout)
         board = ["-M", "mps2-an386", "-semihosting", "-nographic", "-monitor", "none"]
         silent = ["-serial", "null", "-kernel", str(image)]
         return _run([TOOLS[1], *board, *silent], path, timeout)
@@ -63,8 +141,3 @@ def _run(command: list[str], path: Path, timeout: float) -> str:
         said = (done.stdout + done.stderr)[:2000]
         raise FileError(f"{path.name}: {command[0]} ended with {done.returncode}: {said}")
     return done.stdout + (done.stderr if command[0] == TOOLS[1] else "")
-
-
-def _name(path: Path) -> str:
-    text = path.with_suffix(".h").read_text()
-    return text.split("_predict(", 1)[0].rsplit(" ", 1)[-1]

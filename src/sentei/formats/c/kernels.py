@@ -19,25 +19,39 @@ def settled(dialect: Dialect, total: str) -> str:
     return f"{value}{scale} + {dialect.read('bias++', 'float')}"
 
 
-def linear(dialect: Dialect, name: str, code: Code, value: str, out: str) -> str:
+def linear(
+    dialect: Dialect, name: str, code: Code, value: str, out: str, *, in_parts: bool = False
+) -> str:
     """A linear layer; `value` finishes a row, `{sum}` in it being the row's sum.
 
     One function serves all layers of one code.
+
+    Args:
+        dialect: of the file.
+        name: of the function.
+        code: how weights are listed.
+        value: what a row's output is.
+        out: C type of an output.
+        in_parts: add floats in parts of 32 first: a third of the rounding of one long sum.
     """
     found = walk(dialect, code, "columns")
     tables = "".join(f", const {kind} *{table}" for kind, table in found.tables)
     scales = ", const float *scale" if dialect.numbers.weight == 1 else ""
-    each = f"sum += {dialect.product('x[column]')};"
-    zero = "0.0f" if dialect.total == "float" else "0"
+    each, row_sum, begin = f"sum += {dialect.product('x[column]')};", "sum", "sum = 0"
+    if dialect.total == "float":
+        begin = "sum = 0.0f"
+    if in_parts and dialect.total == "float":
+        each = each.replace("sum", "part") + " if (!(++n & 31)) { sum += part; part = 0.0f; }"
+        row_sum, begin = "(sum + part)", "sum = 0.0f, part = 0.0f; unsigned n = 0"
     lines = [
         f"static void {name}(const {dialect.activation} *x, {out} *y, unsigned rows,",
         f"    unsigned columns, const {dialect.weight} *w{tables}{scales}, const float *bias)",
         "{",
         *(f"    {line}" for line in found.begin),
         "    for (; rows; rows--) {",
-        f"        {dialect.total} sum = {zero};",
+        f"        {dialect.total} {begin};",
         *(f"        {line.replace('{each}', each)}" for line in found.row),
-        f"        *y++ = {value.replace('{sum}', settled(dialect, 'sum'))};",
+        f"        *y++ = {value.replace('{sum}', settled(dialect, row_sum))};",
         "    }",
         "}",
     ]

@@ -128,7 +128,9 @@ class Source:
             function, value, out = f"{one}_linear_{code.name}", "{sum}", "float"
             kinds = "_".join(str(table.dtype)[4:] for table in code.tables.values())
             function += f"_{kinds}" if code.name.startswith("csr") else ""
-        self.functions[function] = linear(self.dialect, function, code, value, out)
+        # Behind convolutions outputs are large and linear layers take little of the time.
+        parts = any(block.plane for block in self.plan.blocks)
+        self.functions[function] = linear(self.dialect, function, code, value, out, in_parts=parts)
         scale = [f"{name}_scale"] if self.dialect.numbers.weight == 1 else []
         tables = [f"{name}_{what}" for what in code.tables]
         given = [f"{name}_weights", *tables, *scale, f"{name}_bias"]
