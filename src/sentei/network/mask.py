@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.errors import GroupError
-from sentei.network.renumbering import kept, renumbered, selects
+from sentei.network.renumbering import Place, Shrinking, kept, selects
 from sentei.network.showing import table
 from sentei.network.units import Group, Listener, Neurons, Synapses, named
-
-Place = tuple[str, int]  # a parameter and one of its dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +232,8 @@ class Mask:
         Its units are all alive, under their new sizes and positions; synapses that are dead though
         both their ends are alive stay dead. Emptied groups are left out, as tracing would.
         """
-        return Mask(renumbered(self))
+        shrinking = Shrinking(self.gone, self.wrapped)
+        return Mask(shrinking.renumbered(self._alive, self.living_in_shrunk))
 
     def living_in_shrunk(self, synapses: Synapses) -> Tensor:
         """As `living`, for one layer, with the rows and columns of dead units taken out."""

@@ -15,8 +15,8 @@ from sentei.network.certificate import certify
 from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.integers import adopt_, patches
 from sentei.network.layers import Select, refresh_
-from sentei.network.mask import Mask, Place
-from sentei.network.renumbering import kept
+from sentei.network.mask import Mask
+from sentei.network.renumbering import Place, kept
 from sentei.network.sparse import sparsified
 from sentei.network.units import Neurons
 
