@@ -258,11 +258,25 @@ def test_widths_are_trained_and_fitted_in_one_command(tmp_path, monkeypatch, cap
         here = Compiled("net.c")(inputs).argmax(1).tolist()
         assert [int(word) for word in classes.split()] == here
         assert [int(word) for word in targets.split()] == wanted.tolist()
+    assert run(*fit, "--budget", "350 B", "--out", "9.c", capsys=capsys)[0] == 2
     code, _, err = run("prune", "no-such.safetensors", "--data", "letter", capsys=capsys)
     assert (code, "there is no file no-such.safetensors" in err) == (2, True)
     code, _, err = run(*fit, "--budget", "9 B", "--out", "never.c", "--emulate",
                        "--format", "onnx", capsys=capsys)  # fmt: skip
     assert (code, Path("never.c").exists()) == (2, False)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    network = formats.load(model)
+    with torch.no_grad():
+        network.fc1.weight[0, 0] = float("inf")
+    formats.save(network, "broken.safetensors")
+    for words in (["prune", "--budget", "1KiB", "--out", "a.c"], ["compare", "--budgets", "1KiB"]):
+        command, *rest = words
+        code, _, err = run(command, "broken.safetensors", *rest, "--data", "letter", capsys=capsys)
+        assert (code, "'fc1.weight'" in err) == (1, True)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_board_chooses_the_format_that_its_ram_allows(model, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sentei.errors import StructureError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,12 +29,19 @@ def loaded(model: str, split: Callable[[bool], Split], seed: int) -> tuple[nn.Mo
 
     Raises:
         FileNotFoundError: neither.
+        StructureError: a weight that is not finite.
     """
     from sentei import Mask, formats, training
     from sentei.cli.screen import progress
 
     if Path(model).exists():
         network = formats.load(model)
+        for name, weight in network.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise StructureError(
+                    f"weights must be finite; {name!r} in {model} has one that is not (NaN or "
+                    "infinity). Train it again."
+                )
         return network, formats.load_mask(model), split(training.takes_flat(network))
     try:
         network = training.build(model, seed=seed)

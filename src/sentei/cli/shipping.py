@@ -18,11 +18,16 @@ def format_of(out: Path, format: str | None) -> str:
     """The format by name, or by the file's ending; safetensors where neither says.
 
     Raises:
-        ValueError: an unknown format, or one that is not the ending's.
+        ValueError: an unknown format, one that is not the ending's, or a name that C cannot have.
     """
+    from sentei.formats.c import identifier
     from sentei.formats.endings import ENDINGS, checked
 
-    return "safetensors" if format is None and out.suffix not in ENDINGS else checked(out, format)
+    if format is None and out.suffix not in ENDINGS:
+        return "safetensors"
+    if out.suffix == ".c":
+        identifier(out.stem)
+    return checked(out, format)
 
 
 def check_tools(format: str, emulate: bool) -> None:

@@ -279,7 +279,7 @@ def against_bytes(axes: Axes, curves: Sequence[Any]) -> None:
     axes.set(ylabel="test accuracy of the emitted code (%)")
     if crossed:
         axes.set_title("×: the budget cannot be met that way", loc="left", fontsize=9, color=INK)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="lower right", handlelength=3.5)
 
 
 def _error(point: Any) -> float:

@@ -53,7 +53,7 @@ def write_c(
         FileError: the files cannot be written.
     """
     path = Path(path)
-    name = _identifier(path.stem if name is None else name)
+    name = identifier(path.stem if name is None else name)
     net = as_c(model, example, mask, format)
     source = Source(net, name)
     if source.flash != net.plan.flash:
@@ -82,7 +82,12 @@ def _samples(example: Any) -> Tensor:
     return example.detach().cpu().float()
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """The name, if C can have it.
+
+    Raises:
+        ValueError: it is no C identifier.
+    """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _RESERVED:
         raise ValueError(
             f"names in C are letters, digits and underscores, begin with a letter and are none of "
@@ -139,4 +144,4 @@ def _about(net: Stored, file: str, name: str, classes: Sequence[str] | None) -> 
     return f"/*\n{body}\n */\n"
 
 
-__all__ = ["C_FORMATS", "GOLDEN", "as_c", "write_c"]
+__all__ = ["C_FORMATS", "GOLDEN", "as_c", "identifier", "write_c"]
