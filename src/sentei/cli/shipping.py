@@ -96,7 +96,8 @@ def _emulate(out: Path, inputs: Tensor, targets: Tensor) -> None:
     from sentei.formats.c.emulated import classify, self_test, sizes
 
     text, data, bss = sizes(out)
-    say(f"Compiled for a Cortex-M0+ (-Os): {text + data:,} bytes of flash, {data + bss:,} of RAM.")
+    flash, ram = text + data, data + bss
+    say(f"Compiled for a Cortex-M0+ (-Os, libgcc apart): {flash:,} bytes of flash, {ram:,} of RAM.")
     said = " ".join(map(str, classify(out, inputs[:EMULATED])))
     say(f"On the emulated board (QEMU mps2-an386, Cortex-M4), {self_test(out).strip()}")
     say(f"  and test samples 1 to {len(inputs[:EMULATED])} are classes {said}")
