@@ -175,7 +175,7 @@ def _sizes(runs: Runs) -> list[Claim]:
             f"better with fewer; our aim of 97 % with 101 is {'' if there else 'not '}reached. "
             "16-60-45-30-26 with GELU on the authors' split, learning from 16-512-512-26 ("
             + spread([run["teacher"] for run in runs["taught"]], 2, 100, "%")
-            + ") on inputs with noise; a quarter of each layer goes in the first fifth of training, by "
-            "the paper's criterion without its threshold",
+            + ") on inputs with noise; a quarter of each layer goes in the first fifth of training "
+            "by the paper's criterion without its threshold",
         ),
     ]  # fmt: skip
