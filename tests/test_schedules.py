@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentei.errors import ScheduleError
+from sentei.pruning.cadence import cadence
 from sentei.pruning.schedules import (
     Progress,
     amount,
@@ -169,3 +170,10 @@ def test_half_a_percent_every_fifty_updates():
 def test_a_step_that_cannot_be_is_refused(by):
     with pytest.raises(ScheduleError, match="by="):
         linear(by=by)(Progress(1, 10, 100, 100))
+
+
+def test_what_falls_on_the_end_of_the_first_part_is_in_it():
+    told = cadence(275, 2750, None, 0.7)
+    assert told.falls_on(1925)
+    assert told.proposals == 7
+    assert not told.falls_on(2200)

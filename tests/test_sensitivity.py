@@ -219,3 +219,10 @@ def test_the_plan_names_every_job_once_and_shortens_all_of_them():
         assert epochs[1] * 5 <= epochs[0] or "students" in short.settings
     assert RULE in KINDS
     assert len([n for n in range(1, 11) if n * 5 <= ways.FINISH * 50]) == hurting.EARLY
+
+
+def test_a_seed_that_never_gets_there_is_counted_not_averaged():
+    never = float("inf")
+    assert reading.after([10, 20]) == "15 ± 7 (2 seeds)"
+    assert reading.after([10, never, 20]) == "15 ± 7 (2 seeds), never in 1"
+    assert reading.after([never]) == "never"

@@ -56,7 +56,7 @@ class Check:
         rule = below(changed, self.threshold, self.cap, self.relative)
         if self.late is None:
             return rule
-        return Late(rule, int(FINISH * epochs) // self.every, self.late, self.repair)
+        return Late(rule, int(round(FINISH * epochs, 6)) // self.every, self.late, self.repair)
 
 
 @dataclass

@@ -11,8 +11,9 @@ from sentei.papers.sensitivity.reading import Runs, accuracies, reached, verdict
 from sentei.papers.sensitivity.ways import ways
 
 BAND = 0.015  # how far a single run of the paper may lie from our mean
-TARGET, PAPERS_LAYER = 0.897, 64
+TARGET = 0.897
 AIM, UNITS = 0.97, 101
+PLAIN = {"sgd-pruned": "relu-sgd", "rmsprop-pruned": "sigmoid-rmsprop", "deep-once": "deep"}
 
 
 def claims(runs: Runs) -> list[Claim]:
@@ -42,6 +43,8 @@ def _figures_given(runs: Runs) -> list[Claim]:
         measured = accuracies(runs[name])
         left = spread([sum(run["units"]) for run in runs[name]], 0)
         note = f"learning rate and batch are not in the paper; units left: {left}"
+        if name in PLAIN:
+            note += f"; not pruned {spread(accuracies(runs[PLAIN[name]]), 1, 100, '%')}"
         rows.append(
             Claim(words, f"{100 * value:.1f} %", spread(measured, 1, 100, "%"),
                   _near(fmean(measured), value), f"{remark}; {note}" if remark else note)
@@ -161,7 +164,7 @@ def _sizes(runs: Runs) -> list[Claim]:
             "64 units",
             "not reached" if least is None
             else f"{least} units: {spread(accuracies(runs[f'width-{least}']), 1, 100, '%')}",
-            "does not hold" if least is not None and least < PAPERS_LAYER else "holds",
+            "cannot be judged" if least is None else "does not hold",
             "GELU, 60 epochs of Adam in batches of 64, the learning rate falling to zero; tried: "
             + ", ".join(
                 f"{n}: {spread(accuracies(runs[f'width-{n}']), 1, 100, '%')}" for n in WIDTHS
@@ -175,7 +178,7 @@ def _sizes(runs: Runs) -> list[Claim]:
             f"better with fewer; our aim of 97 % with 101 is {'' if there else 'not '}reached. "
             "16-60-45-30-26 with GELU on the authors' split, learning from 16-512-512-26 ("
             + spread([run["teacher"] for run in runs["taught"]], 2, 100, "%")
-            + ") on inputs with noise; a quarter of each layer goes in the first fifth of training, by "
-            "the paper's criterion without its threshold",
+            + ") on inputs with noise; a quarter of each layer goes in the first fifth of training "
+            "by the paper's criterion without its threshold",
         ),
     ]  # fmt: skip

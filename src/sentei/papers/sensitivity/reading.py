@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
-from sentei.papers.claims import Paired, Verdict
+from sentei.papers.claims import Paired, Verdict, spread
 from sentei.papers.jobs import Result
 
 Runs = Mapping[str, Sequence[Result]]
@@ -26,3 +27,12 @@ def verdict(told: Paired, seen: Verdict = "holds", not_seen: Verdict = "does not
     if told.pairs < 2:
         return "cannot be judged"
     return seen if told.mean > 0 and told.p < SURE else not_seen
+
+
+def after(epochs: Sequence[float]) -> str:
+    """Epochs until something was reached; says how many seeds never did."""
+    found = [epoch for epoch in epochs if isfinite(epoch)]
+    never = len(epochs) - len(found)
+    if not found:
+        return "never"
+    return spread(found, 0) + f", never in {never}" * bool(never)

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from sentei.papers.claims import Claim, paired, spread
 from sentei.papers.jobs import Result
 from sentei.papers.sensitivity.checks import FINISH
-from sentei.papers.sensitivity.reading import Runs, accuracies, reached, verdict
+from sentei.papers.sensitivity.reading import Runs, accuracies, after, reached, verdict
 from sentei.papers.sensitivity.timing import WAYS
 
 PAIRS = (  # what was pruned, what was not, in words
@@ -51,7 +51,7 @@ def _hack(runs: Runs) -> Claim:
 
 def _time(runs: Sequence[Result], words: str) -> Claim:
     whole = {way: [sum(run[way]) / sum(run[WAYS[0]]) for run in runs] for way in WAYS[1:]}
-    after = [
+    last = [
         median(a / b for a, b in zip(_last(run["delete"]), _last(run[WAYS[0]]), strict=True))
         for run in runs
     ]
@@ -61,7 +61,7 @@ def _time(runs: Sequence[Result], words: str) -> Claim:
         f"{spread(whole['delete'], 2)} of the time",
         "holds" if max(whole["delete"]) < 1 else "does not hold",
         f"units deleted, {spread([sum(run['units']) for run in runs], 0)} of 135 left; checks and "
-        f"surgery included, an epoch of each way in turns in one process; {spread(after, 2)} after "
+        f"surgery included, an epoch of each way in turns in one process; {spread(last, 2)} after "
         f"the last check (median of epochs). Masked: {spread(whole['mask'], 2)}, zeroed once: "
         f"{spread(whole['hack'], 2)}",
     )
@@ -130,11 +130,10 @@ def _epochs(runs: Runs) -> list[Claim]:
             Claim(
                 f"pruning takes fewer epochs to the same accuracy ({words})",
                 "supposed",
-                f"pruned {spread(own, 0)}, not pruned {spread(plain, 0)} epochs",
+                f"epochs: pruned {after(own)}; not pruned {after(plain)}",
                 "holds" if fmean(own) < fmean(plain) else "does not hold",
                 f"to the validation accuracy the pruned network ends with, "
-                f"{spread(aims, 1, 100, '%')}; a new network of its size: {spread(afresh, 0)} "
-                "(inf: never)",
+                f"{spread(aims, 1, 100, '%')}; a new network of its size: {after(afresh)}",
             )
         )
     return rows
@@ -151,15 +150,16 @@ def _side_effects(runs: Runs) -> list[Claim]:
         ):  # fmt: skip
             told = paired(one, two)
             noisy = words.startswith("is more")
-            before, after = (one, two) if not noisy else (two, one)
+            whole, smaller = (two, one) if noisy else (one, two)
+            worse = verdict(paired(accuracies(plain), accuracies(pruned))) == "holds"
             rows.append(
                 Claim(
                     f"the pruned network {words}, {sort}",
                     "supposed",
                     told.words(2, 100, "points"),
-                    verdict(told),
-                    f"not pruned {spread(before, 1, 100, 'points')}, pruned "
-                    f"{spread(after, 1, 100, 'points')}; test accuracy without noise "
+                    verdict(told, "holds in part" if worse else "holds"),
+                    f"not pruned {spread(whole, 1, 100, 'points')}, pruned "
+                    f"{spread(smaller, 1, 100, 'points')}; test accuracy without noise "
                     f"{spread(accuracies(plain), 1, 100, '%')} and "
                     f"{spread(accuracies(pruned), 1, 100, '%')}",
                 )
