@@ -312,7 +312,7 @@ def test_thresholds_by_hand():
     scores = torch.tensor([1.0, 2.0, 3.0, 4.0, -100.0]).double()
     two_sided = Thresholded(taylor2, "mean", times=10.0)  # the median of sizes is 3, so 30
     assert two_sided.replaced(scores).tolist() == [1, 2, 3, 4, 2.5]
-    assert Thresholded(taylor2, "median", times=10.0).replaced(scores)[4] == 2
+    assert Thresholded(taylor2, "median", times=10.0).replaced(scores)[4] == 2.5
     literal = Thresholded(taylor2, "mean", two_sided=False, quantile=0.75)  # beyond 3
     assert literal.replaced(scores).tolist() == [1, 2, 3, -18, -100]
 

@@ -73,7 +73,7 @@ class Thresholded:
         """(k,) the same scores, all alive, with extreme ones replaced; logs the threshold."""
         sizes = scores.abs() if self.two_sided else scores
         if self.times is not None:
-            limit = self.times * scores.abs().median()
+            limit = self.times * _median(scores.abs())
         else:
             limit = sizes.quantile(self.quantile)
         extreme = sizes > limit
