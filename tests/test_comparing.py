@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import hand
+from sentei import Recipe, Trajectory, train
 from sentei.reporting.comparing import Curve, Way, compare, rows, ways
 from sentei.samples import Samples
 
@@ -61,3 +62,18 @@ def test_names_are_checked_at_once():
         ways(["ablatoin"])
     with pytest.raises(ValueError, match="Did you mean 'affine'"):
         ways(["ablation"], ["afine"])
+
+
+def test_a_trajectory_lets_criteria_of_training_take_part():
+    torch.manual_seed(1)
+    x, y = torch.randn(200, 5), torch.randint(0, 3, (200,))
+    model = hand.mlp(5, 8, 3, act=nn.Tanh)
+    past = Trajectory(model)
+    train(model, (x, y), Recipe(epochs=2, batch_size=20), after_update=[past])
+    data, todo = Samples(x, y), ways(["karnin", "weight_change"], ["least_squares"])
+    curves = compare(model, data, data, todo, keep="2", steps=2, seeds=(3, 4), trajectory=past)
+    assert [(c.way.criterion, c.seed) for c in curves] == [
+        ("karnin", 3), ("weight_change", 3), ("karnin", 4), ("weight_change", 4),
+    ]  # fmt: skip
+    assert past.model is model
+    assert compare(model, data, data, todo, steps=2, seeds=1) == []

@@ -65,6 +65,7 @@ from sentei.pruning.schedules import linear as linear
 from sentei.pruning.schedules import one_at_a_time as one_at_a_time
 from sentei.pruning.schedules import one_shot as one_shot
 from sentei.pruning.searching import search as search
+from sentei.pruning.stalling import when_stalled as when_stalled
 from sentei.pruning.tidying import tidy as tidy
 from sentei.pruning.twins import twins as twins
 from sentei.reporting.page import explain as explain

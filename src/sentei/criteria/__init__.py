@@ -32,9 +32,19 @@ from sentei.criteria.derivatives import (
     taylor1,
     taylor2,
 )
+from sentei.criteria.least_loss import LeastLoss
 from sentei.criteria.movement import gradient, karnin, wsf
 from sentei.criteria.probe import Probe
-from sentei.criteria.repairs import REPAIRS, Repair, affine, least_squares, mean, repair, twin
+from sentei.criteria.repairs import (
+    REPAIRS,
+    Repair,
+    affine,
+    least_loss,
+    least_squares,
+    mean,
+    repair,
+    twin,
+)
 from sentei.criteria.surfaces import approximations, surface
 from sentei.criteria.thresholds import Thresholded
 from sentei.criteria.trajectory import Trajectory
@@ -48,6 +58,7 @@ __all__ = [
     "Ablation",
     "Criterion",
     "Fixed",
+    "LeastLoss",
     "Obd",
     "Probe",
     "Random",
@@ -69,6 +80,7 @@ __all__ = [
     "fixed",
     "gradient",
     "karnin",
+    "least_loss",
     "least_squares",
     "magnitude",
     "mean",

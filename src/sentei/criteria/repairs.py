@@ -31,7 +31,7 @@ def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = Fa
 
     Source: the first stage of Sietsma and Dow (1991).
     """
-    _staying(probe, group, mask)
+    staying(probe, group, mask)
     found = {}
     for part, gram in grams(probe, group).items():
         found[part] = torch.zeros(len(units), group.size + 1, dtype=torch.float64)
@@ -65,7 +65,7 @@ class OnOne:
         Raises:
             GroupError: a named partner is dead, or nobody is left to take over as it is.
         """
-        alive = _staying(probe, group, mask)
+        alive = staying(probe, group, mask)
         if not self.affine and int(alive.sum()) <= (alone and len(units) > 0):
             raise GroupError(
                 f"somebody must stay for the repair 'twin' to lean on; {group.name!r} has nobody "
@@ -138,7 +138,7 @@ def least_squares(
     one unit at a time equal to optimal brain surgeon on the listeners' weights (Hassibi and Stork,
     1993) if what follows were linear.
     """
-    alive = _staying(probe, group, mask)
+    alive = staying(probe, group, mask)
     found = {}
     for part, span in spans(probe, group).items():
         going = units if alone else (span.alive & ~alive).nonzero().flatten()
@@ -148,8 +148,16 @@ def least_squares(
     return found
 
 
+def least_loss(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False) -> Mix:
+    """The mix that leaves the least mean loss on the Probe's samples: see `LeastLoss`."""
+    from sentei.criteria.least_loss import LeastLoss
+
+    return LeastLoss()(probe, group, units, mask, alone)
+
+
 REPAIRS: dict[str, Repair] = {
     "affine": affine,
+    "least_loss": least_loss,
     "least_squares": least_squares,
     "mean": mean,
     "twin": twin,
@@ -170,7 +178,7 @@ def repair(name: str | Repair) -> Repair:
     return REPAIRS[known]
 
 
-def _staying(probe: Probe, group: Group, mask: Mask) -> Tensor:
+def staying(probe: Probe, group: Group, mask: Mask) -> Tensor:
     """(size,) bool: who may take over."""
     if not isinstance(group, Neurons):
         raise GroupError(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria import CRITERIA, Probe, Random, ablation, scores
+from sentei.criteria import CRITERIA, Probe, Random, Trajectory, ablation, scores
 from sentei.criteria.repairs import repair
 from sentei.errors import CriterionError, PruningError, unknown
 from sentei.network.tracing import find_units
-from sentei.network.units import Neurons
 from sentei.pruning.loop import prune
 from sentei.pruning.proposals import ranked
 from sentei.pruning.schedules import linear
@@ -102,7 +101,8 @@ def compare(
     keep: str = "10 %",
     steps: int = 9,
     samples: int = 5_000,
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
+    trajectory: Trajectory | None = None,
     said: Callable[[int, int, str], None] | None = None,
 ) -> list[Curve]:
     """Prune a copy of the network in every way.
@@ -118,7 +118,9 @@ def compare(
         keep: how many units are left at the end.
         steps: how many cuts that takes; scores are computed anew for each.
         samples: how many of `learn` a criterion looks at, drawn anew for each seed.
-        seeds: how often.
+        seeds: how often, or which.
+        trajectory: what training did to `model`, for criteria that ask. Retraining adds nothing
+            to it.
         said: called with (done, of how many, the way).
 
     Returns:
@@ -126,23 +128,23 @@ def compare(
     """
     found, count = [], 0
     refused: set[str] = set()
-    for seed in range(seeds):
+    setting = _Setting(model, learn, judge, keep, steps, trajectory)
+    which = range(seeds) if isinstance(seeds, int) else seeds
+    for seed in which:
         looked_at = _drawn(learn, samples, seed)
-        exact = _first_scores(model, looked_at, "ablation", seed)
+        exact = _first_scores(Probe(model, looked_at), "ablation", seed)
         for way in todo:
             count += 1
             if way.criterion not in refused:
                 try:
-                    found.append(
-                        _curve(model, way, seed, looked_at, learn, judge, exact, keep, steps)
-                    )
+                    found.append(_curve(setting, way, seed, looked_at, exact))
                 except CriterionError as error:
                     refused.add(way.criterion)
                     log.warning("%s is left out: %s", way.criterion, error)
                 except PruningError as error:
                     log.warning("%s is left out: %s", way, error)
             if said is not None:
-                said(count, seeds * len(todo), str(way))
+                said(count, len(which) * len(todo), str(way))
     return found
 
 
@@ -185,29 +187,42 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
     return sorted(found, key=lambda row: -row.area)
 
 
-def _curve(
-    model: nn.Module,
-    way: Way,
-    seed: int,
-    looked_at: Samples,
-    learn: Samples,
-    judge: Samples,
-    exact: Tensor,
-    keep: str,
-    steps: int,
-) -> Curve:
-    told = _first_scores(model, looked_at, way.criterion, seed)
-    worker = copy.deepcopy(model)
-    probe = Probe(worker, looked_at)
-    propose = ranked(_criterion(way.criterion, seed), linear(keep, steps), repair=way.repair)
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What all ways have in common: see `compare`."""
+
+    model: nn.Module
+    learn: Samples
+    judge: Samples
+    keep: str
+    steps: int
+    trajectory: Trajectory | None
+
+    def copy(self) -> tuple[nn.Module, Trajectory | None]:
+        """The network to be pruned, with a record of its own."""
+        model = copy.deepcopy(self.model)
+        if self.trajectory is None:
+            return model, None
+        past = Trajectory(model)
+        past.load_state_dict(self.trajectory.state_dict())
+        return model, past
+
+
+def _curve(setting: _Setting, way: Way, seed: int, looked_at: Samples, exact: Tensor) -> Curve:
+    untouched = Probe(setting.model, looked_at, trajectory=setting.trajectory)
+    told = _first_scores(untouched, way.criterion, seed)
+    worker, past = setting.copy()
+    probe = Probe(worker, looked_at, trajectory=past)
+    schedule = linear(setting.keep, setting.steps)
+    propose = ranked(_criterion(way.criterion, seed), schedule, repair=way.repair)
     recipe = Recipe(epochs=max(1, round(way.retrain)), seed=seed)
     run = prune(
         worker,
         find_units(worker, probe.example),
         probe,
         propose,
-        retrain=FineTune(learn, recipe) if way.retrain else None,
-        evaluate=judge,
+        retrain=FineTune(setting.learn, recipe) if way.retrain else None,
+        evaluate=setting.judge,
     )
     measured = [step.measured for step in run]
     left = tuple(m.units for m in measured)
@@ -215,15 +230,11 @@ def _curve(
     return Curve(way, seed, left, accuracy, spearman(told, exact))
 
 
-def _first_scores(model: nn.Module, samples: Samples, name: str, seed: int) -> Tensor:
+def _first_scores(probe: Probe, name: str, seed: int) -> Tensor:
     """Scores of all units of the untouched network, group by group."""
-    probe = Probe(model, samples)
     criterion = ablation if name == "ablation" else _criterion(name, seed)
-    return torch.cat([scores(criterion, probe, group) for group in _groups(model, probe)])
-
-
-def _groups(model: nn.Module, probe: Probe) -> Iterator[Neurons]:
-    yield from find_units(model, probe.example)
+    groups = find_units(probe.model, probe.example)
+    return torch.cat([scores(criterion, probe, group) for group in groups])
 
 
 def _criterion(name: str, seed: int) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from sentei import storage
 from sentei.papers import Order
 from sentei.papers.claims import Claim
-from sentei.papers.distinctiveness import figures
+from sentei.papers.distinctiveness import beyond, figures, judging
 from sentei.papers.distinctiveness.experiments import hundred, trial
-from sentei.papers.distinctiveness.judging import claims
+from sentei.papers.distinctiveness.judging import Found
+from sentei.papers.distinctiveness.late import late
 from sentei.papers.jobs import Job
 
 TITLE = (
@@ -16,67 +18,89 @@ TITLE = (
     "Gedeon and Harris 1991"
 )
 EPOCHS = {"cnn": 10, "fnn": 100}
+REPEATS = {"cnn": 2, "fnn": 1}  # for each seed: ten and five
 
 # What else may matter, on a quarter of the images and fewer passes: one setting changed at a time.
 SMALL: dict[str, dict[str, Any]] = {
     "cnn": {"network": "cnn", "epochs": 5, "images": 5_000, "curves": False},
     "fnn": {"network": "fnn", "epochs": 20, "images": 5_000, "curves": False},
 }
+USUAL = "as it is"
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "cnn": {
-        "as it is": {},
+        USUAL: {},
         "epochs 1": {"epochs": 1},
+        "epochs 15": {"epochs": 15},
         "width 16": {"width": 16},
+        "width 32": {"width": 32},
         "width 128": {"width": 128},
         "filters 5": {"filters": 5},
+        "filters 20": {"filters": 20},
     },
     "fnn": {
-        "as it is": {},
+        USUAL: {},
         "epochs 5": {"epochs": 5},
+        "epochs 60": {"epochs": 60},
         "width 16": {"width": 16},
+        "width 32": {"width": 32},
         "width 128": {"width": 128},
         "pixels 0 to 1": {"scaled": False},
     },
 }
-CHANGED_SEEDS = 3
+LATE = ("nobody", "badness", "magnitude", "random")  # who goes while training
 
 
 def reproduce(order: Order) -> list[Claim]:
     """Train the paper's networks, merge and remove in every way, draw it, judge it."""
     seeds = range(1 if order.quick else order.seeds)
-    results = order.work(_jobs(order.quick, seeds))
-    runs = {kind: [results[f"{kind}-{seed}"] for seed in seeds] for kind in EPOCHS}
-    changed = {
-        kind: {
-            name: [results[_name(kind, name, s)] for s in seeds[:CHANGED_SEEDS]]
-            for name in _changes(kind, order.quick)
-        }
-        for kind in EPOCHS
-    }
-    wide = [results[f"hundred-{seed}"] for seed in seeds]
-    figures.draw(order, runs, changed, wide)
-    return claims(runs, changed, wide)
+    results = order.work(jobs(order.quick, seeds))
+    found = Found(
+        runs={
+            kind: [results[f"{kind}-{seed}"] for seed in _repeats(kind, seeds, order.quick)]
+            for kind in EPOCHS
+        },
+        changed={
+            kind: {name: [results[_name(kind, name, s)] for s in seeds] for name in changes}
+            for kind, changes in _changes(order.quick).items()
+        },
+        wide=[results[f"hundred-{seed}"] for seed in seeds],
+        late={name: [results[f"late-{name}-{seed}"] for seed in seeds] for name in LATE},
+    )
+    figures.draw(order, found)
+    storage.write(order.folder / "compared.md", beyond.table(found.runs).encode())
+    return [*judging.claims(found), *beyond.claims(found)]
 
 
-def _jobs(quick: bool, seeds: range) -> list[Job]:
+def jobs(quick: bool, seeds: range) -> list[Job]:
+    """Everything that is measured."""
     sizes = {"epochs": 2, "images": 2_000} if quick else {}
-    jobs = [
-        Job(f"{kind}-{seed}", trial, {"network": kind, "seed": seed, "epochs": epochs, **sizes})
-        for kind, epochs in EPOCHS.items()
-        for seed in seeds
-    ]
-    jobs += [Job(f"hundred-{seed}", hundred, {"seed": seed, **sizes}) for seed in seeds]
-    for seed in seeds[:CHANGED_SEEDS]:
-        for kind in EPOCHS:
-            for name, change in _changes(kind, quick).items():
+    todo = []
+    for kind, epochs in EPOCHS.items():
+        for seed in _repeats(kind, seeds, quick):
+            settings = {"network": kind, "seed": seed, "epochs": epochs, **sizes}
+            settings |= {"compared": seed in seeds, "quick": quick}
+            todo.append(Job(f"{kind}-{seed}", trial, settings))
+    for kind, changes in _changes(quick).items():
+        for name, change in changes.items():
+            for seed in seeds:
                 settings = {**SMALL[kind], **sizes, **change, "seed": seed}
-                jobs.append(Job(_name(kind, name, seed), trial, settings))
-    return jobs
+                todo.append(Job(_name(kind, name, seed), trial, settings))
+    for name in LATE:
+        for seed in seeds:
+            settings = {"criterion": name, "seed": seed, "epochs": 60, **sizes}
+            todo.append(Job(f"late-{name}-{seed}", late, settings))
+    todo += [Job(f"hundred-{seed}", hundred, {"seed": seed, **sizes}) for seed in seeds]
+    return todo
 
 
-def _changes(kind: str, quick: bool) -> dict[str, dict[str, Any]]:
-    every = CHANGES[kind]
-    return {name: every[name] for name in ("as it is", "width 16")} if quick else every
+def _repeats(kind: str, seeds: range, quick: bool) -> range:
+    return seeds if quick else range(REPEATS[kind] * len(seeds))
+
+
+def _changes(quick: bool) -> dict[str, dict[str, dict[str, Any]]]:
+    if not quick:
+        return CHANGES
+    return {kind: {n: every[n] for n in (USUAL, "width 16")} for kind, every in CHANGES.items()}
 
 
 def _name(kind: str, name: str, seed: int) -> str:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria import CRITERIA, Criterion, Probe, Random, angles, scores
+from sentei.criteria import CRITERIA, Criterion, Probe, Random, Trajectory, angles, scores
 from sentei.criteria.activity import steady
 from sentei.criteria.moments import grams
 from sentei.datasets import mnist
 from sentei.network.mask import Mask
-from sentei.network.tracing import find_units
 from sentei.network.units import Group, Neurons
 from sentei.papers.distinctiveness.merges import EDITS, REWIRING
+from sentei.papers.distinctiveness.networks import LITERAL, Head, trained
 from sentei.pruning.loop import silence_
 from sentei.pruning.proposals import Cut, lowest, mixed
 from sentei.pruning.schedules import Progress
 from sentei.pruning.twins import Pairing, pairs, twins
-from sentei.samples import Samples
-from sentei.training import Recipe, distinctiveness_cnn, mlp, train
+from sentei.reporting.comparing import compare, ways
+from sentei.training import Recipe, mlp, train
 
 THRESHOLDS = tuple(range(15, 65, 5))
 CENTRES = ("half", "none", "mean", "minmax")
-MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels
-PAPERS_TEST = 2_000
 DRAWS = 5  # of random units, as the control
+FEW = ("ablation", "ablation-least-squares", "magnitude", "random")  # compared with --quick
+LITTLE = 5_000  # images that criteria compared look at, and that retraining learns from
 
 # A criterion and a repair each, one unit at a time, re-ranked: the curves.
 METHODS: dict[str, tuple[str, str | None]] = {
@@ -43,69 +41,13 @@ METHODS: dict[str, tuple[str, str | None]] = {
     "random": ("random", None),
     "random + least squares": ("random", "least_squares"),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """The prunable layer and what reads it, with what the layers before put out.
-
-    Attributes:
-        before, act, after: the hidden layer, its activation, the classifier.
-        parts: what comes in, with its targets: train, validation and test (10,000 images, of which
-            the first 2,000 are the paper's).
-    """
-
-    before: nn.Linear
-    act: nn.Module
-    after: nn.Linear
-    parts: dict[str, Samples]
-
-    @property
-    def network(self) -> nn.Sequential:
-        """The three layers as one network; its weights are this head's own."""
-        return nn.Sequential(OrderedDict(fc1=self.before, act=self.act, fc2=self.after)).eval()
-
-    @cached_property
-    def group(self) -> Neurons:
-        """The hidden units."""
-        (found,) = find_units(self.network, self.parts["train"].inputs[:8])
-        return found
-
-    @cached_property
-    def probe(self) -> Probe:
-        """On the training samples, where everything is decided."""
-        return Probe(self.network, self.parts["train"])
-
-    @cached_property
-    def hidden(self) -> dict[str, Samples]:
-        """What the units put out, with its targets."""
-        with torch.no_grad():
-            return {
-                name: Samples(self.act(self.before(part.inputs)), part.targets)
-                for name, part in self.parts.items()
-            }
-
-    def copy(self) -> Head:
-        """The same with weights of its own."""
-        return Head(*copy.deepcopy((self.before, self.act, self.after)), self.parts)
-
-    def reading_it(self) -> Head:
-        """The same units, with a classifier of its own."""
-        other = Head(self.before, self.act, copy.deepcopy(self.after), self.parts)
-        vars(other)["hidden"] = self.hidden
-        return other
-
-    @torch.no_grad()
-    def accuracies(self, *parts: str) -> dict[str, float]:
-        """Part of the samples it gets right, on each of the parts; of test also the paper's."""
-        found = {}
-        for name in parts:
-            o, targets = self.hidden[name]
-            right = (self.after(o).argmax(1) == targets).double()
-            found[name] = right.mean().item()
-            if name == "test":
-                found["paper"] = right[:PAPERS_TEST].mean().item()
-        return found
+# The same, for the sigmoid network 784-100-10.
+HUNDRED: dict[str, tuple[str, str | None]] = {
+    "ablation": ("ablation", None),
+    "obs + least squares": ("obs", "least_squares"),
+    "ablation + least squares": ("ablation-least-squares", "least_squares"),
+    "ablation + least loss": ("ablation-least-squares", "least_loss"),
+}
 
 
 def trial(
@@ -117,6 +59,8 @@ def trial(
     images: int = 20_000,
     scaled: bool = True,
     curves: bool = True,
+    compared: bool = False,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """Train one of the paper's networks, and prune it in every way.
 
@@ -128,9 +72,12 @@ def trial(
         filters: of the first convolution; the second has twice as many.
         images: to learn from.
         scaled: pixels to mean 0 and deviation 1; otherwise from 0 to 1.
-        curves: whether to remove units one by one with `METHODS` as well.
+        curves: whether to try all centres and thresholds, and to remove units one by one with
+            `METHODS`; otherwise only the centre that fits the paper's counts, at 30 degrees.
+        compared: whether to prune it by every criterion there is as well.
+        quick: by a few of them only.
     """
-    head = trained(network, seed, epochs, width, filters, images, scaled)
+    head = trained(network, seed, epochs, width, filters, images, scaled, compared)
     probe, group = head.probe, head.group
     dead = steady(probe, group)
     known: dict[Any, Any] = {}
@@ -140,54 +87,15 @@ def trial(
     found["angles"] = angle_summary(probe, group, dead)
     found["readings"] = [
         reading(head, centre, degrees, dead, seed, known)
-        for centre in CENTRES
-        for degrees in THRESHOLDS
+        for centre in (CENTRES if curves else (LITERAL[network],))
+        for degrees in (THRESHOLDS if curves else (30,))
     ]
     found["ours"] = [ours(head, degrees) for degrees in THRESHOLDS]
     if curves:
-        found["curves"] = {name: curve(head, name, seed) for name in METHODS}
+        found["curves"] = {name: curve(head, *how, seed) for name, how in METHODS.items()}
+    if compared:
+        found["ways"] = every_way(head, seed, FEW if quick else None)
     return found
-
-
-def trained(
-    network: str, seed: int, epochs: int, width: int, filters: int, images: int, scaled: bool
-) -> Head:
-    """The network after training, cut in front of its hidden layer."""
-    data = samples(network == "fnn", images, scaled)
-    activation = "sigmoid" if network == "fnn" else "relu"
-    model = (
-        mlp(f"784-{width}-10", activation, seed=seed)
-        if network == "fnn"
-        else distinctiveness_cnn(width=width, filters=filters, seed=seed)
-    )
-    train(model, data["train"], Recipe(epochs=epochs, batch_size=100, lr=0.005, seed=seed))
-    layers = OrderedDict(model.eval().named_children())
-    names = list(layers)
-    at = names.index("fc1")
-    front = nn.Sequential(OrderedDict((name, layers[name]) for name in names[:at]))
-    before, act, after = (layers[name] for name in names[at:])
-    assert isinstance(before, nn.Linear)
-    assert isinstance(after, nn.Linear)
-    with torch.no_grad():
-        parts = {
-            name: Samples(torch.cat([front(x) for x in part.inputs.split(1000)]), part.targets)
-            for name, part in data.items()
-        }
-    return Head(before, act, after, parts)
-
-
-@cache
-def samples(flat: bool, images: int, scaled: bool) -> dict[str, Samples]:
-    """The paper's split, and all 10,000 test images."""
-    split, whole = mnist("distinctiveness", flat=flat), mnist(flat=flat)
-    parts = {
-        "train": split.train.first(images),
-        "validation": split.validation,
-        "test": whole.test,
-    }
-    if scaled:
-        parts = {n: Samples((p.inputs - MEAN) / DEVIATION, p.targets) for n, p in parts.items()}
-    return parts
 
 
 def reading(
@@ -234,9 +142,8 @@ def ours(head: Head, degrees: float) -> dict[str, Any]:
     return {"degrees": degrees, "removed": gone, **copied.accuracies("test")}
 
 
-def curve(head: Head, method: str, seed: int) -> dict[str, list[float]]:
+def curve(head: Head, name: str, repair: str | None, seed: int) -> dict[str, list[float]]:
     """Accuracy after each removal, until one unit is left; everything decided on `train`."""
-    name, repair = METHODS[method]
     criterion: Criterion = Random(seed) if name == "random" else CRITERIA[name]
     copied, group, mask = head.reading_it(), head.group, Mask.full([head.group])
     probe = copied.probe
@@ -250,6 +157,36 @@ def curve(head: Head, method: str, seed: int) -> dict[str, list[float]]:
         probe.mask = mask
         rows.append(copied.accuracies("validation", "test"))
     return {part: [row[part] for row in rows] for part in ("validation", "test")}
+
+
+def every_way(head: Head, seed: int, criteria: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """`sentei compare` on the hidden layer, with and without a little retraining of it.
+
+    Criteria look at the first 5,000 training images, and retraining is one epoch over them after
+    each of nine cuts; accuracy is of all test images, which decide nothing.
+    """
+    learn = head.parts["train"].first(LITTLE)
+    past = Trajectory(head.network)
+    assert head.past is not None
+    past.load_state_dict(head.past)
+    found = compare(
+        past.model,
+        learn,
+        head.parts["test"],
+        ways(criteria, retrain=(0, 1)),
+        samples=LITTLE,
+        seeds=(seed,),
+        trajectory=past,
+    )
+    return [
+        {
+            **asdict(curve.way),
+            "left": curve.left,
+            "accuracy": curve.accuracy,
+            "agreement": curve.agreement,
+        }
+        for curve in found
+    ]
 
 
 def without(head: Head, units: list[int], repair: str | None) -> Head:
@@ -294,7 +231,7 @@ def hundred(seed: int, epochs: int = 10, images: int | None = None) -> dict[str,
     """A sigmoid network 784-100-10 on all of MNIST's training images, pruned without retraining.
 
     Returns:
-        Test accuracy of the dense network, and for three of `METHODS` after each removal.
+        Test accuracy of the dense network, and for each of `HUNDRED` after each removal.
     """
     data = mnist()
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -306,5 +243,4 @@ def hundred(seed: int, epochs: int = 10, images: int | None = None) -> dict[str,
     assert isinstance(before, nn.Linear)
     assert isinstance(after, nn.Linear)
     head = Head(before, act, after, parts)
-    names = ("ablation", "obs + least squares", "ablation + least squares")
-    return {name: curve(head, name, seed)["test"] for name in names}
+    return {name: curve(head, *how, seed)["test"] for name, how in HUNDRED.items()}

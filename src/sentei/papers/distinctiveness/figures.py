@@ -11,10 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sentei.papers import Order
+from sentei.papers.distinctiveness import beyond
 from sentei.papers.distinctiveness.experiments import METHODS, THRESHOLDS
-from sentei.papers.distinctiveness.judging import LITERAL, Runs, readings
-from sentei.reporting.figures import EARTH, INK, LEAF, PALE, tidy
+from sentei.papers.distinctiveness.judging import Found, Runs, ours, readings
+from sentei.papers.distinctiveness.networks import LITERAL
+from sentei.reporting.comparing import Curve, Way, rows
+from sentei.reporting.figures import EARTH, INK, LEAF, PALE, comparison, tidy
 
+BLUE = "#5b7db1"
 NAMES = {"cnn": "CNN", "fnn": "FNN"}
 MERGES = {
     "incoming": (EARTH, "-", "incoming weights added (literal)"),
@@ -23,34 +27,40 @@ MERGES = {
     "affine": (LEAF, "--", "affine, one of a pair stays"),
     "least_squares": (LEAF, "-", "least squares, one of a pair stays"),
 }
+WAYS = {
+    "alone": (None, 0, EARTH, False),
+    "least squares": ("least_squares", 0, LEAF, False),
+    "retrained a little": (None, 1, EARTH, True),
+    "both": ("least_squares", 1, LEAF, True),
+}
+MARKS = {"as": "o", "epochs": "^", "width": "s", "filters": "D", "pixels": "D"}
 LINES = {
     "ablation": (LEAF, ":"),
     "ablation + least squares": (LEAF, "-"),
     "obs + least squares": (LEAF, "--"),
+    "ablation + least loss": (BLUE, "-"),
     "distinctiveness": (EARTH, ":"),
     "distinctiveness + affine": (EARTH, "-"),
-    "magnitude": ("#5b7db1", "-"),
+    "magnitude": (BLUE, "-"),
     "random": (INK, ":"),
     "random + least squares": (INK, "-"),
 }
 
 
-def draw(
-    order: Order,
-    runs: Runs,
-    changed: Mapping[str, Runs],
-    wide: Sequence[Mapping[str, list[float]]],
-) -> None:
+def draw(order: Order, found: Found) -> None:
     """All of them."""
-    order.figure("runs", _side_by_side(runs, one_by_one))
-    order.figure("sweep", _sweep(runs))
-    order.figure("curves", _side_by_side(runs, curves))
-    order.figure("hundred", hundred(wide))
-    order.figure("influence", _side_by_side(changed, influence))
+    order.figure("runs", _side_by_side(found.runs, one_by_one))
+    order.figure("sweep", _sweep(found.runs))
+    order.figure("curves", _side_by_side(found.runs, curves))
+    order.figure("hundred", hundred(found.wide))
+    order.figure("influence", _influence(found.changed))
+    compared = {kind: beyond.curves(runs) for kind, runs in found.runs.items()}
+    order.figure("compared", _side_by_side(compared, best_ways, 5.0))
+    order.figure("areas", _areas(compared))
 
 
-def _side_by_side(runs: Mapping[str, Any], axes_of: Any) -> Figure:
-    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=95)
+def _side_by_side(runs: Mapping[str, Any], axes_of: Any, height: float = 4.2) -> Figure:
+    figure = Figure(figsize=(10, height), layout="constrained", dpi=95)
     for place, (kind, found) in enumerate(runs.items()):
         axes = figure.add_subplot(1, 2, place + 1)
         tidy(axes)
@@ -101,6 +111,8 @@ def sweep_accuracy(axes: Axes, kind: str, found: Sequence[Any]) -> None:
             for d in THRESHOLDS
         ]
         axes.plot(THRESHOLDS, mean, style, color=color, label=label)
+    own = [100 * np.mean([ours(run, d)["test"] for run in found]) for d in THRESHOLDS]
+    axes.plot(THRESHOLDS, own, "-", color=BLUE, label="sentei.twins: centre half, affine")
     dense = float(100 * np.mean([run["accuracy"]["test"] for run in found]))
     axes.axhline(dense, color=PALE, linewidth=1.5, zorder=0)
     axes.set(xlabel="threshold (degrees)", ylabel="test accuracy (%)")
@@ -116,6 +128,9 @@ def sweep_removal(axes: Axes, found: Sequence[Any]) -> None:
             for d in THRESHOLDS
         ]
         axes.plot(THRESHOLDS, shares, style, color=EARTH, label=f"centre {centre}")
+    own = [100 * np.mean([ours(run, d)["removed"] / run["size"] for run in found])
+           for d in THRESHOLDS]  # fmt: skip
+    axes.plot(THRESHOLDS, own, "-", color=BLUE, label="sentei.twins")
     dead = float(100 * np.mean([run["dead"] / run["size"] for run in found]))
     axes.axhline(dead, color=INK, linewidth=1, label="dead on the training images")
     axes.set(xlabel="threshold (degrees)", ylabel="units gone (%)", ylim=(-3, 103))
@@ -150,13 +165,77 @@ def hundred(wide: Sequence[Mapping[str, list[float]]]) -> Figure:
     return figure
 
 
-def influence(axes: Axes, kind: str, settings: Mapping[str, Sequence[Any]]) -> None:
-    """How full a hidden layer is against how much of it can go."""
-    shades = np.linspace(0.15, 0.95, len(settings))
-    for shade, (name, found) in zip(shades, settings.items(), strict=True):
-        fill = [100 * run["effective rank"] / run["size"] for run in found]
-        gone = [100 * readings(run, "half", 30)["removed"] / run["size"] for run in found]
-        axes.plot(fill, gone, "o", color=colormaps["viridis"](shade), label=name)
-    axes.set(xlabel="effective rank (% of the units)", ylabel="gone at 30 degrees, half (%)")
-    axes.set_title(f"{NAMES[kind]}, fewer images", loc="left", color=INK)
-    axes.legend(frameon=False, fontsize=8)
+def _influence(changed: Mapping[str, Any]) -> Figure:
+    figure = Figure(figsize=(10, 7.4), layout="constrained", dpi=85)
+    for column, (kind, settings) in enumerate(changed.items()):
+        above, below = (figure.add_subplot(2, 2, column + 1 + 2 * row) for row in (0, 1))
+        tidy(above)
+        tidy(below)
+        _by_setting(above, kind, settings, _fill, "effective rank (% of the units)")
+        _by_setting(below, kind, settings, _gap, "train-test gap (points)")
+        above.set_title(f"{NAMES[kind]}, 5,000 images", loc="left", color=INK)
+        above.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _by_setting(axes: Axes, kind: str, settings: Mapping[str, Any], across: Any, name: str) -> None:
+    """How much goes at 30 degrees against something else, a dot for each network."""
+    shades = np.linspace(0.0, 0.95, len(settings))
+    for shade, (setting, found) in zip(shades, settings.items(), strict=True):
+        gone = [100 * readings(run, LITERAL[kind], 30)["removed"] / run["size"] for run in found]
+        axes.plot(
+            [across(run) for run in found],
+            gone,
+            MARKS[setting.split()[0]],
+            color=colormaps["viridis"](shade),
+            label=setting,
+            alpha=0.85,
+        )
+    axes.set(xlabel=name, ylabel=f"gone at 30 degrees, centre {LITERAL[kind]} (%)")
+
+
+def _fill(run: Any) -> float:
+    return 100 * run["effective rank"] / run["size"]
+
+
+def _gap(run: Any) -> float:
+    return 100 * (run["accuracy"]["train"] - run["accuracy"]["test"])
+
+
+def best_ways(axes: Axes, kind: str, found: Sequence[Curve]) -> None:
+    """Accuracy against units left, for every way that was compared without retraining."""
+    still = [curve for curve in found if not curve.way.retrain]
+    comparison(axes, still)
+    axes.set_title(f"{NAMES[kind]}, no retraining", loc="left", color=INK)
+
+
+def _areas(compared: Mapping[str, Sequence[Curve]]) -> Figure:
+    """Area under accuracy against units left: a line for each criterion, four ways on it."""
+    figure = Figure(figsize=(10, 6.4), layout="constrained", dpi=95)
+    for place, (kind, found) in enumerate(compared.items()):
+        axes = figure.add_subplot(1, 2, place + 1)
+        tidy(axes)
+        by_way = {row.way: row for row in rows(found)}
+        best: dict[str, float] = {}
+        for way, row in by_way.items():
+            if not way.retrain:
+                best[way.criterion] = max(best.get(way.criterion, 0.0), row.area)
+        order = sorted(best, key=lambda name: best[name])
+        for label, (repair, epochs, color, filled) in WAYS.items():
+            shown = [by_way[Way(name, repair, epochs)].area * 100 for name in order]
+            axes.plot(
+                shown,
+                np.arange(len(order)),
+                "o",
+                color=color,
+                markerfacecolor=color if filled else "white",
+                label=label,
+            )
+        axes.set_yticks(np.arange(len(order)), order, fontsize=8)
+        axes.grid(axis="y", color=PALE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set(xlabel="mean accuracy from 64 to 6 units (%)")
+        axes.set_title(NAMES[kind], loc="left", color=INK)
+        if place == 0:
+            axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.05))
+    return figure

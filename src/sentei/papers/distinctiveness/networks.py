@@ -1,0 +1,150 @@
+"""The paper's two networks: trained whole, then cut in front of the layer that is pruned."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from sentei.criteria import Probe, Trajectory
+from sentei.datasets import mnist
+from sentei.network.tracing import find_units
+from sentei.network.units import Neurons
+from sentei.samples import Samples
+from sentei.training import Recipe, distinctiveness_cnn, mlp, train
+
+MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels
+PAPERS_TEST = 2_000
+LITERAL = {"cnn": "half", "fnn": "none"}  # the centre that fits the paper's counts
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The prunable layer and what reads it, with what the layers before put out.
+
+    Attributes:
+        before, act, after: the hidden layer, its activation, the classifier.
+        parts: what comes in, with its targets: train, validation and test (10,000 images, of which
+            the first 2,000 are the paper's).
+        past: what training did to the three layers, for `Trajectory.load_state_dict`, if that was
+            recorded.
+    """
+
+    before: nn.Linear
+    act: nn.Module
+    after: nn.Linear
+    parts: dict[str, Samples]
+    past: dict[str, Any] | None = None
+
+    @property
+    def network(self) -> nn.Sequential:
+        """The three layers as one network; its weights are this head's own."""
+        return nn.Sequential(OrderedDict(fc1=self.before, act=self.act, fc2=self.after)).eval()
+
+    @cached_property
+    def group(self) -> Neurons:
+        """The hidden units."""
+        (found,) = find_units(self.network, self.parts["train"].inputs[:8])
+        return found
+
+    @cached_property
+    def probe(self) -> Probe:
+        """On the training samples, where everything is decided."""
+        return Probe(self.network, self.parts["train"])
+
+    @cached_property
+    def hidden(self) -> dict[str, Samples]:
+        """What the units put out, with its targets."""
+        with torch.no_grad():
+            return {
+                name: Samples(self.act(self.before(part.inputs)), part.targets)
+                for name, part in self.parts.items()
+            }
+
+    def copy(self) -> Head:
+        """The same with weights of its own."""
+        return Head(*copy.deepcopy((self.before, self.act, self.after)), self.parts)
+
+    def reading_it(self) -> Head:
+        """The same units, with a classifier of its own."""
+        other = Head(self.before, self.act, copy.deepcopy(self.after), self.parts)
+        vars(other)["hidden"] = self.hidden
+        return other
+
+    @torch.no_grad()
+    def accuracies(self, *parts: str) -> dict[str, float]:
+        """Part of the samples it gets right, on each of the parts; of test also the paper's."""
+        found = {}
+        for name in parts:
+            o, targets = self.hidden[name]
+            right = (self.after(o).argmax(1) == targets).double()
+            found[name] = right.mean().item()
+            if name == "test":
+                found["paper"] = right[:PAPERS_TEST].mean().item()
+        return found
+
+
+def trained(
+    network: str,
+    seed: int,
+    epochs: int,
+    width: int,
+    filters: int,
+    images: int,
+    scaled: bool,
+    recorded: bool = False,
+) -> Head:
+    """The network after training, cut in front of its hidden layer."""
+    data = samples(network == "fnn", images, scaled)
+    activation = "sigmoid" if network == "fnn" else "relu"
+    model = (
+        mlp(f"784-{width}-10", activation, seed=seed)
+        if network == "fnn"
+        else distinctiveness_cnn(width=width, filters=filters, seed=seed)
+    )
+    past = Trajectory(model) if recorded else None
+    train(
+        model,
+        data["train"],
+        Recipe(epochs=epochs, batch_size=100, lr=0.005, seed=seed),
+        after_update=[past] if past else (),
+    )
+    layers = OrderedDict(model.eval().named_children())
+    names = list(layers)
+    at = names.index("fc1")
+    front = nn.Sequential(OrderedDict((name, layers[name]) for name in names[:at]))
+    before, act, after = (layers[name] for name in names[at:])
+    assert isinstance(before, nn.Linear)
+    assert isinstance(after, nn.Linear)
+    with torch.no_grad():
+        parts = {
+            name: Samples(torch.cat([front(x) for x in part.inputs.split(1000)]), part.targets)
+            for name, part in data.items()
+        }
+    return Head(before, act, after, parts, None if past is None else _of_layers(past))
+
+
+def _of_layers(past: Trajectory) -> dict[str, Any]:
+    """The record of a network's two last layers alone."""
+    whole = past.state_dict()
+    own = {n: parts for n, parts in whole["weights"].items() if n.startswith(("fc1.", "fc2."))}
+    return {**whole, "weights": own}
+
+
+@cache
+def samples(flat: bool, images: int, scaled: bool) -> dict[str, Samples]:
+    """The paper's split, and all 10,000 test images."""
+    split, whole = mnist("distinctiveness", flat=flat), mnist(flat=flat)
+    parts = {
+        "train": split.train.first(images),
+        "validation": split.validation,
+        "test": whole.test,
+    }
+    if scaled:
+        parts = {n: Samples((p.inputs - MEAN) / DEVIATION, p.targets) for n, p in parts.items()}
+    return parts
