@@ -55,6 +55,11 @@ def test_help_comes_without_torch_and_names_every_command():
         (["prune", "MODEL", "--criterion", "ablatoin"], "'ablation'"),
         (["prune", "MODEL", "--schedule", "lineer", "--keep", "3"], "'linear'"),
         (["prune", "MODEL", "--schedule", "linear"], "--keep"),
+        (["prune", "MODEL", "--repair", "afine"], "'affine'"),
+        (["prune", "MODEL", "--twins", "95"], "0 to 90 degrees"),
+        (["prune", "MODEL", "--twins", "-1"], "0 to 90 degrees"),
+        (["prune", "MODEL", "--repair", "affine", "--synapses"], "--synapses"),
+        (["prune", "MODEL", "--twins", "15", "--budget", "4KiB"], "--budget"),
         (["prune", "MODEL", "--bytes-at-most", "32 XB"], "KiB"),
         (["prune", "MODEL", "--accuracy-within", "7"], "0.01"),
         (["train", "--model", "784-x-10"], "784-100-10"),
@@ -100,6 +105,21 @@ def test_train_prune_rank_info_from_end_to_end(capsys, tmp_path, monkeypatch):
     assert code == 0
     assert "284" in out  # 6 · 16 + 6 + 26 · 6 + 26 entries
     assert torch.get_num_threads() == 1
+
+
+def test_work_is_handed_over_and_twins_go(model, capsys, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    shared = ["--data", "letter", "--samples", 300]
+    code, out, _ = run("prune", model, *shared, "--units-at-most", 5, "--repair", "least-squares",
+                       "--criterion", "obs", "--out", "a.safetensors", capsys=capsys)  # fmt: skip
+    assert code == 0
+    assert formats.load("a.safetensors")[0].out_features == 5
+    for degrees in (0, 90):
+        caplog.clear()
+        code, out, _ = run("prune", model, *shared, "--twins", degrees, capsys=capsys)
+        assert code == 0
+        assert ("alike and" in caplog.text) == (degrees == 90)
+    assert len(caplog.messages) == len(set(caplog.messages))
 
 
 def test_surfaces_are_drawn_for_chosen_units(model, capsys, tmp_path, monkeypatch):

@@ -21,6 +21,8 @@ def prune(
     data: str = "mnist",
     target: str = "-1",
     criterion: str = "ablation",
+    repair: str | None = None,
+    twins: float | None = None,
     schedule: str = "one_at_a_time",
     keep: str | None = None,
     steps: int | None = None,
@@ -62,6 +64,12 @@ def prune(
     criterion
         What matters least: ablation, taylor1, taylor2, obd, skeletonization, magnitude or random.
         For a budget or a board it orders units; synapses go by magnitude.
+    repair
+        Who takes over a unit's work: mean, twin, affine, least_squares or least_loss; nobody if
+        left out.
+    twins
+        In place of criterion and schedule: of units whose outputs point the same or the opposite
+        way to so many degrees all but one go, and constant ones.
     schedule
         How fast: one_at_a_time, one_shot, linear, cubic, geometric or fsa.
     keep
@@ -147,7 +155,9 @@ def prune(
         accuracy_at_least=accuracy_at_least,
         loss_within=loss_within,
     )
-    propose: Any = sentei.ranked(criterion, schedule_named(schedule, keep, steps), within=within)
+    check_repair(repair, twins, budget or board, synapses)
+    pace = schedule_named(schedule, keep, steps)
+    propose = _proposal(criterion, pace, within, repair, twins)
     recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=seed)
     torch.set_num_threads(threads)
     network, dead, split = loaded(
@@ -211,6 +221,19 @@ def prune(
     return 0 if reached else UNREACHED
 
 
+def _proposal(
+    criterion: str, pace: Callable[..., int], within: str, repair: str | None, twins: float | None
+) -> Any:
+    """What is removed at each step; what a repair has to say is shown."""
+    import sentei
+    from sentei.cli.screen import said_once
+
+    said_once("sentei", repair is not None or twins is not None)
+    if twins is not None:
+        return sentei.twins(twins, repair=repair or "affine")
+    return sentei.ranked(criterion, pace, within=within, repair=repair)
+
+
 def _taken(run: Any, groups: list[Any], noted: Callable[[Any], object]) -> list[Any]:
     """All steps of a run, shown as they come; `noted` is called with the first."""
     from sentei.cli.screen import progress
@@ -224,6 +247,21 @@ def _taken(run: Any, groups: list[Any], noted: Callable[[Any], object]) -> list[
             gone = total - sum(step.mask.count(group) for group in groups)
             advance(gone, str(step.measured))
     return taken
+
+
+def check_repair(repair: str | None, twins: float | None, room: str | None, synapses: bool) -> None:
+    """Refuse a repair where nobody could take over.
+
+    Raises:
+        ValueError: with what does not go together.
+    """
+    asked = "--repair" if repair is not None else "--twins" if twins is not None else None
+    if asked is None:
+        return
+    if synapses:
+        raise ValueError(f"{asked} is for units, and --synapses removes single weights")
+    if room is not None:
+        raise ValueError(f"{asked} does not go with --budget or --board, which try paths of theirs")
 
 
 def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[..., int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -59,6 +60,27 @@ def _plainly(what: str, expected: int) -> Advance:
 def say(text: str) -> None:
     """A line of text, with rich's markup."""
     console.print(text, soft_wrap=True)
+
+
+def said_once(name: str, wanted: bool) -> None:
+    """Show what a logger has to say beyond warnings, each sentence once."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO if wanted else logging.NOTSET)
+    logger.filters = [_Once()]
+
+
+class _Once(logging.Filter):
+    """Lets every message through the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        new = said not in self.seen
+        self.seen.add(said)
+        return new
 
 
 def head(text: str) -> None:
