@@ -34,6 +34,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/tracing.py
 	$(BIN)/python benchmarks/surface.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/repeats.py
+	$(BIN)/python benchmarks/repairs.py
 
 clean:
 	rm -rf $(VENV)
