@@ -221,12 +221,13 @@ def _areas(compared: Mapping[str, Sequence[Curve]]) -> Figure:
             if not way.retrain:
                 best[way.criterion] = max(best.get(way.criterion, 0.0), row.area)
         order = sorted(best, key=lambda name: best[name])
-        for label, (repair, epochs, color, filled) in WAYS.items():
+        for line, (label, (repair, epochs, color, filled)) in enumerate(WAYS.items()):
             shown = [by_way[Way(name, repair, epochs)].area * 100 for name in order]
             axes.plot(
                 shown,
-                np.arange(len(order)),
+                np.arange(len(order)) + 0.14 * (1.5 - line),
                 "o",
+                markersize=5,
                 color=color,
                 markerfacecolor=color if filled else "white",
                 label=label,
@@ -236,6 +237,6 @@ def _areas(compared: Mapping[str, Sequence[Curve]]) -> Figure:
         axes.set_axisbelow(True)
         axes.set(xlabel="mean accuracy from 64 to 6 units (%)")
         axes.set_title(NAMES[kind], loc="left", color=INK)
-        if place == 0:
-            axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.05))
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=len(WAYS))
     return figure
