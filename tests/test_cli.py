@@ -110,13 +110,13 @@ def test_train_prune_rank_info_from_end_to_end(capsys, tmp_path, monkeypatch):
 def test_work_is_handed_over_and_twins_go(model, capsys, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     shared = ["--data", "letter", "--samples", 300]
-    code, out, _ = run("prune", model, *shared, "--units-at-most", 5, "--repair", "least-squares",
+    code, _, _ = run("prune", model, *shared, "--units-at-most", 5, "--repair", "least-squares",
                        "--criterion", "obs", "--out", "a.safetensors", capsys=capsys)  # fmt: skip
     assert code == 0
     assert formats.load("a.safetensors")[0].out_features == 5
     for degrees in (0, 90):
         caplog.clear()
-        code, out, _ = run("prune", model, *shared, "--twins", degrees, capsys=capsys)
+        code, _, _ = run("prune", model, *shared, "--twins", degrees, capsys=capsys)
         assert code == 0
         assert ("alike and" in caplog.text) == (degrees == 90)
     assert len(caplog.messages) == len(set(caplog.messages))
