@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sentei.criteria.hearing import hear
+from sentei.criteria.engines import listeners_of
+from sentei.criteria.hearing import hear, positions_of
 from sentei.criteria.recording import Recording
 from sentei.distributed import gathered, sum_across
-from sentei.network.units import Listener
+from sentei.network.calls import names_of
+from sentei.network.mask import Mask
+from sentei.network.units import Listener, Neurons
 
 log = logging.getLogger("sentei")
 
@@ -197,3 +200,46 @@ class Span:
     def _whole(self, units: Tensor, shares: Tensor) -> Tensor:
         constants = self.gram.means[units] - shares @ self.gram.means
         return torch.cat([shares, constants[:, None]], 1)
+
+
+@dataclass
+class Moments:
+    """Gram matrices and spans by group and listener, kept until weights before them change."""
+
+    _grams: dict[tuple[Neurons, bool], dict[str, Gram]] = field(default_factory=dict)
+    _spans: dict[tuple[Neurons, str], Span] = field(default_factory=dict)
+
+    def grams(
+        self, recording: Recording, group: Neurons, *, precise: bool = True
+    ) -> dict[Listener, Gram]:
+        """Second moments as each listener hears them."""
+        Mask.full([group]).check(recording.model)
+        if (group, precise) not in self._grams:
+            listeners = listeners_of(recording.model, group)
+            self._grams[group, precise] = gather(recording, listeners, precise=precise)
+        known, names = self._grams[group, precise], _names(recording.model, group)
+        return {part: known[name] for part, name in names.items() if name in known}
+
+    def spans(self, recording: Recording, group: Neurons, alive: Tensor) -> dict[Listener, Span]:
+        """What the alive units know of each other."""
+        found, names = {}, _names(recording.model, group)
+        for part, gram in self.grams(recording, group).items():
+            known = self._spans.get((group, names[part]))
+            if known is None or (alive & ~known.alive).any():
+                known = Span.of(gram, alive, f"{group.kind} group {group.name!r}")
+            else:
+                known = known.without((known.alive & ~alive).nonzero().flatten())
+            found[part] = self._spans[group, names[part]] = known
+        return found
+
+    def forget_(self, recording: Recording, position: int) -> None:
+        """Drop what was heard after the call at `position`, whose weights have changed."""
+        for group, precise in [*self._grams]:
+            if max(positions_of(recording, listeners_of(recording.model, group))) > position:
+                del self._grams[group, precise]
+                self._spans = {k: span for k, span in self._spans.items() if k[0] != group}
+
+
+def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:
+    names = names_of(model)
+    return {part: names[id(model.get_parameter(part.parameter))] for part in group.listeners}

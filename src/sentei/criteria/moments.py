@@ -1,61 +1,16 @@
-"""What is known of the units' outputs, kept until weights before them change."""
+"""Second moments of what units put out, as a Probe is asked for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sentei.criteria.engines import listeners_of
-from sentei.criteria.gram import Gram, Span, gather
-from sentei.criteria.hearing import positions_of, pressed
-from sentei.criteria.recording import Pass, Recording
-from sentei.network.calls import names_of
-from sentei.network.mask import Mask
-from sentei.network.units import Group, Listener, Neurons
-
-if TYPE_CHECKING:
-    from sentei.criteria.probe import Probe
-
-
-@dataclass
-class Moments:
-    """Gram matrices and spans by group and listener."""
-
-    _grams: dict[tuple[Neurons, bool], dict[str, Gram]] = field(default_factory=dict)
-    _spans: dict[tuple[Neurons, str], Span] = field(default_factory=dict)
-
-    def grams(
-        self, recording: Recording, group: Neurons, *, precise: bool = True
-    ) -> dict[Listener, Gram]:
-        """Second moments as each listener hears them."""
-        Mask.full([group]).check(recording.model)
-        if (group, precise) not in self._grams:
-            listeners = listeners_of(recording.model, group)
-            self._grams[group, precise] = gather(recording, listeners, precise=precise)
-        known, names = self._grams[group, precise], _names(recording.model, group)
-        return {part: known[name] for part, name in names.items() if name in known}
-
-    def spans(self, recording: Recording, group: Neurons, alive: Tensor) -> dict[Listener, Span]:
-        """What the alive units know of each other."""
-        found, names = {}, _names(recording.model, group)
-        for part, gram in self.grams(recording, group).items():
-            known = self._spans.get((group, names[part]))
-            if known is None or (alive & ~known.alive).any():
-                known = Span.of(gram, alive, f"{group.kind} group {group.name!r}")
-            else:
-                known = known.without((known.alive & ~alive).nonzero().flatten())
-            found[part] = self._spans[group, names[part]] = known
-        return found
-
-    def forget_(self, recording: Recording, position: int) -> None:
-        """Drop what was heard after the call at `position`, whose weights have changed."""
-        for group, precise in [*self._grams]:
-            if max(positions_of(recording, listeners_of(recording.model, group))) > position:
-                del self._grams[group, precise]
-                self._spans = {k: span for k, span in self._spans.items() if k[0] != group}
+from sentei.criteria.gram import Gram, Span
+from sentei.criteria.hearing import pressed
+from sentei.criteria.probe import Probe
+from sentei.criteria.recording import Pass
+from sentei.network.units import Group, Listener
 
 
 def grams(probe: Probe, group: Group, *, precise: bool = True) -> dict[Listener, Gram]:
@@ -106,8 +61,3 @@ def pressure(probe: Probe, group: Group) -> Tensor:
             )
 
         return probe.mean(of_block, group.size) * probe.alive(group)
-
-
-def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:
-    names = names_of(model)
-    return {part: names[id(model.get_parameter(part.parameter))] for part in group.listeners}

@@ -22,7 +22,7 @@ from sentei.criteria.engines import (
     parameters_read,
 )
 from sentei.criteria.gates import Gates
-from sentei.criteria.moments import Moments
+from sentei.criteria.gram import Moments
 from sentei.criteria.recording import Need, Pass, Recording, Slope, known, right, total
 from sentei.criteria.samples import read
 from sentei.distributed import gathered, sum_across
