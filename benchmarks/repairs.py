@@ -22,6 +22,7 @@ from sentei import Cut, Mask, Probe, find_units
 from sentei.criteria import angles, scores
 from sentei.criteria.moments import grams
 from sentei.datasets import mnist
+from sentei.network.units import Group
 from sentei.pruning.loop import silence_
 from sentei.pruning.proposals import lowest, mixed
 from sentei.training import mlp
@@ -66,13 +67,13 @@ def exactness() -> dict[str, float]:
     found = {}
     for what, (activation, scale) in CASES.items():
         model = mlp("784-64-10", activation, seed=1).double().eval()
-        first = model[0]
+        weight, bias = (model.get_parameter(f"fc1.{name}") for name in ("weight", "bias"))
         for unit in range(8):
-            first.weight[unit] = scale * first.weight[unit + 8]
-            first.bias[unit] = scale * first.bias[unit + 8]
+            weight[unit] = scale * weight[unit + 8]
+            bias[unit] = scale * bias[unit + 8]
         (group,) = find_units(model, x[:8])
         mask = Mask.full([group])
-        doomed = {group: torch.arange(8)}
+        doomed: dict[Group, torch.Tensor] = {group: torch.arange(8)}
         cut = Cut(doomed, mixed("affine", Probe(model, (x, y)), doomed, mask))
         before = model(x)
         silence_(model, mask, cut)
