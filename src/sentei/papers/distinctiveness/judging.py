@@ -130,7 +130,7 @@ def _removal(cnn: Sequence[Run]) -> Claim:
         "CNN at 15 degrees: how many of 64 units go",
         "26.5 to 39 %, mean 32.5 %",
         f"{spread(shares, 1, 100, '%')}, {100 * min(shares):.1f} to {100 * max(shares):.1f} %",
-        "holds" if 0.265 <= mean <= 0.39 else "holds in part",
+        _within(shares, mean, 0.265, 0.39),
         f"{_dead(found)} of what goes never fires on the training images",
     )
 
@@ -334,3 +334,10 @@ def _points(changes: Sequence[float]) -> str:
     mean, worst = 100 * statistics.fmean(changes), 100 * min(changes)
     deviation = 100 * statistics.stdev(changes) if len(changes) > 1 else math.nan
     return f"{mean:+.2f} ± {deviation:.2f} points ({worst:+.2f} at worst, {len(changes)} seeds)"
+
+
+def _within(values: Sequence[float], mean: float, low: float, high: float) -> Verdict:
+    """Whether all are in a band, or their mean at least."""
+    if low <= min(values) and max(values) <= high:
+        return "holds"
+    return "holds in part" if low <= mean <= high else "does not hold"
