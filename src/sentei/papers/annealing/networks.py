@@ -73,12 +73,13 @@ VARIANTS: dict[str, Variant] = {
         units=True,
     ),
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
-    "annealed-full": Variant("annealing, full padding", padding="full", propose=_by_half_a_percent),
     "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
-    "annealed-decay": Variant(
-        "annealing, learning rate to 0", propose=_by_half_a_percent, decay="cosine"
+    "both": Variant(
+        "dropout and annealing, learning rate to 0",
+        dropout=True,
+        propose=_by_half_a_percent,
+        decay="cosine",
     ),
-    "dropout-decay": Variant("dropout, learning rate to 0", dropout=True, decay="cosine"),
 }
 
 
