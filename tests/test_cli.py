@@ -1,5 +1,6 @@
 """The command line, as a user meets it: help, typos, bad input, and a run from end to end."""
 
+import logging
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from sentei import cli, datasets, formats, training
+from sentei.cli import screen
 from sentei.formats.c.compiled import Compiled
 
 
@@ -345,3 +347,14 @@ def test_export_writes_every_format(model, tmp_path, monkeypatch, capsys):
     assert (
         run("export", model, "--data", "letter", "--to", "c", "--out", "9.c", capsys=capsys)[0] == 2
     )
+
+
+def test_what_loggers_say_is_shown_once_and_they_are_left_as_they_were(caplog):
+    logger = logging.getLogger("sentei")
+    with screen.said_once("sentei", logging.INFO):
+        for _ in range(2):
+            logger.info("a fold is inexact")
+    logger.info("not shown")
+    assert caplog.messages == ["a fold is inexact"]
+    assert logger.level == logging.NOTSET
+    assert not logger.filters

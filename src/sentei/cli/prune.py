@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,7 +206,8 @@ def prune(
             retrain=sentei.FineTune(split.train, recipe) if retrain_epochs else None,
             **shared,
         )
-        taken = _taken(run, groups, lambda first: note(first.folder, about))
+        told = repair is not None or twins is not None
+        taken = _taken(run, groups, lambda first: note(first.folder, about), told)
         last = taken[-1]
         reached = until is None or until(last.measured, taken[0].measured)
     small = sentei.shrink(last.network(), last.mask, example)
@@ -224,22 +226,24 @@ def prune(
 def _proposal(
     criterion: str, pace: Callable[..., int], within: str, repair: str | None, twins: float | None
 ) -> Any:
-    """What is removed at each step; what a repair has to say is shown."""
+    """What is removed at each step."""
     import sentei
-    from sentei.cli.screen import said_once
 
-    said_once("sentei", repair is not None or twins is not None)
     if twins is not None:
         return sentei.twins(twins, repair=repair or "affine")
     return sentei.ranked(criterion, pace, within=within, repair=repair)
 
 
-def _taken(run: Any, groups: list[Any], noted: Callable[[Any], object]) -> list[Any]:
-    """All steps of a run, shown as they come; `noted` is called with the first."""
-    from sentei.cli.screen import progress
+def _taken(run: Any, groups: list[Any], noted: Callable[[Any], object], told: bool) -> list[Any]:
+    """All steps of a run, shown as they come; `noted` is called with the first.
 
+    With `told`, what repairs and twins have to say is shown as well, each sentence once.
+    """
+    from sentei.cli.screen import progress, said_once
+
+    level = logging.INFO if told else logging.WARNING
     total, taken = sum(group.size for group in groups), []
-    with progress("pruning", total) as advance:
+    with said_once("sentei", level), progress("pruning", total) as advance:
         for step in run:
             if not taken:
                 noted(step)

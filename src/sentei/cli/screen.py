@@ -62,11 +62,18 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def said_once(name: str, wanted: bool) -> None:
-    """Show what a logger has to say beyond warnings, each sentence once."""
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.INFO if wanted else logging.NOTSET)
-    logger.filters = [_Once()]
+@contextmanager
+def said_once(name: str, level: int) -> Iterator[None]:
+    """Show what a logger has to say from this level on, each sentence once."""
+    logger, once = logging.getLogger(name), _Once()
+    before = logger.level
+    logger.setLevel(level)
+    logger.addFilter(once)
+    try:
+        yield
+    finally:
+        logger.removeFilter(once)
+        logger.setLevel(before)
 
 
 class _Once(logging.Filter):
