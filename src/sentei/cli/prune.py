@@ -206,8 +206,9 @@ def prune(
             retrain=sentei.FineTune(split.train, recipe) if retrain_epochs else None,
             **shared,
         )
-        told = repair is not None or twins is not None
-        taken = _taken(run, groups, lambda first: note(first.folder, about), told)
+        taken = _taken(
+            run, groups, lambda first: note(first.folder, about), {repair, twins} != {None}
+        )
         last = taken[-1]
         reached = until is None or until(last.measured, taken[0].measured)
     small = sentei.shrink(last.network(), last.mask, example)
