@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from sentei.papers.annealing import best, judging, networks, selection
+from sentei.papers.annealing import best, distortion, judging, networks, selection
 from sentei.papers.annealing.networks import VARIANTS, trained
 from sentei.papers.claims import Report
+from sentei.samples import Samples
 
 TINY = {"epochs": 2, "images": 384}  # six updates; at 50 from one proposal to the next, none
 
@@ -43,13 +44,23 @@ def test_distorted_digits_stay_digits():
     torch.manual_seed(0)
     images = torch.zeros(200, 1, 28, 28)
     images[:, :, 12:16, 12:16] = 1  # in the middle, where turning and stretching do little
-    moved = best.distorted(images)
+    moved = distortion.distorted(images)
     assert moved.shape == images.shape
     assert moved.sum((1, 2, 3)).sub(16).abs().max() < 8
     rows = torch.arange(28.0) - 13.5
     centre = (moved.sum(3)[:, 0] @ rows) / moved.sum((1, 2, 3))
-    assert 1.5 < centre.abs().max() <= best.SHIFT * (1 + best.SCALE) + 0.2
+    assert 1.5 < centre.abs().max() <= distortion.SHIFT * (1 + distortion.SCALE) + 0.2
     assert centre.mean().abs() < 0.5
+
+
+def test_every_epoch_sees_other_digits_and_a_seed_the_same_ones():
+    samples = Samples(torch.rand(8, 1, 28, 28), torch.arange(8))
+    first, again, second, other = (
+        distortion.epoch_of(samples, *at).inputs for at in ((0, 0), (0, 0), (0, 1), (1, 0))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
 
 
 def test_the_network_of_today_ends_with_a_quarter_of_its_synapses(monkeypatch):

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from sentei.datasets import load
 from sentei.network.units import find_synapses
+from sentei.papers.annealing.distortion import epoch_of
 from sentei.pruning.during import PruneWhileTraining
 from sentei.pruning.proposals import ranked
 from sentei.pruning.schedules import cubic
-from sentei.samples import Samples
 from sentei.training import Recipe, evaluate
 from sentei.training.seeds import seeded
 from sentei.training.train import Course
 
 BATCH, EVERY = 128, 50
 FILTERS = (24, 32, 64, 64)
-TURN, SCALE, SHIFT = 12.0, 0.12, 2.5  # degrees, part, pixels: the most either way
 
 
 def serious(seed: int, epochs: int, images: int, keep: str = "25 %") -> dict[str, Any]:
@@ -54,8 +51,7 @@ def serious(seed: int, epochs: int, images: int, keep: str = "25 %") -> dict[str
     ).attach(course.optimizer)
     told: dict[str, Any] = {"test": []}
     for epoch in range(epochs):
-        with seeded(seed, 1000 + epoch):
-            course.samples = Samples(distorted(samples.inputs), samples.targets)
+        course.samples = epoch_of(samples, seed, epoch)
         course.epoch(epoch, ())
         told["test"].append(list(evaluate(model, test, batch_size=BATCH)))
     told["kept"] = sum(pruner.mask.count(group) for group in groups)
@@ -82,16 +78,3 @@ def network(seed: int) -> nn.Sequential:
         layers["fc2"] = nn.Linear(128, 10)
     model = nn.Sequential(layers)
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-def distorted(images: Tensor) -> Tensor:
-    """(N, 1, H, W) each turned about its middle, stretched and moved, by chance."""
-    rows, side = len(images), images.shape[-1]
-    angle = (torch.rand(rows) * 2 - 1) * math.radians(TURN)
-    wide, high = (1 + (torch.rand(2, rows) * 2 - 1) * SCALE).unbind()
-    right, down = ((torch.rand(2, rows) * 2 - 1) * SHIFT * 2 / side).unbind()
-    cos, sin = angle.cos(), angle.sin()
-    across = torch.stack([wide * cos, -high * sin, right], 1)
-    along = torch.stack([wide * sin, high * cos, down], 1)
-    grid = F.affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)

@@ -14,6 +14,7 @@ from sentei.network.folding import sweep_
 from sentei.network.mask import Mask
 from sentei.network.tracing import find_units
 from sentei.network.units import find_synapses
+from sentei.papers.annealing.distortion import epoch_of
 from sentei.pruning.during import PruneWhileTraining
 from sentei.pruning.proposals import Proposal, ranked
 from sentei.pruning.schedules import fsa, geometric, linear
@@ -38,6 +39,7 @@ class Variant:
         propose: what goes every fifty updates; nothing if None.
         units: whole units of every layer go, and are deleted at once.
         decay: of the learning rate; the poster's stays as it is.
+        distorted: every epoch sees each image turned, stretched and moved anew.
     """
 
     words: str
@@ -46,6 +48,7 @@ class Variant:
     propose: Callable[[], Proposal] | None = None
     units: bool = False
     decay: str | None = None
+    distorted: bool = False
 
 
 def _by_half_a_percent() -> Proposal:
@@ -74,11 +77,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
     "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
-    "both": Variant(
-        "dropout and annealing, learning rate to 0",
-        dropout=True,
+    "distorted": Variant(
+        "annealing, distorted digits, learning rate to 0",
         propose=_by_half_a_percent,
         decay="cosine",
+        distorted=True,
     ),
 }
 
@@ -108,6 +111,8 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     told: dict[str, Any] = {"train": [], "test": [], "seconds": [], "kept": []}
     for epoch in range(epochs):
         start = perf_counter()
+        if chosen.distorted:
+            course.samples = epoch_of(samples, seed, epoch)
         course.epoch(epoch, ())
         told["seconds"].append(perf_counter() - start)
         told["train"].append(list(evaluate(network, samples.first(SEEN), batch_size=BATCH)))

@@ -1,0 +1,33 @@
+"""Digits turned, stretched and moved by chance: other images in every epoch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sentei.samples import Samples
+from sentei.training.seeds import seeded
+
+TURN, SCALE, SHIFT = 12.0, 0.12, 2.5  # degrees, part, pixels: the most either way
+
+
+def epoch_of(samples: Samples, seed: int, epoch: int) -> Samples:
+    """The samples as this epoch shows them."""
+    with seeded(seed, 1000 + epoch):
+        return Samples(distorted(samples.inputs), samples.targets)
+
+
+def distorted(images: Tensor) -> Tensor:
+    """(N, 1, H, W) each turned about its middle, stretched and moved, by chance."""
+    rows, side = len(images), images.shape[-1]
+    angle = (torch.rand(rows) * 2 - 1) * math.radians(TURN)
+    wide, high = (1 + (torch.rand(2, rows) * 2 - 1) * SCALE).unbind()
+    right, down = ((torch.rand(2, rows) * 2 - 1) * SHIFT * 2 / side).unbind()
+    cos, sin = angle.cos(), angle.sin()
+    across = torch.stack([wide * cos, -high * sin, right], 1)
+    along = torch.stack([wide * sin, high * cos, down], 1)
+    grid = F.affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
