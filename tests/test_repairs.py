@@ -25,8 +25,9 @@ from sentei import (
 )
 from sentei.criteria import Ablation, affine, least_squares, mean, repair, scores, twin
 from sentei.criteria.gram import Span
+from sentei.criteria.mixes import OnOne
 from sentei.criteria.moments import grams, spans
-from sentei.criteria.repairs import REPAIRS, OnOne
+from sentei.criteria.repairs import REPAIRS
 from sentei.losses import per_sample
 from sentei.network.example import tensors
 from sentei.network.folding import fold_

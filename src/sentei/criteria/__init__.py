@@ -32,19 +32,11 @@ from sentei.criteria.derivatives import (
     taylor1,
     taylor2,
 )
-from sentei.criteria.least_loss import LeastLoss
+from sentei.criteria.least_loss import LeastLoss, least_loss
+from sentei.criteria.mixes import affine, least_squares, mean, twin
 from sentei.criteria.movement import gradient, karnin, wsf
 from sentei.criteria.probe import Probe
-from sentei.criteria.repairs import (
-    REPAIRS,
-    Repair,
-    affine,
-    least_loss,
-    least_squares,
-    mean,
-    repair,
-    twin,
-)
+from sentei.criteria.repairs import REPAIRS, Repair, repair
 from sentei.criteria.surfaces import approximations, surface
 from sentei.criteria.thresholds import Thresholded
 from sentei.criteria.trajectory import Trajectory

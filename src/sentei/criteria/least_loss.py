@@ -11,10 +11,10 @@ from torch import Tensor
 from sentei.criteria.bends import slope
 from sentei.criteria.engines import listeners_of, mixes_by_name
 from sentei.criteria.hearing import positions_of
+from sentei.criteria.mixes import Mix, least_squares, staying
 from sentei.criteria.moments import spans
 from sentei.criteria.probe import Probe
 from sentei.criteria.recording import Pass, Recording, losses, outputs
-from sentei.criteria.repairs import Mix, least_squares, staying
 from sentei.distributed import sum_across
 from sentei.network.calls import Call, Calls
 from sentei.network.mask import Mask
@@ -61,6 +61,9 @@ class LeastLoss:
         with probe.measuring() as recording:
             probe.check_smooth(recording, 1)
             return _Fit(recording, group, units, start, ways).after(self.updates)
+
+
+least_loss = LeastLoss()
 
 
 def _uncorrelated(inverse: Tensor, alive: Tensor, means: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from sentei.criteria.activity import steady
 from sentei.criteria.engines import listeners_of, loudness, tolerance
+from sentei.criteria.mixes import OnOne, least_squares, mean
 from sentei.criteria.moments import spans
 from sentei.criteria.probe import Probe
 from sentei.criteria.recording import outputs
-from sentei.criteria.repairs import OnOne, Repair, least_squares, mean
+from sentei.criteria.repairs import Repair
 from sentei.criteria.samples import Samples, read
 from sentei.errors import PruningError
 from sentei.network.example import as_found

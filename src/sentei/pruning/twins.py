@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sentei.criteria.activity import angles, check_centre, steady
+from sentei.criteria.mixes import OnOne, mean
 from sentei.criteria.probe import Probe
-from sentei.criteria.repairs import OnOne, Repair, mean, repair
+from sentei.criteria.repairs import Repair, repair
 from sentei.errors import unknown
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
