@@ -77,8 +77,8 @@ def _accuracies(runs: Runs) -> list[Claim]:
             "our aim",
             f"{spread(distorted, 2, 100, '%')}",
             "holds" if _mean(distorted) >= 0.9925 else "does not hold",
-            "the poster's network, epochs and schedule, but every epoch sees other distortions of "
-            "the digits, and the learning rate falls along half a cosine",
+            "the poster's network and epochs, but connections go by FSA, early; every epoch sees "
+            "other distortions of the digits, and the learning rate falls along half a cosine",
         ),
         Claim(
             "annealing closes the gap between training and test as dropout does",

@@ -78,8 +78,8 @@ VARIANTS: dict[str, Variant] = {
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
     "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
     "distorted": Variant(
-        "annealing, distorted digits, learning rate to 0",
-        propose=_by_half_a_percent,
+        "annealing (FSA to 0.7), distorted digits, learning rate to 0",
+        propose=lambda: ranked("magnitude", fsa("44 %", finish=0.7), within="group"),
         decay="cosine",
         distorted=True,
     ),
