@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import hand
-from sentei import Recipe, Trajectory, train
+from sentei import Mask, Recipe, Trajectory, find_synapses, prune, train
+from sentei.reporting import comparing
 from sentei.reporting.comparing import Curve, Way, compare, rows, ways
 from sentei.samples import Samples
 
@@ -77,3 +78,25 @@ def test_a_trajectory_lets_criteria_of_training_take_part():
     ]  # fmt: skip
     assert past.model is model
     assert compare(model, data, data, todo, steps=2, seeds=1) == []
+
+
+def test_what_is_dead_stays_dead_through_retraining(monkeypatch):
+    torch.manual_seed(2)
+    x, y = torch.randn(200, 5), torch.randint(0, 3, (200,))
+    model = hand.mlp(5, 8, 3, act=nn.Tanh)
+    synapses, _ = find_synapses(model)
+    mask = Mask.full([synapses]).without({synapses: torch.arange(0, synapses.size, 2)})
+    mask.apply_(model)
+    pruned = []
+    monkeypatch.setattr(
+        comparing, "prune", lambda *given, **named: pruned.extend(prune(*given, **named)) or pruned
+    )
+    compare(
+        model, Samples(x, y), Samples(x, y), ways(["magnitude"], ["least_squares"], [1]),
+        keep="4", steps=2, seeds=1, mask=mask,
+    )  # fmt: skip
+    assert [step.measured.units for step in pruned] == [8, 6, 4]
+    for step in pruned:
+        weight = step.network().get_parameter(synapses.parameter).flatten()
+        assert not weight[::2].any()
+        assert weight[1::2].any()

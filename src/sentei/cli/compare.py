@@ -114,6 +114,7 @@ def compare(
             steps=steps,
             samples=samples,
             seeds=seeds,
+            mask=dead,
             said=lambda done, total, way: advance(done, way, total),
         )
     head(f"{model}: accuracy on validation, largest area first")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sentei.criteria import CRITERIA, Probe, Random, Trajectory, ablation, scores
 from sentei.criteria.repairs import repair
 from sentei.errors import CriterionError, PruningError, unknown
+from sentei.network.mask import Mask
 from sentei.network.tracing import find_units
 from sentei.pruning.loop import prune
 from sentei.pruning.proposals import ranked
@@ -102,6 +103,7 @@ def compare(
     steps: int = 9,
     samples: int = 5_000,
     seeds: int | Sequence[int] = 3,
+    mask: Mask | None = None,
     trajectory: Trajectory | None = None,
     said: Callable[[int, int, str], None] | None = None,
 ) -> list[Curve]:
@@ -119,6 +121,7 @@ def compare(
         steps: how many cuts that takes; scores are computed anew for each.
         samples: how many of `learn` a criterion looks at, drawn anew for each seed.
         seeds: how often, or which.
+        mask: what is dead to begin with, and stays dead.
         trajectory: what training did to `model`, for criteria that ask. Retraining adds nothing
             to it.
         said: called with (done, of how many, the way).
@@ -128,7 +131,7 @@ def compare(
     """
     found, count = [], 0
     refused: set[str] = set()
-    setting = _Setting(model, learn, judge, keep, steps, trajectory)
+    setting = _Setting(model, learn, judge, keep, steps, mask, trajectory)
     which = range(seeds) if isinstance(seeds, int) else seeds
     for seed in which:
         looked_at = _drawn(learn, samples, seed)
@@ -196,6 +199,7 @@ class _Setting:
     judge: Samples
     keep: str
     steps: int
+    mask: Mask | None
     trajectory: Trajectory | None
 
     def copy(self) -> tuple[nn.Module, Trajectory | None]:
@@ -223,6 +227,7 @@ def _curve(setting: _Setting, way: Way, seed: int, looked_at: Samples, exact: Te
         propose,
         retrain=FineTune(setting.learn, recipe) if way.retrain else None,
         evaluate=setting.judge,
+        mask=setting.mask,
     )
     measured = [step.measured for step in run]
     left = tuple(m.units for m in measured)
