@@ -80,8 +80,8 @@ def annealing_cnn(
             conv1=nn.Conv2d(1, 32, 3, padding=around[padding]),
             act1=nn.ReLU(),
             conv2=nn.Conv2d(32, 32, 3),
-            act2=nn.ReLU(),
             pool=nn.MaxPool2d(2),
+            act2=nn.ReLU(),  # gives the same bits as before the pool, at a quarter of its cost
             drop1=nn.Dropout(0.25),
             flatten=nn.Flatten(),
             fc1=nn.Linear(flattened, 128),
