@@ -74,7 +74,7 @@ def test_rows_come_of_results():
     plain = trained("neither", 0, **TINY)
     pruned = {**plain, "kept": [{"fc1": 259_536, "fc2": 608}], "died": {"fc1": 1}}
     runs = {name: [pruned if variant.propose else plain] * 2 for name, variant in VARIANTS.items()}
-    timed = {"dropout": [2.0, 2.0], "annealed": [1.9, 1.95], "neither": [1.8], "hook": [0.077]}
+    timed = {"dropout": [2.0, 2.0], "annealed": [1.9, 1.95], "units": [1.5, 0.7], "hook": [0.077]}
     selected = {mu: [{"area": 1.0, "found": 9, "accuracy": 0.9}] * 2 for mu in selection.MUS}
     today = {"test": [[0.9961, 0.02]], "kept": 5, "synapses": 20}
     rows = judging.claims(runs, selected, timed, today)
@@ -85,5 +85,7 @@ def test_rows_come_of_results():
     slower = next(row for row in rows if "longer than dropout" in row.claim)
     assert slower.measured.startswith("-3.8 %")
     assert "2.0 %" in slower.remark
+    deleted = next(row for row in rows if "instead of masking" in row.claim)
+    assert deleted.measured.startswith("whole units, deleted: 0.55 of dropout's time, 0.57 of")
     shares = {row.claim: row for row in rows}
     assert shares["connections kept, annealing (ANN_A), linear"].measured.startswith("44.0 %")

@@ -126,14 +126,17 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
 
 
 def timed(seed: int, blocks: int) -> dict[str, Any]:
-    """Time updates of dropout, annealing and neither, in turns of fifty, in one process.
+    """Time updates of several variants, in turns of fifty, in one process.
+
+    Schedules that end do so within these blocks: what a block takes on average is what it takes on
+    average in a whole training, which has more of them.
 
     Returns:
         Seconds of every block of fifty updates by variant, with one proposal in each, and seconds
-        inside the pruner's hook.
+        inside the hook of the annealed one.
     """
-    data = load("mnist:full", flat=False).train
-    turns = {name: _course(name, seed, data.first(EVERY * BATCH)) for name in TIMED}
+    data = load("mnist:full", flat=False).train.first(EVERY * BATCH)
+    turns = {name: _course(name, seed, data, blocks * EVERY) for name in TIMED}
     inside: list[float] = []
     pruner = turns["annealed"][1]
     if pruner is not None:
@@ -147,7 +150,7 @@ def timed(seed: int, blocks: int) -> dict[str, Any]:
     return {**told, "hook": inside}
 
 
-TIMED = ("dropout", "annealed", "neither")
+TIMED = ("dropout", "annealed", "neither", "units")
 
 
 def _network(variant: Variant, seed: int) -> torch.nn.Module:
@@ -156,14 +159,16 @@ def _network(variant: Variant, seed: int) -> torch.nn.Module:
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def _course(variant: str, seed: int, samples: Samples) -> tuple[Course, PruneWhileTraining | None]:
+def _course(
+    variant: str, seed: int, samples: Samples, total: int
+) -> tuple[Course, PruneWhileTraining | None]:
     chosen = VARIANTS[variant]
     network = _network(chosen, seed)
     recipe = Recipe(1, "adadelta", lr=1.0, batch_size=BATCH, seed=seed)
     course = Course(network, samples, recipe)
     if chosen.propose is None:
         return course, None
-    return course, attached(network, chosen, course.optimizer, 10**6, samples.inputs[:64])
+    return course, attached(network, chosen, course.optimizer, total, samples.inputs[:64])
 
 
 def _clocked(pruner: PruneWhileTraining, inside: list[float]) -> None:
