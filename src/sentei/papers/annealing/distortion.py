@@ -14,18 +14,24 @@ from sentei.training.seeds import seeded
 TURN, SCALE, SHIFT = 12.0, 0.12, 2.5  # degrees, part, pixels: the most either way
 
 
-def epoch_of(samples: Samples, seed: int, epoch: int) -> Samples:
+def epoch_of(samples: Samples, seed: int, epoch: int, strength: float = 1.0) -> Samples:
     """The samples as this epoch shows them."""
     with seeded(seed, 1000 + epoch):
-        return Samples(distorted(samples.inputs), samples.targets)
+        return Samples(distorted(samples.inputs, strength), samples.targets)
 
 
-def distorted(images: Tensor) -> Tensor:
-    """(N, 1, H, W) each turned about its middle, stretched and moved, by chance."""
+def distorted(images: Tensor, strength: float = 1.0) -> Tensor:
+    """(N, 1, H, W) each turned about its middle, stretched and moved, by chance.
+
+    Args:
+        images: with brightness 0 outside.
+        strength: 1 goes as far as `TURN`, `SCALE` and `SHIFT`; 0.5 half as far.
+    """
+    turn, scale, shift = (strength * most for most in (TURN, SCALE, SHIFT))
     rows, side = len(images), images.shape[-1]
-    angle = (torch.rand(rows) * 2 - 1) * math.radians(TURN)
-    wide, high = (1 + (torch.rand(2, rows) * 2 - 1) * SCALE).unbind()
-    right, down = ((torch.rand(2, rows) * 2 - 1) * SHIFT * 2 / side).unbind()
+    angle = (torch.rand(rows) * 2 - 1) * math.radians(turn)
+    wide, high = (1 + (torch.rand(2, rows) * 2 - 1) * scale).unbind()
+    right, down = ((torch.rand(2, rows) * 2 - 1) * shift * 2 / side).unbind()
     cos, sin = angle.cos(), angle.sin()
     across = torch.stack([wide * cos, -high * sin, right], 1)
     along = torch.stack([wide * sin, high * cos, down], 1)

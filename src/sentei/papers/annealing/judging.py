@@ -116,7 +116,7 @@ def _beyond_the_poster(runs: Runs) -> list[Claim]:
             f"{spread(distorted, 2, 100, '%')}",
             "holds" if _mean(distorted) >= 0.9925 else "does not hold",
             "the poster's network and epochs, but connections go by FSA, early; every epoch sees "
-            "other distortions of the digits, and the learning rate falls along half a cosine",
+            "other distortions of the digits, and Adam's rate falls from 0.002 along half a cosine",
         ),
     ]
 

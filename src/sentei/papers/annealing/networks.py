@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -38,8 +38,8 @@ class Variant:
         padding: of the first convolution.
         propose: what goes every fifty updates; nothing if None.
         units: whole units of every layer go, and are deleted at once.
-        decay: of the learning rate; the poster's stays as it is.
-        distorted: every epoch sees each image turned, stretched and moved anew.
+        learning: what differs from the poster's recipe.
+        distorted: how far every epoch turns, stretches and moves each image anew; see `distorted`.
     """
 
     words: str
@@ -47,8 +47,8 @@ class Variant:
     padding: str = "valid"
     propose: Callable[[], Proposal] | None = None
     units: bool = False
-    decay: str | None = None
-    distorted: bool = False
+    learning: Mapping[str, Any] = field(default_factory=dict)
+    distorted: float = 0.0
 
 
 def _by_half_a_percent() -> Proposal:
@@ -71,17 +71,17 @@ VARIANTS: dict[str, Variant] = {
         propose=lambda: ranked("magnitude", fsa("44 %", finish=0.7), within="group"),
     ),
     "units": Variant(
-        "whole units, deleted",
-        propose=lambda: ranked("magnitude", linear("67 %"), within="group"),
+        "whole units by FSA, deleted",
+        propose=lambda: ranked("magnitude", fsa("67 %"), within="group"),
         units=True,
     ),
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
     "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
     "distorted": Variant(
-        "annealing (FSA to 0.7), distorted digits, learning rate to 0",
+        "annealing (FSA to 0.7), distorted digits, Adam to 0",
         propose=lambda: ranked("magnitude", fsa("44 %", finish=0.7), within="group"),
-        decay="cosine",
-        distorted=True,
+        learning={"optimizer": "adam", "lr": 0.002, "decay": "cosine"},
+        distorted=0.5,
     ),
 }
 
@@ -102,7 +102,7 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     data = load("mnist:full", flat=False)
     samples, test = data.train.first(images), data.test.first(images)
     network = _network(chosen, seed)
-    recipe = Recipe(epochs, "adadelta", lr=1.0, batch_size=BATCH, seed=seed, decay=chosen.decay)
+    recipe = _recipe(chosen, seed, epochs)
     course = Course(network, samples, recipe)
     pruner = None
     if chosen.propose is not None:
@@ -112,7 +112,7 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     for epoch in range(epochs):
         start = perf_counter()
         if chosen.distorted:
-            course.samples = epoch_of(samples, seed, epoch)
+            course.samples = epoch_of(samples, seed, epoch, chosen.distorted)
         course.epoch(epoch, ())
         told["seconds"].append(perf_counter() - start)
         told["train"].append(list(evaluate(network, samples.first(SEEN), batch_size=BATCH)))
@@ -159,13 +159,17 @@ def _network(variant: Variant, seed: int) -> torch.nn.Module:
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
+def _recipe(variant: Variant, seed: int, epochs: int) -> Recipe:
+    poster = {"optimizer": "adadelta", "lr": 1.0, "batch_size": BATCH}
+    return Recipe(epochs, seed=seed, **{**poster, **variant.learning})
+
+
 def _course(
     variant: str, seed: int, samples: Samples, total: int
 ) -> tuple[Course, PruneWhileTraining | None]:
     chosen = VARIANTS[variant]
     network = _network(chosen, seed)
-    recipe = Recipe(1, "adadelta", lr=1.0, batch_size=BATCH, seed=seed)
-    course = Course(network, samples, recipe)
+    course = Course(network, samples, _recipe(chosen, seed, 1))
     if chosen.propose is None:
         return course, None
     return course, attached(network, chosen, course.optimizer, total, samples.inputs[:64])
