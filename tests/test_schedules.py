@@ -18,6 +18,7 @@ from sentei.pruning.schedules import (
     geometric,
     levels,
     linear,
+    multiples_of,
     one_at_a_time,
     one_shot,
 )
@@ -125,6 +126,8 @@ def test_schedules_never_rise_and_end_at_their_target(start, steps, part, name):
         lambda: levels(50, 25),
         lambda: levels(50, 100),
         lambda: linear("x"),
+        lambda: multiples_of(0, linear(5)),
+        lambda: multiples_of(2.5, linear(5)),
     ],
 )
 def test_schedules_that_cannot_be_are_refused_when_made(make):
@@ -140,6 +143,14 @@ def test_a_schedule_that_would_rise_is_refused():
 def test_a_schedule_without_a_number_of_steps_asks_for_it():
     with pytest.raises(ScheduleError, match="steps="):
         linear(5)(Progress(1, None, 10, 10))
+
+
+def test_multiples_are_rounded_up_and_never_rise():
+    schedule = multiples_of(8, linear("60 %", steps=4))  # 29, 26, 22, 19 of 32
+    assert walk(schedule, 32, 4) == [32, 32, 24, 24]
+    assert walk(multiples_of(8, linear("50 %", steps=2)), 30, 2) == [24, 16]
+    assert walk(multiples_of(8, linear(1, steps=1)), 5, 1) == [5]
+    assert repr(schedule) == "multiples_of(8, linear('60 %', steps=4))"
 
 
 def test_schedules_say_what_they_are():

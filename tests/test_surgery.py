@@ -126,6 +126,24 @@ def test_masked_training_is_shrunk_training(make):
     assert torch.allclose(model(x), other(x), atol=1e-12)
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_what_is_left_lies_in_memory_as_the_whole_did(layout):
+    x = torch.randn(8, 3, 9, 9)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.Linear(125, 2)
+    ).to(memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(x).sum().backward()
+    optimizer.step()
+    units = find_units(model, x)
+    shrink_(model, Mask.full(units).without({g: [0, 2] for g in units}), optimizer, example=x)
+    weight = model[2].weight
+    assert weight.shape == (3, 4, 3, 3)
+    for tensor in (weight, optimizer.state[weight]["exp_avg"], model[:3](x)):
+        assert tensor.is_contiguous(memory_format=layout)
+        assert tensor.is_contiguous() == (layout == torch.contiguous_format)
+
+
 def test_a_loss_from_before_the_cut_does_not_break_the_next_backward():
     model = mlp(4, 3, 2)
     units = hidden(model)[0]

@@ -62,6 +62,7 @@ from sentei.pruning.schedules import fsa as fsa
 from sentei.pruning.schedules import geometric as geometric
 from sentei.pruning.schedules import levels as levels
 from sentei.pruning.schedules import linear as linear
+from sentei.pruning.schedules import multiples_of as multiples_of
 from sentei.pruning.schedules import one_at_a_time as one_at_a_time
 from sentei.pruning.schedules import one_shot as one_shot
 from sentei.pruning.searching import search as search

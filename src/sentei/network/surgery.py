@@ -123,7 +123,7 @@ def cut_(
             _cut_state_(optimizer, tensor, dim, keep)
         if trajectory is not None:
             trajectory.keep_(name, dim, keep)
-        _swap_(tensor, tensor.detach().index_select(dim, keep.to(tensor.device)))
+        _swap_(tensor, _selected(tensor.detach(), dim, keep))
     for module in owners.values():
         refresh_(module)
     return _wrap_(model, selects)
@@ -143,6 +143,15 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
     return getattr(model.get_submodule(layer), short)
 
 
+def _selected(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:
+    """These positions, laid out in memory as all of them were: selection forgets channels-last."""
+    found = tensor.index_select(dim, keep.to(tensor.device))
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if layout is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=layout):
+        return found
+    return found.contiguous(memory_format=layout)
+
+
 def _swap_(tensor: Tensor, data: Tensor) -> None:
     # Data of another dtype in between makes autograd forget the accumulator it keeps for this
     # parameter, which remembers the old shape and would fail the next backward pass.
@@ -157,7 +166,7 @@ def _cut_state_(optimizer: Optimizer, parameter: Tensor, dim: int, keep: Tensor)
     state = optimizer.state.get(parameter, {})
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            state[name] = value.index_select(dim, keep.to(value.device))
+            state[name] = _selected(value, dim, keep)
 
 
 def _replace_attention_(model: nn.Module, mask: Mask) -> None:

@@ -196,6 +196,29 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     return Named(f"levels({', '.join(map(str, percents))}, then={then!r})", scheduled)
 
 
+def multiples_of(number: int, schedule: Schedule) -> Schedule:
+    """What another schedule keeps, rounded up to a multiple: widths that fill a vector unit.
+
+    Eight float32 are computed at once on most processors, so that a layer with 25 channels takes as
+    long as one with 32. Rank with `within="group"`, so that each layer's width is rounded.
+
+    Args:
+        number: what widths are multiples of, such as 8.
+        schedule: how many to keep at least, with a target of its own: `linear("60 %")`. One that
+            counts from what is left, as `one_at_a_time()` does, would never get below a multiple.
+
+    Raises:
+        ScheduleError: a number below 1.
+    """
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ScheduleError(f"widths are multiples of a count, 1 or more; got {number!r}")
+
+    def scheduled(progress: Progress) -> int:
+        return min(-(-schedule(progress) // number) * number, progress.remaining)
+
+    return Named(f"multiples_of({number}, {schedule!r})", scheduled)
+
+
 def _falling(
     name: str, keep: Amount, steps: int | None, left: Callable[[float], float]
 ) -> Schedule:

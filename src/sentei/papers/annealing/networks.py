@@ -17,7 +17,7 @@ from sentei.network.units import find_synapses
 from sentei.papers.annealing.distortion import epoch_of
 from sentei.pruning.during import PruneWhileTraining
 from sentei.pruning.proposals import Proposal, ranked
-from sentei.pruning.schedules import fsa, geometric, linear
+from sentei.pruning.schedules import fsa, geometric, linear, multiples_of
 from sentei.samples import Samples
 from sentei.training import Recipe, evaluate
 from sentei.training.models import annealing_cnn
@@ -72,7 +72,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "units": Variant(
         "whole units by FSA, deleted",
-        propose=lambda: ranked("magnitude", fsa("67 %"), within="group"),
+        propose=lambda: ranked("magnitude", multiples_of(8, fsa("60 %")), within="group"),
         units=True,
     ),
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
