@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 from cyclopts.config import Toml
@@ -23,7 +25,7 @@ from sentei.cli.surface import surface
 from sentei.cli.tidy import tidy
 from sentei.cli.train import train
 from sentei.cli.typed import typed
-from sentei.errors import PruningError, UnreachableError
+from sentei.errors import PruningError, UnreachableError, unknown
 
 USAGE, REFUSED, UNREACHED, INTERRUPTED = 2, 1, 3, 130
 
@@ -38,13 +40,15 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached.
 
 def build(config: str | None = None) -> App:
     """The application; `config` names a TOML file with defaults for its options."""
-    app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
-    for command in (
+    commands = (
         *(demo, train, prune, rank, surface, compare),
         *(explain, figures, info, export, reproduce, tidy),
-    ):
+    )
+    app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
+    for command in commands:
         app.command(command)
     if config is not None:
+        _refuse_loose(config, [command.__name__ for command in commands])
         app.config = Toml(config, must_exist=True)
     return app
 
@@ -68,6 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("sentei: stopped. Complete steps are in the journal, if one was named.\n")
         sys.exit(INTERRUPTED)
+
+
+def _refuse_loose(config: str, commands: Sequence[str]) -> None:
+    """Refuse what stands under no command's name, and so would never be read."""
+    file = Path(config)
+    if not file.is_file():
+        return
+    try:
+        headings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config} is no TOML: {error}") from error
+    for name in headings:
+        if name not in commands:
+            raise ValueError(
+                f"{config}: {unknown('command', name, commands)} Options stand under a heading "
+                "with the command's name, such as [prune]."
+            )
 
 
 def _take_config(given: list[str]) -> str | None:

@@ -72,7 +72,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "units": Variant(
         "whole units by FSA, deleted",
-        propose=lambda: ranked("magnitude", multiples_of(8, fsa("60 %")), within="group"),
+        propose=lambda: ranked("magnitude", multiples_of(8, fsa("56 %")), within="group"),
         units=True,
     ),
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
