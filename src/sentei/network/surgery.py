@@ -87,13 +87,16 @@ def shrink_(
         The mask of the smaller network.
 
     Raises:
-        As `shrink`; also StructureError if the network itself is a layer that needs a Select.
+        As `shrink`; also StructureError if the network itself is a layer that needs a Select, or
+        the optimizer keeps state of other shapes than its parameters (Adafactor, LBFGS).
     """
     if any(not layer for layer in mask.wrapped):
         raise StructureError(
             "inputs of a network that is a single layer cannot be removed in place; "
             "put it in nn.Sequential(layer), or use shrink(), which returns a new module"
         )
+    if optimizer is not None:
+        _refuse_shapes(optimizer)
     proof = shrink(model, mask, example)
     mask.apply_(model)
     before = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -136,6 +139,18 @@ def _refuse_emptied(mask: Mask) -> None:
                 f"{group.kind} group {group.name!r} must keep at least one of its {group.size} "
                 "units: torch has no such layer without any; leave one alive"
             )
+
+
+def _refuse_shapes(optimizer: Optimizer) -> None:
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            single = not isinstance(value, Tensor) or value.numel() == 1
+            if isinstance(value, list) or not (single or value.shape == parameter.shape):
+                raise StructureError(
+                    f"{type(optimizer).__name__} keeps {name!r}, which is not of its weight's "
+                    "shape and cannot be cut along; take SGD, Adam, RMSprop, Adadelta or their "
+                    "like, or mask without deleting"
+                )
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from sentei.criteria.deferred import Deferred
 from sentei.criteria.probe import Probe
-from sentei.errors import StructureError
+from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample
 from sentei.network.example import Example, guessed
 from sentei.network.mask import Mask
@@ -21,10 +21,11 @@ from sentei.network.surgery import shrink_
 from sentei.network.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.pruning.cadence import cadence
+from sentei.pruning.holding import Held, Hush, check_optimizer, check_still_there, held
 from sentei.pruning.limits import Limit
 from sentei.pruning.loop import cut_, silence_
 from sentei.pruning.measuring import Measurement, measure
-from sentei.pruning.proposals import Cut, Proposal
+from sentei.pruning.proposals import Cut, Paced, Proposal
 from sentei.pruning.schedules import Progress
 
 _REMEDY = (
@@ -37,8 +38,9 @@ class PruneWhileTraining:
     """Prunes after every so many updates of an optimizer, in any training loop.
 
     What is dead stays exactly zero, in the weights and in the optimizer's state, after every update
-    of any optimizer. Its gradients are zeroed as soon as they are there, before a loop clips them
-    or adds them up, so that masked training is the training of the smaller network.
+    of the optimizer that it is attached to, be it any but LBFGS. Its gradients are zeroed as soon
+    as they are there, before a loop clips them or adds them up, so that masked training is the
+    training of the smaller network.
 
         pruner = PruneWhileTraining(model, find_synapses(model), propose, every=50, total=5628)
         pruner.attach(optimizer)
@@ -59,6 +61,7 @@ class PruneWhileTraining:
         example: inputs that the model runs on, for deletion; see `shrink`.
         steps_per_epoch: updates in an epoch.
         finish: proposals are made in this first part of `total` only.
+        mask: what is dead to begin with, and stays dead; nothing if None.
 
     Attributes:
         mask: what is alive.
@@ -70,8 +73,11 @@ class PruneWhileTraining:
     weights were masked; `delete` is the poster's future work.
 
     Raises:
-        GroupError: a group is not the model's.
-        ScheduleError: `every` or `total` is no count, or nothing would ever be proposed.
+        GroupError: a group is not the model's, there is none, or probe or trajectory look at
+            another model.
+        ScheduleError: `every` or `total` is no count, nothing would ever be proposed, or a schedule
+            rises.
+        BudgetError: `until` looks at accuracy or loss, and there is no probe.
     """
 
     def __init__(
@@ -88,57 +94,66 @@ class PruneWhileTraining:
         example: Example | None = None,
         steps_per_epoch: int | None = None,
         finish: float = 1.0,
+        mask: Mask | None = None,
     ):
         self.model, self.groups, self.propose = model, list(groups), propose
         self.cadence = cadence(every, total, steps_per_epoch, finish)
         self.until, self.probe, self.trajectory = until, probe, trajectory
         self.delete = delete
         self.example = guessed(model) if delete and example is None else example
-        self.mask = Mask.full([*self.groups, *self._swept()])
+        full = Mask.full([*self.groups, *self._swept()])
+        self.mask = full if mask is None else full.joined(mask)
         self.mask.check(model)
-        self.starts: dict[Group, int] = {group: group.size for group in self.groups}
+        self._check(model)
+        self.starts: dict[Group, int] = {group: self.mask.count(group) for group in self.groups}
+        self.emptied: Counter[str] = Counter()
         self.updates = self.events = 0
         self.reached = False
         self._batch: tuple[Any, Tensor, str | PerSample] | None = None
         self._optimizer: Optimizer | None = None
         self._hooks: list[Any] = []
-        self._watched: dict[str, nn.Parameter] = {}
+        self._held: dict[str, Held] = {}
         self._start: Measurement | None = None
+        self._lent: tuple[Mask, Any] | None = None
 
     def attach(self, optimizer: Optimizer) -> PruneWhileTraining:
         """Go along with every update of `optimizer` from now on.
 
         Raises:
-            StructureError: it does not own a weight that may be cut, or another pruner holds one.
-            ValueError: this pruner is attached already.
+            StructureError: it does not own a weight that may be cut, is LBFGS, or another pruner
+                holds a weight.
+            ValueError: it is no optimizer, or this pruner is attached already.
         """
         if self._optimizer is not None:
             raise ValueError("this pruner is attached already; detach() it first")
-        watched = self._prunable()
-        _refuse_foreign(optimizer, watched)
-        for name, parameter in watched.items():
-            if any(isinstance(hook, _Hush) for hook in _after_gradient(parameter)):
-                raise StructureError(
-                    f"another pruner holds {name!r}; detach() it first, or give the two other "
-                    "groups"
-                )
-        self._optimizer, self._watched = optimizer, watched
+        holds = held(self.model, self.mask.groups)
+        check_optimizer(optimizer, holds, delete=self.delete)
+        self._optimizer, self._held = optimizer, holds
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(_Hush(self))
-            for parameter in watched.values()
+            it.parameter.register_post_accumulate_grad_hook(Hush(self))
+            for it in holds.values()
+            if it.zeroed and it.parameter.requires_grad
         ]
         self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._updated()))
+        if self.probe is not None:
+            self._lent = self.probe.mask, self.probe.trajectory
         self.mask.apply_(self.model)
         self.mask.hold_(self.model, optimizer)
         if self.until is not None:
-            self._start = self._measured()
+            now = self._measured()
+            self._start = self._start or now
+            self.reached = self.until(now, self._start)
         return self
 
     def detach(self) -> None:
         """Leave the loop; nothing stays behind but the weights as they are."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._watched, self._optimizer = [], {}, None
+        self._hooks, self._held, self._optimizer, self._batch = [], {}, None, None
+        if self.probe is not None and self._lent is not None:
+            self.probe.mask, self.probe.trajectory = self._lent
+            self.probe.forget_()
+        self._lent = None
 
     def observe(
         self, inputs: Any, targets: Tensor, loss: str | PerSample = "cross_entropy"
@@ -148,52 +163,63 @@ class PruneWhileTraining:
 
     def mask_gradient(self, parameter: Tensor) -> None:
         """Zero what is dead in a parameter's gradient; called after every backward pass."""
-        for name, watched in self._watched.items():
-            if watched is parameter and parameter.grad is not None:
+        for name, it in self._held.items():
+            if it.parameter is parameter and parameter.grad is not None:
                 self.mask.hush_(name, parameter.grad)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next updates depend on besides model, optimizer and trajectory, copied."""
-        named = {f"{group.kind}/{group.name}": group for group in self.mask.groups}
+        named = self._named()
         return {
             "updates": self.updates,
             "events": self.events,
             "reached": self.reached,
+            "sizes": {name: group.size for name, group in named.items()},
             "dead": {name: self.mask.dead(group) for name, group in named.items()},
-            "starts": {f"{group.kind}/{group.name}": n for group, n in self.starts.items()},
+            "starts": {name: self.starts.get(group) for name, group in named.items()},
+            "emptied": dict(self.emptied),
+            "start": None if self._start is None else self._start.numbers(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; the model has the size it had then.
 
         Raises:
-            GroupError: a position is not the groups'.
-            ValueError: the state is that of other groups.
+            ValueError: the state is that of other groups; nothing has changed then.
         """
-        named = {f"{group.kind}/{group.name}": group for group in self.mask.groups}
-        if named.keys() != state["dead"].keys():
-            other = sorted(named.keys() ^ state["dead"].keys())
-            raise ValueError(f"the state is that of other groups; they differ in {other[0]!r}")
+        named, sizes = self._named(), state["sizes"]
+        for name in sorted(named.keys() | sizes.keys()):
+            mine = named[name].size if name in named else None
+            if mine != sizes.get(name):
+                raise ValueError(
+                    f"the state is that of other groups: {name!r} has {sizes.get(name)} members "
+                    f"there and {mine} here; load it for the network that it was saved with"
+                )
         dead = {named[name]: positions for name, positions in state["dead"].items()}
         self.mask = Mask.full(self.mask.groups).without(dead)
-        self.starts = {named[name]: count for name, count in state["starts"].items()}
+        self.starts = {named[name]: n for name, n in state["starts"].items() if n is not None}
+        self.emptied = Counter(state["emptied"])
         self.updates, self.events = state["updates"], state["events"]
         self.reached = state["reached"]
+        self._start = None if state["start"] is None else Measurement(**state["start"])
         self.mask.apply_(self.model)
+
+    def _named(self) -> dict[str, Group]:
+        return {f"{group.kind}/{group.name}": group for group in self.mask.groups}
 
     # After an update.
 
     @torch.no_grad()
     def _updated(self) -> None:
         optimizer = self._optimizer
-        if optimizer is None:
+        if optimizer is None or _was_skipped(optimizer):
             return
-        self._refuse_replaced()
+        check_still_there(self.model, self._held)
         self.updates += 1
         self.mask.hold_(self.model, optimizer)
         if self.trajectory is not None:
             self.trajectory()
-        if self.cadence.falls_on(self.updates) and not self.reached:
+        if self.cadence.falls_on(self.updates) and self.groups and not self.reached:
             self._propose(optimizer)
         self._batch = None
 
@@ -216,6 +242,8 @@ class PruneWhileTraining:
         else:
             self.mask = silence_(self.model, self.mask, cut)
             self.mask.hold_(self.model, optimizer)
+        for it in self._held.values():
+            self.mask_gradient(it.parameter)
 
     def _delete(self, optimizer: Optimizer) -> None:
         if not self.mask.gone:
@@ -223,15 +251,18 @@ class PruneWhileTraining:
         left = [group for group in self.mask.groups if _is_left(self.mask, group)]
         self.mask = shrink_(self.model, self.mask, optimizer, self.trajectory, self.example)
         now = dict(zip(left, self.mask.groups, strict=True))
+        for group in self.groups:
+            if group not in now:
+                self.emptied[group.kind] += self.starts[group]
         self.starts = {now[group]: n for group, n in self.starts.items() if group in now}
         self.groups = [now[group] for group in self.groups if group in now]
-        self._watched = self._prunable()
+        self._held = held(self.model, self.mask.groups)
 
     def _progress(self) -> Progress:
         remaining = sum(self.mask.count(group) for group in self.groups)
-        start = sum(self.starts.values())
+        start = sum(self.starts.values()) + self.emptied.total()
         total = self.cadence.proposals
-        return Progress(self.events + 1, total, start, remaining, 0, self.starts)
+        return Progress(self.events + 1, total, start, remaining, 0, self.starts, self.emptied)
 
     def _evidence(self) -> Probe:
         if self.probe is not None:
@@ -266,54 +297,26 @@ class PruneWhileTraining:
             return []
         return find_units(self.model, self.example, inputs=True)
 
-    def _prunable(self) -> dict[str, nn.Parameter]:
-        names = [
-            name
-            for group in self.mask.groups
-            for name in (
-                [group.parameter]
-                if isinstance(group, Synapses)
-                else [part.parameter for part in group.listeners]
+    def _check(self, model: nn.Module) -> None:
+        if not self.groups:
+            raise GroupError("there is nothing to prune: pass groups of find_units, find_synapses")
+        for name, at in (("probe", self.probe), ("trajectory", self.trajectory)):
+            if at is not None and getattr(at, "model", model) is not model:
+                raise GroupError(f"{name}= looks at another model; make it of this one")
+        if self.probe is None and isinstance(self.until, Limit) and not self.until.is_size:
+            raise BudgetError(
+                f"until={self.until.words} asks for accuracy or loss, which an optimizer's hook "
+                "does not see; pass probe="
             )
-        ]
-        return {name: self.model.get_parameter(name) for name in dict.fromkeys(names)}
-
-    def _refuse_replaced(self) -> None:
-        for name, parameter in self._watched.items():
-            try:
-                now = self.model.get_parameter(name)
-            except AttributeError:
-                now = None
-            if now is not parameter:
-                raise StructureError(
-                    f"parameter {name!r} was replaced by another object after attach(), so the "
-                    "optimizer trains a weight that the model does not use; change weights in "
-                    "place, or detach(), replace, and attach() to a new optimizer"
-                )
+        if isinstance(self.propose, Paced):
+            starts = {group: self.mask.count(group) for group in self.groups}
+            self.propose.check(self.groups, starts, self.cadence.proposals)
 
 
-@dataclass(frozen=True)
-class _Hush:
-    """Zeroes the gradients of the dead, once a backward pass has added to them."""
-
-    pruner: PruneWhileTraining
-
-    def __call__(self, parameter: Tensor) -> None:
-        self.pruner.mask_gradient(parameter)
-
-
-def _refuse_foreign(optimizer: Optimizer, watched: Mapping[str, nn.Parameter]) -> None:
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for name, parameter in watched.items():
-        if id(parameter) not in owned:
-            raise StructureError(
-                f"the optimizer does not own {name!r}, which may be cut: make it of "
-                "model.parameters(), after the model has its final layers"
-            )
-
-
-def _after_gradient(parameter: nn.Parameter) -> list[Any]:
-    return list((getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values())
+def _was_skipped(optimizer: Optimizer) -> bool:
+    """Whether a gradient scaler told a fused optimizer, which steps all the same, to do nothing."""
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, Tensor) and bool(found.item())
 
 
 def _is_left(mask: Mask, group: Group) -> bool:

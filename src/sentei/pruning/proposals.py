@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.probe import Probe
 from sentei.criteria.repairs import Repair, repair
-from sentei.errors import GroupError, unknown
+from sentei.errors import GroupError, ScheduleError, unknown
 from sentei.network.folding import pads
 from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
@@ -52,6 +52,26 @@ class Cut:
 
 
 Proposal = Callable[[Probe, Sequence[Group], Mask, Progress], Cut | None]
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A proposal whose schedule can be looked at before anything is pruned."""
+
+    def check(
+        self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
+    ) -> None:
+        """Refuse a schedule that cannot be gone along.
+
+        Args:
+            groups: what may be cut.
+            starts: how many of each are alive.
+            total: how many proposals there will be, if that is known.
+
+        Raises:
+            ScheduleError: it rises, or asks for what is not known.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +119,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
                 f"one tensor of fixed scores ranks one group; there are {len(groups)}. Pass "
                 "fixed({group: scores, ...})."
             )
-        scopes = [list(groups)] if self.within == "network" else [[group] for group in groups]
+        scopes = self._scopes(groups)
         wanted = [self._wanted(scope, mask, progress) for scope in scopes]
         if all(count is None for count in wanted):
             return None
@@ -112,12 +132,34 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             return None  # everything that is left has to stay
         return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
 
+    def check(
+        self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
+    ) -> None:
+        """As `Paced` says; of many steps a thousand are looked at."""
+        steps = total or 1
+        for scope in self._scopes(groups):
+            start = left = sum(starts[group] for group in scope)
+            for step in range(1, steps + 1, max(steps // 1000, 1)):
+                kept = self.schedule(Progress(step, total, start, left))
+                if kept > left:
+                    raise ScheduleError(
+                        f"a schedule cannot rise: {self.schedule!r} keeps {kept} of {left} at "
+                        f"proposal {step}; let it give {left} or fewer there"
+                    )
+                left = kept
+
+    def _scopes(self, groups: Sequence[Group]) -> list[list[Group]]:
+        return [list(groups)] if self.within == "network" else [[group] for group in groups]
+
     def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
         """How many go now; None if the schedule will never want more."""
         remaining = sum(mask.count(group) for group in scope)
         start = sum(progress.starts.get(group, group.size) for group in scope)
+        if self.within == "network":
+            start += sum(progress.emptied.get(kind, 0) for kind in {g.kind for g in scope})
         own = replace(progress, start=start, remaining=remaining)
-        at_the_end = self.schedule(replace(own, step=10**9))
+        last = max(progress.total or 10**9, progress.step)
+        at_the_end = self.schedule(replace(own, step=last))
         return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None
 
 
@@ -216,13 +258,23 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
         Raises:
             GroupError: there are none.
         """
+        return self.propose(probe, self._chosen(groups), mask, progress)
+
+    def check(
+        self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
+    ) -> None:
+        """As `Paced` says, of the groups it looks at."""
+        if isinstance(self.propose, Paced):
+            self.propose.check(self._chosen(groups), starts, total)
+
+    def _chosen(self, groups: Sequence[Group]) -> list[Group]:
         chosen = [group for group in groups if group.kind == self.kind]
         if not chosen:
             raise GroupError(
                 f"only({self.kind!r}, ...) has no group of that kind to look at; pass those of "
                 "find_synapses or find_units to prune()"
             )
-        return self.propose(probe, chosen, mask, progress)
+        return chosen
 
 
 def lowest(

@@ -85,7 +85,7 @@ class Run:
 
     def begin(self, folder: str | Path | None, resume: bool) -> None:
         """Check everything that can be checked, then open the journal."""
-        self.full = _held(self.groups, self.given)
+        self.full = Mask.full(self.start.groups)
         mask = self.start
         mask.check(self.model)
         untouched = Snapshot.take(self.model, None, 0)
@@ -112,9 +112,8 @@ class Run:
     @property
     def start(self) -> Mask:
         """What is alive before the first step."""
-        if self.given is None:
-            return self.full
-        return self.full.without({g: self.given.dead(g) for g in _dying(self.given)})
+        full = Mask.full(self.groups)
+        return full if self.given is None else full.joined(self.given)
 
     def check_limits(self, mask: Mask) -> None:
         """Refuse a budget below the smallest network and a floor above the untouched one."""
@@ -254,16 +253,6 @@ def _listed(positions: Tensor, most: int = 12) -> str:
 def _size_in(measured: Measurement, format: str) -> str:
     words = f"{measured.bytes_in(format):,} bytes as {format}"
     return f"{words} with {measured.ram_in(format):,} of RAM" if format in C_FORMATS else words
-
-
-def _dying(mask: Mask) -> list[Group]:
-    return [group for group in mask.groups if mask.dead(group).numel()]
-
-
-def _held(groups: Sequence[Group], given: Mask | None) -> Mask:
-    """Everything alive: in the groups on offer, and in others with something dead to begin with."""
-    others = [] if given is None else [group for group in _dying(given) if group not in groups]
-    return Mask.full([*groups, *others])
 
 
 def _smallest(mask: Mask, groups: Sequence[Group], least: int) -> Mask:

@@ -21,6 +21,7 @@ class Progress:
         remaining: members alive now, in that scope.
         undone: steps undone since the start of the run; never reset.
         starts: members alive at the start of the run in each group that has become smaller since.
+        emptied: members at the start of the run in groups that are gone altogether, by kind.
     """
 
     step: int
@@ -29,6 +30,7 @@ class Progress:
     remaining: int
     undone: int = 0
     starts: Mapping[Any, int] = field(default_factory=dict)
+    emptied: Mapping[str, int] = field(default_factory=dict)
 
 
 Schedule = Callable[[Progress], int]
