@@ -57,6 +57,7 @@ def test_help_comes_without_torch_and_names_every_command():
         (["prune", "MODEL", "--criterion", "ablatoin"], "'ablation'"),
         (["prune", "MODEL", "--schedule", "lineer", "--keep", "3"], "'linear'"),
         (["prune", "MODEL", "--schedule", "linear"], "--keep"),
+        (["prune", "MODEL"], "where to stop"),
         (["prune", "MODEL", "--repair", "afine"], "'affine'"),
         (["prune", "MODEL", "--twins", "95"], "0 to 90 degrees"),
         (["prune", "MODEL", "--twins", "-1"], "0 to 90 degrees"),
@@ -287,7 +288,9 @@ def test_widths_are_trained_and_fitted_in_one_command(tmp_path, monkeypatch, cap
         assert [int(word) for word in classes.split()] == here
         assert [int(word) for word in targets.split()] == wanted.tolist()
     assert run(*fit, "--budget", "350 B", "--out", "9.c", capsys=capsys)[0] == 2
-    code, _, err = run("prune", "no-such.safetensors", "--data", "letter", capsys=capsys)
+    code, _, err = run(
+        "prune", "no-such.safetensors", "--data", "letter", "--units-at-most", 3, capsys=capsys
+    )
     assert (code, "there is no file no-such.safetensors" in err) == (2, True)
     code, _, err = run(*fit, "--budget", "9 B", "--out", "never.c", "--emulate",
                        "--format", "onnx", capsys=capsys)  # fmt: skip

@@ -158,7 +158,14 @@ def prune(
     )
     check_repair(repair, twins, budget or board, synapses)
     pace = schedule_named(schedule, keep, steps)
-    propose = _proposal(criterion, pace, within, repair, twins)
+    propose = _proposal(
+        criterion,
+        pace,
+        within,
+        repair,
+        twins,
+        ends=any((until, keeping, budget, board, schedule != "one_at_a_time")),
+    )
     recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=seed)
     torch.set_num_threads(threads)
     network, dead, split = loaded(
@@ -225,14 +232,26 @@ def prune(
 
 
 def _proposal(
-    criterion: str, pace: Callable[..., int], within: str, repair: str | None, twins: float | None
+    criterion: str,
+    pace: Callable[..., int],
+    within: str,
+    repair: str | None,
+    twins: float | None,
+    *,
+    ends: bool,
 ) -> Any:
-    """What is removed at each step."""
+    """What is removed at each step; `ends`: a limit or the schedule says where to stop."""
     import sentei
 
     if twins is not None:
         return sentei.twins(twins, repair=repair or "affine")
-    return sentei.ranked(criterion, pace, within=within, repair=repair)
+    propose = sentei.ranked(criterion, pace, within=within, repair=repair)
+    if not ends:
+        raise ValueError(
+            "nothing says where to stop, so everything would go: name a budget such as "
+            "--bytes-at-most, a floor such as --accuracy-within, or a --schedule with --keep"
+        )
+    return propose
 
 
 def _taken(run: Any, groups: list[Any], noted: Callable[[Any], object], told: bool) -> list[Any]:
