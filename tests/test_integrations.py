@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sentei import find_units, geometric, linear, load, ranked, save
+from sentei import find_synapses, find_units, geometric, linear, load, ranked, save
 from sentei.errors import CriterionError, DataError, ScheduleError, StructureError
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -149,9 +149,9 @@ def train(folder, module, callback, epochs=2, ckpt=None, data=None, **settings):
     return owner
 
 
-def shrinking(callback_of=None, **settings):
+def shrinking(propose=None, groups=None, **settings):
     return for_lightning.PruneWhileTraining(
-        callback_of or ranked("magnitude", linear(by=2)), units_of, every="1 epoch", **settings
+        propose or ranked("magnitude", linear(by=2)), groups or units_of, "1 epoch", **settings
     )
 
 
@@ -189,9 +189,13 @@ def test_lightning_goes_on_from_a_checkpoint_bit_by_bit(tmp_path):
     train(tmp_path, whole, at_once, epochs=4)
     assert same_bits(whole, again)
     assert at_once.pruner.mask == resumed.pruner.mask
+    train(tmp_path, module, callback, epochs=3)  # beyond the checkpoint, and back to it
+    train(tmp_path, module, callback, epochs=4, ckpt=tmp_path / "kept.ckpt")
+    assert same_bits(module, whole)
     fresh = Module()  # what was read from the checkpoint says nothing of another module
     train(tmp_path, fresh, resumed)
-    assert same_bits(fresh, module)
+    train(tmp_path, other := Module(), by_fifths())
+    assert same_bits(fresh, other)
     assert (resumed.pruner.updates, alive(resumed)) == (16, 51)
 
 
@@ -314,27 +318,46 @@ def test_lightning_measures_the_loss_that_it_is_told(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_lightning_module_that_became_smaller_goes_on_by_way_of_its_file(tmp_path):
+def test_an_interrupted_lightning_fit_leaves_nothing_behind_and_can_go_on(tmp_path):
+    module, callback = Module(), shrinking(delete=True, example=torch.zeros(2, 6))
+    owner = trainer(tmp_path, callback)
+    owner.callbacks.append(Stumbles())
+    with pytest.raises(OSError, match="stumbled"):
+        owner.fit(module, loader())
+    assert (callback.pruner.updates, alive(callback)) == (8, 8)
+    assert not module.net[0].weight._post_accumulate_grad_hooks
+    assert not module._load_state_dict_pre_hooks
+    train(tmp_path, module, callback, epochs=1)
+    assert (callback.pruner.updates, alive(callback)) == (16, 6)
+
+
+class Stumbles(pl.Callback):
+    def on_train_epoch_end(self, *_):
+        raise OSError("stumbled")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("groups", "part"), [(units_of, "15 %"), (find_synapses, "35 %")])
+def test_a_lightning_module_that_became_smaller_goes_on_by_way_of_its_file(tmp_path, groups, part):
     def make():
-        return shrinking(delete=True, example=torch.zeros(2, 6))
+        fall = ranked("magnitude", geometric(by=part))
+        return shrinking(fall, groups, delete=True, example=torch.zeros(2, 6))
 
     module = Module()
-    owner = train(tmp_path, module, make())
+    owner = train(tmp_path, module, make(), 5)
+    assert module.net[2].weight.shape[1] < 10
     owner.save_checkpoint(tmp_path / "kept.ckpt")
     save(module, tmp_path / "kept.safetensors")
     fresh, callback = Module(), make()
     before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
-    with pytest.raises(
-        StructureError, match=r"\(6, 6\) in the checkpoint and \(10, 6\) in the mod"
-    ):
-        train(tmp_path, fresh, callback, 4, tmp_path / "kept.ckpt")
+    with pytest.raises(StructureError, match=r"in the checkpoint and .* sentei\.load\(file, into="):
+        train(tmp_path, fresh, callback, 7, tmp_path / "kept.ckpt")
     assert all(torch.equal(before[name], own) for name, own in fresh.state_dict().items())
     assert not fresh._load_state_dict_pre_hooks
     small = load(tmp_path / "kept.safetensors", into=fresh)
-    train(tmp_path, small, callback, 4, tmp_path / "kept.ckpt")
-    whole = Module()
-    train(tmp_path, whole, make(), 4)
-    assert small.net[0].out_features == 2
+    train(tmp_path, small, callback, 7, tmp_path / "kept.ckpt")
+    train(tmp_path, whole := Module(), make(), 7)
+    assert whole.net[2].weight.shape[1] < module.net[2].weight.shape[1]
     assert same_bits(small, whole)
 
 
