@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from sentei import CriterionError, StructureError, find_units, geometric, linear, ranked
+from sentei import find_synapses, find_units, geometric, linear, load, ranked, save
+from sentei.errors import CriterionError, DataError, ScheduleError, StructureError
 
 os.environ["KERAS_BACKEND"] = "torch"
 keras = pytest.importorskip("keras", reason="Keras is an extra: pip install 'sentei[keras]'")
@@ -135,46 +136,229 @@ def loader():
     )
 
 
-def trainer(folder, callback, epochs=2):
+def trainer(folder, callback, epochs=2, **settings):
     return pl.Trainer(
         max_epochs=epochs, callbacks=[callback], accelerator="cpu", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, **settings,
     )  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_lightning_trains_with_the_callback_and_goes_on_from_a_checkpoint(tmp_path):
-    def make():
-        return for_lightning.PruneWhileTraining(
-            ranked("magnitude", geometric(by="20 %")), every="1 epoch"
-        )
+def train(folder, module, callback, epochs=2, ckpt=None, data=None, **settings):
+    owner = trainer(folder, callback, epochs, **settings)
+    owner.fit(module, loader() if data is None else data, ckpt_path=ckpt)
+    return owner
 
-    module, callback = Module(), make()
-    first = trainer(tmp_path, callback)
-    first.fit(module, loader())
+
+def shrinking(propose=None, groups=None, **settings):
+    return for_lightning.PruneWhileTraining(
+        propose or ranked("magnitude", linear(by=2)), groups or units_of, "1 epoch", **settings
+    )
+
+
+def units_of(module):
+    return find_units(module, torch.zeros(2, 6))
+
+
+def same_bits(one, other):
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def by_fifths(**settings):
+    return for_lightning.PruneWhileTraining(
+        ranked("magnitude", geometric(by="20 %")), every="1 epoch", **settings
+    )
+
+
+def alive(callback):
+    return sum(callback.pruner.mask.count(group) for group in callback.pruner.groups)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_goes_on_from_a_checkpoint_bit_by_bit(tmp_path):
+    module, callback = Module(), by_fifths()
+    first = train(tmp_path, module, callback)
     assert (callback.pruner.updates, callback.pruner.events) == (16, 2)
     assert sum(int((p == 0).sum()) for p in module.parameters() if p.ndim > 1) == 80 - 51
     first.save_checkpoint(tmp_path / "kept.ckpt")
-    again, callback = Module(), make()
-    trainer(tmp_path, callback, epochs=4).fit(again, loader(), ckpt_path=tmp_path / "kept.ckpt")
-    assert (callback.pruner.updates, callback.pruner.events) == (32, 4)
-    left = sum(callback.pruner.mask.count(group) for group in callback.pruner.groups)
-    assert left == round(80 * 0.8**4)
+    again, resumed = Module(), by_fifths()
+    train(tmp_path, again, resumed, epochs=4, ckpt=tmp_path / "kept.ckpt")
+    assert (resumed.pruner.updates, resumed.pruner.events) == (32, 4)
+    assert alive(resumed) == round(80 * 0.8**4)
+    whole, at_once = Module(), by_fifths()
+    train(tmp_path, whole, at_once, epochs=4)
+    assert same_bits(whole, again)
+    assert at_once.pruner.mask == resumed.pruner.mask
+    train(tmp_path, module, callback, epochs=3)  # beyond the checkpoint, and back to it
+    train(tmp_path, module, callback, epochs=4, ckpt=tmp_path / "kept.ckpt")
+    assert same_bits(module, whole)
+    fresh = Module()  # what was read from the checkpoint says nothing of another module
+    train(tmp_path, fresh, resumed)
+    train(tmp_path, other := Module(), by_fifths())
+    assert same_bits(fresh, other)
+    assert (resumed.pruner.updates, alive(resumed)) == (16, 51)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("delete", [False, True])
+def test_a_second_lightning_fit_goes_on_where_the_first_has_ended(tmp_path, delete):
+    module, callback = Module(), shrinking(delete=delete, example=torch.zeros(2, 6))
+    owner = train(tmp_path, module, callback)
+    assert (callback.pruner.updates, alive(callback)) == (16, 6)
+    owner.fit_loop.max_epochs = 3
+    owner.fit(module, loader())
+    assert (callback.pruner.updates, alive(callback)) == (24, 4)
+    whole, at_once = Module(), shrinking(delete=delete, example=torch.zeros(2, 6))
+    train(tmp_path, whole, at_once, epochs=3)
+    assert module.net[0].weight.shape == whole.net[0].weight.shape == ((4 if delete else 10), 6)
+    assert at_once.pruner.mask == callback.pruner.mask
+    train(tmp_path, module, callback, epochs=1)  # by another Trainer, which counts anew
+    assert (callback.pruner.updates, alive(callback)) == (32, 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_that_was_only_looked_at_cuts_no_other_module(tmp_path):
+    module, callback = Module(), by_fifths()
+    train(tmp_path, module, callback).save_checkpoint(tmp_path / "kept.ckpt")
+    seen, reader = Module(), by_fifths()
+    owner = trainer(tmp_path, reader)
+    owner.predict(
+        seen, torch.utils.data.DataLoader(torch.zeros(4, 6)), ckpt_path=str(tmp_path / "kept.ckpt")
+    )
+    fresh = Module()
+    train(tmp_path, fresh, reader, epochs=1)
+    assert alive(reader) == 64
+    owner = trainer(tmp_path, reader := by_fifths())
+    owner.predict(
+        seen, torch.utils.data.DataLoader(torch.zeros(4, 6)), ckpt_path=str(tmp_path / "kept.ckpt")
+    )
+    train(tmp_path, seen, reader, epochs=1)  # but it does go on in its own
+    assert (reader.pruner.updates, alive(reader)) == (24, round(80 * 0.8**3))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("settings", "every", "total"),
+    [
+        ({"epochs": None, "max_steps": 24}, 16, 24),
+        ({"epochs": 10, "max_steps": 24}, 16, 24),
+        ({"epochs": -1, "max_steps": 24}, 16, 24),
+        ({"epochs": 3}, 16, 24),
+        ({"epochs": 4, "accumulate_grad_batches": 3}, 6, 12),  # 3 + 3 + 2 batches
+        ({"epochs": -1, "max_time": {"seconds": 1}}, 16, float("inf")),
+    ],
+)
+def test_lightning_counts_epochs_in_updates(tmp_path, settings, every, total):
+    callback = for_lightning.PruneWhileTraining(ranked("magnitude", linear(by=1)), every="2 epochs")
+    owner = trainer(tmp_path, callback, **settings)
+    if "max_time" in settings:
+        owner.callbacks.append(StopsAtOnce())
+    owner.fit(Module(), loader())
+    assert (callback.pruner.cadence.every, callback.pruner.cadence.last) == (every, total)
+
+
+class StopsAtOnce(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = True
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(loader().dataset)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_data_without_a_length_have_no_total(tmp_path):
+    endless = torch.utils.data.DataLoader(Endless(), batch_size=8)
+    callback = for_lightning.PruneWhileTraining(ranked("magnitude", linear(by=1)), every=4)
+    train(tmp_path, Module(), callback, data=endless)
+    assert (callback.pruner.cadence.last, callback.pruner.events) == (float("inf"), 4)
+    with pytest.raises(ScheduleError, match="say steps_per_epoch="):
+        train(tmp_path, Module(), by_fifths(), data=endless)
+    train(tmp_path, Module(), callback := by_fifths(steps_per_epoch=8), data=endless)
+    assert callback.pruner.events == 2
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_shows_its_batches_to_criteria_that_measure(tmp_path):
     module = Module()
-    callback = for_lightning.PruneWhileTraining(
-        ranked("ablation", linear(by=2)),
-        lambda found: find_units(found, torch.zeros(2, 6)),
-        every=8,
-    )
-    trainer(tmp_path, callback).fit(module, loader())
+    callback = for_lightning.PruneWhileTraining(ranked("ablation", linear(by=2)), units_of, every=8)
+    train(tmp_path, module, callback)
     (units,) = callback.pruner.groups
     dead = callback.pruner.mask.dead(units)
     assert len(dead) == 4
     assert not module.net[2].weight[:, dead].any()
+
+
+class Regression(Module):
+    def training_step(self, batch, _):
+        return nn.functional.mse_loss(self(batch[0]), batch[1])
+
+
+def numbers():
+    x = loader().dataset.tensors[0]
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x[:, :2]), batch_size=8)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_measures_the_loss_that_it_is_told(tmp_path):
+    def fit(criterion, **settings):
+        callback = shrinking(ranked(criterion, linear(by=2)), **settings)
+        train(tmp_path, Regression(), callback, data=numbers())
+        return callback.pruner.mask
+
+    with pytest.raises(DataError, match=r'cross entropy unless .* loss="half_squared_error"'):
+        fit("ablation")
+    fit("magnitude")  # asks for no loss, so needs none said
+    told = fit("ablation", loss="half_squared_error")
+    assert told == fit("ablation", loss=lambda y, t: (y - t).square().sum(1))
+    assert told != fit("ablation", loss="cross_entropy")  # said, so it is taken: probabilities
+    with pytest.raises(ValueError, match="half_squared_error"):
+        shrinking(loss="half_square_error")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_interrupted_lightning_fit_leaves_nothing_behind_and_can_go_on(tmp_path):
+    module, callback = Module(), shrinking(delete=True, example=torch.zeros(2, 6))
+    owner = trainer(tmp_path, callback)
+    owner.callbacks.append(Stumbles())
+    with pytest.raises(OSError, match="stumbled"):
+        owner.fit(module, loader())
+    assert (callback.pruner.updates, alive(callback)) == (8, 8)
+    assert not module.net[0].weight._post_accumulate_grad_hooks
+    assert not module._load_state_dict_pre_hooks
+    train(tmp_path, module, callback, epochs=1)
+    assert (callback.pruner.updates, alive(callback)) == (16, 6)
+
+
+class Stumbles(pl.Callback):
+    def on_train_epoch_end(self, *_):
+        raise OSError("stumbled")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("groups", "part"), [(units_of, "15 %"), (find_synapses, "35 %")])
+def test_a_lightning_module_that_became_smaller_goes_on_by_way_of_its_file(tmp_path, groups, part):
+    def make():
+        fall = ranked("magnitude", geometric(by=part))
+        return shrinking(fall, groups, delete=True, example=torch.zeros(2, 6))
+
+    module = Module()
+    owner = train(tmp_path, module, make(), 5)
+    assert module.net[2].weight.shape[1] < 10
+    owner.save_checkpoint(tmp_path / "kept.ckpt")
+    save(module, tmp_path / "kept.safetensors")
+    fresh, callback = Module(), make()
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    with pytest.raises(StructureError, match=r"in the checkpoint and .* sentei\.load\(file, into="):
+        train(tmp_path, fresh, callback, 7, tmp_path / "kept.ckpt")
+    assert all(torch.equal(before[name], own) for name, own in fresh.state_dict().items())
+    assert not fresh._load_state_dict_pre_hooks
+    small = load(tmp_path / "kept.safetensors", into=fresh)
+    train(tmp_path, small, callback, 7, tmp_path / "kept.ckpt")
+    train(tmp_path, whole := Module(), make(), 7)
+    assert whole.net[2].weight.shape[1] < module.net[2].weight.shape[1]
+    assert same_bits(small, whole)
 
 
 @pytest.mark.parametrize("name", ["keras", "lightning"])

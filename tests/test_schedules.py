@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 
 import pytest
 from hypothesis import given
@@ -37,9 +38,34 @@ def test_amounts_are_counts_or_percentages_of_the_start():
     assert amount("40 %", 65) == 26
     assert amount("12.5%", 100) == 13  # halves go up
     assert amount("7", 100) == 7
+    assert amount("1e-999999999 %", 100) == 0
 
 
-@pytest.mark.parametrize("bad", [-1, "140 %", "-3 %", "many", "nan %", 0.5, True])
+@given(
+    percent=st.decimals(0, 100, places=3).filter(lambda number: number > 0),
+    start=st.integers(1, 10**7),
+)
+def test_percentages_are_those_of_decimal_arithmetic(percent, start):
+    exact = Decimal(percent) * start / 100  # 28 digits hold it
+    kept, gone, left = (
+        amount(f"{percent} %", start),
+        start - linear(by=f"{percent} %")(Progress(1, None, start, start)),
+        levels(float(percent))(Progress(1, None, start, start)) if percent < 100 else None,
+    )
+    assert kept == exact.to_integral_value(ROUND_HALF_UP)
+    assert gone == exact.to_integral_value(ROUND_FLOOR)
+    assert left in (exact.to_integral_value(ROUND_FLOOR), start - 1, None)
+
+
+def test_percentages_lose_nothing_to_float_rounding():
+    assert amount("57.5 %", 100) == 58
+    assert linear(by="0.7 %")(Progress(1, None, 1000, 1000)) == 993
+    assert levels(70)(Progress(1, None, 90, 90)) == 63
+
+
+@pytest.mark.parametrize(
+    "bad", [-1, "140 %", "-3 %", "many", "nan %", "1e999999999 %", "1/3 %", "%", "", 0.5, True]
+)
 def test_amounts_that_are_none_say_the_rule(bad):
     with pytest.raises(ScheduleError, match=r"keep is|to keep"):
         amount(bad, 100)
@@ -118,13 +144,24 @@ def test_schedules_never_rise_and_end_at_their_target(start, steps, part, name):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: linear(5, steps=0),
+        lambda: linear(10, steps=5, by=3),
+        lambda: geometric(10, steps=5, by="1 %"),
+        *(
+            lambda make=make, steps=steps: make(5, steps=steps)
+            for make in (linear, cubic, geometric, fsa)
+            for steps in (0, 2.5, float("nan"), "4", True)
+        ),
+        lambda: geometric(5, by=3),
         lambda: fsa(5, mu=-1),
+        lambda: fsa(5, mu="x"),
+        lambda: fsa(5, mu=float("nan")),
         lambda: fsa(5, finish=0),
+        lambda: fsa(5, finish="half"),
         lambda: geometric(0),
         lambda: levels(),
         lambda: levels(50, 25),
         lambda: levels(50, 100),
+        lambda: levels("50"),
         lambda: linear("x"),
         lambda: multiples_of(0, linear(5)),
         lambda: multiples_of(2.5, linear(5)),
@@ -136,13 +173,17 @@ def test_schedules_that_cannot_be_are_refused_when_made(make):
 
 
 def test_a_schedule_that_would_rise_is_refused():
-    with pytest.raises(ScheduleError, match="cannot rise: keep 20 of 10"):
+    with pytest.raises(ScheduleError, match="cannot rise: keep 20 of 10; keep at most 10"):
         linear(20, steps=2)(Progress(1, None, 10, 10))
 
 
 def test_a_schedule_without_a_number_of_steps_asks_for_it():
-    with pytest.raises(ScheduleError, match="steps="):
-        linear(5)(Progress(1, None, 10, 10))
+    with pytest.raises(ScheduleError, match=r"steps=.* total="):
+        linear("40 %")(Progress(1, None, 10, 10))
+
+
+def test_geometric_keeps_any_part_that_is_some():
+    assert walk(geometric("0.01 %", steps=2), 1_000_000, 2) == [10_000, 100]
 
 
 def test_multiples_are_rounded_up_and_never_rise():
@@ -177,10 +218,10 @@ def test_half_a_percent_every_fifty_updates():
     assert linear(by=7)(replace(fc2, step=1)) == 1_273
 
 
-@pytest.mark.parametrize("by", ["0 %", "101 %", "much", "half %", -3])
-def test_a_step_that_cannot_be_is_refused(by):
+@pytest.mark.parametrize("by", ["0 %", "101 %", "much", "half %", -3, 0, True, 0.5])
+def test_a_step_that_cannot_be_is_refused_when_made(by):
     with pytest.raises(ScheduleError, match="by="):
-        linear(by=by)(Progress(1, 10, 100, 100))
+        linear(by=by)
 
 
 def test_what_falls_on_the_end_of_the_first_part_is_in_it():
@@ -188,3 +229,26 @@ def test_what_falls_on_the_end_of_the_first_part_is_in_it():
     assert told.falls_on(1925)
     assert told.proposals == 7
     assert not told.falls_on(2200)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((True, 10, None, 1), "every= is a number of updates from 1.* got True"),
+        ((5, True, None, 1), "total= is a number of updates from 1.* got True"),
+        (("2 epochs", None, None, 1), "say steps_per_epoch="),
+        (("2 epochs", None, 2.5, 1), "steps_per_epoch= is a number of updates from 1; got 2.5"),
+        (("2 epochs", None, 0, 1), "steps_per_epoch= is a number of updates from 1; got 0"),
+        ((5, 10, None, "half"), "finish= is a part of total=.* got finish='half'"),
+        ((5, None, None, 0.5), "finish= is a part of total=.* total=None"),
+        ((50, 10, None, 1), "nothing would ever be pruned"),
+    ],
+)
+def test_a_cadence_that_cannot_be_is_refused(words, message):
+    with pytest.raises(ScheduleError, match=message):
+        cadence(*words)
+
+
+def test_a_cadence_counts_epochs_in_updates():
+    told = cadence("2 epochs", "5 epochs", 8, 1.0)
+    assert (told.every, told.last, told.proposals) == (16, 40, 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
+from typing import TypeGuard
 
 from sentei.errors import ScheduleError
 
@@ -39,18 +41,23 @@ def cadence(
     Args:
         every: updates, or epochs such as "2 epochs".
         total: updates in all, or epochs.
-        steps_per_epoch: updates in an epoch.
+        steps_per_epoch: updates in an epoch, if that is known.
         finish: the first part of `total` in which something is proposed.
 
     Raises:
         ScheduleError: something is no count, or nothing would ever be proposed.
     """
+    if steps_per_epoch is not None and not _is_count(steps_per_epoch):
+        raise ScheduleError(
+            f"steps_per_epoch= is a number of updates from 1; got {steps_per_epoch!r}"
+        )
     between = _updates("every", every, steps_per_epoch)
     all_of_them = None if total is None else _updates("total", total, steps_per_epoch)
-    if not 0 < finish <= 1 or (finish < 1 and all_of_them is None):
+    number = isinstance(finish, Real) and not isinstance(finish, bool)
+    if not number or not 0 < finish <= 1 or (finish < 1 and all_of_them is None):
         raise ScheduleError(
-            f"finish= is a part of total=, above 0 and at most 1; got finish={finish}, "
-            f"total={total}"
+            f"finish= is a part of total=, above 0 and at most 1; got finish={finish!r}, "
+            f"total={total!r}"
         )
     # 0.7 * 2750 is 1924.9999…, and update 1925 belongs to the first 70 %.
     last = inf if all_of_them is None else round(finish * all_of_them, 6)
@@ -69,8 +76,12 @@ def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:
         raise ScheduleError(f"{what}={given!r} counts epochs: say steps_per_epoch=, too")
     if match is not None and steps_per_epoch is not None:
         given = int(match[1]) * steps_per_epoch
-    if not isinstance(given, int) or given < 1:
+    if not _is_count(given):
         raise ScheduleError(
             f"{what}= is a number of updates from 1, or epochs such as '2 epochs'; got {given!r}"
         )
     return given
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import floor
+from fractions import Fraction
+from math import floor, isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from sentei.errors import ScheduleError
@@ -64,17 +66,15 @@ def amount(keep: Amount, start: int) -> int:
         return keep
     text = str(keep).strip()
     try:
-        if not text.endswith("%"):
-            return amount(int(text), start)
-        percent = float(text[:-1])
+        return amount(int(text), start)
     except ValueError:
-        percent = float("nan")
-    if not 0 <= percent <= 100:
+        percent = _percentage(text)
+    if percent is None or not 0 <= percent <= 100:
         raise ScheduleError(
             f"an amount to keep is a count like 40 or a percentage like '40 %' of the start, "
             f"from 0 to 100; got {keep!r}"
         )
-    return floor(percent / 100 * start + 0.5)
+    return floor(percent * start / 100 + Fraction(1, 2))
 
 
 def one_at_a_time() -> Schedule:
@@ -97,9 +97,13 @@ def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = No
     Args:
         keep: how many are left at the end.
         steps: number of steps; the run's own total if left out.
-        by: how many go at each step, a count or a percentage of the start, rounded down; then there
-            are as many steps as it takes.
+        by: how many go at each step, a count or a percentage of the start, rounded down (so that
+            none go where it is less than one); then there are as many steps as it takes.
+
+    Raises:
+        ScheduleError: an argument that cannot be, or both `steps` and `by`.
     """
+    _check_steps(steps, by)
     if by is None:
         return _falling("linear", keep, steps, lambda share: 1 - share)
     amount(keep, 100)
@@ -126,13 +130,18 @@ def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None =
     Args:
         keep: how many are left at the end.
         steps: number of steps; the run's own total if left out.
-        by: the part of what remains that goes at each step, such as "0.5 %".
+        by: the part of what remains that goes at each step, such as "0.5 %"; then there are as many
+            steps as it takes.
+
+    Raises:
+        ScheduleError: an argument that cannot be, or both `steps` and `by`.
     """
-    if amount(keep, 1000) == 0:
+    _check_steps(steps, by)
+    if amount(keep, 10**9) == 0:
         raise ScheduleError(
             f"a geometric schedule never reaches 0; keep at least one, not {keep!r}"
         )
-    each = None if by is None else _percent(by)
+    each = None if by is None else float(_going(by))
 
     def scheduled(progress: Progress) -> int:
         target = _target(keep, progress)
@@ -163,9 +172,14 @@ def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float 
         mu: 0 is linear; the larger, the more goes early.
         steps: N_iter; the run's own total if left out.
         finish: part of the steps after which the target is reached.
+
+    Raises:
+        ScheduleError: an argument that cannot be.
     """
-    if not mu >= 0 or not 0 < finish <= 1:
-        raise ScheduleError(f"fsa needs mu >= 0 and 0 < finish <= 1; got mu={mu}, finish={finish}")
+    if not _is_number(mu) or not _is_number(finish) or not mu >= 0 or not 0 < finish <= 1:
+        raise ScheduleError(
+            f"fsa takes numbers mu >= 0 and 0 < finish <= 1; got mu={mu!r}, finish={finish!r}"
+        )
 
     def left(share: float) -> float:
         done = share / finish
@@ -181,18 +195,23 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
         percents: percent of the alive to keep, rising: `levels(25, 50, 70, then=one_at_a_time())`.
             At least one member goes at each step.
         then: what follows when all levels have been undone; without it nothing more is proposed.
+
+    Raises:
+        ScheduleError: no rising percentages.
     """
     if (
         not percents
-        or any(not 0 <= p < 100 for p in percents)
+        or any(not _is_number(p) or not 0 <= p < 100 for p in percents)
         or list(percents) != sorted(percents)
     ):
         raise ScheduleError(f"levels are rising percentages below 100 to keep; got {percents}")
 
+    exact = [Fraction(str(percent)) for percent in percents]
+
     def scheduled(progress: Progress) -> int:
         if progress.undone >= len(percents):
             return then(progress) if then is not None else progress.remaining
-        kept = floor(percents[progress.undone] / 100 * progress.remaining)
+        kept = floor(exact[progress.undone] * progress.remaining / 100)
         return max(min(kept, progress.remaining - 1), 0)
 
     return Named(f"levels({', '.join(map(str, percents))}, then={then!r})", scheduled)
@@ -226,8 +245,7 @@ def _falling(
 ) -> Schedule:
     """A schedule on which `left(share of steps taken)` of what is to go is still there."""
     amount(keep, 100)
-    if steps is not None and steps < 1:
-        raise ScheduleError(f"a schedule takes at least one step; got {steps}")
+    _check_steps(steps)
 
     def scheduled(progress: Progress) -> int:
         target = _target(keep, progress)
@@ -240,31 +258,69 @@ def _falling(
 def _target(keep: Amount, progress: Progress) -> int:
     target = amount(keep, progress.start)
     if target > progress.start:
-        raise ScheduleError(f"a schedule cannot rise: keep {target} of {progress.start}")
+        raise ScheduleError(
+            f"a schedule cannot rise: keep {target} of {progress.start}; keep at most "
+            f"{progress.start}, or a part of whatever there is, such as '50 %'"
+        )
     return target
-
-
-def _part(by: Amount, start: int) -> int:
-    """How many go at a step: a count, or a percentage of the start, rounded down."""
-    part = by if isinstance(by, int) else floor(_percent(by) / 100 * start)
-    if part < 0:
-        raise ScheduleError(f"by= is how many go at each step, 0 or more; got {by!r}")
-    return part
-
-
-def _percent(by: Amount) -> float:
-    text = str(by).strip()
-    try:
-        percent = float(text.removesuffix("%")) if text.endswith("%") else -1.0
-    except ValueError:
-        percent = -1.0
-    if not 0 < percent <= 100:
-        raise ScheduleError(f"by= is a percentage such as '0.5 %', above 0; got {by!r}")
-    return percent
 
 
 def _share(progress: Progress, steps: int | None) -> float:
     total = steps if steps is not None else progress.total
     if total is None:
-        raise ScheduleError("this schedule needs to know its number of steps; give steps=")
+        raise ScheduleError(
+            "this schedule needs to know how many steps there are, and nobody has said it: give "
+            "the schedule steps=, or, while a network trains, say total= beside every="
+        )
     return min(progress.step / total, 1.0)
+
+
+# What is asked for, read exactly: 57.5 % of 100 is 57.5, where 0.575 * 100 is below it.
+
+
+def _percentage(text: str) -> Fraction | None:
+    """The number before a text's percent sign, exactly as it is written; None if there is none."""
+    number = text.strip()
+    try:
+        near = float(number[:-1])
+        if not number.endswith("%") or not isfinite(near):
+            return None
+        # A Fraction writes all digits out, and 1e-999999999 has many: as a float it is 0.
+        return Fraction(number[:-1]) if near else Fraction(0)
+    except ValueError:
+        return None
+
+
+def _part(by: Amount, start: int) -> int:
+    """How many go at a step: a count, or a percentage of the start, rounded down."""
+    if isinstance(by, int) and not isinstance(by, bool) and by > 0:
+        return by
+    return floor(_going(by) * start / 100)
+
+
+def _going(by: Amount) -> Fraction:
+    """The percentage that goes at a step."""
+    percent = _percentage(str(by))
+    if percent is None or not 0 < percent <= 100:
+        raise ScheduleError(
+            "by= is what goes at each step, above 0: a percentage such as '0.5 %', or in a linear "
+            f"schedule a count such as 5; got {by!r}"
+        )
+    return percent
+
+
+def _check_steps(steps: int | None, by: Amount | None = None) -> None:
+    if steps is None:
+        return
+    if by is not None:
+        raise ScheduleError(
+            f"by= settles how many steps it takes; leave out one of by={by!r} and steps={steps!r}"
+        )
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+        raise ScheduleError(
+            f"steps= is a count, 1 or more; got {steps!r}. Leave it out for the run's own total."
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
