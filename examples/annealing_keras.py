@@ -1,7 +1,7 @@
 """Keras's MNIST network of 2016 with annealing in place of its two dropout layers.
 
-After pip install 'sentei[keras]': python examples/annealing_keras.py. An epoch takes some minutes
-on one core; python examples/annealing_keras.py 2 6400 does two epochs of 6,400 images.
+After pip install '.[keras]' in the clone: python examples/annealing_keras.py. An epoch takes some
+minutes on one core; python examples/annealing_keras.py 2 6400 does two epochs of 6,400 images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from sentei import datasets
 from sentei.integrations.keras import PruneWhileTraining
 
 
-def main(epochs: int = 12, images: int = 60_000) -> tuple[sentei.Mask, float]:
+def main(
+    epochs: int = 12, images: int = 60_000, batch: int = 128, every: int = 50
+) -> tuple[sentei.Mask, float]:
     """Train it; the mask that it ends with and its test accuracy."""
     data = datasets.load("mnist:full", flat=False)
     train, test = data.train.first(images), data.test.first(images)
@@ -37,11 +39,11 @@ def main(epochs: int = 12, images: int = 60_000) -> tuple[sentei.Mask, float]:
     anneal = PruneWhileTraining(
         sentei.ranked("magnitude", sentei.linear(by="0.5 %"), within="group"),
         layers=["hidden", "digits"],
-        every=50,
+        every=every,
     )
     seen, asked = (part.inputs.permute(0, 2, 3, 1).numpy() for part in (train, test))
-    network.fit(seen, train.targets.numpy(), batch_size=128, epochs=epochs, callbacks=[anneal])
-    said = network.predict(asked, batch_size=128).argmax(1)
+    network.fit(seen, train.targets.numpy(), batch_size=batch, epochs=epochs, callbacks=[anneal])
+    said = network.predict(asked, batch_size=batch).argmax(1)
     right = float((said == test.targets.numpy()).mean())
     assert anneal.mask is not None
     return anneal.mask, right

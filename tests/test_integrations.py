@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sentei import find_synapses, find_units, geometric, linear, load, ranked, save
+from sentei import find_synapses, find_units, geometric, linear, load, only, ranked, save
 from sentei.errors import CriterionError, DataError, ScheduleError, StructureError
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -32,6 +32,7 @@ pytestmark = [
 ]
 
 IMAGES = np.random.default_rng(0).random((64, 12, 12, 1), dtype=np.float32)
+ROWS = IMAGES[:, 0, :4, 0]
 CLASSES = np.arange(64) % 3
 
 
@@ -98,6 +99,26 @@ def test_keras_units_go_by_silencing_who_reads_them():
     assert np.array_equal(model.predict(IMAGES, verbose=0), before)
 
 
+def test_keras_units_that_go_are_the_smallest_and_their_readers_slots_go_along():
+    model = image_network(keras.optimizers.Adam(0.0))  # remembers, but never moves
+    for name, unit in (("conv", 2), ("hidden", 5)):
+        kernel = model.get_layer(name).kernel
+        small = kernel.numpy().copy()
+        small[..., unit] *= 0.01
+        kernel.assign(small)
+    callback = for_keras.PruneWhileTraining(
+        ranked("magnitude", linear(by=1), within="group"), every=2, total=2, units=True
+    )
+    fit(model, callback, epochs=1)
+    assert [callback.mask.dead(group).tolist() for group in callback.groups] == [[2], [5]]
+    slots = {v.path.rpartition("/")[2]: v.numpy() for v in model.optimizer.variables}
+    for name, dead in (("hidden", np.arange(100) % 4 == 2), ("out", np.arange(8) == 5)):
+        momentum, velocity = (slots[found] for found in slots if f"{name}_kernel_" in found)
+        for slot in (momentum, velocity):
+            assert not slot[dead].any()
+            assert slot[~dead].any()
+
+
 def test_keras_layers_that_cannot_be_pruned_are_named():
     propose = ranked("magnitude", linear(by=1))
     for layers, error, message in (
@@ -107,9 +128,228 @@ def test_keras_layers_that_cannot_be_pruned_are_named():
         model = image_network()
         with pytest.raises(error, match=message):
             fit(model, for_keras.PruneWhileTraining(propose, layers))
-    with pytest.raises(CriterionError, match="looks at weights"):
-        fit(image_network(), for_keras.PruneWhileTraining(
-            ranked("ablation", linear(by=1)), every=1, units=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adadelta", "adam", "sgd", "rmsprop", "adamw", "nadam", "lion", "muon", "adafactor",
+     "adamax", "lamb", "adagrad", "ftrl", "loss_scale", "averaged", "schedule_free"],
+)  # fmt: skip
+def test_keras_holds_what_every_optimizer_remembers_and_nothing_else(optimizer):
+    made = {
+        "loss_scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), 2.0),
+        "averaged": lambda: keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True),
+        "lamb": lambda: keras.optimizers.Lamb(),
+        "schedule_free": lambda: keras.optimizers.ScheduleFreeAdamW(),
+    }
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            *(dense(4, name=name) for name in ("fc", "big_fc", "fc_big", "fc_kernel")),
+            dense(3, activation="softmax", name="out"),
+        ]
+    )
+    model.compile(made.get(optimizer, lambda: optimizer)(), "sparse_categorical_crossentropy")
+    anneal = for_keras.PruneWhileTraining(
+        ranked("magnitude", linear(by="25 %")), ["fc"], every=2, total=4
+    )
+    model.fit(ROWS, CLASSES, batch_size=8, epochs=1, verbose=0, callbacks=[anneal])
+    dead = model.get_layer("fc").kernel.numpy() == 0
+    assert dead.sum() == 8
+    assert all(np.isfinite(variable.numpy()).all() for variable in model.variables)
+    scope = model.get_layer("fc").kernel.path.removesuffix("fc/kernel").replace("/", "_")
+    others = tuple(f"{scope}{name}_kernel_" for name in ("big_fc", "fc_big", "fc_kernel"))
+    slots = [variable for variable in model.optimizer.variables if variable.shape == (4, 4)]
+    for variable in slots:
+        name = variable.path.rpartition("/")[2]
+        if name.startswith(others) or name == f"{scope}fc_kernel_accumulator":
+            assert (variable.numpy()[dead] != 0).all()
+        else:
+            assert not variable.numpy()[dead].any()
+    assert len(slots) % 4 == 0
+    assert slots or optimizer == "sgd"
+
+
+def proposals(total=None, every=2, epochs=2, **settings):
+    """What a callback did in one fit of so many epochs of eight batches."""
+    model, callback = image_network("sgd"), None
+    callback = for_keras.PruneWhileTraining(
+        ranked("magnitude", linear(by=1)), ["out"], every, total, finish=settings.pop("finish", 1.0)
+    )
+    model.fit(IMAGES, CLASSES, batch_size=8, epochs=epochs, verbose=0, callbacks=[callback],
+              **settings)  # fmt: skip
+    return callback.updates, callback.events, callback.cadence.proposals
+
+
+def test_keras_total_and_finish_end_the_proposals_and_epochs_are_counted():
+    assert proposals(total=4) == (16, 2, 2)
+    assert proposals(finish=0.5) == (16, 4, 4)
+    assert proposals(every="1 epoch") == (16, 2, 2)
+    assert proposals(every="1 epoch", total="1 epoch") == (16, 1, 1)
+    assert proposals(epochs=12, initial_epoch=10) == (16, 8, 8)
+    for settings, message in (
+        ({"every": 2.5}, "number of updates from 1"),
+        ({"every": 0}, "number of updates from 1"),
+        ({"every": 10, "total": 5}, "nothing would ever be pruned"),
+        ({"finish": 0.0}, "finish="),
+    ):
+        with pytest.raises(ScheduleError, match=message):
+            proposals(**settings)
+
+
+def test_keras_goes_on_with_a_model_and_starts_anew_with_another():
+    callback = for_keras.PruneWhileTraining(ranked("magnitude", linear("50 %")), ["out"], every=4)
+    model = image_network()
+    fit(model, callback)
+    assert callback.cadence.proposals == 4
+    fit(model, callback, epochs=1)
+    assert (callback.updates, callback.cadence.proposals) == (24, 6)
+    assert (model.get_layer("out").kernel.numpy() == 0).sum() == 12
+    fresh = image_network()
+    fit(fresh, callback, epochs=1)
+    assert (callback.updates, callback.events) == (8, 2)
+    keras.backend.clear_session()
+    callback.every = 8
+    fresh = image_network()
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(
+            int((fresh.get_layer("out").kernel.numpy() == 0).sum())
+        )
+    )
+    fresh.fit(IMAGES, CLASSES, batch_size=8, verbose=0, callbacks=[callback, watch])
+    assert seen[:7] == [0] * 7
+
+
+def test_keras_goes_on_from_a_state(tmp_path):
+    def make():
+        return for_keras.PruneWhileTraining(
+            ranked("magnitude", linear("40 %"), within="group"), ["hidden", "out"], every=4
+        )
+
+    whole, straight = image_network("adam"), make()
+    whole.fit(IMAGES, CLASSES, batch_size=8, epochs=4, shuffle=False, verbose=0,
+              callbacks=[straight])  # fmt: skip
+    model, first = image_network("adam"), make()
+    first.total = 32
+    model.fit(IMAGES, CLASSES, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=[first])
+    model.save(tmp_path / "model.keras")
+    torch.save(first.state_dict(), tmp_path / "anneal.pt")
+    again, callback = keras.saving.load_model(tmp_path / "model.keras"), make()
+    callback.load_state_dict(torch.load(tmp_path / "anneal.pt"))
+    assert callback.state_dict()["updates"] == 16
+    again.fit(IMAGES, CLASSES, batch_size=8, initial_epoch=2, epochs=4, shuffle=False, verbose=0,
+              callbacks=[callback])  # fmt: skip
+    assert (callback.updates, callback.events, callback.cadence.proposals) == (32, 8, 8)
+    assert callback.mask == straight.mask
+    assert np.array_equal(again.predict(IMAGES, verbose=0), whole.predict(IMAGES, verbose=0))
+    other = for_keras.PruneWhileTraining(callback.propose, ["conv"], every=4)
+    other.load_state_dict(callback.state_dict())
+    with pytest.raises(ValueError, match="that of other groups"):
+        fit(image_network(), other)
+
+
+def test_keras_counts_the_optimizer_s_updates():
+    model = image_network(keras.optimizers.SGD(gradient_accumulation_steps=4))
+    callback = for_keras.PruneWhileTraining(ranked("magnitude", linear(by=1)), ["out"], every=2)
+    fit(model, callback)
+    assert (callback.updates, callback.events, callback.cadence.proposals) == (4, 2, 2)
+    model.steps_per_execution = 4  # torch's backend refuses it by itself
+    with pytest.raises(StructureError, match="steps_per_execution=1, not 4"):
+        callback.on_train_begin()
+
+
+def chain(*between, shape=(6, 6, 2)):
+    """A model of these layers and one dense layer, "out", that reads them."""
+    model = keras.Sequential([keras.Input(shape), *between, keras.layers.Flatten(),
+                              keras.layers.Dense(3, activation="softmax", name="out")])  # fmt: skip
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def begin(model, layers=None, units=False, propose=None):
+    """The callback at the beginning of a training of this model."""
+    propose = propose or ranked("magnitude", linear(by=1))
+    callback = for_keras.PruneWhileTraining(propose, layers, units=units)
+    callback.set_model(model)
+    callback.on_train_begin()
+    return callback
+
+
+def test_keras_units_are_only_followed_where_they_are_known():
+    layers = keras.layers
+    turned = layers.Conv2DTranspose(4, 3, name="turned")
+    thin = layers.DepthwiseConv2D(3, name="thin")
+    for model, names, message in (
+        (chain(turned), None, "'turned' is a Conv2DTranspose"),
+        (chain(thin), ["thin"], "'thin' is a DepthwiseConv2D"),
+        (
+            chain(layers.Conv2D(2, 3, name="conv"), layers.DepthwiseConv2D(3)),
+            ["conv"],
+            "stands between",
+        ),
+        (image_network(), ["out"], "the network puts them out"),
+        (image_network(), [], "nothing to prune"),
+        (chain(), None, "nothing to prune"),
+    ):
+        with pytest.raises(StructureError, match=message):
+            begin(model, names, units=True)
+    assert [group.name for group in begin(image_network(), units=True).groups] == ["conv", "hidden"]
+    assert begin(chain(thin), ["thin"]).groups[0].size == 18
+    with pytest.raises(StructureError, match="nothing to prune"):
+        begin(image_network(), [])
+
+
+def test_keras_leaves_frozen_layers_alone():
+    model = image_network()
+    model.get_layer("hidden").trainable = False
+    assert [group.name for group in begin(model).groups] == ["conv", "out"]
+    assert not any(group.name == "conv" for group in begin(model, ["out"]).groups)
+    with pytest.raises(StructureError, match="'hidden' is frozen"):
+        begin(model, ["hidden"])
+    with pytest.raises(StructureError, match="'conv', since 'hidden' is frozen"):
+        begin(model, ["conv"], units=True)
+    tuned = image_network()
+    tuned.get_layer("hidden").enable_lora(2)
+    with pytest.raises(StructureError, match="before enable_lora"):
+        begin(tuned)
+    assert begin(tuned, ["out"]).groups
+
+
+def test_keras_finds_layers_of_any_name_and_within_other_models():
+    dense = keras.layers.Dense
+    inner = keras.Sequential([keras.Input((4,)), dense(4, name="half"), dense(4, name="in")])
+    model = keras.Sequential(
+        [keras.Input((4,)), inner, dense(4, name="wide"), dense(3, name="out")]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    callback = for_keras.PruneWhileTraining(
+        ranked("magnitude", linear(by="25 %"), within="group"), every=4
+    )
+    model.fit(ROWS, CLASSES, batch_size=8, verbose=0, callbacks=[callback])
+    assert [group.name for group in callback.groups] == ["half", "in", "wide", "out"]
+    for layer in (*inner.layers, *model.layers[1:]):
+        assert (layer.kernel.numpy() == 0).sum() == layer.kernel.numpy().size // 2
+    assert begin(model, ["half"]).groups[0].size == 16
+    with pytest.raises(StructureError, match="of a model inside it"):
+        begin(model, ["in"], units=True)
+    with pytest.raises(StructureError, match="'lstm', a LSTM, has kernels inside it"):
+        begin(chain(keras.layers.LSTM(2, name="lstm"), shape=(5, 2)))
+
+
+def test_keras_refuses_criteria_that_measure_before_anything_changes():
+    for propose, message in (
+        (ranked("ablation", linear(by=1)), "choose one that looks at weights"),
+        (ranked("weight_change", linear(by=1)), "rajectory"),
+        (ranked("magnitude", linear(by=1), repair="mean"), "leave repair= out"),
+        (only("neuron", ranked("taylor1", linear(by=1))), "looks at weights"),
+    ):
+        with pytest.raises(CriterionError, match=message):
+            begin(image_network(), units=True, propose=propose)
+    begin(image_network(), propose=ranked("random", linear(by=1)))
+    begin(image_network(), propose=lambda probe, groups, mask, progress: None)
 
 
 class Module(pl.LightningModule):
@@ -381,8 +621,9 @@ def example(name):
 
 
 def test_the_examples_run():
-    mask, right = example("annealing_keras").main(epochs=1, images=64)
-    assert [group.name for group in mask.groups] == ["hidden", "digits"]
+    mask, right = example("annealing_keras").main(epochs=1, images=96, batch=16, every=2)
+    gone = {group.name: len(mask.dead(group)) for group in mask.groups}
+    assert gone == {"hidden": 3 * (4608 * 128 // 200), "digits": 3 * (1280 // 200)}
     assert 0 <= right <= 1
     mask, right = example("annealing_lightning").main(epochs=2)
     assert sum(mask.count(group) for group in mask.groups) == round((16 * 128 + 128 * 26) / 5)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from sentei.criteria import scores
 from sentei.criteria.deferred import Deferred
 from sentei.criteria.probe import Probe
-from sentei.errors import StructureError, unknown
+from sentei.errors import CriterionError, StructureError
 from sentei.network.mask import Mask
-from sentei.network.units import Group, Listener, Neurons, Synapses
+from sentei.network.units import Group, Synapses
+from sentei.pruning.cadence import Cadence, cadence
 from sentei.pruning.proposals import Proposal
 from sentei.pruning.schedules import Progress
 
@@ -26,210 +27,269 @@ except ImportError as error:
         "KERAS_BACKEND=torch to have it use the torch that is there"
     ) from error
 
-# Layers that pass on each unit's own value, in the place where it was.
-PASSING = (
-    "Activation", "AlphaDropout", "BatchNormalization", "Dropout", "ELU", "GaussianDropout",
-    "GaussianNoise", "LeakyReLU", "PReLU", "ReLU", "SpatialDropout1D", "SpatialDropout2D",
-    "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D",
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
-    "GlobalMaxPooling2D",
-)  # fmt: skip
-MIXING = ("Conv1D", "Conv2D", "Conv3D", "Dense")
+from sentei.integrations.keras_layers import (
+    all_layers,
+    chosen_layers,
+    kernel_of,
+    parts_of,
+    synapses_of,
+    units_of,
+)
+
+_REMEDY = "a Keras callback sees none; choose one that looks at weights, such as 'magnitude'"
 
 
 class PruneWhileTraining(keras.callbacks.Callback):
     """Prunes connections, or whole units, of chosen layers while `fit` trains them.
 
-    What is dead is zero after every batch, and so is what the optimizer remembers of it.
+    What is dead is zero after every batch, and so is what the optimizer remembers of it; only the
+    sums of squares that Adagrad and Ftrl divide by stay.
 
         anneal = PruneWhileTraining(ranked("magnitude", linear(by="0.5 %"), within="group"),
                                     layers=["dense", "dense_1"])
         model.fit(images, classes, callbacks=[anneal])
 
+    A second `fit` of the same model goes on: the dead stay dead, and updates are counted further.
+    Another model starts anew. After a restart, give a new callback what `state_dict` said before.
+
     Args:
-        propose: what to remove next; its criterion may look at weights only.
-        layers: names of layers, or layers; all that have a kernel if None.
-        every: batches from one proposal to the next.
-        total: batches in all; what `fit` says of itself if None.
+        propose: what to remove next; its criterion looks at weights only: "magnitude", "random",
+            fixed scores, or a function of your own.
+        layers: names of layers, or layers, of the model or of models inside it. If None, all that
+            have a kernel and are not frozen.
+        every: updates from one proposal to the next, or epochs such as "2 epochs".
+        total: updates in all, or epochs, of every `fit` together; nothing is proposed after them.
+            If None, what was done before and what this `fit` says of itself: who calls `fit`
+            several times gives it.
         units: remove whole units, by zeroing what reads them, instead of single connections. In a
             Sequential model, where the layer that reads them is known.
+        finish: proposals are made in this first part of `total` only.
 
     Attributes:
         mask: what is alive; None before training.
-        updates: how many batches were seen.
+        cadence: when something is proposed; None before training.
+        updates: how many the optimizer has made.
         events: how many proposals were made.
 
     Source: Bartoldson's poster, whose callback annealed both dense layers of a network of Keras.
-
-    Raises:
-        StructureError: a layer has no kernel, or nobody is known to read its units.
-        ValueError: a name that no layer has, with the nearest.
     """
 
     def __init__(
         self,
         propose: Proposal,
         layers: Sequence[Any] | None = None,
-        every: int = 50,
-        total: int | None = None,
+        every: int | str = 50,
+        total: int | str | None = None,
         units: bool = False,
+        finish: float = 1.0,
     ):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every= is a number of batches from 1; got {every}")
-        self.propose, self.layers, self.every, self.total = propose, layers, every, total
-        self.units = units
+        self.propose, self.layers, self.units = propose, layers, units
+        self.every, self.total, self.finish = every, total, finish
         self.mask: Mask | None = None
+        self.cadence: Cadence | None = None
         self.groups: list[Group] = []
         self.updates = self.events = 0
+        self._known: Any = None
+        self._state: dict[str, Any] | None = None
+        self._counted = 0
         self._kernels: dict[str, Any] = {}
         self._slots: dict[str, list[Any]] = {}
         self._factors: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Find what may be cut; a second `fit` goes on where the first one stopped."""
+        """Find what may be cut, unless this model is known.
+
+        Raises:
+            CriterionError: what proposes would measure.
+            StructureError: a layer has no kernel of its own or is frozen, nobody is known to read
+                its units, nothing is left to prune, or several updates are made at once.
+            ValueError: a name that no layer has, with the nearest; a state of other groups.
+        """
         del logs
-        if self.mask is None:
-            chosen = _chosen(self._network, self.layers)
-            self.groups = _units(self._network, chosen) if self.units else _synapses(chosen)
-            self.mask = Mask.full(self.groups)
-        held = {name for group in self.groups for name in _held(group)}
-        layers = {layer.name: layer for layer in self._network.layers}
-        self._kernels = {name: layers[name.rpartition(".")[0]].kernel for name in sorted(held)}
-        self._slots = {}
-        batches, epochs = (int((self.params or {}).get(key) or 0) for key in ("steps", "epochs"))
-        self.total = self.total or batches * epochs or None
+        network = self._network
+        _refuse_unsteady(network)
+        if network is not self._known:
+            self._start(network)
+        if self._state is not None:
+            self._go_on(self._state)
+        self._slots, self.cadence = {}, None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Say when something is proposed: only now it is known at which epoch `fit` begins.
+
+        Raises:
+            ScheduleError: `every` or `total` is no count, or nothing would ever be proposed.
+        """
+        del logs
+        if self.cadence is None:
+            self.cadence = self._paced(epoch)
+            self._hold()
+        self._counted = self._iterations()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Hold what is dead, and propose when it is time."""
         del batch, logs
-        self.updates += 1
+        assert self.cadence is not None  # an epoch has begun
+        new = self._iterations() - self._counted
         self._hold()
-        if self.updates % self.every == 0:
-            self._propose()
+        # A batch is no update where gradients are accumulated, or one was not finite.
+        if new:
+            self._counted += new
+            self.updates += new
+            if self.cadence.falls_on(self.updates):
+                self._propose()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next updates depend on besides the model and its optimizer."""
+        if self._state is not None or self.mask is None:
+            return dict(self._state or {})
+        dead = {f"{group.kind}/{group.name}": self.mask.dead(group) for group in self.groups}
+        return {"updates": self.updates, "events": self.events, "dead": dead}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state when training begins."""
+        self._state = dict(state_dict) or None
 
     @property
     def _network(self) -> Any:
-        return self.model  # Keras sets it before training
+        # JAX takes the variables' values away between batches; reading `model` brings them back.
+        return self.model
+
+    def _start(self, network: Any) -> None:
+        chosen = chosen_layers(network, self.layers)
+        named = self.layers is not None
+        groups = units_of(network, chosen, named) if self.units else synapses_of(chosen)
+        if not groups:
+            raise StructureError(
+                "there is nothing to prune: layers= has to name layers with a kernel, or be None "
+                f"for all that are not frozen; got layers={self.layers!r}, units={self.units}"
+            )
+        mask = Mask.full(groups)
+        layers = {layer.name: layer for layer in (*all_layers(network), *network.layers)}
+        kernels = {
+            place: kernel_of(layers[name]) for group in groups for name, place in parts_of(group)
+        }
+        _refuse_measuring(self.propose, _evidence(kernels, mask), groups[0])
+        self._known, self.groups, self.mask, self._kernels = network, groups, mask, kernels
+        self.updates = self.events = 0
+        self._factors = {}
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        named = {f"{group.kind}/{group.name}": group for group in self.groups}
+        if named.keys() != state["dead"].keys():
+            other = sorted(named.keys() ^ state["dead"].keys())
+            raise ValueError(f"the state is that of other groups; they differ in {other[0]!r}")
+        dead = {named[name]: positions for name, positions in state["dead"].items()}
+        self._change(Mask.full(self.groups).without(dead))
+        self.updates, self.events, self._state = state["updates"], state["events"], None
+
+    def _paced(self, epoch: int) -> Cadence:
+        said = self.params or {}
+        batches, left = said.get("steps"), said.get("epochs", 1) - epoch
+        optimizer = self._network.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+        each = optimizer.gradient_accumulation_steps or 1
+        if batches is None:  # `fit` does not know how long an epoch is
+            return cadence(self.every, self.total, None, self.finish)
+        total = self.updates + batches * left // each if self.total is None else self.total
+        return cadence(self.every, total, max(batches // each, 1), self.finish)
+
+    def _iterations(self) -> int:
+        return int(cast("Any", ops.convert_to_numpy(self._network.optimizer.iterations)))
 
     def _propose(self) -> None:
         assert self.mask is not None  # training has begun
-        total = None if self.total is None else self.total // self.every
+        assert self.cadence is not None
         start = sum(group.size for group in self.groups)
-        alive = sum(self.mask.count(group) for group in self.groups)
-        remedy = "a Keras callback sees none; choose a criterion that looks at weights"
-        seen = Deferred(_Copy(self._network), self.mask, None, None, remedy)
-        progress = Progress(self.events + 1, total, start, alive)
-        cut = self.propose(cast("Probe", seen), self.groups, self.mask, progress)
+        remaining = sum(self.mask.count(group) for group in self.groups)
+        progress = Progress(self.events + 1, self.cadence.proposals, start, remaining)
+        cut = self.propose(_evidence(self._kernels, self.mask), self.groups, self.mask, progress)
         if cut is None:
             return
         self.events += 1
-        self.mask = self.mask.without(cut.doomed).with_(cut.regrown)
-        for name, kernel in self._kernels.items():
-            alive = torch.ones(tuple(kernel.shape))
-            self.mask.hush_(name, alive)
-            self._factors[name] = ops.convert_to_tensor(alive.numpy(), dtype=kernel.dtype)
+        self._change(self.mask.without(cut.doomed).with_(cut.regrown))
         self._hold()
 
-    def _hold(self) -> None:
-        for name, factor in self._factors.items():
-            for variable in (self._kernels[name], *self._remembered(name)):
-                variable.assign(ops.multiply(variable, factor))
-
-    def _remembered(self, name: str) -> list[Any]:
-        """What the optimizer remembers of a kernel: variables of its shape with its path inside."""
-        if name not in self._slots:
+    def _change(self, mask: Mask) -> None:
+        self.mask = mask
+        for name in {name for group in self.groups for name in _held(group)}:
             kernel = self._kernels[name]
-            path = kernel.path.replace("/", "_") + "_"
-            self._slots[name] = [
-                variable
-                for variable in self._network.optimizer.variables
-                if path in variable.path and variable.shape == kernel.shape
-            ]
-        return self._slots[name]
+            alive = torch.ones(tuple(kernel.shape))
+            mask.hush_(name, alive)
+            self._factors[name] = ops.convert_to_tensor(alive.numpy(), dtype=kernel.dtype)
+
+    def _hold(self) -> None:
+        network = self._network
+        if not self._slots and network.optimizer.built:
+            self._slots = {
+                name: _remembered(network, self._kernels[name]) for name in self._factors
+            }
+        for name, factor in self._factors.items():
+            for variable in (self._kernels[name], *self._slots.get(name, ())):
+                variable.assign(ops.multiply(variable, factor))
 
 
 class _Copy(nn.Module):
-    """The kernels and biases of a Keras model, as torch modules of the layers' names."""
+    """Some kernels of a Keras model as they are now, under the names that groups give them."""
 
-    def __init__(self, model: Any):
+    def __init__(self, kernels: Mapping[str, Any]):
         super().__init__()
-        for layer in model.layers:
-            copied = nn.Module()
-            for weight in layer.weights:
-                value = torch.tensor(ops.convert_to_numpy(weight.value))
-                if value.is_floating_point():
-                    copied.register_parameter(weight.name, nn.Parameter(value, requires_grad=False))
-            self.add_module(layer.name, copied)
+        for name, kernel in kernels.items():
+            value = torch.tensor(ops.convert_to_numpy(kernel.value))
+            self.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
-def _chosen(model: Any, asked: Sequence[Any] | None) -> list[Any]:
-    layers = {layer.name: layer for layer in model.layers}
-    if asked is None:
-        return [layer for layer in model.layers if getattr(layer, "kernel", None) is not None]
-    chosen = []
-    for one in asked:
-        name = one if isinstance(one, str) else one.name
-        if name not in layers:
-            raise ValueError(unknown("layer", name, layers))
-        if getattr(layers[name], "kernel", None) is None:
-            raise StructureError(
-                f"layer {name!r}, a {type(layers[name]).__name__}, has no kernel to prune; name "
-                "dense or convolutional layers"
-            )
-        chosen.append(layers[name])
-    return chosen
+def _evidence(kernels: Mapping[str, Any], mask: Mask) -> Probe:
+    return cast("Probe", Deferred(_Copy(kernels), mask, None, None, _REMEDY))
 
 
-def _synapses(layers: Sequence[Any]) -> list[Group]:
-    shapes = [(layer.name, tuple(layer.kernel.shape)) for layer in layers]
-    return [Synapses(name, prod(shape), f"{name}.kernel", shape) for name, shape in shapes]
-
-
-def _units(model: Any, layers: Sequence[Any]) -> list[Group]:
-    if not isinstance(model, keras.Sequential):
+def _refuse_unsteady(network: Any) -> None:
+    if network.optimizer is None:
         raise StructureError(
-            "units are followed from layer to layer of a keras.Sequential; this is a "
-            f"{type(model).__name__}. Prune its connections instead (units=False)."
+            "pruning goes along with the optimizer of the model, and this one has none; give "
+            "compile() an optimizer"
         )
-    found: list[Group] = []
-    for layer in layers:
-        size = layer.kernel.shape[-1]
-        reader, columns = _reader(model, layer, size)
-        if reader is None:
-            continue  # the outputs of the network
-        last = layer.kernel.ndim - 1
-        producer = Listener(layer.name, f"{layer.name}.kernel", last, _one_each(size))
-        axis = reader.kernel.ndim - 2
-        listener = Listener(reader.name, f"{reader.name}.kernel", axis, columns)
-        kind = "neuron" if type(layer).__name__ == "Dense" else "channel"
-        found.append(Neurons(layer.name, kind, size, (producer,), (), (listener,)))
-    return found
+    if network.steps_per_execution != 1:
+        raise StructureError(
+            "what is dead has to be held after every update, and this model makes several at "
+            f"once; compile it with steps_per_execution=1, not {network.steps_per_execution!r}"
+        )
 
 
-def _reader(model: Any, layer: Any, size: int) -> tuple[Any, Tensor]:
-    """The layer that reads a layer's units, and at which rows; None for the last layer."""
-    columns = _one_each(size)
-    for after in model.layers[model.layers.index(layer) + 1 :]:
-        kind = type(after).__name__
-        if kind in MIXING and getattr(after, "groups", 1) == 1:
-            return after, columns
-        if kind == "Flatten" and getattr(layer, "data_format", None) != "channels_first":
-            places = after.output.shape[-1] // size  # channels come last: place by place
-            columns = torch.arange(places)[None, :] * size + columns
-        elif kind not in PASSING:
-            raise StructureError(
-                f"layer {after.name!r}, a {kind}, stands between the units of {layer.name!r} and "
-                "whoever reads them; leave that layer out, or prune its connections (units=False)"
-            )
-    return None, columns
-
-
-def _one_each(size: int) -> Tensor:
-    return torch.arange(size).reshape(size, 1)
+def _refuse_measuring(propose: Any, seen: Probe, group: Group) -> None:
+    propose = getattr(propose, "propose", propose)  # inside only(...)
+    if getattr(propose, "repair", None) is not None:
+        raise CriterionError(
+            f"repair={propose.repair!r} measures units, and a Keras callback sees no data; leave "
+            "repair= out"
+        )
+    if getattr(propose, "criterion", None) is not None:
+        scores(propose.criterion, seen, group)
 
 
 def _held(group: Group) -> list[str]:
     if isinstance(group, Synapses):
         return [group.parameter]
     return [part.parameter for part in group.listeners]
+
+
+def _remembered(model: Any, kernel: Any) -> list[Any]:
+    """What the optimizer remembers of each weight of a kernel: variables that begin with its path.
+
+    So do those of a layer "a_kernel" with the path of layer "a": the longest path is the owner's.
+    """
+    paths = [_flat(variable) for variable in model.trainable_variables]
+    found = []
+    for variable in model.optimizer.variables:
+        name = variable.path.rpartition("/")[2]
+        owner = max((path for path in paths if name.startswith(path)), key=len, default="")
+        # Adagrad and Ftrl divide by an "accumulator" that begins above zero: 0 / 0 with Ftrl.
+        kept = name == owner + "accumulator"
+        if owner == _flat(kernel) and not kept and variable.shape == kernel.shape:
+            found.append(variable)
+    return found
+
+
+def _flat(variable: Any) -> str:
+    return variable.path.replace("/", "_") + "_"
