@@ -27,6 +27,7 @@ from sentei import (
     units_at_most,
 )
 from sentei.network.units import find_synapses
+from sentei.pruning.proposals import lowest
 from sentei.pruning.schedules import linear
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
@@ -369,3 +370,26 @@ def test_below_a_threshold_the_lowest_go_capped_and_never_all():
         sentei.below("magnitude", 0.1, cap=0.0)
     with pytest.raises(ValueError, match="Did you mean"):
         sentei.below("magnitud", 0.1)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_who_goes_is_who_comes_first_when_sorted(seed):
+    chance = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3))
+    scope = [*sentei.find_units(model, torch.rand(20, 5)), *find_synapses(model)[seed % 2 :]]
+    judged = {g: torch.randint(-2, 3, (g.size,), generator=chance).double() for g in scope}
+    mask = Mask.full(scope).without(
+        {g: torch.randperm(g.size, generator=chance)[: g.size // 3] for g in scope}
+    )
+    members = [
+        (float(judged[group][at]), place, at)
+        for place, group in enumerate(scope)
+        for at in mask.alive(group).nonzero().flatten().tolist()
+    ]
+    for count in (1, 5, len(members) // 2, len(members), len(members) + 3):
+        wanted = [[at for _, which, at in sorted(members)[:count] if which == place]
+                  for place in range(len(scope))]  # fmt: skip
+        going = lowest(judged, mask, scope, count)
+        assert [going.get(group, torch.empty(0)).tolist() for group in scope] == [
+            sorted(positions) for positions in wanted
+        ]

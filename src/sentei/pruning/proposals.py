@@ -282,19 +282,30 @@ def lowest(
 ) -> dict[Group, Tensor]:
     """The `count` alive members of `scope` with the lowest scores: exactly so many, ties or not."""
     values = torch.cat([judged[group] for group in scope])
-    alive = torch.cat([mask.alive(group) for group in scope])
-    owners = torch.cat([torch.full((group.size,), i) for i, group in enumerate(scope)])
-    positions = torch.cat([torch.arange(group.size) for group in scope])
-    order = values.argsort(stable=True)
-    order = order[alive[order]]
-    may_go = torch.ones(len(order), dtype=torch.bool)
-    for i, group in enumerate(scope):
-        least = group.least if isinstance(group, Neurons) else 0
-        mine = (owners[order] == i).nonzero().flatten()
-        may_go[mine[max(len(mine) - least, 0) :]] = False
-    order = order[may_go][:count]
-    going = {g: positions[order[owners[order] == i]] for i, g in enumerate(scope)}
-    return {group: members.sort().values for group, members in going.items() if members.numel()}
+    may_go = torch.cat([_may_go(judged[group], mask, group) for group in scope])
+    candidates = may_go.nonzero().flatten()
+    if count < len(candidates):
+        # The value of the last one to go takes a tenth of the time of sorting all of them.
+        offered = values[candidates]
+        last = offered.kthvalue(max(count, 1)).values
+        ties = (offered == last).nonzero().flatten()
+        below = offered < last
+        below[ties[: count - int(below.sum())]] = True
+        candidates = candidates[below]
+    ends = torch.tensor([group.size for group in scope]).cumsum(0)
+    parts = candidates.tensor_split(torch.searchsorted(candidates, ends[:-1]))
+    starts = [0, *ends[:-1].tolist()]
+    going = {g: part - start for g, part, start in zip(scope, parts, starts, strict=True)}
+    return {group: members for group, members in going.items() if members.numel()}
+
+
+def _may_go(scores: Tensor, mask: Mask, group: Group) -> Tensor:
+    """(size,) bool: who is alive and not one of those that torch cannot do without."""
+    alive = mask.alive(group)
+    if isinstance(group, Neurons) and group.least:
+        places = alive.nonzero().flatten()
+        alive[places[scores[places].argsort(stable=True)[-group.least :]]] = False
+    return alive
 
 
 def _same(a: Mapping[Any, Tensor], b: Mapping[Any, Tensor]) -> bool:

@@ -78,7 +78,7 @@ VARIANTS: dict[str, Variant] = {
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
     "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
     "distorted": Variant(
-        "annealing (FSA to 0.7), distorted digits, Adam to 0",
+        "annealing, distorted digits, Adam",
         propose=lambda: ranked("magnitude", fsa("44 %", finish=0.7), within="group"),
         learning={"optimizer": "adam", "lr": 0.002, "decay": "cosine"},
         distorted=0.5,
