@@ -216,7 +216,7 @@ class PruneWhileTraining(keras.callbacks.Callback):
         for name in {name for group in self.groups for name in _held(group)}:
             kernel = self._kernels[name]
             alive = torch.ones(tuple(kernel.shape))
-            mask.hush_(name, alive)
+            mask.zero_(name, alive)
             self._factors[name] = ops.convert_to_tensor(alive.numpy(), dtype=kernel.dtype)
 
     def _hold(self) -> None:

@@ -197,8 +197,8 @@ class Mask:
             GroupError: the groups are not the model's; nothing has changed then.
         """
         self.check(model)
-        for parameter, zero_ in self._zeroing:
-            zero_(model.get_parameter(parameter))
+        for parameter in self._zeroing:
+            self.zero_(parameter, model.get_parameter(parameter))
 
     @torch.no_grad()
     def hold_(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
@@ -207,28 +207,29 @@ class Mask:
         Momentum and adaptive optimizers move a zeroed weight again through their buffers, so the
         optimizer's state of dead weights is zeroed as well.
         """
-        for parameter, zero_ in self._zeroing:
+        for parameter in self._zeroing:
             weight = model.get_parameter(parameter)
-            zero_(weight)
+            self.zero_(parameter, weight)
             state = optimizer.state.get(weight, {}) if optimizer is not None else {}
             for value in state.values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    zero_(value)
+                    self.zero_(parameter, value)
 
     @torch.no_grad()
-    def hush_(self, parameter: str, gradient: Tensor) -> None:
-        """Zero what is dead in the gradient of one parameter."""
-        for name, zero_ in self._zeroing:
-            if name == parameter:
-                zero_(gradient)
+    def zero_(self, parameter: str, like: Tensor) -> None:
+        """Zero what is dead of one parameter, in a tensor of its shape such as its gradient."""
+        for part_ in self._zeroing.get(parameter, ()):
+            part_(like)
 
     @cached_property
-    def _zeroing(self) -> list[tuple[str, Callable[[Tensor], object]]]:
-        """Each parameter with anything dead in it, and what zeroes that in a tensor like it."""
-        zeroing = [(name, _columns(dim, where)) for (name, dim), where in self.unread.items()]
+    def _zeroing(self) -> dict[str, list[Callable[[Tensor], object]]]:
+        """What zeroes the dead in a tensor like a parameter, for each that has any."""
+        zeroing: dict[str, list[Callable[[Tensor], object]]] = {}
+        for (name, dim), where in self.unread.items():
+            zeroing.setdefault(name, []).append(_columns(dim, where))
         for group, alive in self._alive.items():
             if isinstance(group, Synapses) and not alive.all():
-                zeroing.append((group.parameter, _entries(alive)))
+                zeroing.setdefault(group.parameter, []).append(_entries(alive))
         return zeroing
 
     # What is left once the dead are gone.

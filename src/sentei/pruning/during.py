@@ -130,8 +130,8 @@ class PruneWhileTraining:
         check_optimizer(optimizer, holds, delete=self.delete)
         self._optimizer, self._held = optimizer, holds
         self._hooks = [
-            it.parameter.register_post_accumulate_grad_hook(Hush(self))
-            for it in holds.values()
+            it.parameter.register_post_accumulate_grad_hook(Hush(self, name))
+            for name, it in holds.items()
             if it.zeroed and it.parameter.requires_grad
         ]
         self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._updated()))
@@ -160,12 +160,6 @@ class PruneWhileTraining:
     ) -> None:
         """Show the batch of the coming update to criteria that measure; free unless one asks."""
         self._batch = inputs, targets, loss
-
-    def mask_gradient(self, parameter: Tensor) -> None:
-        """Zero what is dead in a parameter's gradient; called after every backward pass."""
-        for name, it in self._held.items():
-            if it.parameter is parameter and parameter.grad is not None:
-                self.mask.hush_(name, parameter.grad)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next updates depend on besides model, optimizer and trajectory, copied."""
@@ -242,8 +236,8 @@ class PruneWhileTraining:
         else:
             self.mask = silence_(self.model, self.mask, cut)
             self.mask.hold_(self.model, optimizer)
-        for it in self._held.values():
-            self.mask_gradient(it.parameter)
+        for name, it in self._held.items():
+            Hush(self, name)(it.parameter)
 
     def _delete(self, optimizer: Optimizer) -> None:
         if not self.mask.gone:

@@ -30,13 +30,15 @@ class Held:
 
 @dataclass(frozen=True)
 class Hush:
-    """Has a pruner zero the gradients of the dead, once a backward pass has added to them."""
+    """Zeroes the gradients of what a pruner holds dead, once a backward pass has added to them."""
 
     pruner: Any
+    name: str
 
     def __call__(self, parameter: Tensor) -> None:
         """Called by autograd with the parameter."""
-        self.pruner.mask_gradient(parameter)
+        if parameter.grad is not None:
+            self.pruner.mask.zero_(self.name, parameter.grad)
 
 
 def held(model: nn.Module, groups: Iterable[Group]) -> dict[str, Held]:
