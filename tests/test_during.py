@@ -60,6 +60,15 @@ def train(model, optimizer, updates=40, clip=None, accumulate=1, before=lambda x
         optimizer.step()
 
 
+def states(*parts):
+    return copy.deepcopy([part.state_dict() for part in parts])
+
+
+def restore(saved, *parts):
+    for part, state in zip(parts, saved, strict=True):
+        part.load_state_dict(state)
+
+
 def falling(keep="40 %", steps=4):
     return ranked("magnitude", linear(keep, steps))
 
@@ -147,12 +156,11 @@ def test_a_resumed_training_goes_on_to_the_same_bits():
     whole, optimizer, pruner = start()
     pruner.attach(optimizer)
     train(whole, optimizer, 18)
-    kept = copy.deepcopy((whole.state_dict(), optimizer.state_dict(), pruner.state_dict()))
+    kept = states(whole, optimizer, pruner)
     train(whole, optimizer, 18)
 
     again, optimizer, pruner = start()
-    for part, state in zip((again, optimizer, pruner), kept, strict=True):
-        part.load_state_dict(state)
+    restore(kept, again, optimizer, pruner)
     pruner.attach(optimizer)
     train(again, optimizer, 18)
     assert pruner.updates == 36

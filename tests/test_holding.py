@@ -28,7 +28,7 @@ from sentei import (
     units_at_most,
 )
 from sentei.pruning.during import PruneWhileTraining
-from test_during import OPTIMIZERS, X, Y, falling, network, train
+from test_during import OPTIMIZERS, X, Y, falling, network, restore, states, train
 
 SGD = OPTIMIZERS["sgd"]
 
@@ -137,13 +137,12 @@ def test_a_resumed_budget_is_of_the_start():
     whole, optimizer, pruner = start()
     pruner.attach(optimizer)
     train(whole, optimizer, 6)
-    kept = copy.deepcopy((whole.state_dict(), optimizer.state_dict(), pruner.state_dict()))
+    kept = states(whole, optimizer, pruner)
     pruner.detach()
     pruner.attach(optimizer)  # a pause is no start
     train(whole, optimizer, 14)
     again, optimizer, resumed = start()
-    for part, state in zip((again, optimizer, resumed), kept, strict=True):
-        part.load_state_dict(state)
+    restore(kept, again, optimizer, resumed)
     resumed.attach(optimizer)
     train(again, optimizer, 14)
     assert pruner.reached
@@ -169,11 +168,10 @@ def test_a_resumed_deletion_goes_on_to_the_same_bits():
     whole = start((12, 10))
     whole[3].attach(whole[1])
     train(whole[0], whole[1], 8)
-    kept = copy.deepcopy([part.state_dict() for part in whole])
+    kept = states(*whole)
     train(whole[0], whole[1], 10)
     again = start((whole_size(kept[0], "0"), whole_size(kept[0], "2")))
-    for part, state in zip(again, kept, strict=True):
-        part.load_state_dict(state)
+    restore(kept, *again)
     again[3].attach(again[1])
     train(again[0], again[1], 10)
     assert again[0][0].out_features == whole[0][0].out_features == 5
