@@ -84,6 +84,7 @@ def test_pairs_are_compared_by_students_t():
     apart = [2.776445 / 5**0.5 + d for d in (-1.0, -1.0, 0.0, 1.0, 1.0)]
     assert paired(apart, [0.0] * 5).p == pytest.approx(0.05, abs=1e-6)
     assert told.words(1, 10, "points") == "+20.0 ± 10.0 points (3 pairs, p = 0.074)"
+    assert paired([1.0, 2.0, 3.001], [0.0, 1.0, 2.0]).words() == "+1.00 ± 0.00 (3 pairs, p < 0.001)"
     assert paired([1.0], [0.5]).words() == "+0.50 ± nan (1 pair)"
     with pytest.raises(ValueError, match="as many"):
         paired([1.0], [])

@@ -105,10 +105,11 @@ class Paired:
     def words(self, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
         """Such as "+0.13 ± 0.05 points (5 pairs, p = 0.003)"."""
         tail = f" {unit}" if unit else ""
-        chance = "" if math.isnan(self.p) else f", p = {self.p:.3f}"
+        chance = "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
+        told = "" if math.isnan(self.p) else f", p {chance}"
         return (
             f"{self.mean * scale:+,.{digits}f} ± {self.deviation * scale:.{digits}f}{tail} "
-            f"({self.pairs} pair{'s' * (self.pairs > 1)}{chance})"
+            f"({self.pairs} pair{'s' * (self.pairs > 1)}{told})"
         )
 
 

@@ -50,14 +50,14 @@ def curves(axes: Axes, runs: Runs) -> None:
 def accuracies(axes: Axes, runs: Runs) -> None:
     """Test accuracy of every seed after the last epoch, by variant: dots, and a bar at the mean."""
     names = list(runs)[::-1]
+    for published, words in ((98.89, "ANN_A"), (98.76, "ANN_D")):
+        axes.axvline(published, color=PALE, zorder=0)
+        axes.text(published, len(names) - 0.4, words, ha="center", fontsize=8, color=INK)
     for place, name in enumerate(names):
         values = 100 * np.array(final(runs[name]))
         colour = COLOURS.get(name.partition("-")[0], LEAF)
         axes.plot(values, np.full(len(values), place), "o", color=colour, ms=5, alpha=0.6)
         axes.plot([values.mean()], [place], "|", color=INK, ms=14, mew=2)
-    for published, words in ((98.89, "ANN_A"), (98.76, "ANN_D")):
-        axes.axvline(published, color=PALE, zorder=0)
-        axes.text(published, len(names) - 0.4, words, ha="center", fontsize=8, color=INK)
     axes.set_yticks(range(len(names)), [VARIANTS[name].words for name in names])
     axes.set(xlabel="test accuracy (%)")
 
