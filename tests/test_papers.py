@@ -85,7 +85,7 @@ def test_pairs_are_compared_by_students_t():
     assert paired(apart, [0.0] * 5).p == pytest.approx(0.05, abs=1e-6)
     assert told.words(1, 10, "points") == "+20.0 ± 10.0 points (3 pairs, p = 0.074)"
     assert paired([1.0, 2.0, 3.001], [0.0, 1.0, 2.0]).words() == "+1.00 ± 0.00 (3 pairs, p < 0.001)"
-    assert paired([1.0], [0.5]).words() == "+0.50 ± nan (1 pair)"
+    assert paired([1.0], [0.5]).words() == "+0.50 (1 pair)"
     with pytest.raises(ValueError, match="as many"):
         paired([1.0], [])
 
@@ -156,6 +156,17 @@ def test_a_page_of_several_papers_or_of_a_quick_run_is_refused_before_any_work(t
         with pytest.raises(ValueError, match="--page"):
             reproduce(**asked, into=tmp_path / "into", page=tmp_path / "p.md")
     assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_quick_run_says_so_on_the_screen(tmp_path, monkeypatch, capsys, quick):
+    from sentei import papers
+    from sentei.cli.reproduce import reproduce
+
+    monkeypatch.setattr(papers, "reproduce", lambda name, order: replace(WHOLE, quick=order.quick))
+    reproduce("wsf", into=tmp_path, quick=quick)
+    told = capsys.readouterr()
+    assert ("not for publication" in told.out + told.err) is quick
 
 
 PUBLISHED = [path.parent.name for path in (ROOT / "docs" / "papers").glob("*/claims.json")]

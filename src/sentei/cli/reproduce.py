@@ -41,6 +41,7 @@ def reproduce(
     from sentei.cli.screen import console, head, progress, say
     from sentei.papers import PAPERS, Order
     from sentei.papers import reproduce as reproduced
+    from sentei.papers.claims import SMALLER
     from sentei.papers.pages import publish
     from sentei.reporting.tables import claims
 
@@ -56,6 +57,8 @@ def reproduce(
             report = reproduced(name, Order(folder, quick, seeds, processes, said))
         head(report.title)
         console.print(claims(report.claims))
+        if quick:
+            say(SMALLER)
         say(f"figures and claims lie in [bold]{folder}[/bold]")
         if page is not None:
             left = publish(report, folder, page)

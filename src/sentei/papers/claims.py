@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 Verdict = Literal["holds", "holds in part", "does not hold", "cannot be judged"]
+SMALLER = "Measured with `--quick`: smaller experiments, not for publication."
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Report:
         """The table, for a page."""
         lines = [f"<!-- {self.command} -->", ""]
         if self.quick:
-            lines += ["**Measured with `--quick`: smaller experiments, not for publication.**", ""]
+            lines += [f"**{SMALLER}**", ""]
         lines += ["| claim | published | measured | verdict | remark |", "| --- " * 5 + "|"]
         for row in self.claims:
             cells = (row.claim, row.published, row.measured, row.verdict, row.remark)
@@ -107,10 +108,9 @@ class Paired:
         tail = f" {unit}" if unit else ""
         chance = "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
         told = "" if math.isnan(self.p) else f", p {chance}"
-        return (
-            f"{self.mean * scale:+,.{digits}f} ± {self.deviation * scale:.{digits}f}{tail} "
-            f"({self.pairs} pair{'s' * (self.pairs > 1)}{told})"
-        )
+        spread = "" if math.isnan(self.deviation) else f" ± {self.deviation * scale:.{digits}f}"
+        counted = f"{self.pairs} pair{'s' * (self.pairs > 1)}"
+        return f"{self.mean * scale:+,.{digits}f}{spread}{tail} ({counted}{told})"
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Paired:
