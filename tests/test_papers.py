@@ -158,6 +158,15 @@ def test_a_page_of_several_papers_or_of_a_quick_run_is_refused_before_any_work(t
     assert not (tmp_path / "into").exists()
 
 
+@pytest.mark.parametrize("asked", [{"seeds": 0}, {"processes": 0}, {"seeds": -1, "quick": True}])
+def test_a_reproduction_of_nothing_is_refused_before_any_work(tmp_path, asked):
+    from sentei.cli.reproduce import reproduce
+
+    with pytest.raises(ValueError, match=f"{next(iter(asked))} is how .* at least 1; got"):
+        reproduce("annealing", into=tmp_path / "into", **asked)
+    assert not (tmp_path / "into").exists()
+
+
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_quick_run_says_so_on_the_screen(tmp_path, monkeypatch, capsys, quick):
     from sentei import papers

@@ -179,7 +179,10 @@ class PruneWhileTraining(keras.callbacks.Callback):
         named = {f"{group.kind}/{group.name}": group for group in self.groups}
         if named.keys() != state["dead"].keys():
             other = sorted(named.keys() ^ state["dead"].keys())
-            raise ValueError(f"the state is that of other groups; they differ in {other[0]!r}")
+            raise ValueError(
+                f"the state is that of other groups; they differ in {other[0]!r}. Give the "
+                "callback the layers= and units= that it was saved with"
+            )
         dead = {named[name]: positions for name, positions in state["dead"].items()}
         self._change(Mask.full(self.groups).without(dead))
         self.updates, self.events, self._state = state["updates"], state["events"], None

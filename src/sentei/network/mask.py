@@ -286,7 +286,7 @@ _WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by b
 
 
 def _entries(alive: Tensor) -> Callable[[Tensor], object]:
-    # Training asks this of every update: masking the bits is thirty times as fast as filling, and
+    # Training asks this of every update: masking the bits is many times as fast as filling, and
     # unlike a product with 0 it makes a zero of what is infinite or no number.
     bits: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 

@@ -35,6 +35,9 @@ class Order:
         seeds: how often each experiment is repeated; at least five where anything is published.
         processes: how many jobs run side by side.
         said: called with (how many jobs are done, of how many, the name of the last).
+
+    Raises:
+        ValueError: no seed.
     """
 
     folder: Path
@@ -42,6 +45,14 @@ class Order:
     seeds: int = 5
     processes: int = 1
     said: Callable[[int, int, str], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be measured with, before anything is."""
+        if self.seeds < 1:
+            raise ValueError(
+                f"seeds is how often each experiment is repeated, at least 1; got {self.seeds}. "
+                "Leave it out for 5."
+            )
 
     def work(self, todo: Sequence[jobs.Job]) -> dict[str, jobs.Result]:
         """Results of jobs by name; what is there already is not done again."""

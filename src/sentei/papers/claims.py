@@ -108,9 +108,9 @@ class Paired:
         tail = f" {unit}" if unit else ""
         chance = "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
         told = "" if math.isnan(self.p) else f", p {chance}"
-        spread = "" if math.isnan(self.deviation) else f" ± {self.deviation * scale:.{digits}f}"
+        around = "" if math.isnan(self.deviation) else f" ± {self.deviation * scale:.{digits}f}"
         counted = f"{self.pairs} pair{'s' * (self.pairs > 1)}"
-        return f"{self.mean * scale:+,.{digits}f}{spread}{tail} ({counted}{told})"
+        return f"{self.mean * scale:+,.{digits}f}{around}{tail} ({counted}{told})"
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Paired:

@@ -60,8 +60,10 @@ def run(
 
     Raises:
         JournalError: `folder` holds a result of that name with other settings.
-        ValueError: two jobs of one name.
+        ValueError: two jobs of one name, or no process to do them.
     """
+    if processes < 1:
+        raise ValueError(f"processes is how many jobs run at once, at least 1; got {processes}")
     names = [job.name for job in jobs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -81,8 +83,6 @@ def run(
 
 
 def _work(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Result]]:
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, got {processes}")
     if processes == 1 or len(jobs) < 2:
         with one_thread():
             for job in jobs:

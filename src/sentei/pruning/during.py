@@ -104,7 +104,7 @@ class PruneWhileTraining:
         full = Mask.full([*self.groups, *self._swept()])
         self.mask = full if mask is None else full.joined(mask)
         self.mask.check(model)
-        self._check(model)
+        self._check()
         self.starts: dict[Group, int] = {group: self.mask.count(group) for group in self.groups}
         self.emptied: Counter[str] = Counter()
         self.updates = self.events = 0
@@ -291,11 +291,11 @@ class PruneWhileTraining:
             return []
         return find_units(self.model, self.example, inputs=True)
 
-    def _check(self, model: nn.Module) -> None:
+    def _check(self) -> None:
         if not self.groups:
             raise GroupError("there is nothing to prune: pass groups of find_units, find_synapses")
         for name, at in (("probe", self.probe), ("trajectory", self.trajectory)):
-            if at is not None and getattr(at, "model", model) is not model:
+            if at is not None and getattr(at, "model", self.model) is not self.model:
                 raise GroupError(f"{name}= looks at another model; make it of this one")
         if self.probe is None and isinstance(self.until, Limit) and not self.until.is_size:
             raise BudgetError(

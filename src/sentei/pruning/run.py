@@ -85,8 +85,8 @@ class Run:
 
     def begin(self, folder: str | Path | None, resume: bool) -> None:
         """Check everything that can be checked, then open the journal."""
-        self.full = Mask.full(self.start.groups)
         mask = self.start
+        self.full = Mask.full(mask.groups)
         mask.check(self.model)
         untouched = Snapshot.take(self.model, None, 0)
         mask.apply_(self.model)

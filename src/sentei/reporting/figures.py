@@ -192,6 +192,7 @@ def agreement(
             axes.plot(x, y, "o", color=colour, markersize=4, alpha=0.8, label=label)
         axes.set_title(f"{name}: {spearman(values, exact):+.2f}", fontsize=9, color=INK)
         axes.set(xlabel="rise in loss if it goes")
+        axes.locator_params(axis="x", nbins=3)
     figure.axes[0].set_ylabel("score")
     figure.axes[0].legend(frameon=False, fontsize=8)
 
