@@ -201,12 +201,13 @@ def by_class(axes: Axes, names: Sequence[str], before: Tensor, after: Tensor) ->
     """Accuracy of each class, before as a mark and after as a bar."""
     places = np.arange(len(names))[::-1]
     axes.barh(places, 100 * after.numpy(), color=LEAF, height=0.6, label="after")
-    axes.plot(100 * before.numpy(), places, "|", color=INK, markersize=9, label="before")
+    axes.plot(100 * before.numpy(), places, "|", color=INK, markersize=9, label="before",
+              clip_on=False)  # fmt: skip
     axes.set_yticks(places, names)
     axes.set(xlabel="correct (%)")
-    axes.set_xlim(left=max(0, 100 * min(float(before.min()), float(after.min())) - 10))
+    axes.set_xlim(max(0, 100 * min(float(before.min()), float(after.min())) - 10), 100)
     axes.grid(visible=False, axis="y")
-    axes.legend(frameon=False, loc="lower left", fontsize=8)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
 
 
 def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
