@@ -19,7 +19,7 @@ from torch import nn
 import sentei
 from sentei import datasets
 from sentei.formats.c.compiled import Compiled
-from sentei.network.size import bytes_in, latency, ram_in
+from sentei.network.encoding.size import bytes_in, latency, ram_in
 
 FORMATS = ("c", "c-int8", "c-int8-int8")
 

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 import sentei
 from sentei import datasets
-from sentei.network.size import bytes_in
+from sentei.network.encoding.size import bytes_in
 from sentei.network.units import Group
-from sentei.pruning.proposals import lowest
+from sentei.pruning.rules.proposals import lowest
 
 TEMPERATURE = 3.0
 

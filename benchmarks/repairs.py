@@ -20,11 +20,11 @@ import torch
 
 from sentei import Cut, Mask, Probe, find_units
 from sentei.criteria import angles, scores
-from sentei.criteria.moments import grams
 from sentei.datasets import mnist
 from sentei.network.units import Group
+from sentei.probe.probe import grams
 from sentei.pruning.loop import silence_
-from sentei.pruning.proposals import lowest, mixed
+from sentei.pruning.rules.proposals import lowest, mixed
 from sentei.training import mlp
 
 CASES = {  # activation, and what another unit's incoming weights are multiplied with

@@ -20,9 +20,9 @@ from torch import nn
 from sentei import Mask, Recipe, find_synapses, find_units, shrink, train
 from sentei.datasets import Samples, mnist
 from sentei.network.folding import sweep_
-from sentei.network.sparse import SparseLinear, seconds
+from sentei.network.surgery.sparse import SparseLinear, seconds
 from sentei.network.units import Group
-from sentei.pruning.proposals import lowest
+from sentei.pruning.rules.proposals import lowest
 from sentei.training import mlp
 
 

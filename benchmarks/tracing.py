@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentei.network import replay, tracing
+from sentei.network.tracing import replay, tracing
 
 
 class Bottleneck(nn.Module):

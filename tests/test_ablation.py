@@ -13,11 +13,11 @@ import hand
 import zoo
 from sentei import CriterionError, Cut, GroupError, Probe, StructureError, find_synapses, find_units
 from sentei.criteria import ablation
-from sentei.criteria.chain import Chain
-from sentei.criteria.gates import Gates
 from sentei.losses import per_sample
 from sentei.network.example import tensors
 from sentei.network.units import Neurons
+from sentei.probe.engines.chain import Chain
+from sentei.probe.engines.gates import Gates
 
 ACTIVATIONS = [
     *(nn.Sigmoid, nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Identity),

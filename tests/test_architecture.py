@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from sentei.errors import StructureError
-from sentei.network import architecture
-from sentei.network.architecture import attributes, build, describe, tensors_of
+from sentei.network.encoding import architecture
+from sentei.network.encoding.architecture import attributes, build, describe, tensors_of
 from sentei.network.layers import Select
-from sentei.network.sparse import SparseLinear
+from sentei.network.surgery.sparse import SparseLinear
 
 # One of each type, every argument other than torch's default where that is possible.
 LAYERS = [

@@ -12,7 +12,7 @@ import sentei
 from browser import NEEDED, chromium
 from sentei import Probe, Recipe, datasets, formats, training
 from sentei.reporting.page import explain, of_network, report, write
-from sentei.reporting.page.joining import asset
+from sentei.reporting.page.bundle import asset
 from sentei.samples import Samples
 
 pytestmark = NEEDED

@@ -7,10 +7,10 @@ import torch
 
 from hand import hidden, mlp
 from sentei.criteria.change import WeightChange, weight_change
-from sentei.criteria.probe import Probe
 from sentei.criteria.trajectory import Trajectory
 from sentei.errors import CriterionError
 from sentei.network.units import find_synapses
+from sentei.probe.probe import Probe
 
 X, Y = torch.randn(8, 2), torch.arange(8) % 2
 

@@ -6,8 +6,8 @@ from torch import nn
 
 import hand
 from sentei import Mask, Recipe, Trajectory, find_synapses, prune, train
-from sentei.reporting import comparing
-from sentei.reporting.comparing import Curve, Way, compare, rows, ways
+from sentei.experiments import comparing
+from sentei.experiments.comparing import Curve, Way, compare, rows, ways
 from sentei.samples import Samples
 
 

@@ -15,11 +15,11 @@ import hand
 import zoo
 from sentei import CriterionError, Cut, Probe, criteria, find_synapses, find_units
 from sentei.criteria import Taylor1, Taylor2, Thresholded, obd, skeletonization, taylor1, taylor2
-from sentei.criteria.chain import Chain
-from sentei.criteria.gates import Gates
-from sentei.criteria.recording import Slope
 from sentei.losses import per_sample
 from sentei.network.example import tensors
+from sentei.probe.engines.chain import Chain
+from sentei.probe.engines.gates import Gates
+from sentei.probe.recording.recording import Slope
 
 LOSSES = ["half_squared_error", "binary_cross_entropy", "cross_entropy"]
 ACTIVATIONS = [nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ReLU]

@@ -9,7 +9,7 @@ from sentei.papers import Order, distinctiveness
 from sentei.papers.distinctiveness import beyond, experiments, figures, judging, networks
 from sentei.papers.distinctiveness.late import late
 from sentei.papers.distinctiveness.merges import EDITS
-from sentei.pruning.twins import Pairing
+from sentei.pruning.rules.twins import Pairing
 from sentei.samples import Samples
 
 

@@ -21,7 +21,7 @@ from sentei import (
     ranked,
     synapses_at_most,
 )
-from sentei.pruning.during import PruneWhileTraining
+from sentei.pruning.while_training.during import PruneWhileTraining
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),

@@ -16,10 +16,10 @@ from sentei.errors import BudgetError, DataError, FileError, StructureError
 from sentei.formats.c.compiled import STRICT, Compiled, compiler
 from sentei.formats.c.emulated import self_test
 from sentei.formats.c.quantised import outputs
-from sentei.network import size
-from sentei.network.coding import CODES, smallest
+from sentei.network.encoding import size
+from sentei.network.encoding.coding import CODES, smallest
 from sentei.network.mask import Mask
-from sentei.pruning import limits
+from sentei.pruning.rules import limits
 
 needs_cc = pytest.mark.skipif(compiler() is None, reason="no C compiler on this machine")
 needs_arm = pytest.mark.skipif(

@@ -9,12 +9,12 @@ from torch import nn
 
 import sentei
 from sentei import BudgetError, Mask, Probe, Room, UnreachableError, datasets, training
-from sentei.network.size import bytes_in, ram_in
+from sentei.experiments.budgets import against_bytes
+from sentei.network.encoding.size import bytes_in, ram_in
 from sentei.pruning import boards
-from sentei.pruning.proposals import lowest
+from sentei.pruning.rules.proposals import lowest
 from sentei.pruning.searching import down, paths_for
 from sentei.reporting import figures, tables
-from sentei.reporting.budgets import against_bytes
 
 
 @pytest.fixture(scope="module")

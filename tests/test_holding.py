@@ -27,7 +27,7 @@ from sentei import (
     synapses_at_most,
     units_at_most,
 )
-from sentei.pruning.during import PruneWhileTraining
+from sentei.pruning.while_training.during import PruneWhileTraining
 from test_during import OPTIMIZERS, X, Y, falling, network, restore, states, train
 
 SGD = OPTIMIZERS["sgd"]

@@ -13,8 +13,8 @@ import zoo
 from sentei.errors import CertificateError
 from sentei.network.example import run
 from sentei.network.mask import Mask
-from sentei.network.surgery import shrink, shrink_
-from sentei.network.tracing import find_units
+from sentei.network.surgery.surgery import shrink, shrink_
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Neurons, find_synapses
 
 REFUSED = {"padded_shortcut"}  # its forward() pads by a constant number of channels

@@ -9,8 +9,9 @@ from torch import nn
 import hand
 import zoo
 from sentei import CriterionError, GroupError, Mask, Probe, find_synapses, find_units
-from sentei.criteria import Ablation, LeastLoss, least_loss, least_squares, repair
-from sentei.criteria.least_loss import _Fit
+from sentei.criteria import Ablation, LeastLoss, least_squares, repair
+from sentei.criteria.repairs.least_loss import _Fit
+from sentei.criteria.repairs.table import least_loss
 from sentei.losses import per_sample
 from sentei.network.example import tensors
 from sentei.network.folding import fold_

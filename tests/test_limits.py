@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from sentei.errors import BudgetError
-from sentei.pruning import limits
-from sentei.pruning.limits import parse_bytes
+from sentei.pruning.rules import limits
+from sentei.pruning.rules.limits import parse_bytes
 
 
 @dataclass(frozen=True)

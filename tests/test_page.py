@@ -15,10 +15,10 @@ from sentei import DataError, JournalError, Probe, datasets, formats, training
 from sentei.reporting.figures import write as write_figure
 from sentei.reporting.gallery import gallery
 from sentei.reporting.page import explain, of_journal, of_network, report
+from sentei.reporting.page.base64_arrays import packed
+from sentei.reporting.page.bundle import as_json, asset, policy, program
 from sentei.reporting.page.document import document as told
 from sentei.reporting.page.frames import frames
-from sentei.reporting.page.joining import as_json, asset, policy, program
-from sentei.reporting.page.packing import packed
 from sentei.reporting.page.story import words_for
 from test_cli import run
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import zoo
 from sentei.network.mask import Mask
-from sentei.network.surgery import shrink
-from sentei.network.tracing import find_units
+from sentei.network.surgery.surgery import shrink
+from sentei.network.tracing.tracing import find_units
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -23,7 +23,7 @@ from sentei import (
     find_synapses,
     find_units,
 )
-from sentei.criteria import probe as probe_module
+from sentei.probe import probe as probe_module
 
 
 def some(n=50, width=6, classes=3, seed=0):

@@ -27,8 +27,8 @@ from sentei import (
     units_at_most,
 )
 from sentei.network.units import find_synapses
-from sentei.pruning.proposals import lowest
-from sentei.pruning.schedules import linear
+from sentei.pruning.rules.proposals import lowest
+from sentei.pruning.rules.schedules import linear
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
 Y = (X.sum(1) > 0).long()

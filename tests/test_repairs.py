@@ -24,13 +24,13 @@ from sentei import (
     units_at_most,
 )
 from sentei.criteria import Ablation, affine, least_squares, mean, repair, scores, twin
-from sentei.criteria.gram import Span
-from sentei.criteria.mixes import OnOne
-from sentei.criteria.moments import grams, spans
-from sentei.criteria.repairs import REPAIRS
+from sentei.criteria.repairs.affine import OnOne
+from sentei.criteria.repairs.table import REPAIRS
 from sentei.losses import per_sample
 from sentei.network.example import tensors
 from sentei.network.folding import fold_
+from sentei.probe.probe import grams, spans
+from sentei.probe.second_moments import Span
 from sentei.pruning.loop import cut_
 
 NAMES = sorted(REPAIRS)

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentei.errors import ScheduleError
-from sentei.pruning.cadence import cadence
-from sentei.pruning.schedules import (
+from sentei.pruning.rules.schedules import (
     Progress,
     amount,
     cubic,
@@ -23,6 +22,7 @@ from sentei.pruning.schedules import (
     one_at_a_time,
     one_shot,
 )
+from sentei.pruning.while_training.cadence import cadence
 
 
 def walk(schedule, start: int, steps: int) -> list[int]:
@@ -200,7 +200,8 @@ def test_schedules_say_what_they_are():
 
 
 def test_schedules_and_limits_need_no_torch():
-    code = "import sys, sentei.pruning.limits, sentei; sentei.linear; print('torch' in sys.modules)"
+    rules = "import sys, sentei.pruning.rules.limits, sentei; sentei.linear"
+    code = f"{rules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

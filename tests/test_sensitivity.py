@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hand import hidden, mlp
-from sentei.criteria.probe import Probe
 from sentei.criteria.trajectory import Trajectory
 from sentei.errors import ScheduleError
 from sentei.network.mask import Mask
@@ -17,8 +16,9 @@ from sentei.papers.sensitivity.restarts import rebuilt
 from sentei.papers.sensitivity.runs import data_of, trained
 from sentei.papers.sensitivity.timing import WAYS
 from sentei.papers.sensitivity.watching import KINDS, RULE, watched
-from sentei.pruning.proposals import Cut
-from sentei.pruning.schedules import Progress
+from sentei.probe.probe import Probe
+from sentei.pruning.rules.proposals import Cut
+from sentei.pruning.rules.schedules import Progress
 from sentei.training.train import Course
 
 PARTS = ("train", "validation", "test", "noise 0.25", "noise 0.5")

@@ -9,8 +9,8 @@ from torch import nn
 from hand import hidden, mlp
 from sentei import GroupError, Mask, Probe, fixed, linear, one_shot, prune, ranked
 from sentei.network.folding import sweep_
-from sentei.network.surgery import shrink, shrink_
-from sentei.network.tracing import find_units
+from sentei.network.surgery.surgery import shrink, shrink_
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Listener, Neurons, find_synapses
 
 X = torch.randn(50, 4, generator=torch.Generator().manual_seed(2))

@@ -14,11 +14,11 @@ import zoo
 from hand import hidden, inputs, mlp
 from sentei.errors import FileError, GroupError
 from sentei.formats import save
-from sentei.network import packing
+from sentei.network.encoding import packing
+from sentei.network.encoding.packing import contents, layout, pack, safetensors_bytes, unpack
+from sentei.network.encoding.size import Counts, bytes_in, counts, latency, multiply_adds, skeleton
 from sentei.network.mask import Mask
-from sentei.network.packing import contents, layout, pack, safetensors_bytes, unpack
-from sentei.network.size import Counts, bytes_in, counts, latency, multiply_adds, skeleton
-from sentei.network.surgery import shrink
+from sentei.network.surgery.surgery import shrink
 from sentei.network.units import Synapses, find_synapses
 
 

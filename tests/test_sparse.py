@@ -8,8 +8,8 @@ from torch import nn
 
 import hand
 from sentei import FileError, Mask, find_synapses, load, save, shrink
-from sentei.network import sparse
-from sentei.network.sparse import SparseLinear
+from sentei.network.surgery import sparse
+from sentei.network.surgery.sparse import SparseLinear
 
 
 def pruned(kept=0.02):

@@ -10,11 +10,11 @@ from torch import nn
 
 from hand import group, hidden, inputs, mlp, part
 from sentei.errors import CertificateError, GroupError, StructureError
-from sentei.network.certificate import certify
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
-from sentei.network.surgery import shrink, shrink_
-from sentei.network.tracing import find_units
+from sentei.network.surgery.certificate import certify
+from sentei.network.surgery.surgery import shrink, shrink_
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Neurons, find_synapses
 
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))

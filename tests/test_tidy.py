@@ -10,7 +10,7 @@ import hand
 import zoo
 from sentei import DataError, tidy
 from sentei.network.example import tensors
-from sentei.network.norms import fold_norms_
+from sentei.network.surgery.norms import fold_norms_
 from sentei.pruning.tidying import examined
 
 

@@ -16,9 +16,9 @@ import zoo
 from sentei.errors import DataError, StructureError
 from sentei.network.example import tensors
 from sentei.network.mask import Mask
-from sentei.network.replay import OUTPUT
-from sentei.network.surgery import shrink
-from sentei.network.tracing import find_units, record, undisturbed
+from sentei.network.surgery.surgery import shrink
+from sentei.network.tracing.replay import OUTPUT
+from sentei.network.tracing.tracing import find_units, record, undisturbed
 from sentei.network.units import Neurons
 
 Node = tuple[str, int, int]  # parameter, dimension, position

@@ -11,7 +11,7 @@ from torch import nn
 import hand
 from sentei import Mask, Probe, find_units, prune, twins
 from sentei.criteria import angles
-from sentei.pruning.twins import pairs
+from sentei.pruning.rules.twins import pairs
 
 
 def at(*degrees):

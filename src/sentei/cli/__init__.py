@@ -12,6 +12,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 from cyclopts.config import Toml
 
+from sentei.cli.command_line import typed
 from sentei.cli.compare import compare
 from sentei.cli.demo import demo
 from sentei.cli.explain import explain
@@ -24,7 +25,6 @@ from sentei.cli.reproduce import reproduce
 from sentei.cli.surface import surface
 from sentei.cli.tidy import tidy
 from sentei.cli.train import train
-from sentei.cli.typed import typed
 from sentei.errors import PruningError, UnreachableError, unknown
 
 USAGE, REFUSED, UNREACHED, INTERRUPTED = 2, 1, 3, 130

@@ -81,7 +81,8 @@ def compare(
     from sentei import datasets
     from sentei.cli.loading import loaded
     from sentei.cli.screen import column, console, head, progress, say
-    from sentei.reporting import comparing, figures
+    from sentei.experiments import comparing
+    from sentei.reporting import figures
     from sentei.reporting.tables import compared
 
     torch.set_num_threads(threads)
@@ -128,9 +129,9 @@ def _by_size(
     network: nn.Module, split: Split, budgets: Sequence[str], out: Path, **settings: Any
 ) -> None:
     from sentei.cli.screen import console, head, progress, say
+    from sentei.experiments.budgets import against_bytes
     from sentei.formats.c.compiled import compiler
     from sentei.reporting import figures
-    from sentei.reporting.budgets import against_bytes
     from sentei.reporting.tables import against_bytes as table
 
     with progress("comparing", 1) as advance:

@@ -35,8 +35,8 @@ def demo(
 
     import sentei
     from sentei import datasets, formats, training
+    from sentei.cli.command_line import command
     from sentei.cli.screen import console, head, progress, say
-    from sentei.cli.typed import command
     from sentei.pruning.journal import note
     from sentei.reporting.figures import write
     from sentei.reporting.gallery import gallery

@@ -39,8 +39,8 @@ def explain(
     import torch
 
     from sentei import datasets, formats, training
+    from sentei.cli.command_line import command
     from sentei.cli.screen import column, say
-    from sentei.cli.typed import command
     from sentei.reporting.page import of_network, write
 
     torch.set_num_threads(threads)

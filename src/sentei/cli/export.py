@@ -38,8 +38,8 @@ def export(
         Of the split of the data.
     """
     from sentei import datasets, formats, training
+    from sentei.cli.deployment import CALIBRATION, format_of, ship
     from sentei.cli.screen import column
-    from sentei.cli.shipping import CALIBRATION, format_of, ship
 
     out = Path(model.stem).with_suffix(f".{to}") if out is None else out
     named = format_of(out, format)

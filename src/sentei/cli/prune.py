@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sentei.errors import unknown
 
 if TYPE_CHECKING:
-    from sentei.pruning.limits import Limit
+    from sentei.pruning.rules.limits import Limit
 
 UNREACHED = 3
 
@@ -133,12 +133,12 @@ def prune(
 
     import sentei
     from sentei import datasets
-    from sentei.cli.fitting import board_format, fitted, room_of
+    from sentei.cli.budget_search import board_format, fitted, room_of
+    from sentei.cli.command_line import command
+    from sentei.cli.deployment import CALIBRATION, check_tools, format_of, ship
     from sentei.cli.loading import loaded
     from sentei.cli.screen import column, console, head, say
-    from sentei.cli.shipping import CALIBRATION, check_tools, format_of, ship
-    from sentei.cli.typed import command
-    from sentei.network.size import counts
+    from sentei.network.encoding.size import counts
     from sentei.pruning.journal import note
     from sentei.reporting.page.story import words_for
     from sentei.reporting.tables import before_and_after, facts
@@ -294,7 +294,7 @@ def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[.
     Raises:
         ValueError: an unknown schedule, or one that needs `--keep`.
     """
-    from sentei.pruning import schedules
+    from sentei.pruning.rules import schedules
 
     made: dict[str, Callable[[Any], Callable[..., int]]] = {
         "one_at_a_time": lambda _: schedules.one_at_a_time(),
@@ -313,7 +313,7 @@ def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[.
 
 def _limit(**asked: Any) -> Limit | None:
     """All limits that were asked for, as one."""
-    from sentei.pruning import limits
+    from sentei.pruning.rules import limits
 
     found = [getattr(limits, name)(value) for name, value in asked.items() if value is not None]
     return limits.all_of(*found) if len(found) > 1 else found[0] if found else None

@@ -32,17 +32,17 @@ from sentei.criteria.derivatives import (
     taylor1,
     taylor2,
 )
-from sentei.criteria.least_loss import LeastLoss, least_loss
-from sentei.criteria.mixes import affine, least_squares, mean, twin
 from sentei.criteria.movement import gradient, karnin, wsf
-from sentei.criteria.probe import Probe
-from sentei.criteria.repairs import REPAIRS, Repair, repair
+from sentei.criteria.repairs.affine import affine, least_squares, mean, twin
+from sentei.criteria.repairs.least_loss import LeastLoss, least_loss
+from sentei.criteria.repairs.table import REPAIRS, Repair, repair
 from sentei.criteria.surfaces import approximations, surface
 from sentei.criteria.thresholds import Thresholded
 from sentei.criteria.trajectory import Trajectory
 from sentei.criteria.weights import Fixed, Random, fixed, magnitude, random
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group
+from sentei.probe.probe import Probe
 
 __all__ = [
     "CRITERIA",

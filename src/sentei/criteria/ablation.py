@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sentei.criteria.probe import Probe
-from sentei.criteria.repairs import Repair, repair
+from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import CriterionError
 from sentei.network.units import Group, Neurons
+from sentei.probe.probe import Probe
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sentei.criteria.gram import Gram
-from sentei.criteria.moments import grams, pressure, spans
-from sentei.criteria.probe import Probe
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Listener, Neurons
+from sentei.probe.probe import Probe, grams, pressure, spans
+from sentei.probe.second_moments import Gram
 
 CENTRES = ("half", "mean", "minmax", "none")
 CONSTANT = 1e-12  # a unit's variance, as a part of its mean square, below which it is constant

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sentei.criteria.probe import Probe
 from sentei.criteria.trajectory import Trajectory, recorded
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Neurons
+from sentei.probe.probe import Probe
 
 
 def _angle(past: Tensor, now: Tensor) -> Tensor:

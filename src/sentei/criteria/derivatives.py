@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sentei.criteria.probe import Probe
-from sentei.criteria.recording import PerSample, Slope
 from sentei.errors import CriterionError, unknown
 from sentei.losses import absolute_error
 from sentei.network.units import Group, Neurons
+from sentei.probe.probe import Probe
+from sentei.probe.recording.recording import PerSample, Slope
 
 FORMS = ("signed", "absolute", "per-sample")
 CURVATURES = ("full", "diagonal")

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria.probe import Probe
-from sentei.criteria.recording import Pass, outputs
 from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
 from sentei.network.units import Group, Neurons
+from sentei.probe.probe import Probe
+from sentei.probe.recording.recording import Pass, outputs
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sentei.criteria.probe import Probe
 from sentei.errors import CriterionError
 from sentei.network.units import Group, Neurons
+from sentei.probe.probe import Probe
 
 Units = int | Sequence[int] | Tensor
 Gains = Sequence[float] | Tensor

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sentei.criteria.probe import Probe
 from sentei.errors import unknown
 from sentei.network.units import Group
+from sentei.probe.probe import Probe
 
 log = logging.getLogger(__name__)
 

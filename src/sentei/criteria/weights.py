@@ -9,9 +9,9 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from sentei.criteria.probe import Probe
 from sentei.errors import CriterionError, GroupError
 from sentei.network.units import Group, Neurons
+from sentei.probe.probe import Probe
 
 
 @torch.no_grad()

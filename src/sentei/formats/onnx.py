@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sentei import storage
 from sentei.errors import DataError, FileError, StructureError
-from sentei.network.graph import onnx_bytes
+from sentei.network.encoding.onnx_graph import onnx_bytes
+from sentei.network.encoding.size import skeleton
+from sentei.network.encoding.stages import Weighted, stages
 from sentei.network.mask import Mask
-from sentei.network.size import skeleton
-from sentei.network.stages import Weighted, stages
 
 
 def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | None = None) -> None:

@@ -19,11 +19,18 @@ from torch import Tensor, nn
 
 from sentei import storage
 from sentei.errors import FileError, StructureError
-from sentei.formats.fitting import fit_
-from sentei.network.architecture import build, tensors_of
+from sentei.formats.rebuilding import fit_
+from sentei.network.encoding.architecture import build, tensors_of
+from sentei.network.encoding.packing import (
+    FORMAT,
+    MASK,
+    contents,
+    layout,
+    safetensors_bytes,
+    unpack,
+)
+from sentei.network.encoding.size import skeleton
 from sentei.network.mask import Mask
-from sentei.network.packing import FORMAT, MASK, contents, layout, safetensors_bytes, unpack
-from sentei.network.size import skeleton
 
 _UNREADABLE = (
     *(OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError),

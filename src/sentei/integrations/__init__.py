@@ -1,1 +1,4 @@
-"""Somebody else owns the loop: callbacks for Keras and Lightning, each an extra."""
+"""Callbacks for other libraries' training loops, Keras and Lightning; each needs an extra.
+
+Imports `pruning` and all below it.
+"""

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from sentei.criteria import scores
-from sentei.criteria.deferred import Deferred
-from sentei.criteria.probe import Probe
 from sentei.errors import CriterionError, StructureError
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Synapses
-from sentei.pruning.cadence import Cadence, cadence
-from sentei.pruning.proposals import Proposal
-from sentei.pruning.schedules import Progress
+from sentei.probe.probe import Probe
+from sentei.pruning.rules.proposals import Proposal
+from sentei.pruning.rules.schedules import Progress
+from sentei.pruning.while_training.cadence import Cadence, cadence
+from sentei.pruning.while_training.lazy_probe import Deferred
 
 try:
     import keras

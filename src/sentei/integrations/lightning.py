@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from sentei.errors import DataError, StructureError
 from sentei.losses import LOSSES, PerSample, per_sample
 from sentei.network.units import Group, find_synapses
-from sentei.pruning import during
-from sentei.pruning.proposals import Proposal
+from sentei.pruning.rules.proposals import Proposal
+from sentei.pruning.while_training import during
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -1,1 +1,4 @@
-"""What can be cut, and the cutting: units, tracing, masks, surgery, certificates, sizes."""
+"""What can be cut, and how it is cut.
+
+Its rooms import it, never the other way round; all import the ground only.
+"""

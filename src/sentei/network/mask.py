@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.errors import GroupError
-from sentei.network.renumbering import Place, Shrinking, kept, selects
-from sentei.network.showing import table
+from sentei.html_table import table
+from sentei.network.reindex import Place, Shrinking, kept, selects
 from sentei.network.units import Group, Listener, Neurons, Synapses, named
 
 

@@ -1,1 +1,4 @@
-"""How fast, until when, and the loop in the open."""
+"""Run the loop that cuts, retrains, measures and keeps or undoes.
+
+Imports `criteria`, `probe` and `network`.
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sentei.errors import UnreachableError, unknown
-from sentei.pruning.limits import Room
+from sentei.pruning.rules.limits import Room
 
 # An estimate for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to 1.5 KiB, the compiler's
 # own floating point and expf up to 3 KiB. The rest of the reserve is the caller's program.

@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from sentei.criteria.probe import Probe
 from sentei.errors import GroupError
 from sentei.network.example import Example
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
+from sentei.probe.probe import Probe
 from sentei.pruning.journal import Retrain
-from sentei.pruning.limits import Limit
 from sentei.pruning.measuring import measure
-from sentei.pruning.proposals import Cut, Proposal
+from sentei.pruning.rules.limits import Limit
+from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.run import Run, Step
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria.probe import Probe
-from sentei.criteria.recording import Pass
+from sentei.network.encoding.size import Counts, bytes_in, counts, ram_in, skeleton
 from sentei.network.example import Example
 from sentei.network.mask import Mask
-from sentei.network.size import Counts, bytes_in, counts, ram_in, skeleton
+from sentei.probe.probe import Probe
+from sentei.probe.recording.recording import Pass
 
 Outline = tuple[nn.Module, Mask, Example | None]  # a network's shapes, what is alive, inputs
 
@@ -39,7 +39,7 @@ class Measurement:
     _network: Outline | None = field(default=None, repr=False, compare=False)
 
     def bytes_in(self, format: str) -> int:
-        """The size in any format that `export` writes: see `sentei.network.size.bytes_in`.
+        """The size in any format that `export` writes: see `sentei.network.encoding.size.bytes_in`.
 
         Raises:
             ValueError: an unknown format, or a measurement that has lost its network.
@@ -51,7 +51,7 @@ class Measurement:
         return bytes_in(model, mask, format, example)
 
     def ram_in(self, format: str) -> int:
-        """Bytes of activations in a C format: see `sentei.network.size.ram_in`.
+        """Bytes of activations in a C format: see `sentei.network.encoding.size.ram_in`.
 
         Raises:
             As `bytes_in`.

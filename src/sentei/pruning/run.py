@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria.probe import Probe
 from sentei.errors import BudgetError, StructureError, UnreachableError
-from sentei.network.architecture import describe
+from sentei.html_table import table
+from sentei.network.encoding.architecture import describe
+from sentei.network.encoding.plans import C_FORMATS
+from sentei.network.encoding.size import counts
 from sentei.network.mask import Mask
-from sentei.network.plans import C_FORMATS
-from sentei.network.showing import table
-from sentei.network.size import counts
 from sentei.network.units import Group, Neurons, Synapses
+from sentei.probe.probe import Probe
 from sentei.pruning.journal import SAMPLE, Journal, Record, Retrain, Snapshot, described
-from sentei.pruning.limits import Limit
 from sentei.pruning.measuring import Measurement, by_class, measure
-from sentei.pruning.proposals import Cut, Proposal
-from sentei.pruning.schedules import Progress
+from sentei.pruning.rules.limits import Limit
+from sentei.pruning.rules.proposals import Cut, Proposal
+from sentei.pruning.rules.schedules import Progress
 from sentei.samples import fingerprint
 
 log = logging.getLogger("sentei")

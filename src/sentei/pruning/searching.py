@@ -12,19 +12,19 @@ from typing import Any
 from torch import nn
 
 from sentei.criteria import Criterion
-from sentei.criteria.probe import Probe
 from sentei.errors import unknown
+from sentei.network.encoding.plans import C_FORMATS
 from sentei.network.mask import Mask
-from sentei.network.plans import C_FORMATS
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, find_synapses
-from sentei.pruning.bytewise import per_byte
+from sentei.probe.probe import Probe
 from sentei.pruning.journal import Retrain
-from sentei.pruning.limits import Limit, Room, all_of
 from sentei.pruning.loop import prune
-from sentei.pruning.proposals import Cut
+from sentei.pruning.rules.bytewise import per_byte
+from sentei.pruning.rules.limits import Limit, Room, all_of
+from sentei.pruning.rules.proposals import Cut
+from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run import Step
-from sentei.pruning.schedules import Progress
 
 PATHS = ("both", "units", "synapses", "units:50")
 

@@ -12,22 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from sentei.criteria.activity import steady
-from sentei.criteria.engines import listeners_of, loudness, tolerance
-from sentei.criteria.mixes import OnOne, least_squares, mean
-from sentei.criteria.moments import spans
-from sentei.criteria.probe import Probe
-from sentei.criteria.recording import outputs
-from sentei.criteria.repairs import Repair
-from sentei.criteria.samples import Samples, read
+from sentei.criteria.repairs.affine import OnOne, least_squares, mean
+from sentei.criteria.repairs.table import Repair
 from sentei.errors import PruningError
 from sentei.network.example import as_found
 from sentei.network.mask import Mask
-from sentei.network.norms import fold_norms_
-from sentei.network.surgery import shrink
-from sentei.network.tracing import find_units
+from sentei.network.surgery.norms import fold_norms_
+from sentei.network.surgery.surgery import shrink
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons
+from sentei.probe.choosing import listeners_of, loudness, tolerance
+from sentei.probe.probe import Probe, spans
+from sentei.probe.recording.data import Samples, read
+from sentei.probe.recording.recording import outputs
 from sentei.pruning.loop import silence_
-from sentei.pruning.proposals import Cut, mixed
+from sentei.pruning.rules.proposals import Cut, mixed
 
 log = logging.getLogger("sentei")
 

@@ -1,1 +1,4 @@
-"""What a run shows: tables, figures and a page, made from what is kept of it."""
+"""Turn what a run kept into tables, figures and a page.
+
+Imports `pruning`, `formats`, `training`, `datasets` and all below them.
+"""

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sentei.reporting.tables import spearman
+from sentei.criteria.agreement import spearman
 
 INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
 SHADES = colormaps["viridis"]

@@ -12,10 +12,11 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 
+from sentei.criteria.agreement import spearman
 from sentei.formats.safetensors import Contents
+from sentei.network.encoding.size import counts, latency, multiply_adds
 from sentei.network.mask import Mask
-from sentei.network.size import counts, latency, multiply_adds
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Synapses, find_synapses
 from sentei.pruning.tidying import Tidied
 from sentei.training import evaluate
@@ -145,19 +146,6 @@ def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Table:
     for name, values in one.items():
         table.add_row(name, str(len(values)), f"{spearman(values, other[name]):+.3f}")
     return table
-
-
-def spearman(one: Tensor, other: Tensor) -> float:
-    """Rank correlation from -1 to 1; equal scores share their mean rank. NaN if all are equal."""
-    a, b = (_ranks(values) for values in (one, other))
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
-
-
-def _ranks(values: Tensor) -> Tensor:
-    _, group, count = values.double().unique(return_inverse=True, return_counts=True)
-    last = count.cumsum(0).double()
-    return (last - (count.double() - 1) / 2)[group]
 
 
 def claims(rows: Sequence[Any]) -> Table:

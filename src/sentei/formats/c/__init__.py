@@ -13,9 +13,9 @@ from sentei import storage
 from sentei.errors import DataError, FileError
 from sentei.formats.c.quantised import Stored, stored
 from sentei.formats.c.source import Source
+from sentei.network.encoding.plans import C_FORMATS, Plan, c_plan, size
+from sentei.network.encoding.stages import Weighted, stages
 from sentei.network.mask import Mask
-from sentei.network.plans import C_FORMATS, Plan, c_plan, size
-from sentei.network.stages import Weighted, stages
 
 GOLDEN = 4  # samples in the self-test
 

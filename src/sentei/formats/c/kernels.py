@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from sentei.formats.c.dialect import Dialect
-from sentei.formats.c.points import applied
-from sentei.formats.c.walks import walk
-from sentei.network.coding import Code
-from sentei.network.plans import Block, size
-from sentei.network.sliding import Window
-from sentei.network.stages import Pool, Weighted
+from sentei.formats.c.elementwise import applied
+from sentei.formats.c.weight_loops import walk
+from sentei.network.encoding.coding import Code
+from sentei.network.encoding.plans import Block, size
+from sentei.network.encoding.sliding import Window
+from sentei.network.encoding.stages import Pool, Weighted
 
 
 def settled(dialect: Dialect, total: str) -> str:

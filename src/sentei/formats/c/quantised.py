@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.errors import StructureError
-from sentei.network.plans import C_FORMATS, Block, Plan
-from sentei.network.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
+from sentei.network.encoding.plans import C_FORMATS, Block, Plan
+from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
 
 TOP = 127  # symmetric: -127 to 127
 

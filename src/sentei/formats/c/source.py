@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from sentei.formats.c.dialect import Dialect, literal
+from sentei.formats.c.elementwise import MATH, applied, point_functions, point_name
 from sentei.formats.c.kernels import convolution, linear, pool
-from sentei.formats.c.points import MATH, applied, point_functions, point_name
 from sentei.formats.c.quantised import Stored, Values, last_whole, outputs, quantise
 from sentei.formats.c.templates import CLASSIFY, MACROS, SELF_TEST, softmax
-from sentei.network.coding import Code
-from sentei.network.plans import C_FORMATS, Block, final, index_bytes, size
-from sentei.network.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Weighted
+from sentei.network.encoding.coding import Code
+from sentei.network.encoding.plans import C_FORMATS, Block, final, index_bytes, size
+from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Weighted
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import nn
 from sentei.datasets import load
 from sentei.network.units import find_synapses
 from sentei.papers.annealing.distortion import epoch_of
-from sentei.pruning.during import PruneWhileTraining
-from sentei.pruning.proposals import ranked
-from sentei.pruning.schedules import cubic
+from sentei.pruning.rules.proposals import ranked
+from sentei.pruning.rules.schedules import cubic
+from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.training import Recipe, evaluate
 from sentei.training.seeds import seeded
 from sentei.training.train import Course

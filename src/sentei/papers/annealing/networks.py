@@ -12,12 +12,12 @@ import torch
 from sentei.datasets import load
 from sentei.network.folding import sweep_
 from sentei.network.mask import Mask
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import find_synapses
 from sentei.papers.annealing.distortion import epoch_of
-from sentei.pruning.during import PruneWhileTraining
-from sentei.pruning.proposals import Proposal, ranked
-from sentei.pruning.schedules import fsa, geometric, linear, multiples_of
+from sentei.pruning.rules.proposals import Proposal, ranked
+from sentei.pruning.rules.schedules import fsa, geometric, linear, multiples_of
+from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.samples import Samples
 from sentei.training import Recipe, evaluate
 from sentei.training.models import annealing_cnn

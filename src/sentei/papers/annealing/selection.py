@@ -10,9 +10,9 @@ from torch import nn
 
 from sentei.network.units import find_synapses
 from sentei.papers.jobs import Job, Result
-from sentei.pruning.during import PruneWhileTraining
-from sentei.pruning.proposals import ranked
-from sentei.pruning.schedules import fsa
+from sentei.pruning.rules.proposals import ranked
+from sentei.pruning.rules.schedules import fsa
+from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.training.seeds import seeded
 
 MUS = (0.0, 1.0, 10.0, 100.0, 300.0)

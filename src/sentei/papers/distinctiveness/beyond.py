@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from sentei.criteria.agreement import spearman
+from sentei.experiments.comparing import Curve, Row, Way, rows
 from sentei.papers.claims import Claim, paired, spread
 from sentei.papers.distinctiveness.judging import Found, Run, Runs, readings
 from sentei.papers.distinctiveness.networks import LITERAL
-from sentei.reporting.comparing import Curve, Row, Way, rows
-from sentei.reporting.tables import spearman
 
 KNOBS = {"epochs": "how long it was trained", "width": "hidden units", "filters": "filters"}
 USUAL = "as it is"

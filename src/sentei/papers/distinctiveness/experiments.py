@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from sentei.criteria import CRITERIA, Criterion, Probe, Random, Trajectory, angles, scores
 from sentei.criteria.activity import steady
-from sentei.criteria.moments import grams
 from sentei.datasets import mnist
+from sentei.experiments.comparing import compare, ways
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
 from sentei.papers.distinctiveness.merges import EDITS, REWIRING
 from sentei.papers.distinctiveness.networks import LITERAL, Head, trained
+from sentei.probe.probe import grams
 from sentei.pruning.loop import silence_
-from sentei.pruning.proposals import Cut, lowest, mixed
-from sentei.pruning.schedules import Progress
-from sentei.pruning.twins import Pairing, pairs, twins
-from sentei.reporting.comparing import compare, ways
+from sentei.pruning.rules.proposals import Cut, lowest, mixed
+from sentei.pruning.rules.schedules import Progress
+from sentei.pruning.rules.twins import Pairing, pairs, twins
 from sentei.training import Recipe, mlp, train
 
 THRESHOLDS = tuple(range(15, 65, 5))

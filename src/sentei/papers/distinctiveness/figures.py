@@ -10,12 +10,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sentei.experiments.comparing import Curve, Way, rows
 from sentei.papers import Order
 from sentei.papers.distinctiveness import beyond
 from sentei.papers.distinctiveness.experiments import METHODS, THRESHOLDS
 from sentei.papers.distinctiveness.judging import Found, Runs, ours, readings
 from sentei.papers.distinctiveness.networks import LITERAL
-from sentei.reporting.comparing import Curve, Way, rows
 from sentei.reporting.figures import EARTH, INK, LEAF, PALE, comparison, tidy
 
 BLUE = "#5b7db1"

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from sentei.criteria import CRITERIA, Criterion, Probe, Random
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.papers.distinctiveness.networks import samples
-from sentei.pruning.during import PruneWhileTraining
-from sentei.pruning.proposals import ranked
-from sentei.pruning.schedules import one_at_a_time
-from sentei.pruning.stalling import when_stalled
+from sentei.pruning.rules.proposals import ranked
+from sentei.pruning.rules.schedules import one_at_a_time
+from sentei.pruning.rules.stalling import when_stalled
+from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.training import Recipe, evaluate, mlp
 from sentei.training.train import Course
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sentei.pruning.twins import Pairing
+from sentei.pruning.rules.twins import Pairing
 
 Edit = Callable[[nn.Linear, nn.Linear, Pairing], None]
 

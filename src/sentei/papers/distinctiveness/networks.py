@@ -13,7 +13,7 @@ from torch import nn
 
 from sentei.criteria import Probe, Trajectory
 from sentei.datasets import mnist
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Neurons
 from sentei.samples import Samples
 from sentei.training import Recipe, distinctiveness_cnn, mlp, train

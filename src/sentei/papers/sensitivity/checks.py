@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sentei.criteria import scores
 from sentei.criteria.change import WeightChange
-from sentei.criteria.probe import Probe
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
-from sentei.pruning.proposals import Cut, Proposal, below, lowest, mixed, ranked
-from sentei.pruning.schedules import Progress, linear
+from sentei.probe.probe import Probe
+from sentei.pruning.rules.proposals import Cut, Proposal, below, lowest, mixed, ranked
+from sentei.pruning.rules.schedules import Progress, linear
 
 FINISH = 0.7  # checks are made in the first 70 % of training
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from sentei.criteria.probe import Probe
 from sentei.criteria.trajectory import Trajectory
 from sentei.datasets import Split, load
 from sentei.errors import ScheduleError
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.papers.sensitivity.checks import Check, Counting, Hack, Same
-from sentei.pruning.during import PruneWhileTraining
-from sentei.pruning.proposals import Proposal
+from sentei.probe.probe import Probe
+from sentei.pruning.rules.proposals import Proposal
+from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.samples import Samples
 from sentei.training import Recipe, build, evaluate
 from sentei.training.train import Course

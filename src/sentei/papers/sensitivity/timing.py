@@ -7,7 +7,7 @@ from typing import Any
 
 from sentei.papers.sensitivity.checks import Check, Hack
 from sentei.papers.sensitivity.runs import attached, data_of, released
-from sentei.pruning.during import PruneWhileTraining
+from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.training import Recipe, build
 from sentei.training.train import Course
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from sentei.criteria import scores
+from sentei.criteria.agreement import spearman
 from sentei.criteria.change import WeightChange
-from sentei.criteria.probe import Probe
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.papers.sensitivity.checks import Check
 from sentei.papers.sensitivity.runs import course, data_of
-from sentei.pruning.schedules import Progress
-from sentei.reporting.tables import spearman
+from sentei.probe.probe import Probe
+from sentei.pruning.rules.schedules import Progress
 from sentei.training import Recipe
 
 RULE = ("mean_signed", "update")

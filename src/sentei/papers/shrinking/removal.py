@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import sentei
 from sentei.criteria import approximations, scores
+from sentei.criteria.agreement import spearman
 from sentei.datasets import Samples
 from sentei.network.units import Group
 from sentei.papers.jobs import Result
 from sentei.papers.shrinking.networks import Setting, samples, setting, trained
-from sentei.pruning.schedules import Progress
-from sentei.reporting.tables import spearman
+from sentei.pruning.rules.schedules import Progress
 from sentei.training import evaluate
 
 SURFACED = ("ablation", "taylor1", "taylor2-diagonal")  # the paper's three

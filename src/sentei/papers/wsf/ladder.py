@@ -8,7 +8,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria.probe import Probe
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.papers.jobs import Result
@@ -19,8 +18,9 @@ from sentei.papers.wsf.parts import (
     pruned_while_trained,
     structure,
 )
-from sentei.pruning.regrowth import regrowing
-from sentei.pruning.schedules import one_shot
+from sentei.probe.probe import Probe
+from sentei.pruning.rules.regrowth import regrowing
+from sentei.pruning.rules.schedules import one_shot
 from sentei.training.models import mlp
 
 RUNGS = (

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from sentei.criteria.probe import Probe
 from sentei.datasets import Samples, Split, letter, mnist
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Synapses, find_synapses
-from sentei.pruning.during import PruneWhileTraining
-from sentei.pruning.proposals import Proposal
+from sentei.probe.probe import Probe
+from sentei.pruning.rules.proposals import Proposal
+from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.training.models import mlp
 from sentei.training.recipe import Distillation, Recipe
 from sentei.training.train import evaluate, train

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from sentei.criteria import Probe, Trajectory, scores
 from sentei.network.mask import Mask
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import find_synapses
 from sentei.papers.jobs import Result
 from sentei.papers.wsf.parts import accuracies, data, structure
-from sentei.pruning.limits import accuracy_at_least, accuracy_within
 from sentei.pruning.loop import prune
-from sentei.pruning.proposals import only, ranked
-from sentei.pruning.schedules import geometric, levels, one_at_a_time
+from sentei.pruning.rules.limits import accuracy_at_least, accuracy_within
+from sentei.pruning.rules.proposals import only, ranked
+from sentei.pruning.rules.schedules import geometric, levels, one_at_a_time
 from sentei.training.finetune import FineTune
 from sentei.training.models import mlp
 from sentei.training.recipe import Recipe

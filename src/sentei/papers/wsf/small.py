@@ -16,9 +16,9 @@ from sentei.papers.wsf.parts import (
     structure,
     taught,
 )
-from sentei.pruning.proposals import Proposal, ranked
-from sentei.pruning.regrowth import regrowing
-from sentei.pruning.schedules import cubic
+from sentei.pruning.rules.proposals import Proposal, ranked
+from sentei.pruning.rules.regrowth import regrowing
+from sentei.pruning.rules.schedules import cubic
 from sentei.training.models import mlp
 
 ACTIVATION = "gelu"

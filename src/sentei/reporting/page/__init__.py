@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sentei import storage
 from sentei.datasets import Split
+from sentei.reporting.page.bundle import joined
 from sentei.reporting.page.document import document
-from sentei.reporting.page.joining import joined
 from sentei.reporting.page.story import Names, Story, of_journal, of_network
 
 __all__ = ["Names", "Story", "explain", "of_journal", "of_network", "report", "write"]

@@ -11,10 +11,10 @@ from torch import Tensor
 from sentei.errors import PruningError, StructureError
 from sentei.network.units import Neurons, Synapses
 from sentei.reporting.page import evidence
+from sentei.reporting.page.base64_arrays import packed
 from sentei.reporting.page.facts import facts, title
 from sentei.reporting.page.frames import frames
-from sentei.reporting.page.packing import packed
-from sentei.reporting.page.running import Operation, operations
+from sentei.reporting.page.operations import Operation, operations
 from sentei.reporting.page.story import Story, evenly, has_classes
 
 LISTED = 2000  # removed units that the table can hold

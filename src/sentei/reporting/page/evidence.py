@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sentei.criteria import CRITERIA, scores, surface
-from sentei.criteria.probe import Probe
+from sentei.criteria.agreement import spearman
 from sentei.errors import PruningError
 from sentei.losses import per_sample
 from sentei.network.units import Group, Neurons
-from sentei.reporting.page.packing import Packed, packed
+from sentei.probe.probe import Probe
+from sentei.reporting.page.base64_arrays import Packed, packed
 from sentei.reporting.page.story import Story, evenly, has_classes
-from sentei.reporting.tables import spearman
 
 UNITS = 512  # of a group, beyond which it is left out
 DRAWN = 128  # units of a group whose surfaces are measured

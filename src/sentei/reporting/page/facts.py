@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from sentei.errors import PruningError
-from sentei.network.certificate import certify
-from sentei.network.size import latency, multiply_adds
-from sentei.network.surgery import shrink
+from sentei.network.encoding.size import latency, multiply_adds
+from sentei.network.surgery.certificate import certify
+from sentei.network.surgery.surgery import shrink
 from sentei.network.units import Synapses
 from sentei.reporting.page.story import Story, versions
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sentei.network.mask import Mask
 from sentei.network.units import Neurons
-from sentei.reporting.page.packing import Packed, length, packed
-from sentei.reporting.page.running import Operation, operations
+from sentei.reporting.page.base64_arrays import Packed, length, packed
+from sentei.reporting.page.operations import Operation, operations
 from sentei.reporting.page.story import Story
 
 ROOM = 1_650_000  # characters of base64 that weights may take

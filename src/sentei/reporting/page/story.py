@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria.probe import Probe
 from sentei.datasets import Split
 from sentei.errors import DataError
 from sentei.losses import PerSample
 from sentei.network.mask import Mask
-from sentei.network.tracing import find_units
+from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, find_synapses
+from sentei.probe.probe import Probe
 from sentei.pruning.journal import Record
 from sentei.pruning.measuring import by_class, measure
-from sentei.pruning.past import past
+from sentei.pruning.run_reader import past
 from sentei.samples import Samples
 
 

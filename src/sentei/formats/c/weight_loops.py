@@ -1,0 +1,91 @@
+"""How C code finds the weights of a row, for every way of listing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sentei.formats.c.dialect import Dialect
+from sentei.network.encoding.coding import Code
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a code is read.
+
+    Attributes:
+        tables: C type and name of every table that it reads, in order.
+        begin: lines ahead of all rows.
+        row: lines for one row, around `{each}`, which uses `column`.
+    """
+
+    tables: tuple[tuple[str, str], ...]
+    begin: tuple[str, ...]
+    row: tuple[str, ...]
+
+
+def walk(dialect: Dialect, code: Code, columns: str) -> Walk:
+    """How the weights of a code are found."""
+    tables = tuple((f"{table.dtype}_t", name) for name, table in code.tables.items())
+    if code.name == "dense":
+        return Walk(
+            tables,
+            ("unsigned column;",),
+            (f"for (column = 0; column < {columns}; column++) {{", "    {each}", "}"),
+        )
+    if code.name == "bitmap":
+        bits = dialect.read("bits++", "uint8_t")
+        return Walk(
+            tables,
+            ("unsigned column, byte = 1;",),
+            (
+                f"for (column = 0; column < {columns}; column++, byte >>= 1) {{",
+                f"    if (byte == 1) byte = {bits} | 256u;",
+                "    if (byte & 1) {",
+                "        {each}",
+                "    }",
+                "}",
+            ),
+        )
+    if code.name.startswith("csr"):
+        kinds = {name: kind for kind, name in tables}
+        count = dialect.read("counts++", kinds["counts"])
+        column = dialect.read("columns++", kinds["columns"])
+        return Walk(
+            tables,
+            ("unsigned left, column;",),
+            (
+                f"for (left = {count}; left; left--) {{",
+                f"    column = {column};",
+                "    {each}",
+                "}",
+            ),
+        )
+    return _walk_gaps(dialect, code, columns, tables)
+
+
+def _walk_gaps(
+    dialect: Dialect, code: Code, columns: str, tables: tuple[tuple[str, str], ...]
+) -> Walk:
+    byte = dialect.read("gaps++", "uint8_t")
+    if code.name == "gaps8":
+        jump, begin, following = 255, f"unsigned gap = {byte}, column = gap;", f"gap = {byte};"
+    else:
+        jump = 15
+        here = dialect.read("gaps", "uint8_t")
+        begin = f"unsigned half = 1, gap = {here} & 15, column = gap;"
+        following = f"gap = half ? {byte} >> 4 : {here} & 15; half = !half;"
+    return Walk(
+        tables,
+        (begin,),
+        (
+            f"while (column < {columns}) {{",
+            f"    if (gap != {jump}) {{",
+            "        {each}",
+            "        column++;",
+            "    }",
+            f"    {following}",
+            "    column += gap;",
+            "}",
+            f"column -= {columns};",
+        ),
+    )

@@ -1,0 +1,274 @@
+"""Networks of torch's own layers as plain data, and back.
+
+A description is a tree of JSON values: `{"type": "Linear", "in_features": 784, ...}` for a layer,
+`{"type": "Sequential", "children": [["fc1", ...], ...]}` for layers in a row, and
+`{"type": "same", "as": "0"}` where a layer is used again. Only the types in the table below are
+built: nothing is imported, looked up or run by a name that a file holds.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sentei.errors import StructureError, unknown
+from sentei.network.layers import Select, refresh_
+from sentei.network.surgery.sparse import SparseLinear
+
+MODULES = 10_000  # most modules a description may hold
+DEPTH = 64  # deepest nesting
+
+Description = dict[str, Any]
+
+_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+_BATCH = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+_MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
+_MEAN_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+
+# Constructor arguments by type; each is read back from the attribute of the same name.
+_ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("in_features", "out_features", "bias"),
+    nn.Embedding: (
+        *("num_embeddings", "embedding_dim", "padding_idx", "max_norm", "norm_type"),
+        *("scale_grad_by_freq", "sparse"),
+    ),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), (*_CONV, "bias", "padding_mode")),
+    **dict.fromkeys(
+        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        (*_CONV, "output_padding", "bias", "padding_mode"),
+    ),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BATCH),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _BATCH),
+    nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
+    nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
+    nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
+    nn.LocalResponseNorm: ("size", "alpha", "beta", "k"),
+    nn.PReLU: ("num_parameters",),
+    **dict.fromkeys((nn.Identity, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink), ()),
+    **dict.fromkeys((nn.Softsign, nn.Softmax2d), ()),
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Mish), ("inplace",)),
+    **dict.fromkeys((nn.Hardswish, nn.Hardsigmoid), ("inplace",)),
+    **dict.fromkeys((nn.ELU, nn.CELU), ("alpha", "inplace")),
+    **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.GLU), ("dim",)),
+    **dict.fromkeys((nn.Hardshrink, nn.Softshrink), ("lambd",)),
+    nn.GELU: ("approximate",),
+    nn.LeakyReLU: ("negative_slope", "inplace"),
+    nn.RReLU: ("lower", "upper", "inplace"),
+    nn.Hardtanh: ("min_val", "max_val", "inplace"),
+    nn.Softplus: ("beta", "threshold"),
+    nn.Threshold: ("threshold", "value", "inplace"),
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), ("p", "inplace")),
+    **dict.fromkeys((nn.AlphaDropout, nn.FeatureAlphaDropout), ("p", "inplace")),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _MAX_POOL),
+    nn.AvgPool1d: _MEAN_POOL,
+    **dict.fromkeys((nn.AvgPool2d, nn.AvgPool3d), (*_MEAN_POOL, "divisor_override")),
+    **dict.fromkeys(
+        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), ("output_size",)
+    ),
+    **dict.fromkeys(
+        (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+        ("output_size", "return_indices"),
+    ),
+    nn.Flatten: ("start_dim", "end_dim"),
+    nn.Unflatten: ("dim", "unflattened_size"),
+    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), ("padding",)),
+    **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), ("padding",)),
+    **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d), ("padding",)),
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), ("padding", "value")),
+    nn.PixelShuffle: ("upscale_factor",),
+    nn.Upsample: ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
+    Select: ("kept", "dim"),
+    SparseLinear: ("in_features", "out_features", "alive", "bias"),
+}
+_TYPES = {kind.__name__: kind for kind in _ARGUMENTS}
+
+
+def describe(module: nn.Module) -> Description:
+    """The network as JSON-able data: its layers, their arguments and their order; no weights.
+
+    Raises:
+        StructureError: it holds a module that is not one of torch's own in the table, one that was
+            changed by hand, or too many.
+    """
+    paths = [path for path, _ in islice(_everywhere(module), MODULES + 1)]
+    if len(paths) > MODULES or max(path.count(".") for path in paths) >= DEPTH:
+        raise StructureError(
+            f"a network is described if it has at most {MODULES:,} modules, nested {DEPTH} deep at "
+            "most; this one has more. Load it into a model of its class."
+        )
+    return _described(module, "", {})
+
+
+def build(description: Any) -> nn.Module:
+    """The network of a description, on the meta device: shapes without memory.
+
+    Raises:
+        StructureError: the description is not one that `describe` makes.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of layers that have lost all their inputs
+        return _built(description, "", {})
+
+
+def attributes(module: nn.Module) -> dict[str, dict[str, int]]:
+    """Public integers of modules whose class is not torch's own, by path.
+
+    A cut changes them where `forward` depends on them (`num_heads`), so they belong to the network
+    as its weights do.
+    """
+    found = {
+        path: {
+            name: value
+            for name, value in vars(part).items()
+            if type(value) is int and not name.startswith("_")
+        }
+        for path, part in module.named_modules()
+        if is_foreign(part)
+    }
+    return {path: values for path, values in found.items() if values}
+
+
+def is_foreign(module: nn.Module) -> bool:
+    """Whether a module's class is not torch's own."""
+    return not type(module).__module__.startswith("torch.nn")
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by every name they have; shared ones appear repeatedly."""
+    found: dict[str, Tensor] = {}
+    for path, part in _everywhere(module):
+        for name, tensor in _own_tensors(part).items():
+            found[f"{path}.{name}" if path else name] = tensor
+    return found
+
+
+def _everywhere(module: nn.Module) -> Any:
+    return module.named_modules(remove_duplicate=False)
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    buffers = {
+        name: buffer
+        for name, buffer in module._buffers.items()
+        if name not in module._non_persistent_buffers_set
+    }
+    both = {**module._parameters, **buffers}
+    return {name: tensor for name, tensor in both.items() if tensor is not None}
+
+
+def _described(module: nn.Module, path: str, seen: dict[int, str]) -> Description:
+    if id(module) in seen:
+        return {"type": "same", "as": seen[id(module)]}
+    if type(module) is nn.Sequential and not _own_tensors(module):
+        children = [
+            [name, _described(child, _join(path, name), seen)]
+            for name, child in module._modules.items()
+            if child is not None
+        ]
+        return {"type": "Sequential", "children": children}
+    seen[id(module)] = path
+    return _layer(module, path)
+
+
+def _layer(module: nn.Module, path: str) -> Description:
+    kind = type(module)
+    if kind not in _ARGUMENTS:
+        raise StructureError(
+            f"module {path!r} is a {kind.__name__}; networks describe themselves if they are "
+            "nn.Sequential of torch's own layers. Load others into a model of their class."
+        )
+    if isinstance(getattr(module, "weight", None), Tensor):
+        module = copy.copy(module)
+        refresh_(module)  # a layer whose weight is tied to another's may have been cut with it
+    given = {name: _plain(_argument(module, name), path) for name in _ARGUMENTS[kind]}
+    description = {"type": kind.__name__, **given}
+    shapes = tuple((name, tuple(t.shape)) for name, t in _own_tensors(module).items())
+    if shapes != _shapes(json.dumps(description)):
+        raise StructureError(
+            f"module {path!r} is a {kind.__name__} whose tensors are not those of its class: "
+            f"{dict(shapes)}. Load it into a model that was changed in the same way."
+        )
+    return description
+
+
+def _argument(module: nn.Module, name: str) -> Any:
+    if name == "bias":
+        return module.bias is not None
+    if name == "kept":
+        return len(module.index)  # pyright: ignore[reportArgumentType] - the tensor of a Select
+    return getattr(module, name)
+
+
+def _plain(value: Any, path: str) -> Any:
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item, path) for item in value]
+    raise StructureError(
+        f"arguments of module {path!r} must be numbers and words to be described; one is a "
+        f"{type(value).__name__}. Load it into a model of its class."
+    )
+
+
+@lru_cache(maxsize=1024)
+def _shapes(description: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and shapes of the tensors of a layer as torch makes it."""
+    made = build(json.loads(description))
+    return tuple((name, tuple(t.shape)) for name, t in _own_tensors(made).items())
+
+
+def _built(description: Any, path: str, seen: dict[str, nn.Module | None]) -> nn.Module:
+    if not isinstance(description, dict) or path in seen:
+        raise StructureError(f"module {path!r} is not described, or described twice")
+    if len(seen) >= MODULES or path.count(".") >= DEPTH:
+        raise StructureError(f"more than {MODULES:,} modules, or nested {DEPTH} deep, are refused")
+    seen[path] = None
+    given = {name: value for name, value in description.items() if name != "type"}
+    kind = description.get("type")
+    if kind == "same":
+        module = seen.get(str(given.get("as")))
+        if module is None:  # only layers are used again: containers would nest without end
+            raise StructureError(f"module {path!r} is the same as {given.get('as')!r}: no layer")
+        return module
+    if kind == "Sequential":
+        return _sequence(given.get("children"), path, seen)
+    module = seen[path] = _construct(kind, given, path)
+    return module
+
+
+def _sequence(children: Any, path: str, seen: dict[str, nn.Module | None]) -> nn.Sequential:
+    sequence = nn.Sequential()
+    try:
+        for name, child in children:
+            sequence.add_module(name, _built(child, _join(path, name), seen))
+    except (TypeError, ValueError, KeyError) as error:
+        raise StructureError(f"children of module {path!r} are not described: {error}") from error
+    return sequence
+
+
+def _construct(kind: Any, given: dict[str, Any], path: str) -> nn.Module:
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise StructureError(f"module {path!r}: {unknown('layer', kind, _TYPES)}")
+    if set(given) != set(_ARGUMENTS[_TYPES[kind]]):
+        raise StructureError(
+            f"module {path!r}: a {kind} is described by {_ARGUMENTS[_TYPES[kind]]}, not by "
+            f"{tuple(given)}"
+        )
+    values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    try:
+        if kind == "Select":
+            return Select(torch.zeros(values["kept"], dtype=torch.int64), values["dim"])
+        return _TYPES[kind](**values)
+    except Exception as error:  # whatever a constructor makes of arguments that make no sense
+        raise StructureError(f"module {path!r}: no {kind} has these arguments: {error}") from error
+
+
+def _join(path: str, name: Any) -> str:
+    return f"{path}.{name}" if path else str(name)

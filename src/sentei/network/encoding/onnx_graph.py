@@ -1,0 +1,215 @@
+"""A network as an ONNX graph, serialised: what such a file holds, to the byte.
+
+ONNX files are protocol buffers, and of these a network needs a handful of messages and two wire
+types. Writing them here needs no other package, and their size is known without any weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sentei.network.encoding.stages import (
+    Chosen,
+    Pointwise,
+    Pool,
+    Scaled,
+    Softmax,
+    Stage,
+    Weighted,
+)
+
+OPSET, IR = 13, 8  # of 2020 and 2021: what every runtime reads
+_FLOAT, _INT64 = 1, 7  # TensorProto.DataType
+
+
+def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int]) -> bytes:
+    """The content of an ONNX file, batch dimension free.
+
+    Args:
+        stages: of the network; on the meta device their weights are written as zeros.
+        shape: of a sample as callers pass it.
+    """
+    graph = _Graph()
+    here = "input"
+    if len(shape) == 2:
+        here = graph.reshape(here, stages[0].entering)
+    for place, stage in enumerate(stages):
+        here = graph.add(stage, here, f"{place}")
+    if len(stages[-1].leaving) == 3 and len(shape) == 2:
+        here = graph.reshape(here, (stages[-1].leaving[0], stages[-1].leaving[2]))
+    leaving = stages[-1].leaving
+    leaving = (leaving[0], leaving[2]) if len(leaving) == 3 and len(shape) == 2 else leaving
+    graph.node("Identity", [here], "output")
+    body = b"".join(
+        [
+            *graph.nodes,
+            _text(2, "network"),
+            *graph.weights,
+            _message(11, _value("input", shape)),
+            _message(12, _value("output", leaving)),
+        ]
+    )
+    opset = _message(8, _text(1, "") + _integer(2, OPSET))
+    return _integer(1, IR) + _text(2, "sentei") + _message(7, body) + opset
+
+
+class _Graph:
+    """Nodes and weights of a graph, serialised as they come."""
+
+    def __init__(self):
+        self.nodes: list[bytes] = []
+        self.weights: list[bytes] = []
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+        body = [*(_text(1, name) for name in inputs), _text(2, output), _text(4, kind)]
+        body += [_message(5, _attribute(name, value)) for name, value in attributes.items()]
+        self.nodes.append(_message(1, b"".join(body)))
+        return output
+
+    def weight(self, name: str, tensor: Tensor) -> str:
+        whole = not tensor.is_floating_point()
+        data = (torch.zeros(tensor.shape) if tensor.is_meta else tensor.detach().cpu()).numpy()
+        data = data.astype(np.dtype("<i8" if whole else "<f4"))
+        body = [*(_integer(1, side) for side in tensor.shape)]
+        body += [_integer(2, _INT64 if whole else _FLOAT), _text(8, name)]
+        self.weights.append(_message(5, b"".join([*body, _message(9, data.tobytes())])))
+        return name
+
+    def reshape(self, here: str, shape: Sequence[int]) -> str:
+        target = self.weight(f"{here}.shape", torch.tensor([-1, *shape]))
+        return self.node("Reshape", [here, target], f"{here}.reshaped")
+
+    def add(self, stage: Stage, here: str, out: str) -> str:  # noqa: PLR0911 - a table of types
+        if isinstance(stage, Weighted):
+            return self._weighted(stage, here, out)
+        if isinstance(stage, Pool):
+            return self._pool(stage, here, out)
+        if isinstance(stage, Pointwise):
+            return self._pointwise(stage, here, out)
+        if isinstance(stage, Softmax):
+            return self.node("LogSoftmax" if stage.log else "Softmax", [here], out, axis=1)
+        if isinstance(stage, Chosen):
+            index = self.weight(f"{out}.index", stage.index)
+            return self.node("Gather", [here, index], out, axis=1)
+        if isinstance(stage, Scaled):
+            shape = (-1, *(1,) * (len(stage.entering) - 1))
+            scale = self.weight(f"{out}.scale", stage.scale.float().reshape(shape))
+            shift = self.weight(f"{out}.shift", stage.shift.float().reshape(shape))
+            scaled = self.node("Mul", [here, scale], f"{out}.scaled")
+            return self.node("Add", [scaled, shift], out)
+        return self.node("Flatten", [here], out, axis=1)
+
+    def _weighted(self, stage: Weighted, here: str, out: str) -> str:
+        alive = stage.alive.to(stage.weight.device)
+        weight, window = stage.weight * alive, stage.window
+        if window is None:
+            given = [here, self.weight(f"{stage.name}.weight:{out}", weight)]
+            given.append(self.weight(f"{stage.name}.bias:{out}", stage.bias))
+            return self.node("Gemm", given, out, transB=1)
+        kernels = weight.reshape(len(weight), -1, *window.kernel)
+        given = [here, self.weight(f"{stage.name}.weight:{out}", kernels)]
+        given.append(self.weight(f"{stage.name}.bias:{out}", stage.bias))
+        return self.node(
+            "Conv",
+            given,
+            out,
+            kernel_shape=window.kernel,
+            strides=window.stride,
+            pads=window.padding * 2,
+            dilations=window.dilation,
+            group=stage.groups,
+        )
+
+    def _pool(self, stage: Pool, here: str, out: str) -> str:
+        window = stage.window
+        sides: dict[str, tuple[int, ...]] = {"kernel_shape": window.kernel}
+        sides |= {"strides": window.stride, "pads": window.padding * 2}
+        if stage.how == "max":
+            return self.node("MaxPool", [here], out, **sides)
+        counting = int(stage.count_padding)
+        return self.node("AveragePool", [here], out, **sides, count_include_pad=counting)
+
+    def _pointwise(self, stage: Pointwise, here: str, out: str) -> str:
+        if stage.function in _OPERATORS:
+            kind, attributes = _OPERATORS[stage.function]
+            names = _SETTINGS.get(stage.function, ())
+            settings = dict(zip(names, stage.settings, strict=True))
+            return self.node(kind, [here], out, **attributes, **settings)
+        if stage.function == "clip":
+            bounds = [
+                self.weight(f"{out}.{what}", torch.tensor(value))
+                for what, value in zip(("low", "high"), stage.settings, strict=True)
+            ]
+            return self.node("Clip", [here, *bounds], out)
+        if stage.function == "gelu":
+            root = self.weight(f"{out}.root", torch.tensor(0.5**0.5))
+            half, one = (self.weight(f"{out}.{v}", torch.tensor(v)) for v in (0.5, 1.0))
+            inner = self.node("Mul", [here, root], f"{out}.inner")
+            risen = self.node("Add", [self.node("Erf", [inner], f"{out}.erf"), one], f"{out}.sum")
+            halved = self.node("Mul", [here, half], f"{out}.half")
+            return self.node("Mul", [halved, risen], out)
+        # x times a gate of itself: silu and hard swish.
+        kind, attributes = _OPERATORS[
+            {"silu": "sigmoid", "hard_swish": "hard_sigmoid"}[stage.function]
+        ]
+        gate = self.node(kind, [here], f"{out}.gate", **attributes)
+        return self.node("Mul", [here, gate], out)
+
+
+_OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
+    "relu": ("Relu", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "softsign": ("Softsign", {}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "leaky_relu": ("LeakyRelu", {}),
+    "elu": ("Elu", {}),
+}
+_SETTINGS = {"leaky_relu": ("alpha",), "elu": ("alpha",)}
+
+
+# Protocol buffers: a key (field number and wire type), then a number or counted bytes.
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _integer(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _message(field: int, body: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(body)) + body
+
+
+def _text(field: int, text: str) -> bytes:
+    return _message(field, text.encode())
+
+
+def _attribute(name: str, value: object) -> bytes:
+    """AttributeProto: a float, an integer or integers."""
+    begin = _text(1, name)
+    if isinstance(value, float):
+        return begin + _varint(2 << 3 | 5) + np.float32(value).tobytes() + _integer(20, 1)
+    if isinstance(value, int):
+        return begin + _integer(3, value) + _integer(20, 2)
+    assert isinstance(value, tuple)
+    return begin + b"".join(_integer(8, side) for side in value) + _integer(20, 7)
+
+
+def _value(name: str, shape: Sequence[int]) -> bytes:
+    """ValueInfoProto of floats, the first dimension free."""
+    sides = [_text(2, "batch"), *(_integer(1, side) for side in shape)]
+    dims = b"".join(_message(1, side) for side in sides)
+    tensor = _integer(1, _FLOAT) + _message(2, dims)
+    return _text(1, name) + _message(2, _message(1, tensor))

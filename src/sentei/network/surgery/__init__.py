@@ -1,0 +1,4 @@
+"""Remove dead units for real, and prove that the network still computes the same.
+
+Imports `network`.
+"""

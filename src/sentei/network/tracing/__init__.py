@@ -1,0 +1,1 @@
+"""Find the units of any network by running it. Imports `network`."""

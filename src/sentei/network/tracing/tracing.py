@@ -1,0 +1,195 @@
+"""Follow units through any network by running it: which rows, columns and norms are one unit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
+
+from sentei.errors import StructureError
+from sentei.network.example import Example, check, resized, rows, undisturbed
+from sentei.network.tracing.decoding import Tracer
+from sentei.network.tracing.inputs import INPUT, Place
+from sentei.network.tracing.links import Links
+from sentei.network.tracing.replay import OUTPUT, Replay
+from sentei.network.units import Listener, Neurons
+
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+Signature = tuple[tuple[str, Place, int], ...]  # (role, place, positions of a unit there)
+
+
+def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
+    """The groups of interchangeable units of a network: neurons, channels, heads, inputs.
+
+    The model is run once; then its activations are replayed with NaN in what some rows put out, and
+    whoever reads NaN listens to them. Neither the types of layers nor the source of `forward`
+    matter. Not offered are units that reach an output, that are added to single elements of the
+    model's input, that nobody listens to, or that a norm over all of them (layer norm) has made
+    one. Everything about the model is left as it was.
+
+    Args:
+        model: any module that uses its weights through torch's own functions.
+        example: what to run it on: a tensor, a tuple of arguments or a dict of keywords. At most
+            two samples are used.
+        inputs: whether to offer input features too, in groups of kind "input" without producers.
+
+    Returns:
+        The groups in the order of their first producers; indices are int64 on the CPU.
+
+    Raises:
+        StructureError: the network cannot be followed (no use of a weight is seen, its calls depend
+            on values, or an operation hides who hears what).
+        DataError: the example does not run.
+    """
+    with undisturbed(model), _on_one_thread():
+        replay = record(model, example, inputs=inputs)
+        links = Tracer(replay).trace()
+    return _groups(replay, links)
+
+
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    # A replay is thousands of small operations: on a busy machine, threads that wait for each
+    # other over every one of them have cost twenty times what one thread takes.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
+    """The model's pass over the example, to be replayed.
+
+    Raises:
+        StructureError: the model has lazy layers that have not run yet, or cannot be followed.
+        DataError: the example does not run.
+    """
+    lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
+    if lazy:
+        raise StructureError(
+            f"every weight must have its shape; {lazy[0]!r} is lazy and waits for a first input: "
+            "run the model once before tracing it"
+        )
+    example = dict(example) if isinstance(example, Mapping) else example
+    try:
+        # One sample tells as much as many, unless a `squeeze()` takes it for something else.
+        try:
+            return Replay(model, _few(example, 1), inputs=inputs)
+        except Exception:
+            return Replay(model, _few(example, 2), inputs=inputs)
+    except StructureError:
+        raise
+    except Exception as error:
+        check(model, example)
+        raise StructureError(f"the network cannot be followed: {error}") from error
+
+
+def _few(example: Example, samples: int) -> Example:
+    count = rows(example)
+    return resized(example, lambda t: t[:samples]) if count and count > samples else example
+
+
+def _groups(replay: Replay, links: Links) -> list[Neurons]:
+    roles = _roles(replay)
+    alike: dict[Signature, list[int]] = defaultdict(list)
+    for unit, signature in _signatures(roles, links).items():
+        if _is_offered(signature, unit == links.labels[links.offset[OUTPUT]]):
+            alike[signature].append(unit)
+    found = []
+    taken: dict[tuple[str, str], int] = defaultdict(int)
+    for signature, units in alike.items():
+        if len(units) == 1 and not _is_one_row(signature):
+            continue
+        parts = _parts(signature, np.array(units), links)
+        kind = _kind(parts, replay, links)
+        name = parts["producer"][0].layer if parts["producer"] else parts["input"][0].parameter
+        name = name or parts["producer"][0].parameter
+        taken[kind, name] += 1
+        count = taken[kind, name]
+        found.append(
+            Neurons(
+                name if count == 1 else f"{name}:{count}",
+                kind,
+                len(units),
+                *(tuple(parts[role]) for role in ("producer", "follower", "listener")),
+            )
+        )
+    return found
+
+
+def _roles(replay: Replay) -> list[tuple[str, Place]]:
+    """The part that every place plays, producers first."""
+    beside = defaultdict(list)
+    for first, second in replay.aligned:
+        beside[first].append(second)
+    roles = []
+    for place in replay.sources:
+        role = "input" if place[1] == INPUT else "producer"
+        roles += [(role, place), *((role, other) for other in beside[place])]
+    for place in replay.ears:
+        if place in replay.listeners:
+            roles.append(("listener", place))
+        elif place != OUTPUT:
+            roles += [("follower", place), *(("follower", other) for other in beside[place])]
+    return list(dict.fromkeys(roles))
+
+
+def _signatures(roles: list[tuple[str, Place]], links: Links) -> dict[int, Signature]:
+    """What belongs to each unit, by its label; in the order of the units' first positions."""
+    belongings: dict[int, list[tuple[str, Place, int]]] = defaultdict(list)
+    for role, place in roles:
+        labels = links.labels[links.nodes(place)]
+        units, first, count = np.unique(labels, return_index=True, return_counts=True)
+        for at in np.argsort(first):
+            belongings[int(units[at])].append((role, place, int(count[at])))
+    return {unit: tuple(signature) for unit, signature in belongings.items()}
+
+
+def _is_offered(signature: Signature, reaches_output: bool) -> bool:
+    roles = {role for role, _, _ in signature}
+    # A unit that nobody hears is dead as it stands: removing it is the sweep's work, not a choice.
+    return not reaches_output and "listener" in roles and len(roles & {"producer", "input"}) == 1
+
+
+def _is_one_row(signature: Signature) -> bool:
+    """Whether a unit without its like is a layer of one unit, not many that a norm has mixed."""
+    return all(count == 1 for role, _, count in signature if role in ("producer", "input"))
+
+
+def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, list[Listener]]:
+    """A group's places by role; units in the order of their first positions."""
+    parts: dict[str, list[Listener]] = defaultdict(list)
+    rank = np.full(len(links.labels), -1)
+    rank[units] = np.arange(len(units))
+    for role, place, count in signature:
+        unit = rank[links.labels[links.nodes(place)]]
+        position = np.argsort(unit, kind="stable")[(unit < 0).sum() :].reshape(len(units), count)
+        name, dim = place
+        layer = "" if role == "input" else name.rpartition(".")[0]
+        parts[role].append(Listener(layer, name, dim, torch.from_numpy(position)))
+    return parts
+
+
+def _kind(parts: dict[str, list[Listener]], replay: Replay, links: Links) -> str:
+    if not parts["producer"]:
+        return "input"
+    used_by = {place: source.function for place, source in replay.sources.items()}
+    rows = [part for part in parts["producer"] if (part.parameter, part.dim) in used_by]
+    if any(used_by[part.parameter, part.dim] in (*_CONVOLUTIONS, *_TRANSPOSED) for part in rows):
+        return "channel"
+    mixed = any(
+        links.crowded[links.nodes((part.parameter, part.dim))[part.index]].any()
+        for part in parts["listener"]
+        if part.index.shape[1] > 1
+    )
+    return "head" if mixed and any(part.index.shape[1] > 1 for part in rows) else "neuron"

@@ -1,0 +1,115 @@
+"""Derivatives of the loss along the gates of single synapses: w E' and w w E''."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sentei.errors import CriterionError
+from sentei.probe.engines.chain import Chain
+from sentei.probe.engines.chain_derivatives import slope
+from sentei.probe.engines.gate_derivatives import torchs_own_warnings_hidden, twice
+from sentei.probe.recording.recording import Need, Pass, PerSample, Slope, losses, outputs
+
+_CANDIDATES = 32  # synapses that a general network is run for at once
+
+
+@dataclass(eq=False)
+class Gauge:
+    """Measures along the gates of one weight's entries.
+
+    Attributes:
+        model: the network.
+        parameter: the weight's name.
+        per_sample: the loss.
+        chain: what follows the weight, where it is a plain chain from its outputs to the loss.
+    """
+
+    model: nn.Module
+    parameter: str
+    per_sample: PerSample
+    chain: Chain | None
+
+    @property
+    def need(self) -> Need:
+        """What has to be recorded of a pass."""
+        return "outputs" if self.chain is None else self.chain.need
+
+    def slopes(self, block: Pass, members: Tensor, asked: Slope) -> Tensor:
+        """(k,) float64: derivative of the summed loss along each synapse's gate.
+
+        Raises:
+            CriterionError: each sample's own is asked for, and the network is no plain chain there.
+        """
+        weight = self.model.get_parameter(self.parameter).detach().double()
+        if self.chain is not None:
+            found: Any = 0.0
+            for o, targets in self.chain.rows(block):
+                back = self.chain.trail(o, targets, asked.loss).gradient
+                parts = (back.abs(), o.abs()) if asked.absolute else (back, o)
+                found = found + parts[0].double() @ parts[1].double().T
+            found = found * (weight.abs() if asked.absolute else weight)
+        elif asked.absolute:
+            raise CriterionError(
+                "each sample's own slope along a synapse is known where a linear layer and a plain "
+                f'chain follow; {self.parameter!r} is elsewhere. Ask for form="signed".'
+            )
+        else:
+            found = self._slope(block, asked.loss or self.per_sample).double() * weight
+        return found.flatten()[members.to(found.device)]
+
+    def curvatures(self, block: Pass, members: Tensor, kind: str) -> Tensor:
+        """(k,) float64: second derivative of the summed loss along each synapse's gate.
+
+        Raises:
+            CriterionError: the diagonal recursion is asked for, and this is no plain chain.
+        """
+        if self.chain is None:
+            if kind == "diagonal":
+                raise CriterionError(
+                    "the diagonal recursion needs a linear layer and a plain chain of activations "
+                    f"and linear layers after it; {self.parameter!r} is elsewhere. Ask for "
+                    'curvature="full", which is exact for any network.'
+                )
+            return self._twice(block, members)
+        weight = self.model.get_parameter(self.parameter).detach().double()
+        found: Any = 0.0
+        for o, targets in self.chain.rows(block):
+            known = self.chain.trail(o, targets)
+            second = known.diagonal() if kind == "diagonal" else known.own()
+            found = found + second.double() @ o.double().square().T
+        return (found * weight.square()).flatten()[members.to(found.device)]
+
+    def _slope(self, block: Pass, loss: PerSample) -> Tensor:
+        with torch.enable_grad():
+            leaf = self.model.get_parameter(self.parameter).detach().clone().requires_grad_()
+            return slope(self._losses(block, leaf, loss).double().sum(), leaf)
+
+    def _twice(self, block: Pass, members: Tensor) -> Tensor:
+        weight = self.model.get_parameter(self.parameter).detach()
+
+        def second(member: Tensor) -> Tensor:
+            step = torch.zeros_like(weight).flatten()
+            step = step.scatter(0, member[None], weight.flatten()[member][None]).view_as(weight)
+
+            def along(gain: Tensor) -> Tensor:
+                return self._losses(block, weight + (gain - 1) * step, self.per_sample)
+
+            return twice(along)(weight.new_ones(())).double()
+
+        with torchs_own_warnings_hidden():
+            run = torch.func.vmap(second)
+            return torch.cat([run(part) for part in members.to(weight.device).split(_CANDIDATES)])
+
+    def _losses(self, block: Pass, weight: Tensor, loss: PerSample) -> Tensor:
+        name, model = self.parameter, self.model
+
+        class Changed(nn.Module):
+            def forward(self, *args: Any, **kwargs: Any) -> Any:
+                return functional_call(model, {name: weight}, args, kwargs)
+
+        return losses(loss, outputs(Changed(), block.samples), block.samples.targets)

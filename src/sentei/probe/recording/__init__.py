@@ -1,0 +1,1 @@
+"""Record one pass of a network over the samples, and replay it. Imports `network`."""

@@ -1,0 +1,1 @@
+"""Say what to remove next, how fast, and until when. Imports `criteria`, `probe` and `network`."""
