@@ -93,7 +93,7 @@ def remove(model: nn.Module, probe: Probe, group: Neurons, units: Tensor) -> Non
     part = group.listeners[0]
     with torch.no_grad():
         model.get_parameter(part.parameter).index_fill_(part.dim, part.index[units].flatten(), 0)
-    probe.cut_(Cut({group: units}))
+    probe.update_(Cut({group: units}))
 
 
 # The figures.

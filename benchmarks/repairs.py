@@ -22,8 +22,8 @@ from sentei import Cut, Mask, Probe, find_units
 from sentei.criteria import angles, scores
 from sentei.datasets import mnist
 from sentei.network.units import Group
-from sentei.probe.probe import grams
-from sentei.pruning.loop import silence_
+from sentei.probe.probe import second_moments
+from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import lowest, mixed
 from sentei.training import mlp
 
@@ -76,7 +76,7 @@ def exactness() -> dict[str, float]:
         doomed: dict[Group, torch.Tensor] = {group: torch.arange(8)}
         cut = Cut(doomed, mixed("affine", Probe(model, (x, y)), doomed, mask))
         before = model(x)
-        silence_(model, mask, cut)
+        mask_cut_(model, mask, cut)
         found[what] = (model(x) - before).abs().max().item()
     return found
 
@@ -101,8 +101,8 @@ def all_angles() -> float:
 def one_pass() -> float:
     """One Cholesky factorisation of 1,000 units' Gram matrix, and one pass that gathers it."""
     probe, group = _thousand()
-    seconds = _timed(lambda: grams(probe, group))
-    (gram,) = grams(probe, group).values()
+    seconds = _timed(lambda: second_moments(probe, group))
+    (gram,) = second_moments(probe, group).values()
     square = gram.covariance + torch.eye(group.size, dtype=torch.float64)
     return seconds + _timed(lambda: torch.linalg.cholesky(square))
 
@@ -116,7 +116,7 @@ def complete_curve() -> float:
         while mask.count(group) > 1:
             doomed = lowest({group: scores("obs", probe, group)}, mask, [group], 1)
             cut = Cut(doomed, mixed("least_squares", probe, doomed, mask))
-            mask = silence_(probe.model, mask, cut)
+            mask = mask_cut_(probe.model, mask, cut)
             probe.cut_(cut)
             probe.mask = mask
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import sentei
-from sentei import BudgetError, Mask, Probe, Room, UnreachableError, datasets, training
-from sentei.experiments.budgets import against_bytes
+from sentei import BudgetError, Mask, MemoryBudget, Probe, UnreachableError, datasets, training
+from sentei.experiments.budgets import accuracy_at_budgets
 from sentei.network.encoding.size import bytes_in, ram_in
 from sentei.pruning import boards
 from sentei.pruning.rules.proposals import lowest
-from sentei.pruning.searching import down, paths_for
+from sentei.pruning.searching import paths_for, restricted
 from sentei.reporting import figures, tables
 
 
@@ -174,7 +174,7 @@ def test_stops_are_come_down_to_and_not_jumped_over(letters):
 @pytest.mark.parametrize("path", ["units", "synapses", "both", "units:50"])
 def test_each_path_removes_what_it_says(letters, path):
     network, data = letters
-    (found,) = sentei.search(network, data.train, Room("c-int8", 500), paths=[path])
+    (found,) = sentei.search(network, data.train, MemoryBudget("c-int8", 500), paths=[path])
     assert found.fits
     assert found.bytes <= 500
     mask = found.step.mask
@@ -196,9 +196,9 @@ def test_the_most_accurate_that_fits_comes_first_and_nothing_is_changed(letters)
     found = sentei.search(
         network,
         data.train,
-        Room("c-int8", 420),
+        MemoryBudget("c-int8", 420),
         evaluate=data.validation,
-        said=lambda path, step: said.append((path, step.number)),
+        on_step=lambda path, step: said.append((path, step.number)),
     )
     assert [each.fits for each in found] == [True] * 4
     accuracies = [each.accuracy for each in found]
@@ -212,7 +212,7 @@ def test_the_most_accurate_that_fits_comes_first_and_nothing_is_changed(letters)
     judged = sentei.search(
         network,
         data.train,
-        Room("c-int8", 420),
+        MemoryBudget("c-int8", 420),
         judge=lambda step: -float(step.measured.bytes_in("c-int8")),
     )
     assert judged[0].bytes == min(each.bytes for each in judged)
@@ -220,7 +220,7 @@ def test_the_most_accurate_that_fits_comes_first_and_nothing_is_changed(letters)
 
 def test_ram_is_kept_to_as_well(letters):
     network, data = letters
-    room = Room("c", "2 KiB", ram=24)
+    room = MemoryBudget("c", "2 KiB", ram=24)
     found = sentei.search(network, data.train, room)
     ways = {each.path: each for each in found}
     assert ways["both"].fits
@@ -233,22 +233,22 @@ def test_ram_is_kept_to_as_well(letters):
 def test_paths_and_rooms_that_cannot_be_are_refused(letters):
     network, data = letters
     with pytest.raises(ValueError, match="Did you mean 'units'"):
-        sentei.search(network, data.train, Room("c", 400), paths=["unit"])
+        sentei.search(network, data.train, MemoryBudget("c", 400), paths=["unit"])
     with pytest.raises(ValueError, match="stays a zero"):
         paths_for("safetensors", ["both"])
     assert paths_for("onnx") == ["units"]
     with pytest.raises(ValueError, match="unknown path"):
-        down("units:100", sentei.per_byte("c"))
+        restricted("units:100", sentei.per_byte("c"))
     for bad in (0, -3, "7 parsecs"):
         with pytest.raises(BudgetError):
-            Room("c", bad)
+            MemoryBudget("c", bad)
         with pytest.raises(BudgetError):
-            Room("c", 10, ram=bad)
+            MemoryBudget("c", 10, ram=bad)
     with pytest.raises(ValueError, match="C format"):
-        Room("onnx", 10, ram=10)
+        MemoryBudget("onnx", 10, ram=10)
     with pytest.raises(UnreachableError, match="c-int8-int8"):
-        boards.board("arduino-uno").room("c-int8", 784)
-    assert boards.board("arduino-uno").room("c-int8-int8", 784).ram == 2048 - 512 - 784
+        boards.board("arduino-uno").memory_budget("c-int8", 784)
+    assert boards.board("arduino-uno").memory_budget("c-int8-int8", 784).ram == 2048 - 512 - 784
 
 
 # Accuracy against bytes.
@@ -258,7 +258,7 @@ def test_paths_and_rooms_that_cannot_be_are_refused(letters):
 def curves(letters):
     network, data = letters
     budgets = ["40 B", "300 B", "600 B", "2 KiB"]
-    return against_bytes(network, data, budgets, paths=["units", "both"], samples=400)
+    return accuracy_at_budgets(network, data, budgets, paths=["units", "both"], samples=400)
 
 
 def test_a_curve_knows_what_fits_and_what_does_not(curves):
@@ -280,12 +280,12 @@ def test_a_curve_knows_what_fits_and_what_does_not(curves):
 
 def test_a_curve_is_drawn_and_listed(curves, tmp_path):
     figure, axes = figures.canvas()
-    figures.against_bytes(axes, curves)
+    figures.budget_curves(axes, curves)
     assert len(axes.get_legend().get_texts()) == 5
     assert "cannot be met" in axes.get_title(loc="left")
     drawn = figures.write(figure, tmp_path / "curve")
     assert drawn[0].stat().st_size > 10_000
-    table = tables.against_bytes(curves)
+    table = tables.budgets(curves)
     cells = list(table.columns[3].cells)
     assert sum("not met" in cell for cell in cells) == 4
     assert len(cells) == 2 + 4 * 4
@@ -294,11 +294,11 @@ def test_a_curve_is_drawn_and_listed(curves, tmp_path):
 def test_curves_need_budgets_and_classes(letters):
     network, data = letters
     with pytest.raises(BudgetError, match="8KiB"):
-        against_bytes(network, data, [])
+        accuracy_at_budgets(network, data, [])
     with pytest.raises(ValueError, match="Did you mean 'c-int8'"):
-        against_bytes(network, data, [500], formats=["c-int9"])
+        accuracy_at_budgets(network, data, [500], formats=["c-int9"])
     with pytest.raises(ValueError, match="unknown path"):
-        against_bytes(network, data, [500], paths=["unites"])
+        accuracy_at_budgets(network, data, [500], paths=["unites"])
 
 
 # The precision of the emitted code.

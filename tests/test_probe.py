@@ -204,7 +204,7 @@ def test_a_small_budget_changes_nothing(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(rich, poor, strict=True))
     assert probe._recording is not None
     blocks = probe._recording._passes.values()
-    assert [bool(block.kept) for block in blocks] == [True, False, False]
+    assert [bool(block.call_outputs) for block in blocks] == [True, False, False]
 
 
 def test_mask_follows_cuts():

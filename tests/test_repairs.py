@@ -24,14 +24,14 @@ from sentei import (
     units_at_most,
 )
 from sentei.criteria import Ablation, affine, least_squares, mean, repair, scores, twin
-from sentei.criteria.repairs.affine import OnOne
+from sentei.criteria.repairs.affine import SingleSurvivor
 from sentei.criteria.repairs.table import REPAIRS
 from sentei.losses import per_sample
 from sentei.network.example import tensors
 from sentei.network.folding import fold_
-from sentei.probe.probe import grams, spans
-from sentei.probe.second_moments import Span
-from sentei.pruning.loop import cut_
+from sentei.probe.probe import inverse_covariances, second_moments
+from sentei.probe.second_moments import InverseCovariance
+from sentei.pruning.loop import apply_cut_
 
 NAMES = sorted(REPAIRS)
 
@@ -42,7 +42,7 @@ def removed(model, probe, group, units, how, mask=None):
     units = torch.as_tensor(units)
     mix = repair(how)(probe, group, units, mask.without({group: units}))
     copied = copy.deepcopy(model)
-    cut_(copied, mask, Cut({group: units}, mix), probe.example)
+    apply_cut_(copied, mask, Cut({group: units}, mix), probe.example)
     return copied
 
 
@@ -93,7 +93,7 @@ def test_many_go_at_once_and_chains_end_at_survivors():
     probe, (group,) = Probe(model, (x, y)), hand.hidden(model)
     partners = [-1] * 10
     partners[3], partners[4], partners[5] = 0, 3, 4  # 5 leans on 4, that on 3, that on 0
-    for how in ("affine", OnOne(affine=True, partners=tuple(partners))):
+    for how in ("affine", SingleSurvivor(affine=True, partners=tuple(partners))):
         assert (removed(model, probe, group, [3, 4, 5], how)(x) - model(x)).abs().max() < 1e-12
 
 
@@ -120,11 +120,11 @@ def test_least_squares_is_what_numpy_finds(seed, gone):
 def test_the_inverse_is_updated_to_what_it_would_be_computed_as():
     model, x, y = one_hidden(nn.Tanh, size=12)
     probe, (group,) = Probe(model, (x, y)), hand.hidden(model)
-    (span,), alive = spans(probe, group).values(), torch.ones(12, dtype=torch.bool)
+    (span,), alive = inverse_covariances(probe, group).values(), torch.ones(12, dtype=torch.bool)
     for units in ([3], [7, 1], [0], [11, 10, 9]):
         span = span.without(torch.tensor(units))
         alive[units] = False
-        fresh = Span.of(span.gram, alive, "fresh")
+        fresh = InverseCovariance.of(span.moments, alive, "fresh")
         assert torch.allclose(span.inverse, fresh.inverse, rtol=1e-7, atol=1e-9)
         assert torch.equal(span.alive, alive)
 
@@ -133,15 +133,15 @@ def test_moments_survive_cuts_of_their_own_group_only():
     model = hand.mlp(5, 7, 6, 3).double()
     x, y = torch.randn(50, 5).double(), torch.randint(0, 3, (50,))
     probe, (first, second) = Probe(model, (x, y)), hand.hidden(model)
-    (a,), (b,) = grams(probe, first).values(), grams(probe, second).values()
+    (a,), (b,) = second_moments(probe, first).values(), second_moments(probe, second).values()
     cut = Cut(
         {first: torch.tensor([2])},
         least_squares(probe, first, torch.tensor([2]), Mask.full([first]).without({first: [2]})),
     )
-    cut_(model, Mask.full([first]), cut, x)
-    probe.cut_(cut)
-    assert next(iter(grams(probe, first).values())) is a
-    (again,) = grams(probe, second).values()
+    apply_cut_(model, Mask.full([first]), cut, x)
+    probe.update_(cut)
+    assert next(iter(second_moments(probe, first).values())) is a
+    (again,) = second_moments(probe, second).values()
     assert again is not b
     o = model[:4](x).detach()
     assert torch.allclose(again.means, o.mean(0))
@@ -236,12 +236,12 @@ def test_repairs_lean_on_the_living_alone():
     copy_unit(model, 2, 6)
     probe, (group,) = Probe(model, (x, y)), hand.hidden(model)
     mask = Mask.full([group]).without({group: [6]})
-    cut_(model, Mask.full([group]), Cut({group: torch.tensor([6])}), x)
-    probe.cut_(Cut({group: torch.tensor([6])}))
+    apply_cut_(model, Mask.full([group]), Cut({group: torch.tensor([6])}), x)
+    probe.update_(Cut({group: torch.tensor([6])}))
     for how in ("affine", "twin", "least_squares"):
         (rows,) = repair(how)(probe, group, torch.tensor([5]), mask.without({group: [5]})).values()
         assert rows[0, 6] == 0
-    leaning = OnOne(affine=True, partners=(-1, -1, -1, -1, -1, 6, -1, -1))
+    leaning = SingleSurvivor(affine=True, partners=(-1, -1, -1, -1, -1, 6, -1, -1))
     with pytest.raises(GroupError, match=r"lean only on units that stay.*6 is dead"):
         leaning(probe, group, torch.tensor([5]), mask.without({group: [5]}))
     nobody = mask.without({group: range(8)})

@@ -170,8 +170,8 @@ def test_codes_find_what_single_rows_find(name: str, inputs: bool):
         replay = record(model, x, inputs=inputs)
         for (weight, dim), source in replay.sources.items():
             for row in range(len(source.codes)):
-                heard = replay.heard({(weight, dim): np.arange(len(source.codes)) == row})
-                for place, part in replay.ears.items():
+                heard = replay.nan_columns({(weight, dim): np.arange(len(source.codes)) == row})
+                for place, part in replay.readers.items():
                     for column in np.flatnonzero(heard[part]):
                         node = (*OUTPUT, 0) if place == OUTPUT else (*place, int(column))
                         hears[weight, dim, row] |= {node}

@@ -37,6 +37,7 @@ from sentei.network.units import find_synapses as find_synapses
 from sentei.probe.probe import Probe as Probe
 from sentei.pruning.loop import prune as prune
 from sentei.pruning.rules.bytewise import per_byte as per_byte
+from sentei.pruning.rules.limits import MemoryBudget as MemoryBudget
 from sentei.pruning.rules.limits import Room as Room
 from sentei.pruning.rules.limits import accuracy_at_least as accuracy_at_least
 from sentei.pruning.rules.limits import accuracy_within as accuracy_within

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sentei.datasets import Split
-    from sentei.pruning.rules.limits import Room
+    from sentei.pruning.rules.limits import MemoryBudget
     from sentei.pruning.run import Step
     from sentei.pruning.searching import Found
 
@@ -31,14 +31,14 @@ def board_format(board: str, out: Path, inputs: int) -> str:
     if out.suffix != ".c":
         raise BudgetError(f"--board needs a C file: --out net.c, not {out}")
     try:
-        found.room("c-int8", inputs)
+        found.memory_budget("c-int8", inputs)
     except UnreachableError:
-        found.room("c-int8-int8", inputs)
+        found.memory_budget("c-int8-int8", inputs)
         return "c-int8-int8"
     return "c-int8"
 
 
-def room_of(budget: str | None, board: str | None, format: str, inputs: int) -> Room | None:
+def room_of(budget: str | None, board: str | None, format: str, inputs: int) -> MemoryBudget | None:
     """What `--budget` and `--board` ask for; None if neither does.
 
     Raises:
@@ -52,13 +52,13 @@ def room_of(budget: str | None, board: str | None, format: str, inputs: int) -> 
     if budget is not None and board is not None:
         raise BudgetError("--board is a budget; name one of --budget and --board")
     if budget is not None:
-        return limits.Room(format, budget)
+        return limits.MemoryBudget(format, budget)
     if board is None:
         return None
     found = boards.board(board)
     if not format.startswith("c"):
         raise BudgetError(f"--board needs a C file: --out net.c, not format {format}")
-    room = found.room(format, inputs)
+    room = found.memory_budget(format, inputs)
     say(
         f"{board}: {found.processor}, {found.flash:,} bytes of flash and {found.ram:,} of RAM. "
         f"Code, stack and a sample apart, {room.bytes:,} and {room.ram:,} are left for {format}."
@@ -69,7 +69,7 @@ def room_of(budget: str | None, board: str | None, format: str, inputs: int) -> 
 def fitted(
     network: nn.Module,
     split: Split,
-    room: Room,
+    room: MemoryBudget,
     *,
     samples: int,
     about: dict[str, Any],
@@ -115,7 +115,7 @@ def fitted(
             advance(done, f"{path}: {size:,} bytes, {step.measured}")
 
         learn = split.train.first(samples)
-        found = search(network, learn, room, judge=judge, said=said, **settings)
+        found = search(network, learn, room, judge=judge, on_step=said, **settings)
     console.print(tried(found))
     best = found[0]
     if best.fits:

@@ -116,7 +116,7 @@ def compare(
             samples=samples,
             seeds=seeds,
             mask=dead,
-            said=lambda done, total, way: advance(done, way, total),
+            on_progress=lambda done, total, way: advance(done, way, total),
         )
     head(f"{model}: accuracy on validation, largest area first")
     console.print(compared(comparing.rows(curves)))
@@ -129,22 +129,22 @@ def _by_size(
     network: nn.Module, split: Split, budgets: Sequence[str], out: Path, **settings: Any
 ) -> None:
     from sentei.cli.screen import console, head, progress, say
-    from sentei.experiments.budgets import against_bytes
+    from sentei.experiments.budgets import accuracy_at_budgets
     from sentei.formats.c.compiled import compiler
     from sentei.reporting import figures
-    from sentei.reporting.tables import against_bytes as table
+    from sentei.reporting.tables import budgets as table
 
     with progress("comparing", 1) as advance:
-        curves = against_bytes(
+        curves = accuracy_at_budgets(
             network,
             split,
             budgets,
-            said=lambda done, total, words: advance(done, words, total),
+            on_progress=lambda done, total, words: advance(done, words, total),
             **settings,
         )
     measured = "the emitted code, compiled here" if compiler() else "what the C code computes"
     head(f"Test accuracy of {measured}; chosen on validation; bytes as planned")
     console.print(table(curves))
     figure, axes = figures.canvas(7.0, 4.6)
-    figures.against_bytes(axes, curves)
+    figures.budget_curves(axes, curves)
     say(f"the figure is in [bold]{figures.write(figure, out)[0]}[/bold]")

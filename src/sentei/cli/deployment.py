@@ -21,9 +21,9 @@ def format_of(out: Path, format: str | None) -> str:
         ValueError: an unknown format, one that is not the ending's, or a name that C cannot have.
     """
     from sentei.formats.c import identifier
-    from sentei.formats.exporting import ENDINGS, checked
+    from sentei.formats.exporting import SUFFIXES, checked
 
-    if format is None and out.suffix not in ENDINGS:
+    if format is None and out.suffix not in SUFFIXES:
         return "safetensors"
     if out.suffix == ".c":
         identifier(out.stem)

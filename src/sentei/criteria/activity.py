@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Listener, Neurons
-from sentei.probe.probe import Probe, grams, pressure, spans
-from sentei.probe.second_moments import Gram
+from sentei.probe.probe import Probe, inverse_covariances, mean_squared_gradient, second_moments
+from sentei.probe.second_moments import SecondMoments
 
 CENTRES = ("half", "mean", "minmax", "none")
 CONSTANT = 1e-12  # a unit's variance, as a part of its mean square, below which it is constant
@@ -42,7 +42,7 @@ def angles(probe: Probe, group: Group, centre: str = "half", *, precise: bool = 
 
     Source: Gedeon and Harris (1991), with "half"; their worked example fits no other centre.
     """
-    known = grams(probe, group, precise=precise)
+    known = second_moments(probe, group, precise=precise)
     dots = torch.stack([_about(gram, centre) for gram in known.values()]).sum(0)
     lengths = dots.diagonal().clamp(min=0).sqrt()
     nothing = lengths <= 1e-7 * torch.stack([_size(gram) for gram in known.values()]).sum(0)
@@ -58,7 +58,7 @@ def steady(probe: Probe, group: Group, *, precise: bool = True) -> Tensor:
     steady = [
         gram.covariance.diagonal()
         <= CONSTANT * (gram.means.square() + gram.covariance.diagonal().mean())
-        for gram in grams(probe, group, precise=precise).values()
+        for gram in second_moments(probe, group, precise=precise).values()
     ]
     return torch.stack(steady).all(0).cpu()
 
@@ -89,7 +89,7 @@ def variance(probe: Probe, group: Group) -> Tensor:
     Source: the first stage of Sietsma and Dow (1991), there the standard deviation.
     """
     _units(group, "variance")
-    found = [g.covariance.diagonal().cpu() for g in grams(probe, group).values()]
+    found = [g.covariance.diagonal().cpu() for g in second_moments(probe, group).values()]
     return torch.stack(found).mean(0).clamp(min=0) * probe.alive(group)
 
 
@@ -103,9 +103,9 @@ def contribution(probe: Probe, group: Group) -> Tensor:
     not absolute, so that one pass over the samples serves all measures here.
     """
     total = torch.zeros(_units(group, "contribution").size, dtype=torch.float64)
-    for part, gram in grams(probe, group).items():
+    for part, gram in second_moments(probe, group).items():
         squares = gram.about(torch.zeros_like(gram.means)).diagonal().clamp(min=0) / gram.count
-        total += (squares.cpu() * loudness_squared(probe, part)).sqrt()
+        total += (squares.cpu() * squared_listener_weights(probe, part)).sqrt()
     return total
 
 
@@ -118,7 +118,7 @@ def badness(probe: Probe, group: Group) -> Tensor:
 
     Source: Hagiwara (1990), as told by Gedeon and Harris (1991); the power is our reading.
     """
-    return -pressure(probe, _units(group, "badness"))
+    return -mean_squared_gradient(probe, _units(group, "badness"))
 
 
 def obs(probe: Probe, group: Group) -> Tensor:
@@ -135,8 +135,8 @@ def obs(probe: Probe, group: Group) -> Tensor:
     this is where what follows the listeners is linear.
     """
     total = torch.zeros(_units(group, "obs").size, dtype=torch.float64)
-    for part, span in spans(probe, group).items():
-        total += span.rest.cpu() * loudness_squared(probe, part) / 2
+    for part, span in inverse_covariances(probe, group).items():
+        total += span.unexplained.cpu() * squared_listener_weights(probe, part) / 2
     return total
 
 
@@ -158,7 +158,7 @@ class SietsmaDow:
         """(size,) float64; lower goes first. 0 for the dead."""
         alive = probe.alive(_units(group, "sietsma-dow"))
         total = torch.zeros(group.size, dtype=torch.float64)
-        for gram in grams(probe, group).values():
+        for gram in second_moments(probe, group).values():
             middle = torch.full_like(gram.means, self.opposite / 2)
             dots = (gram.about(middle) / gram.count).cpu()
             squares = dots.diagonal() + dots.diagonal()[:, None]
@@ -173,7 +173,7 @@ sietsma_dow = SietsmaDow()
 
 
 @torch.no_grad()
-def loudness_squared(probe: Probe, part: Listener) -> Tensor:
+def squared_listener_weights(probe: Probe, part: Listener) -> Tensor:
     """(size,) float64 sum of squared weights with which a listener reads each unit."""
     weight = probe.model.get_parameter(part.parameter).double().cpu().movedim(part.dim, 0)
     return weight[part.index].square().flatten(1).sum(1)
@@ -189,7 +189,7 @@ def check_centre(centre: str) -> None:
         raise ValueError(unknown("centre", centre, CENTRES))
 
 
-def _about(gram: Gram, centre: str) -> Tensor:
+def _about(gram: SecondMoments, centre: str) -> Tensor:
     check_centre(centre)
     if centre == "mean":
         return gram.about(gram.means)
@@ -198,7 +198,7 @@ def _about(gram: Gram, centre: str) -> Tensor:
     return gram.about(torch.full_like(gram.means, 0.5 if centre == "half" else 0.0))
 
 
-def _size(gram: Gram) -> Tensor:
+def _size(gram: SecondMoments) -> Tensor:
     """(size,) what lengths are measured against: how far outputs are from zero at all."""
     squares = gram.about(torch.zeros_like(gram.means)).diagonal()
     return (squares.clamp(min=0).sqrt() + squares.clamp(min=0).mean().sqrt()) + 1e-300

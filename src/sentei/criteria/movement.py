@@ -12,7 +12,7 @@ from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
-from sentei.probe.recording.recording import Pass, outputs
+from sentei.probe.recording.recording import Pass, model_output
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def gradient(probe: Probe, group: Group) -> Tensor:
 
     def of_block(block: Pass) -> Tensor:
         with torch.enable_grad():
-            found = outputs(probe.model, block.samples)
+            found = model_output(probe.model, block.samples)
             total = probe.per_sample(found, block.samples.targets).sum()
             (slope,) = torch.autograd.grad(total, weight, materialize_grads=True)
         return slope.double().flatten().cpu()

@@ -19,9 +19,9 @@ from sentei.network.units import Group, find_synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
-from sentei.pruning.rules.limits import Room, bytes_at_most
+from sentei.pruning.rules.limits import MemoryBudget, bytes_at_most
 from sentei.pruning.run import Step
-from sentei.pruning.searching import down
+from sentei.pruning.searching import restricted
 from sentei.training import FineTune, Recipe
 
 PATHS = ("units", "synapses", "both")
@@ -76,7 +76,7 @@ class Curve:
         return "float32" if self.format == "c" else self.format.removeprefix("c-")
 
 
-def against_bytes(
+def accuracy_at_budgets(
     model: nn.Module,
     split: Split,
     budgets: Sequence[int | str],
@@ -88,7 +88,7 @@ def against_bytes(
     retrain: int = 0,
     samples: int = 2_000,
     seed: int = 0,
-    said: Callable[[int, int, str], object] | None = None,
+    on_progress: Callable[[int, int, str], object] | None = None,
 ) -> list[Curve]:
     """Prune a network along every path, and see how accurate it is at every budget.
 
@@ -106,7 +106,7 @@ def against_bytes(
         retrain: epochs after every step.
         samples: how many training samples a criterion looks at.
         seed: of retraining.
-        said: called with (done, of how many, in words).
+        on_progress: called with (done, of how many, in words).
 
     Raises:
         BudgetError: no budget, or one that cannot be.
@@ -117,28 +117,28 @@ def against_bytes(
     for format in formats:
         if format not in C_FORMATS:
             raise ValueError(unknown("C format", format, C_FORMATS))
-    sizes = sorted({int(Room("c", budget).bytes) for budget in budgets}, reverse=True)
+    sizes = sorted({int(MemoryBudget("c", budget).bytes) for budget in budgets}, reverse=True)
     ways = {path: [per_byte(f, units, stops=tuple(sizes)) for f in formats] for path in paths}
-    todo = [down(path, propose) for path, each in ways.items() for propose in each]
+    todo = [restricted(path, propose) for path, each in ways.items() for propose in each]
     recipe = Recipe(epochs=retrain, seed=seed) if retrain else None
     curves = []
     for done, way in enumerate(todo):
         steps = []
         for step in _steps(model, split, way, mask, recipe, samples):
             steps.append(step)
-            if said is not None:
+            if on_progress is not None:
                 size = step.measured.bytes_in(way.propose.format)
-                said(done, len(todo), f"{way.path}: {size:,} bytes, {step.measured}")
+                on_progress(done, len(todo), f"{way.path}: {size:,} bytes, {step.measured}")
         curves.append(_curve(split, way, sizes, steps))
-    if said is not None:
-        said(len(todo), len(todo), "")
+    if on_progress is not None:
+        on_progress(len(todo), len(todo), "")
     return curves
 
 
 def _steps(
     model: nn.Module,
     split: Split,
-    way: down,
+    way: restricted,
     mask: Mask | None,
     recipe: Recipe | None,
     samples: int,
@@ -161,7 +161,7 @@ def _steps(
                 raise
 
 
-def _curve(split: Split, way: down, sizes: Sequence[int], steps: Sequence[Step]) -> Curve:
+def _curve(split: Split, way: restricted, sizes: Sequence[int], steps: Sequence[Step]) -> Curve:
     format, calibration = way.propose.format, split.train.inputs[:CALIBRATION]
     tested: dict[int, float] = {}
 

@@ -105,7 +105,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     mask: Mask | None = None,
     trajectory: Trajectory | None = None,
-    said: Callable[[int, int, str], None] | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Curve]:
     """Prune a copy of the network in every way.
 
@@ -124,7 +124,7 @@ def compare(
         mask: what is dead to begin with, and stays dead.
         trajectory: what training did to `model`, for criteria that ask. Retraining adds nothing
             to it.
-        said: called with (done, of how many, the way).
+        on_progress: called with (done, of how many, the way).
 
     Returns:
         The curves, by way and seed.
@@ -146,8 +146,8 @@ def compare(
                     log.warning("%s is left out: %s", way.criterion, error)
                 except PruningError as error:
                     log.warning("%s is left out: %s", way, error)
-            if said is not None:
-                said(count, len(which) * len(todo), str(way))
+            if on_progress is not None:
+                on_progress(count, len(which) * len(todo), str(way))
     return found
 
 

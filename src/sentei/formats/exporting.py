@@ -14,7 +14,7 @@ from sentei.formats.safetensors import save
 from sentei.network.encoding.plans import C_FORMATS
 from sentei.network.mask import Mask
 
-ENDINGS = {".c": "c", ".onnx": "onnx", ".safetensors": "safetensors"}
+SUFFIXES = {".c": "c", ".onnx": "onnx", ".safetensors": "safetensors"}
 
 
 def export(
@@ -59,13 +59,13 @@ def checked(path: str | Path, format: str | None) -> str:
         ValueError: an unknown ending or format, or a format that is not the ending's.
     """
     ending = Path(path).suffix
-    if ending not in ENDINGS:
-        raise ValueError(unknown("ending", ending, ENDINGS))
+    if ending not in SUFFIXES:
+        raise ValueError(unknown("ending", ending, SUFFIXES))
     if format is None:
-        return ENDINGS[ending]
+        return SUFFIXES[ending]
     known = [*C_FORMATS, "onnx", "safetensors"]
     if format not in known:
         raise ValueError(unknown("format", format, known))
-    if format.partition("-")[0] != ENDINGS[ending]:
+    if format.partition("-")[0] != SUFFIXES[ending]:
         raise ValueError(f"a file of format {format!r} does not end in {ending!r}: {path}")
     return format

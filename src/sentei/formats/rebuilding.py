@@ -14,7 +14,7 @@ from sentei.network.layers import Select, refresh_
 SHOWN = 5  # names in a message
 
 
-def fit_(
+def fit_to_tensors_(
     network: nn.Module,
     tensors: Mapping[str, Tensor],
     tied: Mapping[str, str],

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sentei import storage
 from sentei.errors import FileError, StructureError
-from sentei.formats.rebuilding import fit_
+from sentei.formats.rebuilding import fit_to_tensors_
 from sentei.network.encoding.architecture import build, tensors_of
 from sentei.network.encoding.packing import (
     FORMAT,
@@ -88,9 +88,9 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         else:
             # First without memory: whatever is wrong shows before `into` is touched.
             meta = {name: torch.empty_like(t, device="meta") for name, t in file.tensors.items()}
-            fit_(skeleton(into), meta, file.tied, file.attributes)
+            fit_to_tensors_(skeleton(into), meta, file.tied, file.attributes)
             network = into
-        return fit_(network, file.tensors, file.tied, file.attributes).eval()
+        return fit_to_tensors_(network, file.tensors, file.tied, file.attributes).eval()
     except StructureError as error:
         raise FileError(f"{path} does not fit: {error}") from error
 

@@ -16,7 +16,7 @@ from sentei.probe.probe import Probe
 from sentei.pruning.rules.proposals import Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.while_training.cadence import Cadence, cadence
-from sentei.pruning.while_training.lazy_probe import Deferred
+from sentei.pruning.while_training.lazy_probe import LazyProbe
 
 try:
     import keras
@@ -244,7 +244,7 @@ class _Copy(nn.Module):
 
 
 def _evidence(kernels: Mapping[str, Any], mask: Mask) -> Probe:
-    return cast("Probe", Deferred(_Copy(kernels), mask, None, None, _REMEDY))
+    return cast("Probe", LazyProbe(_Copy(kernels), mask, None, None, _REMEDY))
 
 
 def _refuse_unsteady(network: Any) -> None:

@@ -94,7 +94,7 @@ def sweep_(model: nn.Module, mask: Mask, example: Example) -> Mask:
         }
         found = {group: units for group, units in unread.items() if units.numel()}
         if not found:
-            found = dict(_deaf(model, mask, example))
+            found = dict(_constant_units(model, mask, example))
         if not found:
             return mask
         mask = mask.without(found)
@@ -122,7 +122,9 @@ def _connected(model: nn.Module, mask: Mask, part: Listener) -> Tensor:
     return alive[part.index].any(1)
 
 
-def _deaf(model: nn.Module, mask: Mask, example: Example) -> Iterator[tuple[Neurons, Tensor]]:
+def _constant_units(
+    model: nn.Module, mask: Mask, example: Example
+) -> Iterator[tuple[Neurons, Tensor]]:
     """The first group with deaf units whose constants could be folded, after folding them."""
     for group in mask.groups:
         if not isinstance(group, Neurons) or not group.producers or not mask.count(group):
@@ -150,10 +152,10 @@ def _foldable(model: nn.Module, part: Listener) -> bool:
     """Whether a constant at this listener's input is a constant in its bias."""
     layer = model.get_submodule(part.layer)
     shared = getattr(layer, "groups", 1) > 1 or getattr(layer, "transposed", False)
-    return _bias(model, part) is not None and not pads(model, part) and not shared
+    return _bias(model, part) is not None and not is_padded(model, part) and not shared
 
 
-def pads(model: nn.Module, part: Listener) -> bool:
+def is_padded(model: nn.Module, part: Listener) -> bool:
     """Whether a listener hears zeros around its input, where a unit's constant is not."""
     padding = getattr(model.get_submodule(part.layer), "padding", 0)
     return padding not in (0, "valid", (0,), (0, 0), (0, 0, 0))
@@ -179,7 +181,7 @@ def _constants(model: nn.Module, part: Listener, units: Tensor, example: Example
     return torch.where(steady, (low + high) / 2, torch.nan)
 
 
-class Folds:
+class FoldedCalls:
     """Calls of a group's listeners with one unit handed over to the others.
 
     Args:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.errors import GroupError
-from sentei.html_table import table
-from sentei.network.reindex import Place, Shrinking, kept, selects
+from sentei.html_table import html_table
+from sentei.network.reindex import Place, Reindexing, has_select, remaining_positions
 from sentei.network.units import Group, Listener, Neurons, Synapses, named
 
 
@@ -121,7 +121,7 @@ class Mask:
     def _repr_html_(self) -> str:
         """A small table, for notebooks."""
         rows = {f"{g.kind} {g.name}": f"{self.count(g):,} of {g.size:,}" for g in self._alive}
-        return table("alive", rows)
+        return html_table("alive", rows)
 
     def __repr__(self) -> str:
         parts = (f"{g.kind} {g.name!r}: {self.count(g)}/{g.size}" for g in self._alive)
@@ -240,15 +240,15 @@ class Mask:
         Its units are all alive, under their new sizes and positions; synapses that are dead though
         both their ends are alive stay dead. Emptied groups are left out, as tracing would.
         """
-        shrinking = Shrinking(self.gone, self.wrapped)
-        return Mask(shrinking.renumbered(self._alive, self.living_in_shrunk))
+        shrinking = Reindexing(self.gone, self.wrapped)
+        return Mask(shrinking.groups_left(self._alive, self.living_in_shrunk))
 
     def living_in_shrunk(self, synapses: Synapses) -> Tensor:
         """As `living`, for one layer, with the rows and columns of dead units taken out."""
         alive = self.living(synapses.parameter, synapses.shape)
         for (parameter, dim), positions in self.gone.items():
             if parameter == synapses.parameter:
-                alive = alive.index_select(dim, kept(alive.shape[dim], positions))
+                alive = alive.index_select(dim, remaining_positions(alive.shape[dim], positions))
         return alive
 
     def without_kind(self, kind: str) -> Mask:
@@ -274,7 +274,7 @@ class Mask:
             for group in self._alive
             if isinstance(group, Neurons) and group.kind == "input" and self.dead(group).numel()
             for part in group.listeners
-            if not selects(group, part.layer)
+            if not has_select(group, part.layer)
         )
 
 

@@ -15,7 +15,7 @@ Place = tuple[str, int]  # a parameter and one of its dimensions
 
 
 @dataclass(frozen=True)
-class Shrinking:
+class Reindexing:
     """What happens to places and names.
 
     Attributes:
@@ -26,7 +26,7 @@ class Shrinking:
     gone: Mapping[Place, Tensor]
     wrapped: frozenset[str]
 
-    def renumbered(
+    def groups_left(
         self, alive: Mapping[Group, Tensor], living: Callable[[Synapses], Tensor]
     ) -> dict[Group, Tensor]:
         """The groups of the shrunk network, each with what is alive in it, (size,) bool.
@@ -77,12 +77,12 @@ class Shrinking:
         return _within(layer, f"1.{short}") if layer in self.wrapped else parameter
 
 
-def kept(size: int, gone: Tensor) -> Tensor:
+def remaining_positions(size: int, gone: Tensor) -> Tensor:
     """Positions 0 … size - 1 without those `gone`."""
     return torch.ones(size, dtype=torch.bool).index_fill(0, gone, False).nonzero().flatten()
 
 
-def selects(group: Neurons, layer: str) -> bool:
+def has_select(group: Neurons, layer: str) -> bool:
     """Whether `layer` already reads the group's inputs through a Select that stands before it."""
     container = layer.rpartition(".")[0]
     return any(part.layer == f"{container}.0".lstrip(".") for part in group.followers)

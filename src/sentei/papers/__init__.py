@@ -34,7 +34,7 @@ class Order:
         quick: smaller experiments, about a minute; never published.
         seeds: how often each experiment is repeated; at least five where anything is published.
         processes: how many jobs run side by side.
-        said: called with (how many jobs are done, of how many, the name of the last).
+        on_progress: called with (how many jobs are done, of how many, the name of the last).
 
     Raises:
         ValueError: no seed.
@@ -44,7 +44,7 @@ class Order:
     quick: bool = False
     seeds: int = 5
     processes: int = 1
-    said: Callable[[int, int, str], None] | None = None
+    on_progress: Callable[[int, int, str], None] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be measured with, before anything is."""
@@ -61,8 +61,8 @@ class Order:
         def done(job: jobs.Job) -> None:
             nonlocal finished
             finished += 1
-            if self.said is not None:
-                self.said(finished, len(todo), job.name)
+            if self.on_progress is not None:
+                self.on_progress(finished, len(todo), job.name)
 
         kind = "quick" if self.quick else "results"
         return jobs.run(todo, self.folder / kind, self.processes, done)

@@ -15,29 +15,31 @@ from sentei.network.calls import names_of
 from sentei.network.example import run, tensors
 from sentei.network.surgery.certificate import TOLERANCE
 from sentei.network.units import Group, Listener, Neurons, Synapses
-from sentei.probe.engines.candidate_losses import Ending
+from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain import Chain, find_chain
 from sentei.probe.engines.gates import Gates
-from sentei.probe.engines.synapses import Gauge
-from sentei.probe.recording.data import Samples
-from sentei.probe.recording.recording import Recording, losses, outputs
+from sentei.probe.engines.synapses import SynapseGates
+from sentei.probe.recording.data import ProbeData
+from sentei.probe.recording.recording import Recording, model_output, per_sample_losses
 
-Engine = Chain | Gates | Gauge
+Engine = Chain | Gates | SynapseGates
 
 
-def fitting(recording: Recording, group: Group, members: Tensor, ending: Ending) -> Engine:
+def engine_for(
+    recording: Recording, group: Group, members: Tensor, ending: CandidateLosses
+) -> Engine:
     """The engine for a group, after it was tried.
 
     Raises:
         StructureError: a group of units that not even the general engine is right for.
     """
     if isinstance(group, Neurons):
-        return engine_for(recording, listeners_of(recording.model, group), members, ending)
-    return gauge_for(recording, group, ending)
+        return unit_engine(recording, listeners_of(recording.model, group), members, ending)
+    return synapse_engine(recording, group, ending)
 
 
-def engine_for(
-    recording: Recording, listeners: Mapping[str, Listener], units: Tensor, ending: Ending
+def unit_engine(
+    recording: Recording, listeners: Mapping[str, Listener], units: Tensor, ending: CandidateLosses
 ) -> Chain | Gates:
     """The engine for a group of units, after it told the loss without one of the `units` correctly.
 
@@ -46,10 +48,10 @@ def engine_for(
     """
     model, survey = recording.model, recording.survey
     chain = find_chain(recording, listeners, ending)
-    if chain is not None and bears_out(recording, chain, listeners, units):
+    if chain is not None and agrees_with_model(recording, chain, listeners, units):
         return chain
     gates = Gates(model, survey, listeners, recording.per_sample)
-    if bears_out(recording, gates, listeners, units):
+    if agrees_with_model(recording, gates, listeners, units):
         return gates
     raise StructureError(
         "the loss without a unit must be what the network gives with the unit's columns zeroed in "
@@ -58,7 +60,7 @@ def engine_for(
     )
 
 
-def gauge_for(recording: Recording, group: Synapses, ending: Ending) -> Gauge:
+def synapse_engine(recording: Recording, group: Synapses, ending: CandidateLosses) -> SynapseGates:
     """What measures along the gates of a group's synapses, after its chain, if any, was tried."""
     model = recording.model
     name = names_of(model)[id(model.get_parameter(group.parameter))]
@@ -67,35 +69,37 @@ def gauge_for(recording: Recording, group: Synapses, ending: Ending) -> Gauge:
         columns = Listener(group.name, name, 1, torch.arange(group.shape[1])[:, None])
         found = find_chain(recording, {name: columns}, ending)
         heard = torch.arange(group.shape[1])
-        if found is not None and bears_out(recording, found, {name: columns}, heard):
+        if found is not None and agrees_with_model(recording, found, {name: columns}, heard):
             chain = found
-    return Gauge(model, name, recording.per_sample, chain)
+    return SynapseGates(model, name, recording.per_sample, chain)
 
 
-def bears_out(
+def agrees_with_model(
     recording: Recording, engine: Chain | Gates, listeners: Mapping[str, Listener], units: Tensor
 ) -> bool:
     """Whether the network itself, with the loudest unit's columns zeroed, agrees with an engine."""
-    sample = recording.sample
+    sample = recording.check_pass
     recording.complete_(sample, engine.need)
     recording.complete_(sample, "outputs")
     assert sample.losses is not None
-    loudest = units[loudness(recording.model, listeners)[units].argmax().cpu()][None]
+    loudest = units[largest_weight_read(recording.model, listeners)[units].argmax().cpu()][None]
     zeroed = {
         name: recording.model.get_parameter(name).index_fill(
             part.dim, part.index[loudest].flatten().to(recording.device), 0.0
         )
         for name, part in listeners.items()
     }
-    real = without(recording.model, zeroed, sample.samples)
-    told = losses(recording.per_sample, real, sample.samples.targets)
+    real = output_with_weights(recording.model, zeroed, sample.samples)
+    told = per_sample_losses(recording.per_sample, real, sample.samples.targets)
     rise = (told.double().sum() - sample.losses.double().sum()).item()
     apart = abs(engine.rises(sample, loudest)[0].item() - rise) / len(told)
     # A loss that is not finite is nobody's error here: the answer itself will say so.
     return not apart > tolerance(real) * max(1.0, told.abs().mean().item())
 
 
-def without(model: nn.Module, zeroed: Mapping[str, Tensor], samples: Samples) -> Tensor:
+def output_with_weights(
+    model: nn.Module, zeroed: Mapping[str, Tensor], samples: ProbeData
+) -> Tensor:
     """What the model puts out with other weights in some places; the model is not touched."""
 
     class Zeroed(nn.Module):
@@ -132,7 +136,7 @@ def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str,
     return {names[id(model.get_parameter(part.parameter))]: rows for part, rows in mix.items()}
 
 
-def loudness(model: nn.Module, listeners: Mapping[str, Listener]) -> Tensor:
+def largest_weight_read(model: nn.Module, listeners: Mapping[str, Listener]) -> Tensor:
     """(size,) largest weight with which anything listens to each unit; 0 for a dead unit."""
     loudest = []
     for name, part in listeners.items():
@@ -143,22 +147,22 @@ def loudness(model: nn.Module, listeners: Mapping[str, Listener]) -> Tensor:
     return torch.stack(loudest).amax(0)
 
 
-def audible(model: nn.Module, group: Group) -> Tensor:
+def can_matter(model: nn.Module, group: Group) -> Tensor:
     """(size,) bool: which members anything could come of: units that are heard, weights not 0."""
     if isinstance(group, Neurons):
-        return loudness(model, listeners_of(model, group)).cpu() > 0
+        return largest_weight_read(model, listeners_of(model, group)).cpu() > 0
     return model.get_parameter(group.parameter).detach().flatten().cpu() != 0
 
 
-def compare(recording: Recording) -> None:
+def check_recording(recording: Recording) -> None:
     """Refuse to answer from a record that the network does not bear out.
 
     Raises:
         StaleError: weights changed unannounced.
     """
-    sample = recording.sample
+    sample = recording.check_pass
     recording.complete_(sample, "outputs")
-    recorded, real = sample.outputs, outputs(recording.model, sample.samples)
+    recorded, real = sample.outputs, model_output(recording.model, sample.samples)
     assert recorded is not None
     apart = (recorded - real).abs().max().item() if real.numel() else 0.0
     scale = max(1.0, real.abs().max().item()) if real.numel() else 1.0

@@ -19,21 +19,29 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import (
     Engine,
-    audible,
-    compare,
-    fitting,
+    can_matter,
+    check_recording,
+    engine_for,
     listeners_of,
     mixes_by_name,
     parameters_read,
 )
-from sentei.probe.engines.candidate_losses import Ending
+from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import check_smooth
 from sentei.probe.engines.gates import Gates
 from sentei.probe.recording.data import read
-from sentei.probe.recording.hearing import pressed
-from sentei.probe.recording.recording import Need, Pass, Recording, Slope, known, right, total
-from sentei.probe.recording.recording import losses as losses_of
-from sentei.probe.second_moments import Gram, Moments, Span
+from sentei.probe.recording.hearing import input_gradients
+from sentei.probe.recording.recording import (
+    Need,
+    Pass,
+    Recording,
+    Slope,
+    completed,
+    count_correct,
+    sum_losses,
+)
+from sentei.probe.recording.recording import per_sample_losses as losses_of
+from sentei.probe.second_moments import InverseCovariance, MomentCache, SecondMoments
 from sentei.samples import fingerprint
 
 RECORDED_BYTES = 2**30
@@ -41,7 +49,7 @@ _ROWS = 2500  # samples in a pass over a masked copy
 EXAMPLE = 64  # inputs in a Probe's example
 
 
-class _Cut(Protocol):
+class _CutLike(Protocol):
     @property
     def doomed(self) -> Mapping[Any, Tensor]: ...
 
@@ -90,7 +98,7 @@ class Probe:
         self.per_sample = losses.per_sample(loss)
         self.mask = Mask.full(())
         self.one_at_a_time = 0
-        self._ending = Ending(self.loss_name, self.per_sample)
+        self._candidate_losses = CandidateLosses(self.loss_name, self.per_sample)
         self.samples = read(data)
         self.forget_()
         with undisturbed(model):
@@ -118,14 +126,14 @@ class Probe:
             LossError: it is not finite, or not one number per sample.
             StaleError: weights changed unannounced.
         """
-        return self.mean(total, 1).item()
+        return self.mean(sum_losses, 1).item()
 
     def accuracy(self) -> float | None:
         """Part of the samples whose largest output is their target; None without class targets."""
         targets = self.samples.targets
         if targets.is_floating_point() or targets.ndim != 1:
             return None
-        return self.mean(right, 1).item()
+        return self.mean(count_correct, 1).item()
 
     def alive(self, group: Group) -> Tensor:
         """(size,) bool: which members were not cut."""
@@ -233,7 +241,7 @@ class Probe:
 
     # What happened.
 
-    def cut_(self, cut: _Cut) -> None:
+    def update_(self, cut: _CutLike) -> None:
         """Take note of a cut whose weights have been changed already: drop what it made stale."""
         groups_cut = (*cut.doomed, *cut.regrown)
         groups = dict.fromkeys([*self.mask.groups, *groups_cut])
@@ -246,11 +254,13 @@ class Probe:
             self.moments.forget_(self._recording, changed)
             self._recording.forget_(changed)
 
+    cut_ = update_  # its name in the first release
+
     def forget_(self) -> None:
         """Drop everything recorded: after training, an undo, or any other change of weights."""
         self._recording: Recording | None = None
         self._engines: dict[Group, Engine] = {}
-        self.moments = Moments()
+        self.moments = MomentCache()
 
     @contextmanager
     def measuring(self) -> Iterator[Recording]:
@@ -258,7 +268,7 @@ class Probe:
         with undisturbed(self.model):
             if self._recording is None:
                 self._recording = self._fresh()
-            compare(self._recording)
+            check_recording(self._recording)
             yield self._recording
 
     def _fresh(self) -> Recording:
@@ -293,8 +303,8 @@ class Probe:
 
     def check_smooth(self, recording: Recording, order: int) -> None:
         """Refuse a loss that cannot be differentiated so often."""
-        sample = recording.sample
-        check_smooth(self.per_sample, known(sample.outputs), sample.samples.targets, order)
+        sample = recording.check_pass
+        check_smooth(self.per_sample, completed(sample.outputs), sample.samples.targets, order)
 
     def _per_member(
         self,
@@ -317,7 +327,7 @@ class Probe:
         chosen = chosen if chosen.numel() else chosen.long()
         Mask.full([group]).without({group: chosen}).check(self.model)
         found = torch.zeros(len(chosen), *each, dtype=torch.float64)
-        live = (self.alive(group) & audible(self.model, group))[chosen]
+        live = (self.alive(group) & can_matter(self.model, group))[chosen]
         with self.measuring() as recording:
             if smooth:
                 self.check_smooth(recording, smooth)
@@ -342,11 +352,13 @@ class Probe:
 
     def _engine(self, recording: Recording, group: Group, members: Tensor) -> Engine:
         if group not in self._engines:
-            self._engines[group] = fitting(recording, group, members, self._ending)
+            self._engines[group] = engine_for(recording, group, members, self._candidate_losses)
         return self._engines[group]
 
 
-def grams(probe: Probe, group: Group, *, precise: bool = True) -> dict[Listener, Gram]:
+def second_moments(
+    probe: Probe, group: Group, *, precise: bool = True
+) -> dict[Listener, SecondMoments]:
     """Second moments of a group's units, dead ones too, as each listener hears them.
 
     Args:
@@ -359,10 +371,10 @@ def grams(probe: Probe, group: Group, *, precise: bool = True) -> dict[Listener,
     """
     units = probe.check_units(group)
     with probe.measuring() as recording:
-        return probe.moments.grams(recording, units, precise=precise)
+        return probe.moments.second_moments(recording, units, precise=precise)
 
 
-def spans(probe: Probe, group: Group) -> dict[Listener, Span]:
+def inverse_covariances(probe: Probe, group: Group) -> dict[Listener, InverseCovariance]:
     """What the alive units of a group know of each other, for each listener.
 
     Raises:
@@ -370,10 +382,10 @@ def spans(probe: Probe, group: Group) -> dict[Listener, Span]:
     """
     units = probe.check_units(group)
     with probe.measuring() as recording:
-        return probe.moments.spans(recording, units, probe.alive(group))
+        return probe.moments.inverse_covariances(recording, units, probe.alive(group))
 
 
-def pressure(probe: Probe, group: Group) -> Tensor:
+def mean_squared_gradient(probe: Probe, group: Group) -> Tensor:
     """(size,) float64 mean squared derivative of a sample's loss along a unit's output.
 
     Squares are added up over a unit's positions and columns. 0 for the dead.
@@ -388,7 +400,7 @@ def pressure(probe: Probe, group: Group) -> Tensor:
         listeners = listeners_of(recording.model, units)
 
         def of_block(block: Pass) -> Tensor:
-            each = pressed(recording, block, listeners, probe.per_sample)
+            each = input_gradients(recording, block, listeners, probe.per_sample)
             return torch.stack([found.square().sum(1, dtype=torch.float64) for found in each]).sum(
                 0
             )
@@ -396,7 +408,7 @@ def pressure(probe: Probe, group: Group) -> Tensor:
         return probe.mean(of_block, group.size) * probe.alive(group)
 
 
-def loss_under(probe: Probe, mask: Mask) -> float:
+def loss_with_mask(probe: Probe, mask: Mask) -> float:
     """Mean loss on a Probe's samples with all that is dead in a mask removed, by a pass of its own.
 
     Raises:

@@ -15,7 +15,7 @@ from sentei.network.calls import names_of
 from sentei.network.mask import Mask
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
-from sentei.probe.recording.hearing import hear, positions_of
+from sentei.probe.recording.hearing import listener_positions, read_listener_inputs
 from sentei.probe.recording.recording import Recording
 
 log = logging.getLogger("sentei")
@@ -25,7 +25,7 @@ SINGULAR = 1e-7  # a unit whose rest is this part of its variance is as good as 
 
 
 @dataclass(frozen=True, eq=False)
-class Gram:
+class SecondMoments:
     """Second moments of units as one listener hears them, about an origin near their means.
 
     Attributes:
@@ -60,9 +60,9 @@ class Gram:
         return found.addr_(shift, shift, alpha=self.count)
 
 
-def gather(
+def accumulate(
     recording: Recording, listeners: Mapping[str, Listener], *, precise: bool = True
-) -> dict[str, Gram]:
+) -> dict[str, SecondMoments]:
     """The moments of a group by listener, in one pass over the samples that keeps no activations.
 
     Blocks are multiplied in float64, or in the network's own type if not `precise`, and added in
@@ -74,14 +74,14 @@ def gather(
     def first(name: str, rows: Tensor) -> None:
         origins.setdefault(name, rows.double().mean(1))
 
-    hear(recording, recording.sample, listeners, first)
+    read_listener_inputs(recording, recording.check_pass, listeners, first)
     totals = {
         name: (torch.zeros(size, **_wide(o)), torch.zeros(size, size, **_wide(o)))
         for name, o in origins.items()
     }
     reach = {n: torch.zeros(len(recording.starts), 2, size, **_wide(o)) for n, o in origins.items()}
     counts = torch.zeros(len(recording.starts), len(origins), dtype=torch.float64)
-    own = dict(recording.own)
+    own = dict(recording.own_passes)
     dtype = torch.float64 if precise else None
     for i in range(len(recording.starts)):
         parts = {
@@ -103,7 +103,7 @@ def gather(
             counts[i, list(origins).index(name)] += rows.shape[1]
 
         if i in own:
-            hear(recording, own[i], listeners, add)
+            read_listener_inputs(recording, own[i], listeners, add)
         for name, total in totals.items():
             for whole, part in zip(total, parts.pop(name), strict=True):
                 whole.add_(sum_across(part[None]))
@@ -112,7 +112,7 @@ def gather(
     for name, total in totals.items():
         ends = gathered(reach[name])
         low, high = ends[:, 0].amin(0), ends[:, 1].amax(0)
-        found[name] = Gram(int(number[name]), origins[name], *total, low, high)
+        found[name] = SecondMoments(int(number[name]), origins[name], *total, low, high)
     return found
 
 
@@ -121,7 +121,7 @@ def _wide(like: Tensor) -> dict:
 
 
 @dataclass(frozen=True, eq=False)
-class Span:
+class InverseCovariance:
     """What alive units know of each other: the inverse of their covariance.
 
     With P that inverse, unit k is best mixed from the others as -P_kj / P_kk, and 1 / P_kk of its
@@ -133,12 +133,12 @@ class Span:
         inverse: (size, size) float64; zero where a unit is dead.
     """
 
-    gram: Gram
+    moments: SecondMoments
     alive: Tensor
     inverse: Tensor = field(repr=False)
 
     @classmethod
-    def of(cls, gram: Gram, alive: Tensor, whose: str) -> Span:
+    def of(cls, gram: SecondMoments, alive: Tensor, whose: str) -> InverseCovariance:
         """Ridge makes a singular covariance one that has an inverse; that is logged."""
         at = alive.nonzero().flatten()
         own = gram.covariance[at[:, None], at]
@@ -152,7 +152,7 @@ class Span:
         found = torch.zeros_like(gram.covariance)
         found[at[:, None], at] = torch.cholesky_inverse(factor)
         span = cls(gram, alive.clone(), found)
-        left = span.rest[at]
+        left = span.unexplained[at]
         mixed = int((left <= SINGULAR * variances).sum())
         if mixed:
             log.info(
@@ -163,12 +163,12 @@ class Span:
         return span
 
     @cached_property
-    def rest(self) -> Tensor:
+    def unexplained(self) -> Tensor:
         """(size,) float64 variance of each that a mix of the others leaves over; 0 for the dead."""
         own = self.inverse.diagonal()
         return torch.where(self.alive & (own > 0), 1 / own, 0.0)
 
-    def without(self, units: Tensor) -> Span:
+    def without(self, units: Tensor) -> InverseCovariance:
         """The span of those that stay when units go: one update of the inverse."""
         if not len(units):
             return self
@@ -181,7 +181,7 @@ class Span:
         left[units], left[:, units] = 0, 0
         alive = self.alive.clone()
         alive[units] = False
-        return Span(self.gram, alive, left)
+        return InverseCovariance(self.moments, alive, left)
 
     def mixes(self, units: Tensor) -> Tensor:
         """(k, size + 1) float64: each unit from all the others that are alive, and a constant."""
@@ -190,7 +190,7 @@ class Span:
         shares = -shares / torch.where(own > 0, own, 1.0)
         return self._whole(units, shares.scatter_(1, units[:, None], 0))
 
-    def together(self, units: Tensor) -> Tensor:
+    def mixes_without(self, units: Tensor) -> Tensor:
         """(k, size + 1) float64: each unit from those that are alive once all of these are gone."""
         columns = self.inverse[:, units]
         shares = -torch.linalg.solve(columns[units], columns.T)
@@ -198,46 +198,48 @@ class Span:
         return self._whole(units, shares)
 
     def _whole(self, units: Tensor, shares: Tensor) -> Tensor:
-        constants = self.gram.means[units] - shares @ self.gram.means
+        constants = self.moments.means[units] - shares @ self.moments.means
         return torch.cat([shares, constants[:, None]], 1)
 
 
 @dataclass
-class Moments:
+class MomentCache:
     """Gram matrices and spans by group and listener, kept until weights before them change."""
 
-    _grams: dict[tuple[Neurons, bool], dict[str, Gram]] = field(default_factory=dict)
-    _spans: dict[tuple[Neurons, str], Span] = field(default_factory=dict)
+    _moments: dict[tuple[Neurons, bool], dict[str, SecondMoments]] = field(default_factory=dict)
+    _inverses: dict[tuple[Neurons, str], InverseCovariance] = field(default_factory=dict)
 
-    def grams(
+    def second_moments(
         self, recording: Recording, group: Neurons, *, precise: bool = True
-    ) -> dict[Listener, Gram]:
+    ) -> dict[Listener, SecondMoments]:
         """Second moments as each listener hears them."""
         Mask.full([group]).check(recording.model)
-        if (group, precise) not in self._grams:
+        if (group, precise) not in self._moments:
             listeners = listeners_of(recording.model, group)
-            self._grams[group, precise] = gather(recording, listeners, precise=precise)
-        known, names = self._grams[group, precise], _names(recording.model, group)
+            self._moments[group, precise] = accumulate(recording, listeners, precise=precise)
+        known, names = self._moments[group, precise], _names(recording.model, group)
         return {part: known[name] for part, name in names.items() if name in known}
 
-    def spans(self, recording: Recording, group: Neurons, alive: Tensor) -> dict[Listener, Span]:
+    def inverse_covariances(
+        self, recording: Recording, group: Neurons, alive: Tensor
+    ) -> dict[Listener, InverseCovariance]:
         """What the alive units know of each other."""
         found, names = {}, _names(recording.model, group)
-        for part, gram in self.grams(recording, group).items():
-            known = self._spans.get((group, names[part]))
+        for part, gram in self.second_moments(recording, group).items():
+            known = self._inverses.get((group, names[part]))
             if known is None or (alive & ~known.alive).any():
-                known = Span.of(gram, alive, f"{group.kind} group {group.name!r}")
+                known = InverseCovariance.of(gram, alive, f"{group.kind} group {group.name!r}")
             else:
                 known = known.without((known.alive & ~alive).nonzero().flatten())
-            found[part] = self._spans[group, names[part]] = known
+            found[part] = self._inverses[group, names[part]] = known
         return found
 
     def forget_(self, recording: Recording, position: int) -> None:
         """Drop what was heard after the call at `position`, whose weights have changed."""
-        for group, precise in [*self._grams]:
-            if max(positions_of(recording, listeners_of(recording.model, group))) > position:
-                del self._grams[group, precise]
-                self._spans = {k: span for k, span in self._spans.items() if k[0] != group}
+        for group, precise in [*self._moments]:
+            if max(listener_positions(recording, listeners_of(recording.model, group))) > position:
+                del self._moments[group, precise]
+                self._inverses = {k: span for k, span in self._inverses.items() if k[0] != group}
 
 
 def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sentei.errors import UnreachableError, unknown
-from sentei.pruning.rules.limits import Room
+from sentei.pruning.rules.limits import MemoryBudget
 
 # An estimate for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to 1.5 KiB, the compiler's
 # own floating point and expf up to 3 KiB. The rest of the reserve is the caller's program.
@@ -21,7 +21,7 @@ class Board:
     ram: int
     processor: str
 
-    def room(self, format: str, inputs: int) -> Room:
+    def memory_budget(self, format: str, inputs: int) -> MemoryBudget:
         """What a network on it may take.
 
         Args:
@@ -39,7 +39,7 @@ class Board:
                 f"stack {STACK}; the {self.processor} has {self.ram:,} bytes of RAM. Use "
                 "c-int8-int8, whose inputs take a byte each, fewer inputs, or another board."
             )
-        return Room(format, self.flash - CODE, left)
+        return MemoryBudget(format, self.flash - CODE, left)
 
 
 BOARDS = {

@@ -63,23 +63,23 @@ def prune(
             untouched one breaches.
         JournalError: `journal` holds another run.
     """
-    judge = _judge(model, probe, evaluate)
+    judge = _evaluation_probe(model, probe, evaluate)
     run = Run(model, list(groups), probe, judge, propose, until, keeping, retrain, mask)
     run.begin(journal, resume)
     return _steps(run)
 
 
 def _steps(run: Run) -> Iterator[Step]:
-    past = run.past()
+    past = run.steps_so_far()
     yield from past
     start, step, refused = past[0].measured, past[-1], None
     while run.until is None or not run.until(step.measured, start):
-        with run.safe(step.mask):
+        with run.restored_on_error(step.mask):
             cut = run.propose(run.probe, run.groups, step.mask, run.progress(step))
             if cut is None or cut == refused:
                 break
-            mask = cut_(run.model, step.mask, cut, run.probe.example)
-            run.tell(cut, step.mask, mask)
+            mask = apply_cut_(run.model, step.mask, cut, run.probe.example)
+            run.retrain_and_update_(cut, step.mask, mask)
             measured = measure(run.model, mask, run.judge)
             if run.keeping is not None and not run.keeping(measured, start):
                 run.undo(step.mask)
@@ -87,10 +87,10 @@ def _steps(run: Run) -> Iterator[Step]:
                 continue
             step = run.keep(step, cut, mask, measured)
         yield step
-    run.say_how_it_ended(step, start)
+    run.warn_if_not_reached(step, start)
 
 
-def cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask:
+def apply_cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask:
     """Carry out a cut: hand the work over, silence the doomed, sweep what died with them.
 
     Args:
@@ -102,10 +102,10 @@ def cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask:
     Returns:
         What is alive after.
     """
-    return sweep_(model, silence_(model, mask, cut), example)
+    return sweep_(model, mask_cut_(model, mask, cut), example)
 
 
-def silence_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
+def mask_cut_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
     """As `cut_`, but what has died with the doomed is left as it is."""
     for group, units in cut.doomed.items():
         mix = {part: cut.mix[part] for part in _listeners(group) if part in cut.mix}
@@ -116,7 +116,7 @@ def silence_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
     return mask
 
 
-def _judge(model: nn.Module, probe: Probe, evaluate: Any) -> Probe:
+def _evaluation_probe(model: nn.Module, probe: Probe, evaluate: Any) -> Probe:
     if probe.model is not model:
         raise GroupError("the probe looks at another model; make it with Probe(model, data)")
     if evaluate is None:

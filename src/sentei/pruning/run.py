@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import BudgetError, StructureError, UnreachableError
-from sentei.html_table import table
+from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
 from sentei.network.encoding.plans import C_FORMATS
 from sentei.network.encoding.size import counts
@@ -29,7 +29,7 @@ from sentei.samples import fingerprint
 
 log = logging.getLogger("sentei")
 
-KEPT = 1000  # samples that a journal keeps
+SAMPLE_ROWS = 1000  # samples that a journal keeps
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Step:
     def _repr_html_(self) -> str:
         """A small table, for notebooks."""
         words = "untouched" if self.number == 0 else f"step {self.number}"
-        gone = {f"removed from {g.name}": _listed(went) for g, went in self.removed.items()}
-        return table(words, {**self.measured.numbers(), **gone})
+        gone = {f"removed from {g.name}": _shortened(went) for g, went in self.removed.items()}
+        return html_table(words, {**self.measured.numbers(), **gone})
 
     def network(self) -> nn.Module:
         """A full-size copy of the network as it was: masked, repaired and retrained."""
@@ -106,7 +106,7 @@ class Run:
             "weights": fingerprint(weights[name] for name in sorted(weights)),
             "data": [self.probe.fingerprint(), self.judge.fingerprint()],
         }
-        start = beginning(self.model, self.judge)
+        start = start_record(self.model, self.judge)
         self.journal = Journal.open(folder, self.model, self.full, about, resume, start)
 
     @property
@@ -138,7 +138,7 @@ class Run:
                 "groups."
             )
 
-    def past(self) -> list[Step]:
+    def steps_so_far(self) -> list[Step]:
         """The steps that are there already; the untouched network in a new run."""
         last = self.journal.last
         if last is None:
@@ -163,11 +163,11 @@ class Run:
         total = sum(starts.values())
         return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
-    def tell(self, cut: Cut, before: Mask, after: Mask) -> None:
+    def retrain_and_update_(self, cut: Cut, before: Mask, after: Mask) -> None:
         """Let the probes know what was cut; retrain, and let them forget."""
         whole = replace(cut, doomed=_difference(before, after))
         for probe in self.probes:
-            probe.cut_(whole)
+            probe.update_(whole)
             probe.mask = after
         if self.retrain is not None:
             self.retrain(self.model, after)
@@ -207,7 +207,7 @@ class Run:
         return [self.probe] if self.judge is self.probe else [self.probe, self.judge]
 
     @contextmanager
-    def safe(self, mask: Mask) -> Iterator[None]:
+    def restored_on_error(self, mask: Mask) -> Iterator[None]:
         """Whatever goes wrong inside, the model holds the last step that was kept."""
         try:
             yield
@@ -215,7 +215,7 @@ class Run:
             self.restore(mask)
             raise
 
-    def say_how_it_ended(self, step: Step, start: Measurement) -> None:
+    def warn_if_not_reached(self, step: Step, start: Measurement) -> None:
         """Say so if the budget was not reached."""
         if self.until is not None and not self.until(step.measured, start):
             floor = "" if self.keeping is None else f" that satisfies {self.keeping}"
@@ -225,7 +225,7 @@ class Run:
             )
 
 
-def beginning(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What a journal keeps beside the weights, so that the run can be looked at without the model.
 
     Returns:
@@ -240,12 +240,12 @@ def beginning(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[s
     inputs, targets = judge.samples.inputs, judge.samples.targets
     if not isinstance(inputs, Tensor):
         return {}, words
-    rows = torch.linspace(0, len(targets) - 1, min(KEPT, len(targets))).round().long()
+    rows = torch.linspace(0, len(targets) - 1, min(SAMPLE_ROWS, len(targets))).round().long()
     kept = {"inputs": inputs[rows.to(inputs.device)], "targets": targets[rows.to(targets.device)]}
     return {SAMPLE + name: tensor.cpu() for name, tensor in kept.items()}, words
 
 
-def _listed(positions: Tensor, most: int = 12) -> str:
+def _shortened(positions: Tensor, most: int = 12) -> str:
     shown = ", ".join(map(str, positions[:most].tolist()))
     return shown if len(positions) <= most else f"{shown} and {len(positions) - most:,} more"
 

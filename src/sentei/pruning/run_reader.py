@@ -24,7 +24,7 @@ from sentei.samples import Samples
 
 
 @dataclass(frozen=True)
-class Past:
+class SavedRun:
     """A run, as far as its folder has it.
 
     Attributes:
@@ -55,9 +55,9 @@ class Past:
         return self._journal.network(number)
 
 
-def past(
+def read_run(
     folder: str | Path, model: nn.Module | None = None, example: Example | None = None
-) -> Past:
+) -> SavedRun:
     """Read a run folder; a run that is still going on, or was interrupted, has what it has.
 
     Args:
@@ -81,7 +81,7 @@ def past(
     journal = Journal(folder, start, Mask.full(groups), durable=True)
     records, missing = _records(journal)
     about = _json(folder / ABOUT) if (folder / ABOUT).exists() else {}
-    return Past(
+    return SavedRun(
         folder=folder,
         start=start,
         groups=groups,

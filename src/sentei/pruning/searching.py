@@ -21,7 +21,7 @@ from sentei.probe.probe import Probe
 from sentei.pruning.journal import Retrain
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
-from sentei.pruning.rules.limits import Limit, Room, all_of
+from sentei.pruning.rules.limits import Limit, MemoryBudget, all_of
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run import Step
@@ -30,7 +30,7 @@ PATHS = ("both", "units", "synapses", "units:50")
 
 
 @dataclass(frozen=True)
-class down:  # noqa: N801 - used like a function: down("units:50", per_byte("c-int8"))
+class restricted:  # noqa: N801 - used like a function: restricted("units:50", per_byte("c-int8"))
     """A path of a search: which kinds may go, and when.
 
     Args:
@@ -106,7 +106,7 @@ def paths_for(format: str, asked: Sequence[str] | None = None) -> list[str]:
     saving = format in C_FORMATS
     paths = list(dict.fromkeys(asked or (PATHS if saving else ("units",))))
     for path in paths:
-        down(path, per_byte(format))
+        restricted(path, per_byte(format))
         if not saving and path != "units":
             raise ValueError(
                 f"in {format} a dead synapse stays a zero, so only the path 'units' saves bytes; "
@@ -118,7 +118,7 @@ def paths_for(format: str, asked: Sequence[str] | None = None) -> list[str]:
 def search(
     model: nn.Module,
     learn: Any,
-    room: Room,
+    room: MemoryBudget,
     *,
     evaluate: Any = None,
     paths: Sequence[str] | None = None,
@@ -132,7 +132,7 @@ def search(
     judge: Callable[[Step], float | None] | None = None,
     journal: str | Path | None = None,
     resume: bool = False,
-    said: Callable[[str, Step], object] | None = None,
+    on_step: Callable[[str, Step], object] | None = None,
 ) -> list[Found]:
     """Prune copies of a network along several paths until they fit, the most accurate first.
 
@@ -153,7 +153,7 @@ def search(
             was measured if None.
         journal: folder with a run folder for each path.
         resume: go on with the runs that are there.
-        said: called with path and step after every step.
+        on_step: called with path and step after every step.
 
     Returns:
         Where each path ended: those that fit first, the most accurate of them before the others.
@@ -175,7 +175,7 @@ def search(
             worker,
             groups,
             probe,
-            down(way, propose),
+            restricted(way, propose),
             until=goal,
             keeping=keeping,
             retrain=None if retrain is None else retrain(),
@@ -187,16 +187,16 @@ def search(
         steps = []
         for step in run:
             steps.append(step)
-            if said is not None:
-                said(way, step)
+            if on_step is not None:
+                on_step(way, step)
         found.append(_found(way, steps, room, goal, judge))
-    return sorted(found, key=_merit, reverse=True)
+    return sorted(found, key=_order, reverse=True)
 
 
 def _found(
     way: str,
     steps: Sequence[Step],
-    room: Room,
+    room: MemoryBudget,
     goal: Limit,
     judge: Callable[[Step], float | None] | None,
 ) -> Found:
@@ -212,7 +212,7 @@ def _found(
     )
 
 
-def _merit(found: Found) -> tuple[bool, float, float]:
+def _order(found: Found) -> tuple[bool, float, float]:
     """Fitting first, then the more accurate, then the lower loss; else the smallest."""
     if not found.fits:
         return False, -float(found.bytes), 0.0

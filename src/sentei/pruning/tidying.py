@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.criteria.activity import steady
-from sentei.criteria.repairs.affine import OnOne, least_squares, mean
+from sentei.criteria.repairs.affine import SingleSurvivor, least_squares, mean
 from sentei.criteria.repairs.table import Repair
 from sentei.errors import PruningError
 from sentei.network.example import as_found
@@ -21,11 +21,11 @@ from sentei.network.surgery.norms import fold_norms_
 from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons
-from sentei.probe.choosing import listeners_of, loudness, tolerance
-from sentei.probe.probe import Probe, spans
-from sentei.probe.recording.data import Samples, read
-from sentei.probe.recording.recording import outputs
-from sentei.pruning.loop import silence_
+from sentei.probe.choosing import largest_weight_read, listeners_of, tolerance
+from sentei.probe.probe import Probe, inverse_covariances
+from sentei.probe.recording.data import ProbeData, read
+from sentei.probe.recording.recording import model_output
+from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, mixed
 
 log = logging.getLogger("sentei")
@@ -35,7 +35,7 @@ _AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Find:
+class Finding:
     """Units of one group that went for one reason.
 
     Attributes:
@@ -64,7 +64,7 @@ class Tidied:
     """
 
     network: nn.Module
-    finds: tuple[Find, ...]
+    finds: tuple[Finding, ...]
     norms: tuple[str, ...]
     difference: float
     samples: int
@@ -105,12 +105,12 @@ def examined(model: nn.Module, data: Any, *, proven: bool = False, norms: bool =
     """As `tidy`, with what was found."""
     samples = read(data)
     worker = copy.deepcopy(model)
-    example = samples.part(0, 64, torch.device("cpu")).inputs
+    example = samples.rows(0, 64, torch.device("cpu")).inputs
     tidying = _Tidying(worker, samples, Mask.full(find_units(model, example)))
     for group in tidying.mask.groups:
         assert isinstance(group, Neurons)
-        tidying.try_(group, _unheard(worker, group), "unheard", None, proven=True)
-        tidying.try_(group, _deaf(worker, group), "constant", mean, proven=True)
+        tidying.try_(group, _unread(worker, group), "unheard", None, proven=True)
+        tidying.try_(group, _constant(worker, group), "constant", mean, proven=True)
         tidying.repeated_(group)
         if not proven:
             tidying.observed_(group)
@@ -129,9 +129,9 @@ class _Tidying:
     """A copy of the network on its way, with what it put out at the start."""
 
     model: nn.Module
-    samples: Samples
+    samples: ProbeData
     mask: Mask
-    finds: list[Find] = field(default_factory=list)
+    finds: list[Finding] = field(default_factory=list)
     before: Tensor = field(init=False)
     probe: Probe = field(init=False)
 
@@ -145,11 +145,11 @@ class _Tidying:
         """Take the units out if the outputs stay as they are: together, or else one by one."""
         units = units[self.mask.alive(group)[units]]
         units = units[: max(self.mask.count(group) - max(group.least, 1), 0)]
-        gone = self._went(group, units, repair)
+        gone = self._removed(group, units, repair)
         if not gone and len(units) > 1:
-            gone = [u for unit in units for u in self._went(group, unit[None], repair)]
+            gone = [u for unit in units for u in self._removed(group, unit[None], repair)]
         if gone:
-            self.finds.append(Find(group, tuple(gone), why, proven))
+            self.finds.append(Finding(group, tuple(gone), why, proven))
 
     def repeated_(self, group: Neurons) -> None:
         """Units with the weights of another: the first of each stays."""
@@ -160,7 +160,7 @@ class _Tidying:
             if kept != unit and self.mask.alive(group)[[unit, kept]].all():
                 partners[unit] = kept
         again = torch.tensor([u for u, kept in enumerate(partners) if kept >= 0], dtype=torch.long)
-        leaning = OnOne(affine=False, partners=tuple(partners))
+        leaning = SingleSurvivor(affine=False, partners=tuple(partners))
         self.try_(group, again, "repeated", leaning, proven=True)
 
     def observed_(self, group: Neurons) -> None:
@@ -169,21 +169,23 @@ class _Tidying:
         self.try_(group, still.nonzero().flatten(), "constant", mean, proven=False)
         kept = torch.zeros(group.size, dtype=torch.bool)  # dependent, but not without a trace
         while self.mask.count(group) > max(group.least, 1):
-            parts = spans(self.probe, group).items()
-            left = [s.rest / s.gram.covariance.diagonal().clamp(min=1e-300) for _, s in parts]
+            parts = inverse_covariances(self.probe, group).items()
+            left = [
+                s.unexplained / s.moments.covariance.diagonal().clamp(min=1e-300) for _, s in parts
+            ]
             rest = torch.stack(left).amax(0).cpu() if left else torch.full((group.size,), torch.inf)
             rest[~self.mask.alive(group) | kept] = torch.inf
             unit = int(rest.argmin())
             if rest[unit] > DEPENDENT:
                 return
             before = self.mask.count(group)
-            alike = OnOne(affine=True)
+            alike = SingleSurvivor(affine=True)
             for repair, why in ((alike, "repeated"), (least_squares, "dependent")):
                 if self.mask.count(group) == before:
                     self.try_(group, torch.tensor([unit]), why, repair, proven=False)
             kept[unit] = self.mask.count(group) == before
 
-    def _went(self, group: Neurons, units: Tensor, repair: Repair | None) -> list[int]:
+    def _removed(self, group: Neurons, units: Tensor, repair: Repair | None) -> list[int]:
         """The units if they went; nothing has changed otherwise."""
         if not len(units):
             return []
@@ -191,24 +193,24 @@ class _Tidying:
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         try:
             cut = Cut(doomed, mixed(repair, self.probe, doomed, self.mask))
-            mask = silence_(self.model, self.mask, cut)
+            mask = mask_cut_(self.model, self.mask, cut)
         except PruningError:  # a listener without a bias for a constant, say
             self.model.load_state_dict(state)
             return []
         if _same(self.before, _run(self.model, self.samples)):
             self.mask = mask
-            self.probe.cut_(cut)
+            self.probe.update_(cut)
             self.probe.mask = mask
             return units.tolist()
         self.model.load_state_dict(state)
         return []
 
 
-def _unheard(model: nn.Module, group: Neurons) -> Tensor:
-    return (loudness(model, listeners_of(model, group)).cpu() == 0).nonzero().flatten()
+def _unread(model: nn.Module, group: Neurons) -> Tensor:
+    return (largest_weight_read(model, listeners_of(model, group)).cpu() == 0).nonzero().flatten()
 
 
-def _deaf(model: nn.Module, group: Neurons) -> Tensor:
+def _constant(model: nn.Module, group: Neurons) -> Tensor:
     """Units that hear nothing: all their incoming weights are zero."""
     weights = [p for p in group.producers if model.get_parameter(p.parameter).ndim > 1]
     if not weights:
@@ -241,12 +243,14 @@ def _weights(model: nn.Module, group: Neurons) -> Iterator[bytes]:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, samples: Samples) -> Tensor:
+def _run(model: nn.Module, samples: ProbeData) -> Tensor:
     with as_found(model):
         model.eval()
         starts = range(0, len(samples), _AT_ONCE)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        return torch.cat([outputs(model, samples.part(i, i + _AT_ONCE, device)) for i in starts])
+        return torch.cat(
+            [model_output(model, samples.rows(i, i + _AT_ONCE, device)) for i in starts]
+        )
 
 
 def _same(before: Tensor, after: Tensor) -> bool:

@@ -236,7 +236,7 @@ def write(figure: Figure, path: str | Path) -> list[Path]:
     return written
 
 
-def against_bytes(axes: Axes, curves: Sequence[Any]) -> None:
+def budget_curves(axes: Axes, curves: Sequence[Any]) -> None:
     """Test accuracy against budgets of bytes, a line for each path and format.
 
     Both axes are logarithmic, the upright one in the error. A budget that a path cannot meet is a

@@ -216,7 +216,7 @@ def tried(found: Sequence[Any]) -> Table:
     return table
 
 
-def against_bytes(curves: Sequence[Any]) -> Table:
+def budgets(curves: Sequence[Any]) -> Table:
     """What fits into every budget, one a row: see `reporting.budgets.Curve`."""
     names = ("budget", "path", "weights", "bytes", "units", "synapses", "validation", "test")
     table = Table(box=None, pad_edge=False)

@@ -10,8 +10,8 @@ from torch import Tensor
 from sentei.errors import GroupError, StructureError
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
-from sentei.probe.probe import Probe, grams, spans
-from sentei.probe.second_moments import Gram
+from sentei.probe.probe import Probe, inverse_covariances, second_moments
+from sentei.probe.second_moments import SecondMoments
 
 Mix = dict[Listener, Tensor]
 
@@ -21,16 +21,16 @@ def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = Fa
 
     Source: the first stage of Sietsma and Dow (1991).
     """
-    staying(probe, group, mask)
+    remaining(probe, group, mask)
     found = {}
-    for part, gram in grams(probe, group).items():
+    for part, gram in second_moments(probe, group).items():
         found[part] = torch.zeros(len(units), group.size + 1, dtype=torch.float64)
         found[part][:, -1] = gram.means.cpu()[units]
     return found
 
 
 @dataclass(frozen=True)
-class OnOne:
+class SingleSurvivor:
     """A single survivor takes over: the one that leaves least of the unit over, or a named one.
 
     Attributes:
@@ -55,19 +55,19 @@ class OnOne:
         Raises:
             GroupError: a named partner is dead, or nobody is left to take over as it is.
         """
-        alive = staying(probe, group, mask)
+        alive = remaining(probe, group, mask)
         if not self.affine and int(alive.sum()) <= (alone and len(units) > 0):
             raise GroupError(
                 f"somebody must stay for the repair 'twin' to lean on; {group.name!r} has nobody "
                 "left. Keep a unit, or use 'affine', which then leaves a constant."
             )
-        named = self._ends(group, units, alive)
+        named = self._named_survivors(group, units, alive)
         return {
             part: self._rows(gram, units, alive, named, alone)
-            for part, gram in grams(probe, group).items()
+            for part, gram in second_moments(probe, group).items()
         }
 
-    def _ends(self, group: Group, units: Tensor, alive: Tensor) -> Tensor:
+    def _named_survivors(self, group: Group, units: Tensor, alive: Tensor) -> Tensor:
         """(k,) who was named, followed to the end of each chain; -1 where nobody was."""
         if not self.partners:
             return torch.full((len(units),), -1)
@@ -86,7 +86,9 @@ class OnOne:
             ends.append(end)
         return torch.tensor(ends, dtype=torch.long)
 
-    def _rows(self, gram: Gram, units: Tensor, alive: Tensor, named: Tensor, alone: bool) -> Tensor:
+    def _rows(
+        self, gram: SecondMoments, units: Tensor, alive: Tensor, named: Tensor, alone: bool
+    ) -> Tensor:
         covariance, means = gram.covariance.cpu(), gram.means.cpu()
         if self.affine:
             spread = covariance.diagonal().clamp(min=0)
@@ -112,8 +114,8 @@ class OnOne:
         return rows
 
 
-twin = OnOne(affine=False)
-affine = OnOne(affine=True)
+twin = SingleSurvivor(affine=False)
+affine = SingleSurvivor(affine=True)
 
 
 def least_squares(
@@ -128,17 +130,17 @@ def least_squares(
     one unit at a time equal to optimal brain surgeon on the listeners' weights (Hassibi and Stork,
     1993) if what follows were linear.
     """
-    alive = staying(probe, group, mask)
+    alive = remaining(probe, group, mask)
     found = {}
-    for part, span in spans(probe, group).items():
+    for part, span in inverse_covariances(probe, group).items():
         going = units if alone else (span.alive & ~alive).nonzero().flatten()
         rows = torch.zeros(group.size, group.size + 1, dtype=torch.float64)
-        rows[going] = (span.mixes(going) if alone else span.together(going)).cpu()
+        rows[going] = (span.mixes(going) if alone else span.mixes_without(going)).cpu()
         found[part] = rows[units]
     return found
 
 
-def staying(probe: Probe, group: Group, mask: Mask) -> Tensor:
+def remaining(probe: Probe, group: Group, mask: Mask) -> Tensor:
     """(size,) bool: who may take over."""
     if not isinstance(group, Neurons):
         raise GroupError(

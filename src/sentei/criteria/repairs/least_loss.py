@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sentei.criteria.repairs.affine import Mix, least_squares, staying
+from sentei.criteria.repairs.affine import Mix, least_squares, remaining
 from sentei.distributed import sum_across
 from sentei.network.calls import Call, Calls
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import listeners_of, mixes_by_name
 from sentei.probe.engines.chain_derivatives import slope
-from sentei.probe.probe import Probe, spans
-from sentei.probe.recording.hearing import positions_of
-from sentei.probe.recording.recording import Pass, Recording, losses, outputs
+from sentei.probe.probe import Probe, inverse_covariances
+from sentei.probe.recording.hearing import listener_positions
+from sentei.probe.recording.recording import Pass, Recording, model_output, per_sample_losses
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,14 @@ class LeastLoss:
         start = dict(least_squares(probe, group, units, mask, alone))
         if alone or not len(units) or not isinstance(group, Neurons):
             return start
-        alive = staying(probe, group, mask)
+        alive = remaining(probe, group, mask)
         alive[units] = False
         ways = {}
-        for part, span in spans(probe, group).items():
+        for part, span in inverse_covariances(probe, group).items():
             left = span.without((span.alive & ~alive).nonzero().flatten())
-            ways[part] = _uncorrelated(left.inverse.cpu(), alive, left.gram.means.cpu())
+            ways[part] = _uncorrelated_directions(
+                left.inverse.cpu(), alive, left.moments.means.cpu()
+            )
         with probe.measuring() as recording:
             probe.check_smooth(recording, 1)
             return _Fit(recording, group, units, start, ways).after(self.updates)
@@ -65,7 +67,7 @@ class LeastLoss:
 least_loss = LeastLoss()
 
 
-def _uncorrelated(inverse: Tensor, alive: Tensor, means: Tensor) -> Tensor:
+def _uncorrelated_directions(inverse: Tensor, alive: Tensor, means: Tensor) -> Tensor:
     """(size + 1, alive + 1) what a mix changes by along directions that do not meddle."""
     at = alive.nonzero().flatten()
     size = len(alive)
@@ -89,7 +91,7 @@ class _Fit:
     ):
         self.recording, self.units, self.start, self.ways = recording, units, start, ways
         self.listeners = listeners_of(recording.model, group)
-        self.first = min(positions_of(recording, self.listeners))
+        self.first = min(listener_positions(recording, self.listeners))
         self.sizes = [len(units) * way.shape[1] for way in ways.values()]
 
     def after(self, updates: int) -> Mix:
@@ -133,12 +135,14 @@ class _Fit:
             self.recording.check(call)
             if call.weight in rows:
                 return self._folded(call, rows[call.weight])
-            kept = block.kept.get(call.position) if call.position < self.first else None
+            kept = block.call_outputs.get(call.position) if call.position < self.first else None
             return call() if kept is None else kept.clone()
 
         with Calls(self.recording.model, answer, plain=True):
-            out = outputs(self.recording.model, block.samples)
-        return losses(self.recording.per_sample, out, block.samples.targets).double().sum()
+            out = model_output(self.recording.model, block.samples)
+        return (
+            per_sample_losses(self.recording.per_sample, out, block.samples.targets).double().sum()
+        )
 
     def _folded(self, call: Call, rows: Tensor) -> Tensor:
         """The call's result once the units are handed over, as `fold_` would do it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sentei.formats.c.dialect import Dialect
 from sentei.formats.c.elementwise import applied
-from sentei.formats.c.weight_loops import walk
+from sentei.formats.c.weight_loops import weight_loop
 from sentei.network.encoding.coding import Code
 from sentei.network.encoding.plans import Block, size
 from sentei.network.encoding.sliding import Window
@@ -34,7 +34,7 @@ def linear(
         out: C type of an output.
         in_parts: add floats in parts of 32 first: a third of the rounding of one long sum.
     """
-    found = walk(dialect, code, "columns")
+    found = weight_loop(dialect, code, "columns")
     tables = "".join(f", const {kind} *{table}" for kind, table in found.tables)
     scales = ", const float *scale" if dialect.numbers.weight == 1 else ""
     each, row_sum, begin = f"sum += {dialect.product('x[column]')};", "sum", "sum = 0"
@@ -72,7 +72,7 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, quantise:
     per_group = len(head.weight) // head.groups
     source = size(head.entering) // head.groups
     at = f"x + row / {per_group}u * {source}u" if head.groups > 1 else "x"
-    found = walk(dialect, code, f"{columns}u")
+    found = weight_loop(dialect, code, f"{columns}u")
     each = f"{name}_spread({at}, {dialect.read('w++', dialect.weight)}, column);"
     value = applied(dialect, block.before, "value")
     finish = quantise.format(value) if quantise else value

@@ -9,7 +9,7 @@ from sentei.network.encoding.coding import Code
 
 
 @dataclass(frozen=True)
-class Walk:
+class WeightLoop:
     """How a code is read.
 
     Attributes:
@@ -23,18 +23,18 @@ class Walk:
     row: tuple[str, ...]
 
 
-def walk(dialect: Dialect, code: Code, columns: str) -> Walk:
+def weight_loop(dialect: Dialect, code: Code, columns: str) -> WeightLoop:
     """How the weights of a code are found."""
     tables = tuple((f"{table.dtype}_t", name) for name, table in code.tables.items())
     if code.name == "dense":
-        return Walk(
+        return WeightLoop(
             tables,
             ("unsigned column;",),
             (f"for (column = 0; column < {columns}; column++) {{", "    {each}", "}"),
         )
     if code.name == "bitmap":
         bits = dialect.read("bits++", "uint8_t")
-        return Walk(
+        return WeightLoop(
             tables,
             ("unsigned column, byte = 1;",),
             (
@@ -50,7 +50,7 @@ def walk(dialect: Dialect, code: Code, columns: str) -> Walk:
         kinds = {name: kind for kind, name in tables}
         count = dialect.read("counts++", kinds["counts"])
         column = dialect.read("columns++", kinds["columns"])
-        return Walk(
+        return WeightLoop(
             tables,
             ("unsigned left, column;",),
             (
@@ -60,12 +60,12 @@ def walk(dialect: Dialect, code: Code, columns: str) -> Walk:
                 "}",
             ),
         )
-    return _walk_gaps(dialect, code, columns, tables)
+    return _gap_loop(dialect, code, columns, tables)
 
 
-def _walk_gaps(
+def _gap_loop(
     dialect: Dialect, code: Code, columns: str, tables: tuple[tuple[str, str], ...]
-) -> Walk:
+) -> WeightLoop:
     byte = dialect.read("gaps++", "uint8_t")
     if code.name == "gaps8":
         jump, begin, following = 255, f"unsigned gap = {byte}, column = gap;", f"gap = {byte};"
@@ -74,7 +74,7 @@ def _walk_gaps(
         here = dialect.read("gaps", "uint8_t")
         begin = f"unsigned half = 1, gap = {here} & 15, column = gap;"
         following = f"gap = half ? {byte} >> 4 : {here} & 15; half = !half;"
-    return Walk(
+    return WeightLoop(
         tables,
         (begin,),
         (

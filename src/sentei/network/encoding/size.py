@@ -24,7 +24,7 @@ from sentei.network.encoding.plans import C_FORMATS, c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import Example, as_found, guessed, rows, run
 from sentei.network.mask import Mask
-from sentei.network.surgery.surgery import cut_
+from sentei.network.surgery.surgery import remove_dead_
 from sentei.network.units import Neurons, Synapses, find_synapses
 
 
@@ -58,7 +58,7 @@ def counts(model: nn.Module, mask: Mask) -> Counts:
         GroupError: the mask's groups are not the model's.
     """
     mask.check(model)
-    small = cut_(skeleton(model), mask)
+    small = remove_dead_(skeleton(model), mask)
     cut_synapses = any(isinstance(g, Synapses) and mask.count(g) < g.size for g in mask.groups)
     left = mask.shrunk() if cut_synapses else Mask.full([])
     alive: dict[object, int] = {group: left.count(group) for group in left.groups}
@@ -117,7 +117,7 @@ def _small_stages(
             "safetensors format."
         )
     shape = tuple(example.shape[1:])
-    return stages(cut_(skeleton(model), mask), shape, mask.shrunk()), shape
+    return stages(remove_dead_(skeleton(model), mask), shape, mask.shrunk()), shape
 
 
 def skeleton(model: nn.Module) -> nn.Module:

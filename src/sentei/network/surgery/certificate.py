@@ -60,21 +60,25 @@ def certify(masked: nn.Module, small: nn.Module, example: Example) -> Certificat
     given = rows(example) or 1
     example = at_least(example, INPUTS)
     want = _outputs(masked, example, training=False)
-    got = _attempt(small, example, training=False)
+    got = _outputs_of_small(small, example, training=False)
     scale = max([1.0, *(float(t.abs().max()) for t in want if t.numel())])
     tolerance = scale * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
-    difference = _apart(want, got, tolerance, "evaluation")
+    difference = _largest_difference(want, got, tolerance, "evaluation")
     try:
         want = _outputs(masked, example, training=True)
     except Exception:  # the network's own limits (batch norm of one sample, say) are not the cut's
         return Certificate(rows(example) or 1, given, difference, None, tolerance)
     scale = max([1.0, *(float(t.abs().max()) for t in want if t.numel())])
     tolerance = scale * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
-    training = _apart(want, _attempt(small, example, training=True), tolerance, "training")
+    training = _largest_difference(
+        want, _outputs_of_small(small, example, training=True), tolerance, "training"
+    )
     return Certificate(rows(example) or 1, given, difference, training, tolerance)
 
 
-def _apart(want: list[Tensor], got: list[Tensor], tolerance: float, mode: str) -> float:
+def _largest_difference(
+    want: list[Tensor], got: list[Tensor], tolerance: float, mode: str
+) -> float:
     if [t.shape for t in want] != [t.shape for t in got]:
         raise CertificateError(
             f"the shrunk network must put out the masked one's shapes; in {mode} mode they are "
@@ -96,7 +100,7 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(same, 0.0, (a - b).abs()).max()
 
 
-def _attempt(model: nn.Module, example: Example, *, training: bool) -> list[Tensor]:
+def _outputs_of_small(model: nn.Module, example: Example, *, training: bool) -> list[Tensor]:
     try:
         return _outputs(model, example, training=training)
     except Exception as error:

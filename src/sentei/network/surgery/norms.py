@@ -67,19 +67,19 @@ def _pairs(model: nn.Module, example: Example, modules: dict[str, nn.Module]) ->
             made[id(result)] = name, result  # held, so that no other tensor gets its id
         return result
 
-    with as_found(model), Calls(model.eval(), answer), _Uses() as uses:
+    with as_found(model), Calls(model.eval(), answer), _UseCounter() as uses:
         run(model, example)
     found = {}
     for norm, layer in hears.items():
         (result,) = [tensor for name, tensor in made.values() if name == layer][:1]
         alone = used[norm] == used[layer] == 1 and uses.count(result) == 1
         tracked = getattr(modules[norm], "running_mean", None) is not None
-        if alone and tracked and not _shared(model, modules, layer, norm):
+        if alone and tracked and not _has_other_names(model, modules, layer, norm):
             found[norm] = layer
     return found
 
 
-def _shared(model: nn.Module, modules: dict[str, nn.Module], *names: str) -> bool:
+def _has_other_names(model: nn.Module, modules: dict[str, nn.Module], *names: str) -> bool:
     """Whether a parameter of these modules, or a module itself, goes by another name as well."""
     for name in names:
         twins = [other for other, module in modules.items() if module is modules[name]]
@@ -90,7 +90,7 @@ def _shared(model: nn.Module, modules: dict[str, nn.Module], *names: str) -> boo
     return False
 
 
-class _Uses(TorchFunctionMode):
+class _UseCounter(TorchFunctionMode):
     """Counts how often each tensor is given to a function that computes with it."""
 
     def __init__(self) -> None:

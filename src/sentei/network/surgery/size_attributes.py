@@ -19,13 +19,13 @@ ATTEMPTS = 64  # how many ways of patching are tried before a cut is refused
 Patch = tuple[tuple[str, str, int], ...]
 
 
-def patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
+def candidate_patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
     """Ways of changing integers that equal an old size: all of them first, then fewer."""
     changed = _new_sizes(model, mask)
     found = [
         (path, attribute, changed[value])
         for path, module in model.named_modules()
-        if _may_count(path, module, mask)
+        if _may_hold_sizes(path, module, mask)
         for attribute, value in vars(module).items()
         if type(value) is int and value in changed
     ]
@@ -38,7 +38,7 @@ def patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
             yield patch
 
 
-def _may_count(path: str, module: nn.Module, mask: Mask) -> bool:
+def _may_hold_sizes(path: str, module: nn.Module, mask: Mask) -> bool:
     """A user's module around what is cut, or a normalisation with no tensors to count by."""
     if isinstance(module, nn.GroupNorm):
         return module.weight is None
@@ -58,7 +58,7 @@ def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:
     return sizes
 
 
-def adopt_(model: nn.Module, proof: nn.Module) -> None:
+def copy_sizes_(model: nn.Module, proof: nn.Module) -> None:
     """Take over the integers that the certified copy needed."""
     own = dict(model.named_modules())
     for path, module in proof.named_modules():

@@ -15,9 +15,9 @@ from sentei.network.example import Example, run
 
 log = logging.getLogger("sentei")
 
-DENSEST = 0.5  # a weight with more than this part alive is not tried
+MAX_ALIVE = 0.5  # a weight with more than this part alive is not tried
 TRIES = 9  # timings of a layer, of which the least counts: whatever else runs only adds
-LEAST = 0.002  # seconds that one timing takes at least
+MIN_SECONDS = 0.002  # seconds that one timing takes at least
 
 
 class SparseLinear(nn.Module):
@@ -94,12 +94,12 @@ def sparsified(model: nn.Module, example: Example) -> nn.Module:
         model: changed in place, unless it is itself a layer that is replaced.
         example: inputs, as many at once as will be later.
     """
-    heard = _heard(model, example)
+    heard = _layer_inputs(model, example)
     for path, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or path not in heard or layer.weight.is_meta:
             continue
         share = float((layer.weight != 0).double().mean()) if layer.weight.numel() else 1.0
-        if share > DENSEST:
+        if share > MAX_ALIVE:
             continue
         made = _faster(path, layer, heard[path], share)
         if made is not None and not path:
@@ -110,7 +110,7 @@ def sparsified(model: nn.Module, example: Example) -> nn.Module:
     return model
 
 
-def _heard(model: nn.Module, example: Example) -> dict[str, Tensor]:
+def _layer_inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
     heard: dict[str, Tensor] = {}
 
     def hear(path: str) -> Callable[..., None]:
@@ -151,7 +151,7 @@ def seconds(call: Callable[[], object]) -> float:
     call()
     started = time.perf_counter()
     call()
-    calls = max(1, round(LEAST / max(time.perf_counter() - started, 1e-7)))
+    calls = max(1, round(MIN_SECONDS / max(time.perf_counter() - started, 1e-7)))
     timings = []
     for _ in range(TRIES):
         started = time.perf_counter()

@@ -14,9 +14,9 @@ from sentei.network.attention import FewerHeads
 from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.layers import Select, refresh_
 from sentei.network.mask import Mask
-from sentei.network.reindex import Place, kept
+from sentei.network.reindex import Place, remaining_positions
 from sentei.network.surgery.certificate import certify
-from sentei.network.surgery.size_attributes import adopt_, patches
+from sentei.network.surgery.size_attributes import candidate_patches, copy_sizes_
 from sentei.network.surgery.sparse import sparsified
 from sentei.network.units import Neurons
 
@@ -49,10 +49,10 @@ def shrink(
     mask.apply_(masked)
     small = copy.deepcopy(masked)
     try:
-        small = cut_(small, mask)
+        small = remove_dead_(small, mask)
         certify(masked, small, example)
     except (CertificateError, RuntimeError, IndexError) as error:
-        small = _patched(masked, mask, example, error)
+        small = _with_patched_sizes(masked, mask, example, error)
     return small if sparse is None else _sparsified(small, example)
 
 
@@ -100,15 +100,15 @@ def shrink_(
     proof = shrink(model, mask, example)
     mask.apply_(model)
     before = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    cut_(model, mask, optimizer, trajectory)
-    adopt_(model, proof)
+    remove_dead_(model, mask, optimizer, trajectory)
+    copy_sizes_(model, proof)
     for name, parameter in model.named_parameters():
         if before.get(name) != tuple(parameter.shape):
             parameter.grad = None
     return mask.shrunk()
 
 
-def cut_(
+def remove_dead_(
     model: nn.Module, mask: Mask, optimizer: Optimizer | None = None, trajectory: Any = None
 ) -> nn.Module:
     """Remove what the mask says is dead, without proof; also on the meta device.
@@ -121,9 +121,9 @@ def cut_(
     selects = {layer: _selection(model, mask, layer) for layer in mask.wrapped}
     for (name, dim), gone in mask.gone.items():
         tensor = _tensor(model, name)
-        keep = kept(tensor.shape[dim], gone)
+        keep = remaining_positions(tensor.shape[dim], gone)
         if optimizer is not None:
-            _cut_state_(optimizer, tensor, dim, keep)
+            _select_state_(optimizer, tensor, dim, keep)
         if trajectory is not None:
             trajectory.keep_(name, dim, keep)
         _swap_(tensor, _selected(tensor.detach(), dim, keep))
@@ -177,7 +177,7 @@ def _swap_(tensor: Tensor, data: Tensor) -> None:
     tensor.data = data
 
 
-def _cut_state_(optimizer: Optimizer, parameter: Tensor, dim: int, keep: Tensor) -> None:
+def _select_state_(optimizer: Optimizer, parameter: Tensor, dim: int, keep: Tensor) -> None:
     state = optimizer.state.get(parameter, {})
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -204,7 +204,7 @@ def _selection(model: nn.Module, mask: Mask, layer: str) -> Select:
                 place: Place = part.parameter, part.dim
                 weight = _tensor(model, part.parameter)
                 arriving = mask.without_kind("input").gone.get(place, torch.empty(0).long())
-                keep = kept(weight.shape[part.dim], mask.gone[place])
+                keep = remaining_positions(weight.shape[part.dim], mask.gone[place])
                 index = keep - torch.searchsorted(arriving, keep)
                 return Select(index.to(weight.device), dim=1 - weight.ndim)
     raise StructureError(f"layer {layer!r} does not listen to inputs")
@@ -220,9 +220,11 @@ def _wrap_(model: nn.Module, selects: dict[str, Select]) -> nn.Module:
     return model
 
 
-def _patched(masked: nn.Module, mask: Mask, example: Example, error: Exception) -> nn.Module:
-    for patch in patches(masked, mask):
-        small = cut_(copy.deepcopy(masked), mask)
+def _with_patched_sizes(
+    masked: nn.Module, mask: Mask, example: Example, error: Exception
+) -> nn.Module:
+    for patch in candidate_patches(masked, mask):
+        small = remove_dead_(copy.deepcopy(masked), mask)
         for path, attribute, value in patch:
             setattr(small.get_submodule(path), attribute, value)
         try:
@@ -230,10 +232,12 @@ def _patched(masked: nn.Module, mask: Mask, example: Example, error: Exception) 
         except CertificateError:
             continue
         return small
-    raise _refusal(masked, mask, example, error) from error
+    raise _name_groups_at_fault(masked, mask, example, error) from error
 
 
-def _refusal(masked: nn.Module, mask: Mask, example: Example, error: Exception) -> CertificateError:
+def _name_groups_at_fault(
+    masked: nn.Module, mask: Mask, example: Example, error: Exception
+) -> CertificateError:
     """The error that names the groups which cannot be cut, each tried by itself."""
     guilty = []
     for group in mask.groups:
@@ -242,7 +246,7 @@ def _refusal(masked: nn.Module, mask: Mask, example: Example, error: Exception) 
             alone = Mask.full(mask.groups).without({group: dead})
             lone = copy.deepcopy(masked)
             try:
-                certify(lone, cut_(copy.deepcopy(lone), alone), example)
+                certify(lone, remove_dead_(copy.deepcopy(lone), alone), example)
             except (CertificateError, RuntimeError, IndexError):
                 guilty.append(group.name)
     names = ", ".join(repr(name) for name in guilty) or "these together"

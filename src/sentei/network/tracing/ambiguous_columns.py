@@ -7,7 +7,7 @@ import numpy as np
 from sentei.network.tracing.links import Links, agreement
 
 
-class Doubts:
+class AmbiguousColumns:
     """Columns whose rows are not settled, in kinds that have answered every pass alike.
 
     A pair (kind, row) is open while columns of this kind may hear the row and are not linked with
@@ -38,7 +38,7 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._pair_row)
 
-    def question(self, width: int) -> np.ndarray:
+    def next_rows(self, width: int) -> np.ndarray:
         """(nodes,) bool: rows to make hot, at most one block of `width` rows for each kind."""
         start = self.start[self._pair_row]
         block = start + (self._pair_row - start) // width
@@ -50,7 +50,7 @@ class Doubts:
         hot[self._pair_row[asked][chosen]] = True
         return hot
 
-    def answered(self, hot: np.ndarray, heard: np.ndarray) -> None:
+    def record_answer_(self, hot: np.ndarray, heard: np.ndarray) -> None:
         """Conclude from one pass.
 
         Args:
@@ -67,19 +67,19 @@ class Doubts:
             [2 * self._pair_kind[loud] + 1, 2 * self._pair_kind[quiet]]
         )
         self._pair_row = np.concatenate([self._pair_row[loud], self._pair_row[quiet]])
-        self._join_hearers(hot[self._pair_row] & (self._pair_kind % 2 == 1))
+        self._join_readers(hot[self._pair_row] & (self._pair_kind % 2 == 1))
         self._renumber()
 
-    def settle(self) -> None:
+    def settle_(self) -> None:
         """Conclude what follows without another pass, until nothing more does."""
         before = -1
         while len(self) and before != (before := self.links.count):
             # A column hears every source that it has candidates in.
             source = self.start[self._pair_row]
             for first in np.unique(source):
-                self._join_hearers(source == first)
-            self._adopt()
-            self._forget_settled()
+                self._join_readers(source == first)
+            self._join_unread_rows()
+            self._drop_settled()
 
     @property
     def _kinds(self) -> int:
@@ -92,22 +92,22 @@ class Doubts:
     def _is_open(self) -> np.ndarray:
         return self._units()[self._pair_kind] != self.links.labels[self._pair_row]
 
-    def _join_hearers(self, at: np.ndarray) -> None:
+    def _join_readers(self, at: np.ndarray) -> None:
         """Link columns that hear at least one of these candidates, if those are all of one unit."""
         unit = agreement(self._pair_kind[at], self.links.labels[self._pair_row[at]], self._kinds)
         known = unit[self._kind] >= 0
         self.links.join(self.node[known], unit[self._kind[known]])
 
-    def _adopt(self) -> None:
+    def _join_unread_rows(self) -> None:
         """Link rows that have no hearers yet with the unit whose columns alone may hear them."""
         labels = self.links.labels
-        loose = ~self.links.heard[labels[self._pair_row]]
+        loose = ~self.links.has_readers[labels[self._pair_row]]
         unit = self._units()[self._pair_kind[loose]]
         adopter = agreement(labels[self._pair_row[loose]], unit, len(labels))
         rows = np.flatnonzero(adopter >= 0)
         self.links.join(rows, adopter[rows])
 
-    def _forget_settled(self) -> None:
+    def _drop_settled(self) -> None:
         doubtful = np.zeros(self._kinds, bool)
         doubtful[self._pair_kind[self._is_open()]] = True
         columns, pairs = doubtful[self._kind], doubtful[self._pair_kind]

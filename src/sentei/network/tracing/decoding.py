@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sentei.errors import StructureError
-from sentei.network.tracing.ambiguous_columns import Doubts
+from sentei.network.tracing.ambiguous_columns import AmbiguousColumns
 from sentei.network.tracing.inputs import Place, Source
 from sentei.network.tracing.links import Links
 from sentei.network.tracing.replay import OUTPUT, Replay
@@ -27,11 +27,11 @@ class Tracer:
 
     def __init__(self, replay: Replay):
         self.replay = replay
-        self.hears_any = np.zeros(replay.width, bool)
+        self.reads_any = np.zeros(replay.width, bool)
         self.links = Links(replay)
         self.node = np.empty(replay.width, np.int64)
         self.mixes = np.zeros(replay.width, bool)
-        for place, part in replay.ears.items():
+        for place, part in replay.readers.items():
             self.node[part] = 0 if place == OUTPUT else np.arange(part.stop - part.start)
             self.node[part] += self.links.offset[place]
             self.mixes[part] = place == OUTPUT or place in replay.listeners
@@ -45,49 +45,57 @@ class Tracer:
         Raises:
             StructureError: a pass contradicts them.
         """
-        self._refuse(self.replay.heard({}), "reads NaN on the example itself; pass another example")
-        self._refuse(self.replay.disturbed({}, 0), "reads other numbers each time the model is run")
+        self._refuse(
+            self.replay.nan_columns({}), "reads NaN on the example itself; pass another example"
+        )
+        self._refuse(
+            self.replay.changed_columns({}, 0), "reads other numbers each time the model is run"
+        )
         doubts = self._decode()
-        self._part_from_inputs()
-        doubts.settle()
+        self._keep_units_added_to_inputs()
+        doubts.settle_()
         # Single rows settle most; blocks exclude more where candidates are many and in a row.
         longest = max(len(source.codes) for source in self.replay.sources.values())
         widths = [1, 1, 1, *(1 << bit for bit in range((longest - 1).bit_length() - 1, 0, -1))]
         turn = 0
         while before := len(doubts):
-            hot = doubts.question(widths[turn % len(widths)])
-            doubts.answered(hot, self.replay.heard(self._by_source(hot))[doubts.position])
-            doubts.settle()
+            hot = doubts.next_rows(widths[turn % len(widths)])
+            doubts.record_answer_(
+                hot, self.replay.nan_columns(self._by_source(hot))[doubts.position]
+            )
+            doubts.settle_()
             turn = turn + 1 if len(doubts) > before // 2 else 0
         self._check()
         return self.links
 
     # Codes.
 
-    def _decode(self) -> Doubts:
+    def _decode(self) -> AmbiguousColumns:
         """Link every column that hears at most one row of each source; the others are in doubt."""
         sources = self.replay.sources
-        tape = [self._play({place: np.ones(len(s.codes), bool)}) for place, s in sources.items()]
-        tape += [self._play(hot) for hot in _coded(sources)]
+        tape = [
+            self._packed_pass({place: np.ones(len(s.codes), bool)}) for place, s in sources.items()
+        ]
+        tape += [self._packed_pass(hot) for hot in _coded(sources)]
         first, kind = _classes(tape, self.replay.width)
         heard = np.stack([np.unpackbits(played)[first] for played in tape]).astype(bool)
         whole, heard = heard[: len(sources)], heard[len(sources) :]
         ones, zeros = heard[::2], heard[1::2]
         hears_any = np.any(whole, axis=0)
-        self.hears_any = hears_any[kind]
+        self.reads_any = hears_any[kind]
         single = (ones != zeros).all(0)
         code = (ones * (1 << np.arange(len(ones)))[:, None]).sum(0)
         for place, hears in zip(sources, whole, strict=True):
             at = np.flatnonzero((single & hears)[kind])
             row = np.searchsorted(sources[place].codes, code[kind[at]])
             self.links.join(self.node[at], self.links.offset[place] + row)
-        self.links.crowded[self.node[~single[kind] & self.hears_any]] = True
+        self.links.crowded[self.node[~single[kind] & self.reads_any]] = True
         unsure = np.flatnonzero(~single & hears_any)
-        return self._doubts(unsure, kind, whole, heard)
+        return self._ambiguous(unsure, kind, whole, heard)
 
-    def _doubts(
+    def _ambiguous(
         self, unsure: np.ndarray, kind: np.ndarray, whole: np.ndarray, heard: np.ndarray
-    ) -> Doubts:
+    ) -> AmbiguousColumns:
         """Whatever silence has not excluded, for these classes of columns.
 
         Args:
@@ -112,9 +120,11 @@ class Tracer:
         columns = np.stack([self.node[position], number[kind[position]]])
         (node, own), first = np.unique(columns, axis=1, return_index=True)
         pair_kind, pair_row = np.concatenate(pairs, 1)
-        return Doubts(self.links, self.start, (position[first], node, own), (pair_kind, pair_row))
+        return AmbiguousColumns(
+            self.links, self.start, (position[first], node, own), (pair_kind, pair_row)
+        )
 
-    def _part_from_inputs(self) -> None:
+    def _keep_units_added_to_inputs(self) -> None:
         """Treat units that are added to single elements of an input as outputs: they have to stay.
 
         What all columns of a layer read alike (a padding mask, a time) binds no unit to an element.
@@ -123,19 +133,21 @@ class Tracer:
             if place in self.replay.sources:
                 continue
             everything = {place: np.ones(len(source.codes), bool)}
-            both = self.replay.heard(everything) & self.hears_any & self.mixes
-            both[self.replay.ears[OUTPUT]] = False
+            both = self.replay.nan_columns(everything) & self.reads_any & self.mixes
+            both[self.replay.readers[OUTPUT]] = False
             if not both.any():
                 continue
-            heard = np.stack([self.replay.heard(hot) for hot in _coded({place: source})] or [both])
-            for part in self.replay.ears.values():
+            heard = np.stack(
+                [self.replay.nan_columns(hot) for hot in _coded({place: source})] or [both]
+            )
+            for part in self.replay.readers.values():
                 here = np.flatnonzero(both[part]) + part.start
                 if len(here) and (heard[:, here] != heard[:, here[:1]]).any():
                     output = np.full(len(here), self.links.offset[OUTPUT])
                     self.links.join(self.node[here], output)
 
-    def _play(self, hot: dict[Place, np.ndarray]) -> np.ndarray:
-        return np.packbits(self.replay.heard(hot))
+    def _packed_pass(self, hot: dict[Place, np.ndarray]) -> np.ndarray:
+        return np.packbits(self.replay.nan_columns(hot))
 
     def _by_source(self, hot: np.ndarray) -> dict[Place, np.ndarray]:
         return {place: hot[self.links.nodes(place)] for place in self.replay.sources}
@@ -148,10 +160,10 @@ class Tracer:
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
             hot = random.random(len(labels)) < 0.5
-            expected = hot[labels][self.node] & self.hears_any
+            expected = hot[labels][self.node] & self.reads_any
             by_source = self._by_source(hot[labels])
-            heard = self.replay.heard(by_source)
-            changed = self.replay.disturbed(by_source, seed)
+            heard = self.replay.nan_columns(by_source)
+            changed = self.replay.changed_columns(by_source, seed)
             self._refuse(heard != expected, "hears other units in one pass than in another")
             self._refuse(
                 changed & ~expected,
@@ -160,7 +172,7 @@ class Tracer:
             )
 
     def _refuse(self, wrong: np.ndarray, complaint: str) -> None:
-        for place, part in self.replay.ears.items():
+        for place, part in self.replay.readers.items():
             if wrong[part].any():
                 who = "the output" if place == OUTPUT else repr(place[0])
                 raise StructureError(

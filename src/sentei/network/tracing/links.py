@@ -20,7 +20,7 @@ class Links:
     def __init__(self, replay: Replay):
         """Link only what belongs together whatever is heard: biases, groups of a convolution."""
         sizes = {place: len(source.codes) for place, source in replay.sources.items()}
-        for place, part in replay.ears.items():
+        for place, part in replay.readers.items():
             sizes.setdefault(place, 1 if place == OUTPUT else part.stop - part.start)
         for (first, second), times in replay.aligned.items():
             sizes.setdefault(second, sizes[first] * times)
@@ -48,7 +48,7 @@ class Links:
         return int((self.labels == np.arange(len(self.labels))).sum())
 
     @property
-    def heard(self) -> np.ndarray:
+    def has_readers(self) -> np.ndarray:
         """(nodes,) bool: for a label, whether the unit has columns that mix what they hear."""
         heard = np.zeros(len(self.labels), bool)
         heard[self.labels[self._listening]] = True

@@ -47,7 +47,7 @@ class Replay:
             inputs: whether the elements of inputs count as units.
         """
         self.model = model
-        self._held = {
+        self._tensors = {
             name: tensor
             for group in (model.named_parameters, model.named_buffers)
             for name, tensor in group(remove_duplicate=False)
@@ -56,7 +56,7 @@ class Replay:
         self.sources: dict[Place, Source] = {}
         self._inputs = Inputs(model, example)
         self.inputs = self._inputs.sources
-        self.ears: dict[Place, slice] = {}
+        self.readers: dict[Place, slice] = {}
         self.listeners: dict[Place, None] = {}
         self.aligned: dict[tuple[Place, Place], int] = {}
         self.in_step: dict[Place, int] = {}
@@ -75,16 +75,16 @@ class Replay:
                 "torch's own functions (linear, convolution, attention)"
             )
         self._outputs = [output.clone() for output in outputs]
-        self._add_ear(OUTPUT, sum(output.numel() for output in outputs))
+        self._add_reader(OUTPUT, sum(output.numel() for output in outputs))
 
     # Recording.
 
     def _record(self, call: Call) -> Tensor:
         out = call()
-        self._script.append(_line(call))
+        self._script.append(_signature(call))
         self._computed.append(out.clone() if call.mixes else None)
         self._read.append(call.input.clone() if call.mixes else None)
-        weight, use, names = self._held[call.weight], call.use, call.tensors
+        weight, use, names = self._tensors[call.weight], call.use, call.tensors
         if use.rows is not None:
             place = call.weight, use.rows
             self.sources.setdefault(
@@ -95,7 +95,7 @@ class Replay:
                 self.in_step[place] = call.groups
         if use.columns is not None:
             place = call.weight, use.columns
-            self._add_ear(place, weight.shape[use.columns])
+            self._add_reader(place, weight.shape[use.columns])
             if call.mixes:
                 self.listeners[place] = None
                 if call.groups > 1 and weight.shape[use.columns] == call.input.shape[call.axis]:
@@ -108,16 +108,16 @@ class Replay:
         for name in names:
             # A grouped transposed convolution has its rows once, and a bias for each group of them.
             # An emptied layer has neither.
-            self.aligned[place, (name, 0)] = self._held[name].shape[0] // max(size, 1)
+            self.aligned[place, (name, 0)] = self._tensors[name].shape[0] // max(size, 1)
 
-    def _add_ear(self, place: Place, size: int) -> None:
-        if place not in self.ears:
-            self.ears[place] = slice(self.width, self.width + size)
+    def _add_reader(self, place: Place, size: int) -> None:
+        if place not in self.readers:
+            self.readers[place] = slice(self.width, self.width + size)
             self.width += size
 
     # Replaying.
 
-    def heard(self, hot: Mapping[Place, np.ndarray]) -> np.ndarray:
+    def nan_columns(self, hot: Mapping[Place, np.ndarray]) -> np.ndarray:
         """(width,) bool: which columns read something that hot rows put out.
 
         Args:
@@ -129,14 +129,14 @@ class Replay:
             out = self._answer(call, hot, _poisoned)
             if call.use.columns is not None:
                 reads = call.input if call.mixes else out
-                self._note(heard, call, _along(reads, call.axis, Tensor.amax).isnan())
+                self._note(heard, call, _reduced(reads, call.axis, Tensor.amax).isnan())
             return out
 
         output = self._run(answer, self._inputs.poisoned(hot))
         self._note_outputs(heard, [value.isnan() for value in _leaves(output)])
         return heard
 
-    def disturbed(self, hot: Mapping[Place, np.ndarray], seed: int) -> np.ndarray:
+    def changed_columns(self, hot: Mapping[Place, np.ndarray], seed: int) -> np.ndarray:
         """(width,) bool: which listening columns read other numbers when hot rows put out noise.
 
         An activation may hide a disturbance, so a column that reads the same has proven nothing;
@@ -156,7 +156,7 @@ class Replay:
             at = call.position
             if call.mixes and call.use.columns is not None and self._expects(call):
                 differs = call.input != self._read[at]
-                self._note(changed, call, _along(differs, call.axis, Tensor.any))
+                self._note(changed, call, _reduced(differs, call.axis, Tensor.any))
             return self._answer(call, hot, disturb)
 
         output = _leaves(self._run(answer, self.example))
@@ -178,16 +178,16 @@ class Replay:
         return out
 
     def _expects(self, call: Call) -> bool:
-        return call.position < len(self._script) and self._script[call.position] == _line(call)
+        return call.position < len(self._script) and self._script[call.position] == _signature(call)
 
     def _note(self, heard: np.ndarray, call: Call, flags: Tensor) -> None:
-        part = heard[self.ears[call.weight, call.use.columns or 0]]
+        part = heard[self.readers[call.weight, call.use.columns or 0]]
         # A column of a grouped convolution reads one channel of every group.
         if len(part):
             part |= flags.cpu().numpy().reshape(-1, len(part)).any(0)
 
     def _note_outputs(self, heard: np.ndarray, flags: list[Tensor]) -> None:
-        part = heard[self.ears[OUTPUT]]
+        part = heard[self.readers[OUTPUT]]
         if sum(flag.numel() for flag in flags) != len(part):
             raise StructureError(_CHANGING.format("the output"))
         if flags:
@@ -215,13 +215,13 @@ def _poisoned(out: Tensor, where: Tensor, axis: int) -> Tensor:
     return out.index_fill_(axis, where.to(out.device), torch.nan)
 
 
-def _along(values: Tensor, axis: int, reduce: Any) -> Tensor:
+def _reduced(values: Tensor, axis: int, reduce: Any) -> Tensor:
     """One value for each position along an axis. The largest of anything and NaN is NaN."""
     others = [dim for dim in range(values.ndim) if dim != axis % values.ndim]
     return reduce(values, dim=others) if others else values
 
 
-def _line(call: Call) -> tuple:
+def _signature(call: Call) -> tuple:
     return call.weight, call.function, call.axis, tuple(call.input.shape)
 
 

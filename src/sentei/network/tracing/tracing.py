@@ -136,7 +136,7 @@ def _roles(replay: Replay) -> list[tuple[str, Place]]:
     for place in replay.sources:
         role = "input" if place[1] == INPUT else "producer"
         roles += [(role, place), *((role, other) for other in beside[place])]
-    for place in replay.ears:
+    for place in replay.readers:
         if place in replay.listeners:
             roles.append(("listener", place))
         elif place != OUTPUT:

@@ -17,8 +17,8 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
 from sentei.papers.distinctiveness.merges import EDITS, REWIRING
 from sentei.papers.distinctiveness.networks import LITERAL, Head, trained
-from sentei.probe.probe import grams
-from sentei.pruning.loop import silence_
+from sentei.probe.probe import second_moments
+from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, lowest, mixed
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.rules.twins import Pairing, pairs, twins
@@ -137,7 +137,7 @@ def ours(head: Head, degrees: float) -> dict[str, Any]:
     copied, mask, size = head.reading_it(), Mask.full([head.group]), head.group.size
     cut = twins(degrees)(head.probe, [head.group], mask, Progress(1, None, size, size))
     if cut is not None:
-        mask = silence_(copied.network, mask, cut)
+        mask = mask_cut_(copied.network, mask, cut)
     gone = size - mask.count(head.group)
     return {"degrees": degrees, "removed": gone, **copied.accuracies("test")}
 
@@ -152,8 +152,8 @@ def curve(head: Head, name: str, repair: str | None, seed: int) -> dict[str, lis
         judged = scores(criterion, probe, group)
         doomed = lowest({group: judged}, mask, [group], 1)
         cut = Cut(doomed, mixed(repair, probe, doomed, mask))
-        mask = silence_(copied.network, mask, cut)
-        probe.cut_(cut)
+        mask = mask_cut_(copied.network, mask, cut)
+        probe.update_(cut)
         probe.mask = mask
         rows.append(copied.accuracies("validation", "test"))
     return {part: [row[part] for row in rows] for part in ("validation", "test")}
@@ -194,7 +194,7 @@ def without(head: Head, units: list[int], repair: str | None) -> Head:
     copied, mask = head.reading_it(), Mask.full([head.group])
     if units:
         doomed: dict[Group, Tensor] = {head.group: torch.tensor(units)}
-        silence_(copied.network, mask, Cut(doomed, mixed(repair, head.probe, doomed, mask)))
+        mask_cut_(copied.network, mask, Cut(doomed, mixed(repair, head.probe, doomed, mask)))
     return copied
 
 
@@ -209,7 +209,7 @@ def effective_rank(probe: Probe, group: Neurons) -> float:
 
     Source: Roy and Vetterli (2007), The effective rank.
     """
-    (gram,) = grams(probe, group).values()
+    (gram,) = second_moments(probe, group).values()
     spectrum = torch.linalg.eigvalsh(gram.covariance).clamp(min=0)
     shares = spectrum / spectrum.sum()
     return torch.special.entr(shares).sum().exp().item()

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sentei.probe.recording.recording import PerSample, losses
+from sentei.probe.recording.recording import PerSample, per_sample_losses
 
 
 @dataclass(frozen=True)
-class Ending:
+class CandidateLosses:
     """A loss that knows the layout: a named one in a form of its own, or any per sample.
 
     Attributes:
@@ -25,19 +25,19 @@ class Ending:
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(k,) float64: summed loss of each of k candidates. `outputs` may be used as scratch."""
-        if self.fused(targets):
+        if self.is_cross_entropy(targets):
             return _cross_entropy(outputs, targets)
         if self.name == "half_squared_error":
             return _half_squared_error(outputs, targets)
         if self.name == "binary_cross_entropy":
             return _binary_cross_entropy(outputs, targets)
         sums = [
-            losses(self.per_sample, outputs[:, k].T, targets).sum(dtype=torch.float64)
+            per_sample_losses(self.per_sample, outputs[:, k].T, targets).sum(dtype=torch.float64)
             for k in range(outputs.shape[1])
         ]
         return torch.stack(sums)
 
-    def fused(self, targets: Tensor) -> bool:
+    def is_cross_entropy(self, targets: Tensor) -> bool:
         """Whether this is the cross-entropy of class numbers."""
         return self.name == "cross_entropy" and _classes(targets)
 

@@ -19,10 +19,23 @@ from torch.nn import functional as F
 from sentei.network.calls import names_of
 from sentei.network.example import tensors
 from sentei.network.units import Listener
-from sentei.probe.engines.candidate_losses import Ending
-from sentei.probe.engines.chain_derivatives import CELLS, Trail, ends, trail
-from sentei.probe.engines.softmax import Rises
-from sentei.probe.recording.recording import Event, Heard, Need, Pass, PerSample, Recording, Slope
+from sentei.probe.engines.candidate_losses import CandidateLosses
+from sentei.probe.engines.chain_derivatives import (
+    BLOCK_ELEMENTS,
+    ChainDerivatives,
+    chain_derivatives,
+    loss_derivatives,
+)
+from sentei.probe.engines.softmax import SoftmaxRises
+from sentei.probe.recording.recording import (
+    CallInput,
+    FunctionCall,
+    Need,
+    Pass,
+    PerSample,
+    Recording,
+    Slope,
+)
 
 _REMEMBERED_BYTES = 256 * 2**20  # of exponentials, for all samples together
 
@@ -74,15 +87,15 @@ class Chain:
 
     listener: Listener
     position: int
-    hearing: Linear
+    listening: Linear
     steps: tuple[Step, ...]
-    ending: Ending
-    softmax: Rises
+    losses: CandidateLosses
+    softmax: SoftmaxRises
     width: int = field(init=False)
-    _room: Tensor | None = field(init=False, default=None)
+    _buffer: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        linears = [step for step in (self.hearing, *self.steps) if isinstance(step, Linear)]
+        linears = [step for step in (self.listening, *self.steps) if isinstance(step, Linear)]
         self.width = max(step.weight.shape[0] for step in linears)
 
     @property
@@ -92,10 +105,10 @@ class Chain:
 
     def rises(self, block: Pass, units: Tensor) -> Tensor:
         """(k,) float64: rise of the summed loss over a block, for each unit left out alone."""
-        heard, columns = block.heard[self.position], self.listener.index[units]
+        heard, columns = block.call_inputs[self.position], self.listener.index[units]
         columns = columns.to(heard.o.device)
         if self._is_classifier(heard) and columns.shape[1] == 1:
-            z, weight = self.hearing(heard.o), self.hearing.weight
+            z, weight = self.listening(heard.o), self.listening.weight
             return self.softmax(z, weight, heard, columns[:, 0], self._scratch(z))
         parts = [self._rises(o, targets, columns) for o, targets in self.rows(block)]
         return torch.stack(parts).sum(0)
@@ -110,26 +123,26 @@ class Chain:
             units: (k,) positions.
             mixes: (size, size + 1) for the one listener.
         """
-        heard, (mix,) = block.heard[self.position], mixes.values()
+        heard, (mix,) = block.call_inputs[self.position], mixes.values()
         columns, rows = self.listener.index.to(heard.o.device), mix.to(heard.o)[units]
-        left = Heard(torch.zeros_like(heard.o), heard.targets)
+        left = CallInput(torch.zeros_like(heard.o), heard.targets)
         for own in columns.T:  # a unit's first column is mixed from first columns, and so on
             known = torch.addmm(rows[:, -1:], rows[:, :-1], heard.o[own])
             left.o[own[units]] = heard.o[own[units]] - known
         columns = columns[units]
         if self._is_classifier(heard) and columns.shape[1] == 1:
-            z, weight = self.hearing(heard.o), self.hearing.weight
+            z, weight = self.listening(heard.o), self.listening.weight
             scratch = self._scratch(z)
             return self.softmax(z, weight, left, columns[:, 0], scratch, passing=True)
         blocks = zip(self.rows(block), left.o.split(self._rows, 1), strict=True)
         return torch.stack([self._rises(o, y, columns, gone) for (o, y), gone in blocks]).sum(0)
 
-    def gained(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
+    def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
         """(k, g) float64: rise of the summed loss with each unit's gate at each gain."""
         rises = 0.0
         for o, targets in self.rows(block):
-            z = self.hearing(o)
-            base = self.ending(self._onward(z[:, None].clone()), targets)
+            z = self.listening(o)
+            base = self.losses(self._run_steps(z[:, None].clone()), targets)
             columns = self.listener.index[units].to(o.device)
             sums = [self._at_gains(z, o, targets, own, gains.to(z)) for own in columns]
             rises = rises + torch.stack(sums) - base
@@ -141,7 +154,7 @@ class Chain:
         total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
         for o, targets in self.rows(block):
             columns = self.listener.index[units].to(o.device)
-            known = self.trail(o, targets, asked.loss)
+            known = self.derivatives(o, targets, asked.loss)
             terms = o[columns.flatten()] * (self._columns(columns).T @ known.gradient)
             each = terms.view(*columns.shape, -1).sum(1)
             total += (each.abs() if asked.absolute else each).sum(1, dtype=torch.float64)
@@ -152,69 +165,75 @@ class Chain:
         total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
         for o, targets in self.rows(block):
             columns = self.listener.index[units].to(o.device)
-            known, heard = self.trail(o, targets), o[columns.flatten()]
+            known, heard = self.derivatives(o, targets), o[columns.flatten()]
             if kind == "diagonal":
                 each = heard.square() * (self._columns(columns).square().T @ known.diagonal())
                 each = each.view(*columns.shape, -1).sum(1)
             elif columns.shape[1] == 1 and not known.steps:
                 each = heard.square() * known.end.at_columns(self._columns(columns))
             else:
-                each = torch.cat(list(self._along(known, o, columns)))
+                each = torch.cat(list(self._second_along_gates(known, o, columns)))
             total += each.sum(1, dtype=torch.float64)
         return total
 
-    def trail(self, o: Tensor, targets: Tensor, loss: PerSample | None = None) -> Trail:
+    def derivatives(
+        self, o: Tensor, targets: Tensor, loss: PerSample | None = None
+    ) -> ChainDerivatives:
         """Derivatives from the layer that hears `o` (units, n) to the loss, or to another one."""
         ending = (
-            ends(self.ending.name, self.ending.per_sample) if loss is None else ends(None, loss)
+            loss_derivatives(self.losses.name, self.losses.per_sample)
+            if loss is None
+            else loss_derivatives(None, loss)
         )
         weights = [step.weight if isinstance(step, Linear) else None for step in self.steps]
-        return trail(self.steps, weights, self.hearing(o), targets, ending)
+        return chain_derivatives(self.steps, weights, self.listening(o), targets, ending)
 
     def _columns(self, columns: Tensor) -> Tensor:
-        return self.hearing.weight[:, columns.flatten()]
+        return self.listening.weight[:, columns.flatten()]
 
-    def _along(self, known: Trail, o: Tensor, columns: Tensor) -> Iterator[Tensor]:
+    def _second_along_gates(
+        self, known: ChainDerivatives, o: Tensor, columns: Tensor
+    ) -> Iterator[Tensor]:
         """(k, n) second derivatives along some units' gates at a time."""
-        for own in columns.split(max(1, CELLS // (self.width * o.shape[1]))):
-            terms = torch.bmm(self.hearing.weight[:, own].transpose(0, 1), o[own])
-            yield known.along(terms.transpose(0, 1))
+        for own in columns.split(max(1, BLOCK_ELEMENTS // (self.width * o.shape[1]))):
+            terms = torch.bmm(self.listening.weight[:, own].transpose(0, 1), o[own])
+            yield known.along_tangents(terms.transpose(0, 1))
 
     def _at_gains(
         self, z: Tensor, o: Tensor, targets: Tensor, own: Tensor, gains: Tensor
     ) -> Tensor:
         """(g,) float64 summed losses with one unit, whose columns these are, at each gain."""
-        term, room = self.hearing.weight[:, own] @ o[own], self._scratch(z)
+        term, room = self.listening.weight[:, own] @ o[own], self._scratch(z)
         sums = []
         for chunk in (gains - 1).split(room.numel() // z.numel()):
             out = room[: z.numel() * len(chunk)].view(len(z), len(chunk), -1)
             torch.addcmul(z[:, None], term[:, None], chunk[:, None], out=out)
-            sums.append(self.ending(self._onward(out), targets))
+            sums.append(self.losses(self._run_steps(out), targets))
         return torch.cat(sums)
 
     def rows(self, block: Pass) -> Iterator[tuple[Tensor, Tensor]]:
         """What the layer heard, (units, n) with its targets, some samples at a time."""
-        heard = block.heard[self.position]
+        heard = block.call_inputs[self.position]
         return zip(heard.o.split(self._rows, 1), heard.targets.split(self._rows), strict=True)
 
     @property
     def _rows(self) -> int:
-        return max(128, CELLS // self.width)
+        return max(128, BLOCK_ELEMENTS // self.width)
 
-    def _is_classifier(self, heard: Heard) -> bool:
+    def _is_classifier(self, heard: CallInput) -> bool:
         wide = heard.o.dtype in (torch.float32, torch.float64)  # exponentials need the range
-        return wide and not self.steps and self.ending.fused(heard.targets)
+        return wide and not self.steps and self.losses.is_cross_entropy(heard.targets)
 
     def _rises(
         self, o: Tensor, targets: Tensor, columns: Tensor, gone: Tensor | None = None
     ) -> Tensor:
         """(k,): `gone` is what goes with each column, all that it puts out if None."""
-        z, gone = self.hearing(o), o if gone is None else gone
-        base = self.ending(self._onward(z[:, None].clone()), targets)
+        z, gone = self.listening(o), o if gone is None else gone
+        base = self.losses(self._run_steps(z[:, None].clone()), targets)
         without = self._without(z, gone, columns)
-        return torch.cat([self.ending(self._onward(left), targets) for left in without]) - base
+        return torch.cat([self.losses(self._run_steps(left), targets) for left in without]) - base
 
-    def _onward(self, x: Tensor) -> Tensor:
+    def _run_steps(self, x: Tensor) -> Tensor:
         for step in self.steps:
             x = step(x)
         return x
@@ -224,7 +243,7 @@ class Chain:
 
         `columns`: (units, columns per unit).
         """
-        weight, room = self.hearing.weight, self._scratch(z)
+        weight, room = self.listening.weight, self._scratch(z)
         for own in columns.split(room.numel() // z.numel()):
             if own.shape[1] == 1:
                 one, out = own[:, 0], room[: z.numel() * len(own)].view(len(z), len(own), -1)
@@ -239,14 +258,14 @@ class Chain:
 
         The same memory each time: to touch new pages costs a tenth of the whole ranking.
         """
-        size = max(1, CELLS // (self.width * z.shape[1])) * z.numel()
-        if self._room is None or self._room.numel() < size:
-            self._room = z.new_empty(size)
-        return self._room[:size]
+        size = max(1, BLOCK_ELEMENTS // (self.width * z.shape[1])) * z.numel()
+        if self._buffer is None or self._buffer.numel() < size:
+            self._buffer = z.new_empty(size)
+        return self._buffer[:size]
 
 
 def find_chain(
-    recording: Recording, listeners: Mapping[str, Listener], ending: Ending
+    recording: Recording, listeners: Mapping[str, Listener], ending: CandidateLosses
 ) -> Chain | None:
     """The chain behind a group's only listener, or None if what was seen is anything else."""
     names, survey = names_of(recording.model), recording.survey
@@ -265,12 +284,12 @@ def find_chain(
     if hearing is None or steps is None or listener.dim != 1 or event.result.ndim != 2:
         return None
     remembered = hearing.weight.nbytes * recording.starts.stop
-    softmax = Rises(remembers=remembered <= _REMEMBERED_BYTES)
+    softmax = SoftmaxRises(remembers=remembered <= _REMEMBERED_BYTES)
     return Chain(listener, positions[0], hearing, steps, ending, softmax)
 
 
 def _followed(
-    events: Sequence[Event], z: Tensor, output: Tensor, names: dict[int, str]
+    events: Sequence[FunctionCall], z: Tensor, output: Tensor, names: dict[int, str]
 ) -> tuple[Step, ...] | None:
     """The steps from z to the output; None if anything else was done with a tensor on the way."""
     steps: list[Step] = []
@@ -289,7 +308,7 @@ def _followed(
     return tuple(steps) if current is output else None
 
 
-def _steps(event: Event, current: Tensor, names: dict[int, str]) -> list[Step] | None:
+def _steps(event: FunctionCall, current: Tensor, names: dict[int, str]) -> list[Step] | None:
     """The event as steps (none for an idle dropout), if it is elementwise or linear."""
     given = dict(event.kwargs)
     first, *rest = event.args or (given.pop("input", None),)
@@ -307,7 +326,7 @@ def _steps(event: Event, current: Tensor, names: dict[int, str]) -> list[Step] |
     return [lambda x: function(x, *rest, **given)]
 
 
-def _linear(event: Event, names: dict[int, str]) -> Linear | None:
+def _linear(event: FunctionCall, names: dict[int, str]) -> Linear | None:
     """The event's own parameters; None if one is computed on the way, and so not there to read."""
     given = _given(event)
     weight, bias = given["weight"], given.get("bias")
@@ -316,5 +335,5 @@ def _linear(event: Event, names: dict[int, str]) -> Linear | None:
     return Linear(weight, bias)
 
 
-def _given(event: Event) -> dict[str, Any]:
+def _given(event: FunctionCall) -> dict[str, Any]:
     return {**dict(zip(("input", "weight", "bias"), event.args, strict=False)), **event.kwargs}

@@ -20,17 +20,17 @@ from torch import Tensor
 from sentei import losses as named
 from sentei.errors import CriterionError
 from sentei.losses import wanted
-from sentei.probe.recording.recording import PerSample, losses
+from sentei.probe.recording.recording import PerSample, per_sample_losses
 
 _ONCE = (
     "a curvature needs a loss that can be differentiated twice; this one cannot: {}. "
     'Use "taylor1" or "ablation".'
 )
-CELLS = 1_000_000  # numbers in one block of work: 4 MB as float32
+BLOCK_ELEMENTS = 1_000_000  # numbers in one block of work: 4 MB as float32
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class OutputCurvature:
     """A quadratic form of each sample: diag(diagonal) - factor factor' + whole.
 
     Attributes:
@@ -43,20 +43,20 @@ class Curve:
     factor: Tensor | None = None
     whole: Tensor | None = None
 
-    def own(self) -> Tensor:
+    def per_feature(self) -> Tensor:
         """(features, n): its diagonal entries, cross terms left out."""
         entries = self.diagonal
         if self.factor is not None:
             entries = entries - self.factor.square()
         return entries if self.whole is None else entries + self.whole.diagonal().mT
 
-    def bent(self, slope: Tensor, bend: Tensor) -> Curve:
+    def before_elementwise(self, slope: Tensor, bend: Tensor) -> OutputCurvature:
         """The form before an elementwise step with this slope f' and this g f'' of its input."""
         factor = None if self.factor is None else self.factor * slope
         whole = None if self.whole is None else self.whole * slope * slope[:, None]
-        return Curve(self.diagonal * slope.square() + bend, factor, whole)
+        return OutputCurvature(self.diagonal * slope.square() + bend, factor, whole)
 
-    def along(self, tangents: Tensor) -> Tensor:
+    def along_tangents(self, tangents: Tensor) -> Tensor:
         """(candidates, n): the form at `tangents` (features, candidates, n)."""
         found = _weighed(tangents.square(), self.diagonal)
         if self.factor is not None:
@@ -78,15 +78,15 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Bend:
+class ElementwiseStep:
     """An elementwise step on one block: slope f' and bend g f'', both (features, n)."""
 
     slope: Tensor
-    bend: Tensor
+    second: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Trail:
+class ChainDerivatives:
     """What is known along a chain on one block, from where it begins to the loss.
 
     Attributes:
@@ -96,30 +96,30 @@ class Trail:
             the chain begins, if it has none).
     """
 
-    steps: tuple[Bend | Tensor, ...]
+    steps: tuple[ElementwiseStep | Tensor, ...]
     gradient: Tensor
-    end: Curve
+    end: OutputCurvature
 
-    def along(self, tangents: Tensor) -> Tensor:
+    def along_tangents(self, tangents: Tensor) -> Tensor:
         """(candidates, n): each sample's E'' along `tangents` (features, candidates, n), exact."""
         found = tangents.new_zeros(tangents.shape[1:])
         for step in self.steps:
-            if isinstance(step, Bend):
-                found += _weighed(tangents.square(), step.bend)
+            if isinstance(step, ElementwiseStep):
+                found += _weighed(tangents.square(), step.second)
                 tangents = tangents * step.slope[:, None]
             else:
                 flat = step @ tangents.flatten(1)
                 tangents = flat.view(-1, *tangents.shape[1:])
-        return found + self.end.along(tangents)
+        return found + self.end.along_tangents(tangents)
 
-    def own(self) -> Tensor:
+    def per_feature(self) -> Tensor:
         """(features, n): second derivatives where the chain begins, exact."""
         if not self.steps:
-            return self.end.own()
+            return self.end.per_feature()
         each = torch.eye(len(self.gradient)).to(self.gradient)[:, :, None]
-        size = max(1, CELLS // self.gradient.numel())
+        size = max(1, BLOCK_ELEMENTS // self.gradient.numel())
         parts = (part.expand(-1, -1, self.gradient.shape[1]) for part in each.split(size, 1))
-        return torch.cat([self.along(part) for part in parts])
+        return torch.cat([self.along_tangents(part) for part in parts])
 
     def diagonal(self) -> Tensor:
         """(features, n): second derivatives where the chain begins, cross terms dropped on the way.
@@ -128,22 +128,22 @@ class Trail:
         and squared error), and LeCun, Denker and Solla (1990). Exact if no linear step follows and
         the loss has no cross terms.
         """
-        second = self.end.own()
+        second = self.end.per_feature()
         for step in reversed(self.steps):
-            if isinstance(step, Bend):
-                second = second * step.slope.square() + step.bend
+            if isinstance(step, ElementwiseStep):
+                second = second * step.slope.square() + step.second
             else:
                 second = step.square().T @ second
         return second
 
 
-def trail(
+def chain_derivatives(
     steps: Sequence[Callable[[Tensor], Tensor]],
     weights: Sequence[Tensor | None],
     z: Tensor,
     targets: Tensor,
-    ending: Callable[[Tensor, Tensor], tuple[Tensor, Curve]],
-) -> Trail:
+    ending: Callable[[Tensor, Tensor], tuple[Tensor, OutputCurvature]],
+) -> ChainDerivatives:
     """Derivatives along a chain.
 
     Args:
@@ -162,7 +162,7 @@ def trail(
             z = step(z)
             seen.append(weight)
     back, end = ending(z.T, targets)
-    backwards: list[Bend | Tensor] = []
+    backwards: list[ElementwiseStep | Tensor] = []
     for part in reversed(seen):
         if isinstance(part, Tensor):
             back = part.T @ back
@@ -172,10 +172,10 @@ def trail(
         bend = back * second
         back = back * steep
         if backwards:
-            backwards.append(Bend(steep, bend))
+            backwards.append(ElementwiseStep(steep, bend))
         else:  # elementwise steps at the end bend the loss itself
-            end = end.bent(steep, bend)
-    return Trail(tuple(reversed(backwards)), back, end)
+            end = end.before_elementwise(steep, bend)
+    return ChainDerivatives(tuple(reversed(backwards)), back, end)
 
 
 def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, ...]:
@@ -188,44 +188,48 @@ def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tenso
     return value.detach(), first.detach(), second.detach()
 
 
-def ends(name: str | None, per_sample: PerSample) -> Callable[..., tuple[Tensor, Curve]]:
+def loss_derivatives(
+    name: str | None, per_sample: PerSample
+) -> Callable[..., tuple[Tensor, OutputCurvature]]:
     """Gradient and curvature of a loss over outputs (n, classes), in closed form where known."""
-    if name in _KNOWN:
-        return _KNOWN[name]
-    return lambda outputs, targets: _measured(per_sample, outputs, targets)
+    if name in _CLOSED_FORMS:
+        return _CLOSED_FORMS[name]
+    return lambda outputs, targets: _by_autograd(per_sample, outputs, targets)
 
 
-def _squared(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Curve]:
+def _squared(outputs: Tensor, targets: Tensor) -> tuple[Tensor, OutputCurvature]:
     apart = (outputs - wanted(outputs, targets)).T
-    return apart, Curve(torch.ones_like(apart))
+    return apart, OutputCurvature(torch.ones_like(apart))
 
 
-def _binary(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Curve]:
+def _binary(outputs: Tensor, targets: Tensor) -> tuple[Tensor, OutputCurvature]:
     chance = outputs.sigmoid()
-    return (chance - wanted(outputs, targets)).T, Curve((chance * (1 - chance)).T)
+    return (chance - wanted(outputs, targets)).T, OutputCurvature((chance * (1 - chance)).T)
 
 
-def _softmax(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Curve]:
+def _softmax(outputs: Tensor, targets: Tensor) -> tuple[Tensor, OutputCurvature]:
     aims = wanted(outputs, targets).T
     total = aims.sum(0)
     chance = outputs.T.softmax(0)
-    return chance * total - aims, Curve(chance * total, chance * total.sqrt())
+    return chance * total - aims, OutputCurvature(chance * total, chance * total.sqrt())
 
 
-_KNOWN = {
+_CLOSED_FORMS = {
     "half_squared_error": _squared,
     "binary_cross_entropy": _binary,
     "cross_entropy": _softmax,
 }
-assert _KNOWN.keys() <= named.LOSSES.keys()
+assert _CLOSED_FORMS.keys() <= named.LOSSES.keys()
 
 
-def _measured(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Curve]:
+def _by_autograd(
+    per_sample: PerSample, outputs: Tensor, targets: Tensor
+) -> tuple[Tensor, OutputCurvature]:
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
-        first = slope(losses(per_sample, leaf, targets).sum(), leaf, create_graph=True)
+        first = slope(per_sample_losses(per_sample, leaf, targets).sum(), leaf, create_graph=True)
         whole = torch.stack([gradient(column.sum(), leaf).T for column in first.unbind(1)])
-    return first.detach().T, Curve(torch.zeros_like(whole[0]), whole=whole)
+    return first.detach().T, OutputCurvature(torch.zeros_like(whole[0]), whole=whole)
 
 
 def check_smooth(per_sample: PerSample, outputs: Tensor, targets: Tensor, times: int) -> None:
@@ -238,15 +242,15 @@ def check_smooth(per_sample: PerSample, outputs: Tensor, targets: Tensor, times:
         leaf = outputs.detach().requires_grad_()
         # Weights that ask for derivatives too make torch note a derivative that has none itself.
         weights = torch.ones(len(outputs)).to(outputs).requires_grad_(times > 1)
-        weighed = (losses(per_sample, leaf, targets) * weights).sum()
+        weighed = (per_sample_losses(per_sample, leaf, targets) * weights).sum()
         first = slope(weighed, leaf, create_graph=times > 1)
         if times > 1:
-            if _has_an_end(first):
+            if _cannot_differentiate_again(first):
                 raise CriterionError(_ONCE.format("it is marked as differentiable once"))
             gradient(first.sum(), leaf)
 
 
-def _has_an_end(value: Tensor) -> bool:
+def _cannot_differentiate_again(value: Tensor) -> bool:
     """Whether torch noted anywhere that nothing can be differentiated further."""
     todo, seen = [value.grad_fn], set()
     while todo:

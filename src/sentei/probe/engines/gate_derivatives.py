@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sentei.probe.engines.chain_derivatives import gradient, slope
 
-Along = Callable[[Tensor], Tensor]  # a gate -> one number per sample
-Ask = Callable[[Along], Along]
+GateLoss = Callable[[Tensor], Tensor]  # a gate -> one number per sample
+GateOperator = Callable[[GateLoss], GateLoss]
 
 
 @contextmanager
-def torchs_own_warnings_hidden() -> Iterator[None]:
+def hide_torch_warnings() -> Iterator[None]:
     """Of what `torch.func` says while it works, nothing concerns whoever asked."""
     with warnings.catch_warnings():
         # An operation without a batching rule is slower, not wrong.
@@ -26,12 +26,12 @@ def torchs_own_warnings_hidden() -> Iterator[None]:
         yield
 
 
-def once(along: Along) -> Along:
+def first_by_jvp(along: GateLoss) -> GateLoss:
     """First derivatives, one per sample, carried forward."""
     return lambda gain: torch.func.jvp(along, (gain,), (torch.ones_like(gain),))[1]
 
 
-def twice(along: Along) -> Along:
+def second_by_func(along: GateLoss) -> GateLoss:
     """Second derivative of the sum, by two passes back.
 
     Not forward: of layer norm, among others, torch 2.13 carries second derivatives forward wrongly.
@@ -39,7 +39,7 @@ def twice(along: Along) -> Along:
     return torch.func.grad(torch.func.grad(lambda gain: along(gain).sum()))
 
 
-def once_back(along: Along) -> Along:
+def first_by_autograd(along: GateLoss) -> GateLoss:
     """First derivatives, one per sample, by two passes back: the sum's slope is linear in `u`."""
 
     def ask(gain: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def once_back(along: Along) -> Along:
     return ask
 
 
-def twice_back(along: Along) -> Along:
+def second_by_autograd(along: GateLoss) -> GateLoss:
     """Second derivative of the sum, by two passes back."""
 
     def ask(gain: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def twice_back(along: Along) -> Along:
 
 
 # What to ask together, what alone, and the attribute that says whether together works.
-Asked = tuple[Ask, Ask, str]
-VALUE: Asked = (lambda along: along, lambda along: along, "batched")
-FIRST: Asked = (once, once_back, "derived")
-SECOND: Asked = (twice, twice_back, "derived")
+BatchedOperator = tuple[GateOperator, GateOperator, str]
+VALUE: BatchedOperator = (lambda along: along, lambda along: along, "batched")
+FIRST: BatchedOperator = (first_by_jvp, first_by_autograd, "derived")
+SECOND: BatchedOperator = (second_by_func, second_by_autograd, "derived")

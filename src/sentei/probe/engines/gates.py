@@ -17,23 +17,31 @@ from torch.nn import functional as F
 
 from sentei.errors import CriterionError, StructureError
 from sentei.network.calls import Call, Calls
-from sentei.network.folding import Folds
+from sentei.network.folding import FoldedCalls
 from sentei.network.units import Listener
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.engines.gate_derivatives import (
     FIRST,
     SECOND,
     VALUE,
-    Ask,
-    Asked,
-    torchs_own_warnings_hidden,
+    BatchedOperator,
+    GateOperator,
+    hide_torch_warnings,
 )
-from sentei.probe.recording.recording import Need, Pass, PerSample, Slope, Survey, losses, outputs
+from sentei.probe.recording.recording import (
+    Need,
+    Pass,
+    PassSurvey,
+    PerSample,
+    Slope,
+    model_output,
+    per_sample_losses,
+)
 
 _CHUNK_BYTES = 128 * 2**20  # of the largest output, for all candidates of a chunk together
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
-Choice = dict[str, Tensor]
+PerListener = dict[str, Tensor]
 
 
 @dataclass(eq=False)
@@ -47,11 +55,11 @@ class Gates:
     """
 
     model: nn.Module
-    survey: Survey
+    survey: PassSurvey
     listeners: Mapping[str, Listener]
     per_sample: PerSample
     batched: bool = True
-    derived: bool = True
+    batched_derivatives: bool = True
 
     def __post_init__(self) -> None:
         users = {name: self.survey.users(name) for name in self.listeners}
@@ -69,9 +77,9 @@ class Gates:
 
     def rises(self, block: Pass, units: Tensor) -> Tensor:
         """(k,) float64: rise of the summed loss over a block, for each unit left out alone."""
-        return self.gained(block, units, torch.zeros(1))[:, 0]
+        return self.rises_at_gains(block, units, torch.zeros(1))[:, 0]
 
-    def gained(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
+    def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
         """(k, g) float64: rise of the summed loss with each unit's gate at each gain."""
         assert block.losses is not None
         base = block.losses.sum(dtype=torch.float64)
@@ -84,20 +92,22 @@ class Gates:
     def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
         """(k,) float64: as `rises`, after each unit was handed over by its row of the mix."""
         assert block.losses is not None
-        folds = Folds(self.model, self.listeners)
+        folds = FoldedCalls(self.model, self.listeners)
         sums = []
 
-        def total(rows: Choice, hits: Choice, seen: bool) -> Tensor:
+        def total(rows: PerListener, hits: PerListener, seen: bool) -> Tensor:
             def answer(call: Call) -> Tensor:
                 first = call.position <= self.first
                 same = call.mixes and (first or (seen and not _depends(call)))
                 if call.weight in rows:
                     return folds(call, hits[call.weight], rows[call.weight])
-                return block.kept[call.position].clone() if same else call()
+                return block.call_outputs[call.position].clone() if same else call()
 
             with Calls(self.model, answer):
-                out = outputs(self.model, block.samples)
-            return losses(self.per_sample, out, block.samples.targets).sum(dtype=torch.float64)
+                out = model_output(self.model, block.samples)
+            return per_sample_losses(self.per_sample, out, block.samples.targets).sum(
+                dtype=torch.float64
+            )
 
         for chunk in units.split(self._chunk(len(block.samples), passes=1)):
             rows = {
@@ -106,7 +116,7 @@ class Gates:
             hits, _ = self._choices(chunk)
             if self.batched:
                 try:
-                    with torchs_own_warnings_hidden():
+                    with hide_torch_warnings():
                         sums.append(
                             torch.func.vmap(lambda r, h: total(r, h, seen=True))(rows, hits)
                         )
@@ -158,7 +168,11 @@ class Gates:
         with torch.enable_grad():
             gates = {name: spread(name) for name in self.listeners}
             out = self._run(block, gates)
-            total = losses(loss or self.per_sample, out, block.samples.targets).double().sum()
+            total = (
+                per_sample_losses(loss or self.per_sample, out, block.samples.targets)
+                .double()
+                .sum()
+            )
             return slope(total, gate).detach()
 
     def _chunk(self, rows: int, passes: int) -> int:
@@ -167,7 +181,7 @@ class Gates:
 
     def _for_each(
         self,
-        what: Asked,
+        what: BatchedOperator,
         block: Pass,
         units: Tensor,
         gains: Tensor,
@@ -176,12 +190,14 @@ class Gates:
         """What is asked of the per-sample losses along each unit's gate, at its gain."""
         together, alone, able = what
 
-        def at(ask: Ask, hit: Choice, columns: Choice, gain: Tensor, seen: bool) -> Tensor:
+        def at(
+            ask: GateOperator, hit: PerListener, columns: PerListener, gain: Tensor, seen: bool
+        ) -> Tensor:
             def along(gain: Tensor) -> Tensor:
                 gates = {name: 1 + (gain.to(mine) - 1) * mine for name, mine in hit.items()}
                 terms = {name: (own, gain) for name, own in columns.items()}
                 out = self._run(block, gates, terms, seen, plain=what is not VALUE)
-                return losses(loss or self.per_sample, out, block.samples.targets)
+                return per_sample_losses(loss or self.per_sample, out, block.samples.targets)
 
             return ask(along)(gain)
 
@@ -191,7 +207,7 @@ class Gates:
             own = at_gain.to(next(iter(hits.values())))
             if getattr(self, able):
                 try:
-                    with torchs_own_warnings_hidden():
+                    with hide_torch_warnings():
                         run = torch.func.vmap(lambda h, c, g: at(together, h, c, g, seen=True))
                         found = run(hits, columns, own)
                     yield from found
@@ -203,7 +219,7 @@ class Gates:
                 mine = {name: value[i] for name, value in columns.items()}
                 yield at(alone, hit, mine, own[i], seen=False)
 
-    def _choices(self, units: Tensor) -> tuple[Choice, Choice]:
+    def _choices(self, units: Tensor) -> tuple[PerListener, PerListener]:
         """For each unit: 1 at its columns of each listener and 0 elsewhere, and which they are."""
         hits, columns = {}, {}
         for name, listener in self.listeners.items():
@@ -216,7 +232,7 @@ class Gates:
     def _run(
         self,
         block: Pass,
-        gates: Choice,
+        gates: PerListener,
         terms: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         seen: bool = False,
         plain: bool = True,
@@ -236,17 +252,17 @@ class Gates:
             same = call.mixes and (first or (seen and not _depends(call)))
             listener = self.listeners.get(call.weight)
             if listener is None:
-                return block.kept[call.position].clone() if same else call()
+                return block.call_outputs[call.position].clone() if same else call()
             if not call.mixes or listener.dim != call.use.columns:
                 return _reweighted(call, gates[call.weight], listener.dim)
             if same and terms is not None and _is_small(call):
                 columns, gain = terms[call.weight]
-                kept = block.kept[call.position]
+                kept = block.call_outputs[call.position]
                 return kept.addcmul(gain.to(kept) - 1, _contribution(call, columns))
             return call(call.input * _spread(gates[call.weight], call))
 
         with Calls(self.model, answer, plain=plain):
-            return outputs(self.model, block.samples)
+            return model_output(self.model, block.samples)
 
 
 def _depends(call: Call) -> bool:

@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from sentei.probe.recording.recording import Heard
+from sentei.probe.recording.recording import CallInput
 
 # A unit is calm on a block if it moves no logit by more than this. With the largest logit at 0,
 # sums of exponentials without a calm unit neither overflow nor vanish in float32, and classes that
 # do vanish, being below exp(-87), could not have counted: not even exp(60) times as much.
-_CALM = 30.0
+_SAFE_SHIFT = 30.0
 # Remembered factors are copied together once so few of them are still asked for.
 _FILLED = 0.75
 
@@ -48,7 +48,7 @@ class Factors:
 
 
 @dataclass(eq=False)
-class Rises:
+class SoftmaxRises:
     """How much the summed cross-entropy of a block rises, for each column left out alone.
 
     Attributes:
@@ -56,13 +56,13 @@ class Rises:
     """
 
     remembers: bool
-    _factors: WeakKeyDictionary[Heard, Factors] = field(default_factory=WeakKeyDictionary)
+    _factors: WeakKeyDictionary[CallInput, Factors] = field(default_factory=WeakKeyDictionary)
 
     def __call__(
         self,
         z: Tensor,
         weight: Tensor,
-        heard: Heard,
+        heard: CallInput,
         columns: Tensor,
         scratch: Tensor,
         *,
@@ -83,7 +83,7 @@ class Rises:
         # The first unit to go does not pay for factors; whether one has gone, the weights tell.
         pruned = bool((weight == 0).all(0).any())
         weight = weight[:, columns]
-        calm = weight.abs().amax(0) * heard.peaks[columns] < _CALM
+        calm = weight.abs().amax(0) * heard.peaks[columns] < _SAFE_SHIFT
         if self.remembers and not passing and pruned and calm.all():
             sums = self._remembered(z, weight, heard, columns)
         else:
@@ -91,7 +91,7 @@ class Rises:
         of_targets = heard.by_class[:, columns] * weight[: len(heard.by_class)]
         return sums - base + of_targets.sum(0, dtype=torch.float64)
 
-    def _remembered(self, z: Tensor, weight: Tensor, heard: Heard, columns: Tensor) -> Tensor:
+    def _remembered(self, z: Tensor, weight: Tensor, heard: CallInput, columns: Tensor) -> Tensor:
         """(k,) float64 sums of log s, from factors.
 
         A row's sum has the same bits whatever rows stand beside it, so it does not matter which

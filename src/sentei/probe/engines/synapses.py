@@ -12,14 +12,21 @@ from torch.func import functional_call
 from sentei.errors import CriterionError
 from sentei.probe.engines.chain import Chain
 from sentei.probe.engines.chain_derivatives import slope
-from sentei.probe.engines.gate_derivatives import torchs_own_warnings_hidden, twice
-from sentei.probe.recording.recording import Need, Pass, PerSample, Slope, losses, outputs
+from sentei.probe.engines.gate_derivatives import hide_torch_warnings, second_by_func
+from sentei.probe.recording.recording import (
+    Need,
+    Pass,
+    PerSample,
+    Slope,
+    model_output,
+    per_sample_losses,
+)
 
 _CANDIDATES = 32  # synapses that a general network is run for at once
 
 
 @dataclass(eq=False)
-class Gauge:
+class SynapseGates:
     """Measures along the gates of one weight's entries.
 
     Attributes:
@@ -49,7 +56,7 @@ class Gauge:
         if self.chain is not None:
             found: Any = 0.0
             for o, targets in self.chain.rows(block):
-                back = self.chain.trail(o, targets, asked.loss).gradient
+                back = self.chain.derivatives(o, targets, asked.loss).gradient
                 parts = (back.abs(), o.abs()) if asked.absolute else (back, o)
                 found = found + parts[0].double() @ parts[1].double().T
             found = found * (weight.abs() if asked.absolute else weight)
@@ -79,8 +86,8 @@ class Gauge:
         weight = self.model.get_parameter(self.parameter).detach().double()
         found: Any = 0.0
         for o, targets in self.chain.rows(block):
-            known = self.chain.trail(o, targets)
-            second = known.diagonal() if kind == "diagonal" else known.own()
+            known = self.chain.derivatives(o, targets)
+            second = known.diagonal() if kind == "diagonal" else known.per_feature()
             found = found + second.double() @ o.double().square().T
         return (found * weight.square()).flatten()[members.to(found.device)]
 
@@ -99,9 +106,9 @@ class Gauge:
             def along(gain: Tensor) -> Tensor:
                 return self._losses(block, weight + (gain - 1) * step, self.per_sample)
 
-            return twice(along)(weight.new_ones(())).double()
+            return second_by_func(along)(weight.new_ones(())).double()
 
-        with torchs_own_warnings_hidden():
+        with hide_torch_warnings():
             run = torch.func.vmap(second)
             return torch.cat([run(part) for part in members.to(weight.device).split(_CANDIDATES)])
 
@@ -112,4 +119,6 @@ class Gauge:
             def forward(self, *args: Any, **kwargs: Any) -> Any:
                 return functional_call(model, {name: weight}, args, kwargs)
 
-        return losses(loss, outputs(Changed(), block.samples), block.samples.targets)
+        return per_sample_losses(
+            loss, model_output(Changed(), block.samples), block.samples.targets
+        )

@@ -18,7 +18,7 @@ _AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Samples:
+class ProbeData:
     """Inputs and targets with the same number of rows.
 
     Attributes:
@@ -33,9 +33,9 @@ class Samples:
     def __len__(self) -> int:
         return self.targets.shape[0]
 
-    def part(self, start: int, stop: int, device: torch.device) -> Samples:
+    def rows(self, start: int, stop: int, device: torch.device) -> ProbeData:
         """Rows `start` to `stop`, on a device."""
-        return Samples(
+        return ProbeData(
             resized(self.inputs, lambda t: t[start:stop].to(device)),
             self.targets[start:stop].to(device),
         )
@@ -50,7 +50,7 @@ class Samples:
             check_classes(self.targets, outputs.shape[1])
 
 
-def read(data: Any) -> Samples:
+def read(data: Any) -> ProbeData:
     """Samples in memory from `(inputs, targets)`, a Dataset or a DataLoader.
 
     A DataLoader is read once, in the order in which it comes; the last item of its batches is the
@@ -64,7 +64,7 @@ def read(data: Any) -> Samples:
     elif isinstance(data, Dataset):
         samples = _collected(DataLoader(data, batch_size=_AT_ONCE))
     elif isinstance(data, Sequence) and len(data) == 2:
-        samples = Samples(data[0], torch.as_tensor(data[1]))
+        samples = ProbeData(data[0], torch.as_tensor(data[1]))
     else:
         raise DataError(
             f"data must be (inputs, targets), a Dataset or a DataLoader, not {type(data).__name__}"
@@ -73,7 +73,7 @@ def read(data: Any) -> Samples:
     return samples
 
 
-def _collected(loader: DataLoader) -> Samples:
+def _collected(loader: DataLoader) -> ProbeData:
     with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
         batches = [tuple(batch) for batch in loader if isinstance(batch, (tuple, list))]
     if not batches or min(map(len, batches)) < 2:
@@ -82,10 +82,10 @@ def _collected(loader: DataLoader) -> Samples:
             "pass (inputs, targets) as tensors if yours gives something else"
         )
     *inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Samples(inputs[0] if len(inputs) == 1 else tuple(inputs), targets)
+    return ProbeData(inputs[0] if len(inputs) == 1 else tuple(inputs), targets)
 
 
-def _check(samples: Samples) -> None:
+def _check(samples: ProbeData) -> None:
     given = tensors(samples.inputs)
     if not given:
         raise DataError("inputs must be tensors with a row for each sample; there are none")

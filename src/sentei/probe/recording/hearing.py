@@ -10,16 +10,22 @@ from torch import Tensor
 from sentei.errors import StructureError
 from sentei.network.calls import Call, Calls
 from sentei.network.units import Listener
-from sentei.probe.recording.recording import Pass, PerSample, Recording, losses, outputs
+from sentei.probe.recording.recording import (
+    Pass,
+    PerSample,
+    Recording,
+    model_output,
+    per_sample_losses,
+)
 
-Told = Callable[[str, Tensor], None]
+OnInput = Callable[[str, Tensor], None]
 
 
-class _Enough(Exception):  # noqa: N818 - ends a pass once everything asked for was heard
+class _StopPass(Exception):  # noqa: N818 - ends a pass once everything asked for was heard
     pass
 
 
-def positions_of(recording: Recording, listeners: Mapping[str, Listener]) -> dict[int, str]:
+def listener_positions(recording: Recording, listeners: Mapping[str, Listener]) -> dict[int, str]:
     """Which calls of a pass hear the units, and by which listener.
 
     Raises:
@@ -35,7 +41,9 @@ def positions_of(recording: Recording, listeners: Mapping[str, Listener]) -> dic
     return {at: name for name, positions in users.items() for at in positions}
 
 
-def hear(recording: Recording, block: Pass, listeners: Mapping[str, Listener], told: Told) -> None:
+def read_listener_inputs(
+    recording: Recording, block: Pass, listeners: Mapping[str, Listener], told: OnInput
+) -> None:
     """Run the network as far as the last listener; nothing is kept.
 
     Args:
@@ -45,7 +53,7 @@ def hear(recording: Recording, block: Pass, listeners: Mapping[str, Listener], t
         told: called with each listener's name and what one of its calls heard, (size, n): a row
             for each unit, over samples, positions and the unit's own columns.
     """
-    names = positions_of(recording, listeners)
+    names = listener_positions(recording, listeners)
     last = max(names)
 
     def answer(call: Call) -> Tensor:
@@ -53,20 +61,20 @@ def hear(recording: Recording, block: Pass, listeners: Mapping[str, Listener], t
         if call.position in names:
             part = listeners[names[call.position]]
             if call.use.columns == part.dim:
-                told(names[call.position], rows_heard(call.input, call, part))
+                told(names[call.position], unit_rows(call.input, call, part))
         if call.position == last:
-            raise _Enough
-        kept = block.kept.get(call.position) if call.mixes else None
+            raise _StopPass
+        kept = block.call_outputs.get(call.position) if call.mixes else None
         return call() if kept is None else kept.clone()
 
     try:
         with Calls(recording.model, answer):
-            outputs(recording.model, block.samples)
-    except _Enough:
+            model_output(recording.model, block.samples)
+    except _StopPass:
         return
 
 
-def pressed(
+def input_gradients(
     recording: Recording,
     block: Pass,
     listeners: Mapping[str, Listener],
@@ -76,7 +84,7 @@ def pressed(
 
     Calls that hear the same tensor shape, as those of one tensor do, are added up first.
     """
-    names = positions_of(recording, listeners)
+    names = listener_positions(recording, listeners)
     leaves: dict[tuple, list[Tensor]] = {}
     lay_out: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
@@ -87,19 +95,19 @@ def pressed(
         leaf = torch.zeros_like(call.input, requires_grad=True)
         key = (tuple(call.input.shape), call.axis, part.index.numpy().tobytes())
         leaves.setdefault(key, []).append(leaf)
-        lay_out[key] = lambda x: rows_heard(x, call, part)
+        lay_out[key] = lambda x: unit_rows(x, call, part)
         return call(call.input + leaf)
 
     with torch.enable_grad(), Calls(recording.model, answer, plain=True):
-        out = outputs(recording.model, block.samples)
-        total = losses(per_sample, out, block.samples.targets).sum()
+        out = model_output(recording.model, block.samples)
+        total = per_sample_losses(per_sample, out, block.samples.targets).sum()
         every = [leaf for group in leaves.values() for leaf in group]
         found = iter(torch.autograd.grad(total, every, materialize_grads=True))
     sums = {key: sum(next(found) for _ in group) for key, group in leaves.items()}
     return [lay_out[key](value) for key, value in sums.items() if isinstance(value, Tensor)]
 
 
-def rows_heard(x: Tensor, call: Call, part: Listener) -> Tensor:
+def unit_rows(x: Tensor, call: Call, part: Listener) -> Tensor:
     """A tensor laid out as a call's input, as (size, n): a row for each unit."""
     channels_first = x.movedim(call.axis, 0)
     index = part.index.to(x.device)

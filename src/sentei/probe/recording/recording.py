@@ -19,7 +19,7 @@ from sentei.distributed import own_blocks
 from sentei.errors import DataError, LossError, StructureError
 from sentei.network.calls import Call, Calls
 from sentei.network.example import run, tensors
-from sentei.probe.recording.data import Samples
+from sentei.probe.recording.data import ProbeData
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 # Of a pass: outputs and losses alone, also the outputs of all mixing calls, or what one call heard.
@@ -28,8 +28,8 @@ Need = Literal["outputs", "kept"] | int
 # Blocks are fixed by model and data alone, so that sums are added in the same order everywhere.
 _BLOCK_ROWS = 5000
 _BLOCK_BYTES = 64 * 2**20  # of the largest output in one block
-_GLIMPSE = 4  # samples that show what a pass consists of
-_WITNESSES = 128  # samples on which the record is compared with the network itself
+_SURVEY_ROWS = 4  # samples that show what a pass consists of
+_CHECK_ROWS = 128  # samples on which the record is compared with the network itself
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Slope:
 
 
 @dataclass(frozen=True)
-class Seen:
+class CallRecord:
     """One call of a pass: its weight, everything per-unit that it uses, and its size in bytes."""
 
     weight: str
@@ -57,7 +57,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Event:
+class FunctionCall:
     """One torch function that a pass called, whether or not it used a weight."""
 
     function: Any
@@ -67,7 +67,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Survey:
+class PassSurvey:
     """What one pass consists of, from a run on a few samples.
 
     Attributes:
@@ -76,8 +76,8 @@ class Survey:
         output: what the model returned.
     """
 
-    calls: tuple[Seen, ...]
-    events: tuple[Event, ...]
+    calls: tuple[CallRecord, ...]
+    events: tuple[FunctionCall, ...]
     output: Tensor
 
     def users(self, parameter: str) -> list[int]:
@@ -86,7 +86,7 @@ class Survey:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class CallInput:
     """What one call heard on a block, and what follows from that alone.
 
     Attributes:
@@ -121,17 +121,17 @@ class Pass:
         losses: (n,) per-sample losses of `outputs`.
     """
 
-    samples: Samples
-    kept: dict[int, Tensor] = field(default_factory=dict)
-    heard: dict[int, Heard] = field(default_factory=dict)
+    samples: ProbeData
+    call_outputs: dict[int, Tensor] = field(default_factory=dict)
+    call_inputs: dict[int, CallInput] = field(default_factory=dict)
     outputs: Tensor | None = None
     losses: Tensor | None = None
 
     def forget_(self, position: int) -> None:
         """Drop all that depends on the output of the call at `position`."""
         self.outputs = self.losses = None
-        self.kept = {at: kept for at, kept in self.kept.items() if at < position}
-        self.heard = {at: heard for at, heard in self.heard.items() if at <= position}
+        self.call_outputs = {at: kept for at, kept in self.call_outputs.items() if at < position}
+        self.call_inputs = {at: heard for at, heard in self.call_inputs.items() if at <= position}
 
 
 class Recording:
@@ -144,19 +144,19 @@ class Recording:
         budget: bytes that may be kept; blocks beyond are computed again each time.
     """
 
-    def __init__(self, model: nn.Module, samples: Samples, per_sample: PerSample, budget: int):
+    def __init__(self, model: nn.Module, samples: ProbeData, per_sample: PerSample, budget: int):
         self.model = model
         self.per_sample = per_sample
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.survey = survey(model, samples.part(0, _GLIMPSE, self.device))
+        self.survey = survey(model, samples.rows(0, _SURVEY_ROWS, self.device))
         samples.check_classes(self.survey.output)
         largest = max((seen.bytes_out for seen in self.survey.calls), default=1)
         size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(largest, 1)))
         self.starts = range(0, len(samples), size)
-        self.wanted: set[int] = set()
-        self.sample = Pass(samples.part(0, _WITNESSES, self.device))
+        self.wanted_inputs: set[int] = set()
+        self.check_pass = Pass(samples.rows(0, _CHECK_ROWS, self.device))
         self._passes = {
-            i: Pass(samples.part(self.starts[i], self.starts[i] + size, self.device))
+            i: Pass(samples.rows(self.starts[i], self.starts[i] + size, self.device))
             for i in own_blocks(len(self.starts))
         }
         each = size * sum(seen.bytes_in + seen.bytes_out for seen in self.survey.calls)
@@ -168,10 +168,10 @@ class Recording:
             self.complete_(block, need)
             yield i, block
             if rank >= self._affordable:
-                block.kept, block.heard = {}, {}
+                block.call_outputs, block.call_inputs = {}, {}
 
     @property
-    def own(self) -> Iterator[tuple[int, Pass]]:
+    def own_passes(self) -> Iterator[tuple[int, Pass]]:
         """Blocks of this rank, each with its number, with what happens to be recorded of them."""
         return iter(self._passes.items())
 
@@ -183,19 +183,19 @@ class Recording:
     def complete_(self, block: Pass, need: Need) -> None:
         """Run the network on a block unless what is needed of the pass is there."""
         if isinstance(need, int):
-            self.wanted.add(need)
-            there = need in block.heard
+            self.wanted_inputs.add(need)
+            there = need in block.call_inputs
         else:
-            whole = len(block.kept) == sum(seen.mixes for seen in self.survey.calls)
+            whole = len(block.call_outputs) == sum(seen.mixes for seen in self.survey.calls)
             there = block.outputs is not None and (whole or need == "outputs")
         if not there:
             with Calls(self.model, lambda call: self._answer(block, call)):
-                block.outputs = outputs(self.model, block.samples)
-            block.losses = losses(self.per_sample, block.outputs, block.samples.targets)
+                block.outputs = model_output(self.model, block.samples)
+            block.losses = per_sample_losses(self.per_sample, block.outputs, block.samples.targets)
 
     def forget_(self, position: int = 0) -> None:
         """Drop all that depends on the outputs of calls from `position` on."""
-        for block in (self.sample, *self._passes.values()):
+        for block in (self.check_pass, *self._passes.values()):
             block.forget_(position)
 
     def check(self, call: Call) -> None:
@@ -214,61 +214,61 @@ class Recording:
     def _answer(self, block: Pass, call: Call) -> Tensor:
         self.check(call)
         at = call.position
-        if at in self.wanted and at not in block.heard:
-            block.heard[at] = Heard(call.input.T.contiguous(), block.samples.targets)
+        if at in self.wanted_inputs and at not in block.call_inputs:
+            block.call_inputs[at] = CallInput(call.input.T.contiguous(), block.samples.targets)
         if not call.mixes:
             return call()
-        if at not in block.kept:
-            block.kept[at] = call()
-        return block.kept[at].clone()  # what follows may work in place
+        if at not in block.call_outputs:
+            block.call_outputs[at] = call()
+        return block.call_outputs[at].clone()  # what follows may work in place
 
 
-class _Log(TorchFunctionMode):
+class _FunctionLog(TorchFunctionMode):
     """Notes every torch function."""
 
-    def __init__(self, events: list[Event]):
+    def __init__(self, events: list[FunctionCall]):
         super().__init__()
         self.events = events
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.events.append(Event(func, args, kwargs or {}, result))
+        self.events.append(FunctionCall(func, args, kwargs or {}, result))
         return result
 
 
-def survey(model: nn.Module, samples: Samples) -> Survey:
+def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
     """What a pass consists of.
 
     Raises:
         DataError: the model cannot take these inputs, with the model's own complaint.
     """
-    calls: list[Seen] = []
-    events: list[Event] = []
+    calls: list[CallRecord] = []
+    events: list[FunctionCall] = []
 
     def answer(call: Call) -> Tensor:
         result = call()
         sizes = (tensor.element_size() * tensor.numel() // count for tensor in (call.input, result))
-        calls.append(Seen(call.weight, call.tensors, call.mixes, *sizes))
+        calls.append(CallRecord(call.weight, call.tensors, call.mixes, *sizes))
         return result
 
     count = len(samples)
     try:
-        with Calls(model, answer), _Log(events):
-            result = outputs(model, samples)
+        with Calls(model, answer), _FunctionLog(events):
+            result = model_output(model, samples)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors(samples.inputs))
         raise DataError(
             f"the data must run through the model; with inputs {shapes} it stops: {error}"
         ) from error
-    return Survey(tuple(calls), tuple(events), result)
+    return PassSurvey(tuple(calls), tuple(events), result)
 
 
-def outputs(model: nn.Module, samples: Samples) -> Tensor:
+def model_output(model: nn.Module, samples: ProbeData) -> Tensor:
     """What the model puts out; of several tensors, the first."""
     return tensors(run(model, samples.inputs))[0]
 
 
-def losses(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
+def per_sample_losses(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
     """(n,) losses.
 
     Raises:
@@ -284,17 +284,17 @@ def losses(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
     return found
 
 
-def known(value: Tensor | None) -> Tensor:
+def completed(value: Tensor | None) -> Tensor:
     """A part of a pass that is there once the pass is complete."""
     assert value is not None  # passes are complete when they are handed out
     return value
 
 
-def total(block: Pass) -> Tensor:
+def sum_losses(block: Pass) -> Tensor:
     """Sum of the block's losses, float64."""
-    return known(block.losses).sum(dtype=torch.float64)
+    return completed(block.losses).sum(dtype=torch.float64)
 
 
-def right(block: Pass) -> Tensor:
+def count_correct(block: Pass) -> Tensor:
     """How many of the block's samples have their largest output where their target is."""
-    return (known(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)
+    return (completed(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)

@@ -13,7 +13,7 @@ from sentei.errors import ScheduleError, StructureError
 from sentei.network.encoding.size import bytes_in
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
-from sentei.probe.probe import Probe, loss_under
+from sentei.probe.probe import Probe, loss_with_mask
 from sentei.pruning.rules.limits import check_format
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
@@ -72,7 +72,7 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
             batch, saved = self._batch(probe, mask, group, judged[group], now)
             if saved <= 0:
                 continue
-            rise = loss_under(probe, mask.without({group: batch})) - loss
+            rise = loss_with_mask(probe, mask.without({group: batch})) - loss
             # A rise below zero is a gain however much is saved: then the larger saving is better.
             cost = rise / saved if rise > 0 else rise
             if best is None or cost < best[0]:

@@ -134,7 +134,7 @@ def ram_at_most(size: int | str, format: str = "c") -> Limit:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """What a network may take where it is to go.
 
     Attributes:
@@ -163,6 +163,9 @@ class Room:
         """As a budget."""
         flash = bytes_at_most(self.bytes, self.format)
         return flash if self.ram is None else all_of(flash, ram_at_most(self.ram, self.format))
+
+
+Room = MemoryBudget  # its name in the first release
 
 
 def accuracy_at_least(floor: float) -> Limit:

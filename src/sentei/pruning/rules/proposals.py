@@ -14,7 +14,7 @@ from torch import Tensor
 from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import GroupError, ScheduleError, unknown
-from sentei.network.folding import pads
+from sentei.network.folding import is_padded
 from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 from sentei.probe.probe import Probe
@@ -314,7 +314,7 @@ def _same(a: Mapping[Any, Tensor], b: Mapping[Any, Tensor]) -> bool:
 
 def _say_what_is_padded(probe: Probe, mix: Mapping[Listener, Tensor]) -> None:
     for part, rows in mix.items():
-        if rows[:, -1].any() and pads(probe.model, part):
+        if rows[:, -1].any() and is_padded(probe.model, part):
             log.info(
                 "%r pads with zeros, so that a constant folded into its bias is not exact at the "
                 "edges; what that costs is in the loss measured after the cut",

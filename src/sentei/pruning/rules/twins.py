@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sentei.criteria.activity import angles, check_centre, steady
-from sentei.criteria.repairs.affine import OnOne, mean
+from sentei.criteria.repairs.affine import SingleSurvivor, mean
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import unknown
 from sentei.network.mask import Mask
@@ -180,7 +180,11 @@ class twins:  # noqa: N801 - used like a function: twins(degrees=15)
 
     def _leaning(self, pairing: Pairing, group: Neurons) -> Repair | None:
         how = None if self.repair is None else repair(self.repair)
-        return OnOne(how.affine, pairing.partners(group.size)) if isinstance(how, OnOne) else how
+        return (
+            SingleSurvivor(how.affine, pairing.partners(group.size))
+            if isinstance(how, SingleSurvivor)
+            else how
+        )
 
 
 def check_degrees(degrees: float) -> None:

@@ -19,19 +19,19 @@ from sentei.network.surgery.surgery import shrink_
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
-from sentei.pruning.loop import cut_, silence_
+from sentei.pruning.loop import apply_cut_, mask_cut_
 from sentei.pruning.measuring import Measurement, measure
 from sentei.pruning.rules.limits import Limit
 from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.while_training.cadence import cadence
-from sentei.pruning.while_training.lazy_probe import Deferred
+from sentei.pruning.while_training.lazy_probe import LazyProbe
 from sentei.pruning.while_training.optimizer_guard import (
-    Held,
-    Hush,
+    PrunedParameter,
+    ZeroDeadGradients,
     check_optimizer,
     check_still_there,
-    held,
+    pruned_parameters,
 )
 
 _REMEDY = (
@@ -118,7 +118,7 @@ class PruneWhileTraining:
         self._batch: tuple[Any, Tensor, str | PerSample] | None = None
         self._optimizer: Optimizer | None = None
         self._hooks: list[Any] = []
-        self._held: dict[str, Held] = {}
+        self._parameters: dict[str, PrunedParameter] = {}
         self._start: Measurement | None = None
         self._lent: tuple[Mask, Any] | None = None
 
@@ -132,15 +132,15 @@ class PruneWhileTraining:
         """
         if self._optimizer is not None:
             raise ValueError("this pruner is attached already; detach() it first")
-        holds = held(self.model, self.mask.groups)
+        holds = pruned_parameters(self.model, self.mask.groups)
         check_optimizer(optimizer, holds, delete=self.delete)
-        self._optimizer, self._held = optimizer, holds
+        self._optimizer, self._parameters = optimizer, holds
         self._hooks = [
-            it.parameter.register_post_accumulate_grad_hook(Hush(self, name))
+            it.parameter.register_post_accumulate_grad_hook(ZeroDeadGradients(self, name))
             for name, it in holds.items()
             if it.zeroed and it.parameter.requires_grad
         ]
-        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._updated()))
+        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._after_update()))
         if self.probe is not None:
             self._lent = self.probe.mask, self.probe.trajectory
         self.mask.apply_(self.model)
@@ -155,7 +155,7 @@ class PruneWhileTraining:
         """Leave the loop; nothing stays behind but the weights as they are."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._held, self._optimizer, self._batch = [], {}, None, None
+        self._hooks, self._parameters, self._optimizer, self._batch = [], {}, None, None
         if self.probe is not None and self._lent is not None:
             self.probe.mask, self.probe.trajectory = self._lent
             self.probe.forget_()
@@ -210,11 +210,11 @@ class PruneWhileTraining:
     # After an update.
 
     @torch.no_grad()
-    def _updated(self) -> None:
+    def _after_update(self) -> None:
         optimizer = self._optimizer
         if optimizer is None or _was_skipped(optimizer):
             return
-        check_still_there(self.model, self._held)
+        check_still_there(self.model, self._parameters)
         self.updates += 1
         self.mask.hold_(self.model, optimizer)
         if self.trajectory is not None:
@@ -224,7 +224,7 @@ class PruneWhileTraining:
         self._batch = None
 
     def _propose(self, optimizer: Optimizer) -> None:
-        cut = self.propose(self._evidence(), self.groups, self.mask, self._progress())
+        cut = self.propose(self._probe(), self.groups, self.mask, self._progress())
         if self.trajectory is not None:
             self.trajectory.check_()
         if cut is None:
@@ -236,14 +236,14 @@ class PruneWhileTraining:
 
     def _cut(self, cut: Cut, optimizer: Optimizer) -> None:
         if self.delete and self.example is not None:
-            self.mask = cut_(self.model, self.mask, cut, self.example)
+            self.mask = apply_cut_(self.model, self.mask, cut, self.example)
             self.mask.hold_(self.model, optimizer)
             self._delete(optimizer)
         else:
-            self.mask = silence_(self.model, self.mask, cut)
+            self.mask = mask_cut_(self.model, self.mask, cut)
             self.mask.hold_(self.model, optimizer)
-        for name, it in self._held.items():
-            Hush(self, name)(it.parameter)
+        for name, it in self._parameters.items():
+            ZeroDeadGradients(self, name)(it.parameter)
 
     def _delete(self, optimizer: Optimizer) -> None:
         if not self.mask.gone:
@@ -256,7 +256,7 @@ class PruneWhileTraining:
                 self.emptied[group.kind] += self.starts[group]
         self.starts = {now[group]: n for group, n in self.starts.items() if group in now}
         self.groups = [now[group] for group in self.groups if group in now]
-        self._held = held(self.model, self.mask.groups)
+        self._parameters = pruned_parameters(self.model, self.mask.groups)
 
     def _progress(self) -> Progress:
         remaining = sum(self.mask.count(group) for group in self.groups)
@@ -264,7 +264,7 @@ class PruneWhileTraining:
         total = self.cadence.proposals
         return Progress(self.events + 1, total, start, remaining, 0, self.starts, self.emptied)
 
-    def _evidence(self) -> Probe:
+    def _probe(self) -> Probe:
         if self.probe is not None:
             probe = self.probe
             probe.forget_()
@@ -272,10 +272,10 @@ class PruneWhileTraining:
             probe.trajectory = probe.trajectory or self.trajectory
             return probe
         return cast(
-            "Probe", Deferred(self.model, self.mask, self.trajectory, self._seeing(), _REMEDY)
+            "Probe", LazyProbe(self.model, self.mask, self.trajectory, self._own_probe(), _REMEDY)
         )
 
-    def _seeing(self) -> Callable[[], Probe] | None:
+    def _own_probe(self) -> Callable[[], Probe] | None:
         if self._batch is None:
             return None
         inputs, targets, loss = self._batch

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Deferred:
+class LazyProbe:
     """Knows a network's weights and what is alive; a Probe is only made if a criterion measures.
 
     Attributes:

@@ -14,7 +14,7 @@ from sentei.network.units import Group, Synapses
 
 
 @dataclass(frozen=True)
-class Held:
+class PrunedParameter:
     """A parameter that pruning zeroes or cuts.
 
     Attributes:
@@ -29,7 +29,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Hush:
+class ZeroDeadGradients:
     """Zeroes the gradients of what a pruner holds dead, once a backward pass has added to them."""
 
     pruner: Any
@@ -41,7 +41,7 @@ class Hush:
             self.pruner.mask.zero_(self.name, parameter.grad)
 
 
-def held(model: nn.Module, groups: Iterable[Group]) -> dict[str, Held]:
+def pruned_parameters(model: nn.Module, groups: Iterable[Group]) -> dict[str, PrunedParameter]:
     """Every parameter of these groups, by name."""
     there = dict(model.named_parameters(remove_duplicate=False))
     zeroed: dict[str, bool] = {}
@@ -54,13 +54,15 @@ def held(model: nn.Module, groups: Iterable[Group]) -> dict[str, Held]:
         for part in (*group.producers, *group.followers):
             zeroed.setdefault(part.parameter, False)
     return {
-        name: Held(there[name], tuple(there[name].shape), zero)
+        name: PrunedParameter(there[name], tuple(there[name].shape), zero)
         for name, zero in zeroed.items()
         if name in there
     }
 
 
-def check_optimizer(optimizer: Optimizer, holds: Mapping[str, Held], *, delete: bool) -> None:
+def check_optimizer(
+    optimizer: Optimizer, holds: Mapping[str, PrunedParameter], *, delete: bool
+) -> None:
     """Refuse an optimizer that cannot be gone along with.
 
     Raises:
@@ -83,13 +85,15 @@ def check_optimizer(optimizer: Optimizer, holds: Mapping[str, Held], *, delete: 
                 f"the optimizer does not own {name!r}, which may be cut: make it of "
                 "model.parameters(), after the model has its final layers, or leave the group out"
             )
-        if changed and any(isinstance(hook, Hush) for hook in _after_gradient(it.parameter)):
+        if changed and any(
+            isinstance(hook, ZeroDeadGradients) for hook in _after_gradient(it.parameter)
+        ):
             raise StructureError(
                 f"another pruner holds {name!r}; detach() it first, or give the two other groups"
             )
 
 
-def check_still_there(model: nn.Module, holds: Mapping[str, Held]) -> None:
+def check_still_there(model: nn.Module, holds: Mapping[str, PrunedParameter]) -> None:
     """Refuse a model whose parameters were replaced, or cut by somebody else.
 
     Raises:

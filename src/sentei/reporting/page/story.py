@@ -22,7 +22,7 @@ from sentei.network.units import Group, find_synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.journal import Record
 from sentei.pruning.measuring import by_class, measure
-from sentei.pruning.run_reader import past
+from sentei.pruning.run_reader import read_run
 from sentei.samples import Samples
 
 
@@ -131,7 +131,7 @@ def of_journal(
         DataError: `data` is neither.
     """
     given, names = _given(data)
-    run = past(folder, model, None if given is None else given.inputs[:64])
+    run = read_run(folder, model, None if given is None else given.inputs[:64])
     keep = isinstance(data, Split) and run.samples is not None
     samples = run.samples if keep or given is None else given
     missing = list(run.missing)

@@ -1,0 +1,13 @@
+"""The old place of `experiments.budgets`, so that imports written for the first release work."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_RENAMED = {"against_bytes": "accuracy_at_budgets"}
+
+
+def __getattr__(name: str) -> Any:
+    module = importlib.import_module("sentei.experiments.budgets")
+    return getattr(module, _RENAMED.get(name, name))
