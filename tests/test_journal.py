@@ -2,18 +2,38 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from hand import hidden
-from sentei import FileError, JournalError, Probe, loss_within, one_at_a_time, prune, ranked
+from sentei import (
+    FileError,
+    JournalError,
+    Mask,
+    Probe,
+    Synapses,
+    find_synapses,
+    find_units,
+    loss_within,
+    one_at_a_time,
+    prune,
+    ranked,
+)
+from sentei.network.tracing.replay import Replay
+from sentei.pruning.journal import Journal, stored_groups
+from sentei.pruning.run_reader import read_run
 from test_prune import Nudge, X, Y, trained
+from zoo import ZOO, build
 
 SCRIPT = """
 import sys, time, torch
@@ -159,4 +179,103 @@ def test_the_card_says_what_run_it_is(tmp_path):
     assert card["groups"] == [["neuron", "0", 8]]
     assert card["keeping"] == "loss_within(0.3)"
     assert "one_at_a_time()" in card["propose"]
-    assert card["version"] == 2
+    assert card["version"] == 3
+    assert re.fullmatch(r"[0-9a-f]{16}", card["slices"])
+
+
+def whole(group) -> tuple:
+    """A group with its slices, which groups do not compare."""
+    if isinstance(group, Synapses):
+        return group, group.parameter, group.shape
+    parts = (group.producers, group.followers, group.listeners)
+    return group, *([(part.layer, part) for part in role] for role in parts)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_groups_are_stored_with_their_slices_and_read_without_tracing(tmp_path, monkeypatch, name):
+    model, example = build(name)
+    groups = [*find_units(model, example, inputs=example.is_floating_point())]
+    groups += find_synapses(model)
+    Journal.open(tmp_path / "run", model, Mask.full(groups), {})
+    monkeypatch.setattr(Replay, "__init__", lambda *_, **__: pytest.fail("the network was traced"))
+    tensors, words = contents_of(tmp_path / "run" / "start.safetensors")
+    again = stored_groups(tensors, words)
+    assert [whole(group) for group in again] == [whole(group) for group in groups]
+
+
+def contents_of(path) -> tuple[dict, dict]:
+    with safe_open(path, "pt") as file:
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+        return tensors, json.loads(file.metadata()["sentei"])
+
+
+def test_a_run_is_read_without_tracing(tmp_path, monkeypatch):
+    _, steps = pruned(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Replay, "__init__", lambda *_, **__: pytest.fail("the network was traced"))
+        run = read_run(tmp_path / "run")
+    assert [record.mask for record in run.records] == [step.mask for step in steps]
+    run.records[-1].mask.apply_(run.start)  # the slices are there
+    for number in (0, len(steps) - 1):
+        read, kept = run.network(number).state_dict(), steps[number].network().state_dict()
+        assert all(torch.equal(read[key], kept[key]) for key in kept)
+
+
+def test_a_group_with_other_slices_is_another_run(tmp_path):
+    """A resumed mask would else be applied to other units than it was made for."""
+    pruned(tmp_path / "run", stop_after=1)
+    model = trained(4, 8, 2)
+    (group,) = hidden(model)
+    turned = [replace(part, index=part.index.flip(0)) for part in group.listeners]
+    with pytest.raises(JournalError, match="another run: slices differ"):
+        list(
+            prune(
+                model,
+                [replace(group, listeners=tuple(turned))],
+                Probe(model, (X, Y)),
+                ranked("ablation", one_at_a_time()),
+                keeping=loss_within(0.3),
+                retrain=Nudge(model),
+                journal=tmp_path / "run",
+                resume=True,
+            )
+        )
+
+
+@pytest.mark.parametrize("version", [1, 2, 4, None])
+def test_folders_of_other_versions_are_refused_with_a_remedy(tmp_path, version):
+    pruned(tmp_path / "run", stop_after=1)
+    path = tmp_path / "run" / "run.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps({**card, "version": version}))
+    before = content(tmp_path / "run")
+    for attempt in (read_run, lambda folder: pruned(folder, resume=True)):
+        with pytest.raises(JournalError, match=rf"version {version} .*Run it again") as refused:
+            attempt(tmp_path / "run")
+        assert ("slices" in str(refused.value)) == (version in (1, 2))
+    assert content(tmp_path / "run") == before
+
+
+def test_damaged_slices_are_refused(tmp_path):
+    pruned(tmp_path / "run", stop_after=1)
+    path = tmp_path / "run" / "start.safetensors"
+    tensors, words = contents_of(path)
+
+    def damaged(tensors: dict, words: dict) -> None:
+        path.write_bytes(save(tensors, metadata={"sentei": json.dumps(words)}))
+        with pytest.raises(JournalError, match=r"groups in start\.safetensors|does not fit"):
+            read_run(tmp_path / "run")
+
+    slices = {name for name in tensors if name.startswith("slices/")}
+    assert slices == {
+        *("slices/0/producers/0", "slices/0/producers/1", "slices/0/listeners/0"),
+    }
+    for name in slices:
+        damaged({n: t for n, t in tensors.items() if n != name}, words)
+        damaged({**tensors, name: tensors[name][:-1]}, words)
+        damaged({**tensors, name: tensors[name] - 1}, words)
+        damaged({**tensors, name: tensors[name] + 1}, words)
+    damaged(tensors, {key: value for key, value in words.items() if key != "groups"})
+    damaged(tensors, {**words, "groups": [{**words["groups"][0], "kind": "ghost"}]})
+    path.write_bytes(save(tensors, metadata={"sentei": json.dumps(words)}))
+    assert len(read_run(tmp_path / "run").records) == 2

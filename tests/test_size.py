@@ -194,7 +194,7 @@ def test_packed_masks_take_a_bit_each():
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda t, e: t.pop("0/alive"), "dead of neuron group '0' are missing"),
+        (lambda t, e: t.pop("0/alive"), "dead members of neuron group '0' are missing"),
         (lambda t, e: t.update({"0/alive": t["0/alive"][:1]}), "as many bits"),
         (lambda t, e: t.update({"0/alive": t["0/alive"] * 0}), "should be alive; 0 are"),
         (lambda t, e: e[1].update(size=10**15, shape=[10**15]), "members where"),

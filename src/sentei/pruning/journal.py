@@ -1,15 +1,18 @@
-"""The run folder: every step whole, so that nothing is lost and any step can be brought back.
+"""Write a pruning run to a folder, step by step, so that any step can be restored.
 
-    run.json                  what run this is: groups, proposal, floor; fingerprints of weights and
-                              data
-    start.safetensors         the untouched network, what built it, and a sample of what it was
-                              measured on
-    steps/00007.safetensors   what step 7 left: the dead, tensors that retraining or repair moved,
-                              who took over, the retrainer's state, scores, measurements
-    about.json                words that change nothing: names, the command (see `note`)
+    run.json                  the run's identity: groups, proposal, floor; fingerprints of weights,
+                              data and the groups' slices
+    start.safetensors         the untouched network, its description, the slices of its groups, and
+                              some of the samples that it was measured on
+    steps/00007.safetensors   the state after step 7: dead members, tensors that retraining or a
+                              repair changed, mixes, the retrainer's state, scores, measurements
+    about.json                notes without effect: names, the command (see `note`)
 
-A step is written beside its place and renamed into it: whatever happens, the folder holds complete
-steps only. Nothing in it depends on the clock; the same run writes the same bytes.
+A file is written under another name and then renamed, so that the folder holds complete steps only,
+even after a crash. Nothing in it depends on the clock: the same run writes the same bytes.
+
+Groups are stored with their slices. A run is therefore read without tracing the network again, and
+a run folder stays readable when tracing changes.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,35 +33,37 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sentei import storage
-from sentei.errors import JournalError
+from sentei.errors import FileError, JournalError
+from sentei.network.encoding.packing import pack_groups, unpack_groups
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.pruning.measuring import Measurement
+from sentei.samples import fingerprint
 
-VERSION = 2
+VERSION = 3  # of run folders; raised with every change that an older sentei could not read
 ABOUT = "about.json"
-WEIGHTS, SAMPLE = "weights/", "sample/"  # what names in a start file begin with
+WEIGHTS, SAMPLE, SLICES = "weights/", "sample/", "slices/"  # prefixes of names in a start file
 
 
 class Retrain(Protocol):
-    """Called after every cut to mend the network; its state goes into undo and journal."""
+    """A function called after every cut to restore accuracy; undo and resume restore its state."""
 
     def __call__(self, model: nn.Module, mask: Mask) -> None:
-        """Train `model`, keeping the dead of `mask` silent."""
+        """Train `model`; what is dead in `mask` stays zero."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next call depends on: tensors, numbers, strings, lists and dicts."""
+        """Return all that the next call depends on: tensors, numbers, strings, lists and dicts."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
+        """Restore a state that `state_dict` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that has to come back when a step is undone, resumed or looked at again."""
+    """Weights, retrainer state and random state after a step, as undo and resume restore them."""
 
     weights: dict[str, Tensor]
     retrain: dict[str, Any] | None
@@ -67,14 +72,14 @@ class Snapshot:
 
     @classmethod
     def take(cls, model: nn.Module, retrain: Retrain | None, undone: int) -> Snapshot:
-        """Copy the present state."""
+        """Copy the present state of the model, the retrainer and torch's random numbers."""
         weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if retrain is None:
             return cls(weights, None, None, undone)
         return cls(weights, copy.deepcopy(retrain.state_dict()), torch.get_rng_state(), undone)
 
     def restore_(self, model: nn.Module, retrain: Retrain | None) -> None:
-        """Put the state back into the same tensors."""
+        """Copy the stored state back into the model's own tensors and into the retrainer."""
         model.load_state_dict(self.weights)
         if retrain is not None and self.retrain is not None:
             retrain.load_state_dict(copy.deepcopy(self.retrain))
@@ -84,16 +89,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Record:
-    """A step as the journal holds it.
+    """What the journal stores of one step besides the weights.
 
     Attributes:
         number: 0 is the untouched network.
         mask: what is alive after it.
-        removed: positions that went in it, swept ones included.
+        removed: positions removed in it, swept ones included.
         measured: quality and size after it.
-        scores: what the criterion said before it.
+        scores: the criterion's scores before it.
         by_class: (classes, 2) samples classified correctly, and samples; None without classes.
-        mixes: who took over, by listening parameter; see `network.folding.fold_`.
+        mixes: how remaining units took over, by listening parameter; see `network.folding.fold_`.
     """
 
     number: int
@@ -106,7 +111,7 @@ class Record:
 
 
 class Journal:
-    """One run's folder. Open it with `Journal.open`."""
+    """Read and write one run folder; open one with `Journal.open`."""
 
     def __init__(self, folder: Path, model: nn.Module, mask: Mask, durable: bool):
         self.folder = folder
@@ -125,51 +130,55 @@ class Journal:
         resume: bool = False,
         start: tuple[Mapping[str, Tensor], Mapping[str, Any]] = ({}, {}),
     ) -> Journal:
-        """Begin a run's folder, or go on with it.
+        """Create the folder of a run, or open it to continue the run.
 
         Args:
-            folder: where; a temporary place if None.
-            model: as it is before the first step.
-            mask: in which everything is alive.
-            about: what tells this run from others, as plain data.
-            resume: go on with the run that is there.
-            start: tensors and plain data to keep beside the untouched network.
+            folder: its path; a temporary folder if None.
+            model: the network before the first step.
+            mask: all groups of the run, everything alive.
+            about: plain data that identifies the run.
+            resume: continue the run that the folder holds.
+            start: tensors and plain data to store beside the untouched network.
 
         Raises:
-            JournalError: the folder holds a run and `resume` was not asked for, or another run.
+            JournalError: the folder holds a run and `resume` is False, holds another run, or was
+                written in another version of this format.
         """
         if folder is None:
             temporary = tempfile.mkdtemp(prefix="sentei-")
             journal = cls(Path(temporary), model, mask, durable=False)
-            # It goes with the last step that refers to it, or with the process.
+            # Deleted with the last step that refers to it, or at the end of the process.
             weakref.finalize(journal, shutil.rmtree, temporary, ignore_errors=True)
         else:
             journal = cls(Path(folder), model, mask, durable=True)
-        card = json.dumps({"version": VERSION, **about}, indent=2, sort_keys=True) + "\n"
+        slices, entries = pack_groups(mask.groups)
+        identity = {"version": VERSION, "slices": _fingerprint(slices, entries), **about}
+        card = json.dumps(identity, indent=2, sort_keys=True) + "\n"
         held = journal.folder / "run.json"
         if held.exists():
             journal._check_same(held.read_text(), card, resume)
             return journal
         if journal.folder.exists() and any(journal.folder.iterdir()):
             raise JournalError(
-                f"{journal.folder} holds files but no run.json: it is no run folder. Name another."
+                f"{journal.folder} holds files but no run.json: it is no run folder. Name another "
+                "folder."
             )
-        journal._write(
-            "start.safetensors", {**_under(WEIGHTS, journal.start), **start[0]}, start[1]
-        )
+        tensors = {**_under(WEIGHTS, journal.start), **_under(SLICES, slices), **start[0]}
+        journal._write("start.safetensors", tensors, {**start[1], "groups": entries})
         storage.write(held, card.encode(), durable=journal.durable)
         return journal
 
     def _check_same(self, held: str, card: str, resume: bool) -> None:
         if not resume:
             raise JournalError(
-                f"{self.folder} already holds a run; go on with it (resume=True, --resume) or name "
+                f"{self.folder} already holds a run; continue it (resume=True, --resume) or name "
                 "another folder"
             )
         try:
             theirs = json.loads(held)
         except json.JSONDecodeError as error:
             raise JournalError(f"{self.folder}/run.json is damaged: {error}") from error
+        check_version(self.folder, theirs)
         ours = json.loads(card)
         differ = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
         if differ:
@@ -181,17 +190,17 @@ class Journal:
 
     @property
     def last(self) -> int | None:
-        """Number of the last complete step."""
+        """Number of the last complete step; None before the first."""
         number = 0
         while self._path(number).exists():
             number += 1
         return number - 1 if number else None
 
     def write(self, record: Record, snapshot: Snapshot) -> None:
-        """Add a step; it is in the folder whole once this returns.
+        """Write a step; its file is complete when this returns.
 
         Raises:
-            FileError: it could not be written; the steps before it are untouched.
+            FileError: the file cannot be written; the steps before it are unchanged.
         """
         expected = self._expected(record.mask)
         moved = {n: t for n, t in snapshot.weights.items() if not torch.equal(t, expected[n])}
@@ -216,7 +225,7 @@ class Journal:
         self._write(f"steps/{record.number:05}.safetensors", tensors, about)
 
     def read(self, number: int) -> tuple[Record, Snapshot]:
-        """A step and its state.
+        """Read a step and the state after it.
 
         Raises:
             JournalError: there is no such step, or its file is damaged.
@@ -225,7 +234,7 @@ class Journal:
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["sentei"])
-                # Cloned: what safetensors gives is a window into the file, which may go.
+                # Cloned: safetensors returns views of the mapped file, which may be deleted.
                 names = file.keys()
                 tensors = {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -245,14 +254,14 @@ class Journal:
         return record, Snapshot(weights, state, tensors.get("random"), about["undone"])
 
     def network(self, number: int) -> nn.Module:
-        """A full-size copy of the network as it was at a step."""
+        """Return a full-size copy of the network as it was after a step."""
         _, snapshot = self.read(number)
         network = copy.deepcopy(self.template)
         network.load_state_dict(snapshot.weights)
         return network
 
     def _expected(self, mask: Mask) -> dict[str, Tensor]:
-        """The tensors of the untouched network with the mask applied: what need not be stored."""
+        """Return the untouched network's tensors under a mask; a step stores only what differs."""
         self.template.load_state_dict(self.start)
         mask.apply_(self.template)
         return {name: t.detach().clone() for name, t in self.template.state_dict().items()}
@@ -266,8 +275,47 @@ class Journal:
         storage.write(self.folder / name, data, durable=self.durable)
 
 
+def check_version(folder: Path, card: Mapping[str, Any]) -> None:
+    """Refuse a run folder that another version of sentei wrote.
+
+    Args:
+        folder: the run folder.
+        card: the contents of its run.json.
+
+    Raises:
+        JournalError: names both versions and what to do.
+    """
+    found = card.get("version")
+    if found != VERSION:
+        why = " and does not hold the slices of its groups" if found in (1, 2) else ""
+        raise JournalError(
+            f"{folder} was written in version {found} of the run folder{why}; this sentei reads "
+            f"version {VERSION}. Run it again into another folder, or read it with the sentei "
+            "that wrote it."
+        )
+
+
+def stored_groups(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> list[Group]:
+    """Return the groups of a run, with their slices, from the contents of its start file.
+
+    Raises:
+        JournalError: they are missing or damaged.
+    """
+    try:
+        return unpack_groups(stripped(SLICES, tensors), about["groups"])
+    except (FileError, KeyError) as error:
+        raise JournalError(f"the groups in start.safetensors cannot be read: {error}") from error
+
+
+def _fingerprint(slices: Mapping[str, Tensor], entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return 16 hex digits that identify groups by names, parameters and slices."""
+    words = json.dumps(entries, sort_keys=True).encode()
+    names = torch.tensor(list(words), dtype=torch.uint8)
+    return fingerprint([names, *(slices[name] for name in sorted(slices))])
+
+
 def note(folder: str | Path, words: Mapping[str, Any]) -> None:
-    """Keep words about a run in its folder for whoever reads it later; the first ones stay.
+    """Store notes about a run in its folder; notes that are there already are not replaced.
 
     Args:
         folder: a run folder.
@@ -279,7 +327,7 @@ def note(folder: str | Path, words: Mapping[str, Any]) -> None:
 
 
 def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, under the rest of their names."""
+    """Return the tensors whose names begin with `prefix`, without the prefix."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -292,7 +340,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def described(part: Any) -> str | None:
-    """Words for a schedule, limit, proposal or criterion that are the same in every process."""
+    """Describe a schedule, limit, proposal or criterion by a text that is equal in each process."""
     if part is None:
         return None
     words = getattr(part, "words", None) or getattr(part, "__name__", None)
@@ -300,7 +348,7 @@ def described(part: Any) -> str | None:
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Plain data in which tensors are replaced by their names in `tensors`."""
+    """Return `value` as plain data; its tensors go into `tensors`, their names into the data."""
     if isinstance(value, Tensor):
         tensors[path] = value
         return {"tensor": path}

@@ -70,9 +70,9 @@ def prune(
 
 
 def _steps(run: Run) -> Iterator[Step]:
-    past = run.steps_so_far()
-    yield from past
-    start, step, refused = past[0].measured, past[-1], None
+    before = run.steps_so_far()
+    yield from before
+    start, step, refused = before[0].measured, before[-1], None
     while run.until is None or not run.until(step.measured, start):
         with run.restored_on_error(step.mask):
             cut = run.propose(run.probe, run.groups, step.mask, run.progress(step))

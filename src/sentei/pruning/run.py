@@ -1,4 +1,4 @@
-"""What a run holds between its steps: the one place where things change."""
+"""The state of a pruning run between its steps: model, probes, journal, and how they change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sentei.samples import fingerprint
 
 log = logging.getLogger("sentei")
 
-SAMPLE_ROWS = 1000  # samples that a journal keeps
+SAMPLE_ROWS = 1000  # samples stored in a journal, at most
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Step:
     Attributes:
         number: 0 is the untouched network.
         mask: what is alive after it.
-        removed: positions that went in it, swept ones included, by group.
+        removed: positions removed in it by group, swept ones included.
         measured: quality and size after it.
     """
 
@@ -51,23 +51,23 @@ class Step:
 
     @property
     def folder(self) -> Path:
-        """The run's folder; a temporary one, which goes with the last step, if none was named."""
+        """The run folder; without `journal=` a temporary one, deleted with the run's last step."""
         return self._journal.folder
 
     def _repr_html_(self) -> str:
-        """A small table, for notebooks."""
+        """Return a small HTML table, for notebooks."""
         words = "untouched" if self.number == 0 else f"step {self.number}"
         gone = {f"removed from {g.name}": _shortened(went) for g, went in self.removed.items()}
         return html_table(words, {**self.measured.numbers(), **gone})
 
     def network(self) -> nn.Module:
-        """A full-size copy of the network as it was: masked, repaired and retrained."""
+        """Return a full-size copy of the network after this step: masked, repaired, retrained."""
         return self._journal.network(self.number)
 
 
 @dataclass
 class Run:
-    """A run of `prune`: model, probes and journal, always at the last step that was kept."""
+    """A run of `prune`: its model, probes and journal, in the state of the last step kept."""
 
     model: nn.Module
     groups: list[Group]
@@ -84,7 +84,7 @@ class Run:
     last: Snapshot = field(init=False)
 
     def begin(self, folder: str | Path | None, resume: bool) -> None:
-        """Check everything that can be checked, then open the journal."""
+        """Check limits and groups, apply the given mask, then open the journal."""
         mask = self.start
         self.full = Mask.full(mask.groups)
         mask.check(self.model)
@@ -116,7 +116,7 @@ class Run:
         return full if self.given is None else full.joined(self.given)
 
     def check_limits(self, mask: Mask) -> None:
-        """Refuse a budget below the smallest network and a floor above the untouched one."""
+        """Refuse a budget below the smallest possible size and a floor that step 0 breaches."""
         start = measure(self.model, mask, self.judge)
         if self.keeping is not None and not self.keeping(start, start):
             raise BudgetError(
@@ -125,7 +125,7 @@ class Run:
             )
         if self.until is None or not self.until.is_size:
             return
-        # C has no layer without an input, so there one of everything stays.
+        # A C file has no layer without inputs, so one unit and one synapse of each stay.
         least = 1 if any(name.startswith("c") for name in self.until.formats) else 0
         left = _smallest(mask, self.groups, least)
         size = counts(self.model, left)
@@ -139,7 +139,7 @@ class Run:
             )
 
     def steps_so_far(self) -> list[Step]:
-        """The steps that are there already; the untouched network in a new run."""
+        """Return the steps in the journal; in a new run, write and return step 0."""
         last = self.journal.last
         if last is None:
             mask = self.start
@@ -157,14 +157,14 @@ class Run:
         return steps
 
     def progress(self, step: Step) -> Progress:
-        """Where the run stands, over all groups."""
+        """Return how far the run has come, over all groups, as schedules need it."""
         alive = sum(step.mask.count(group) for group in self.groups)
         starts = {group: self.start.count(group) for group in self.groups}
         total = sum(starts.values())
         return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
     def retrain_and_update_(self, cut: Cut, before: Mask, after: Mask) -> None:
-        """Let the probes know what was cut; retrain, and let them forget."""
+        """Tell the probes what was cut; then retrain and drop what the probes recorded."""
         whole = replace(cut, doomed=_difference(before, after))
         for probe in self.probes:
             probe.update_(whole)
@@ -174,7 +174,7 @@ class Run:
             self.forget(after)
 
     def keep(self, step: Step, cut: Cut, mask: Mask, measured: Measurement) -> Step:
-        """Make the step safe: write it, then count on it."""
+        """Write the step to the journal and return it."""
         snapshot = Snapshot.take(self.model, self.retrain, self.undone)
         removed = _difference(step.mask, mask)
         right = by_class(self.judge)
@@ -186,29 +186,29 @@ class Run:
         return Step(record.number, mask, removed, measured, self.journal)
 
     def undo(self, mask: Mask) -> None:
-        """Take a step back that breached the floor."""
+        """Undo a step that breached the floor."""
         self.restore(mask)
         self.undone += 1
 
     def restore(self, mask: Mask) -> None:
-        """Go back to the last step that was kept, whose mask this is."""
+        """Restore the last step that was kept; `mask` is that step's mask."""
         self.last.restore_(self.model, self.retrain)
         self.forget(mask)
 
     def forget(self, mask: Mask) -> None:
-        """Drop what the probes have cached: weights have moved."""
+        """Drop what the probes recorded, after weights have changed."""
         for probe in self.probes:
             probe.mask = mask
             probe.forget_()
 
     @property
     def probes(self) -> list[Probe]:
-        """The criterion's evidence, and the judge's if that is another."""
+        """The criterion's probe, and the one that measures steps if that is another."""
         return [self.probe] if self.judge is self.probe else [self.probe, self.judge]
 
     @contextmanager
     def restored_on_error(self, mask: Mask) -> Iterator[None]:
-        """Whatever goes wrong inside, the model holds the last step that was kept."""
+        """Restore the last step that was kept if anything inside raises, Ctrl-C included."""
         try:
             yield
         except BaseException:
@@ -216,7 +216,7 @@ class Run:
             raise
 
     def warn_if_not_reached(self, step: Step, start: Measurement) -> None:
-        """Say so if the budget was not reached."""
+        """Log a warning if the run ended before its budget was reached."""
         if self.until is not None and not self.until(step.measured, start):
             floor = "" if self.keeping is None else f" that satisfies {self.keeping}"
             log.warning(
@@ -226,11 +226,11 @@ class Run:
 
 
 def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a journal keeps beside the weights, so that the run can be looked at without the model.
+    """Return what a journal stores beside the weights, for reading the run without the model.
 
     Returns:
-        Samples evenly spaced over what the run is measured on, where inputs are one tensor; and the
-        network's description and the loss's name, where they have one.
+        Samples evenly spaced over those that the run is measured on, where inputs are one tensor;
+        and the network's description and the loss's name, where there are any.
     """
     try:
         architecture = describe(model)
@@ -256,7 +256,7 @@ def _size_in(measured: Measurement, format: str) -> str:
 
 
 def _smallest(mask: Mask, groups: Sequence[Group], least: int) -> Mask:
-    """What is left with everything gone that could go: `least` of each, and what torch needs."""
+    """Return the smallest mask: `least` of each group, or as many units as torch needs."""
     doomed = {}
     for group in groups:
         alive = mask.alive(group).nonzero().flatten()
@@ -266,7 +266,7 @@ def _smallest(mask: Mask, groups: Sequence[Group], least: int) -> Mask:
     if not least:
         return left
     for group in left.groups:
-        # Which synapse is the layer's one makes no difference to the size.
+        # The size is the same whichever synapse of the layer stays.
         if isinstance(group, Synapses) and not left.living(group.parameter, group.shape).any():
             left = left.with_({group: left.ends_alive(group).nonzero()[:1].flatten()})
     return left

@@ -1,4 +1,4 @@
-"""A run folder read back without the run: what it was, and every step that is there."""
+"""Read a run folder: the untouched network, its groups, samples, and every complete step."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sentei.errors import JournalError, StructureError
+from sentei.errors import GroupError, JournalError, StructureError
 from sentei.network.encoding.architecture import build
-from sentei.network.example import Example
 from sentei.network.mask import Mask
-from sentei.network.tracing.tracing import find_units
-from sentei.network.units import Group, find_synapses
-from sentei.pruning.journal import ABOUT, SAMPLE, WEIGHTS, Journal, Record, stripped
+from sentei.network.units import Group
+from sentei.pruning.journal import (
+    ABOUT,
+    SAMPLE,
+    WEIGHTS,
+    Journal,
+    Record,
+    check_version,
+    stored_groups,
+    stripped,
+)
 from sentei.samples import Samples
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run, as far as its folder has it.
+    """What a run folder holds of a run.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         start: the untouched network.
-        groups: what could be cut, in the run's order.
+        groups: the groups that could be cut, in the run's order.
         records: every step that can be read, step 0 first.
-        samples: those that the run kept of what it was measured on; None if it could keep none.
-        loss: its name; None for a callable.
-        card: what tells this run from others: proposal, floor, fingerprints.
-        about: the words that were noted: command, names, versions.
-        missing: what could not be read, in words.
+        samples: some of the samples that the run was measured on; None if it stored none.
+        loss: name of the loss; None for a callable.
+        card: the run's identity: proposal, floor, fingerprints.
+        about: notes: command, names, versions.
+        missing: what could not be read, as sentences.
     """
 
     folder: Path
@@ -51,34 +58,38 @@ class SavedRun:
     _journal: Journal
 
     def network(self, number: int) -> nn.Module:
-        """A full-size masked copy of the network as it was at a step."""
+        """Return a full-size masked copy of the network as it was after a step."""
         return self._journal.network(number)
 
 
-def read_run(
-    folder: str | Path, model: nn.Module | None = None, example: Example | None = None
-) -> SavedRun:
-    """Read a run folder; a run that is still going on, or was interrupted, has what it has.
+def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
+    """Read a run folder, also one whose run is not finished or was interrupted.
+
+    The network is not run or traced: its groups are stored with their slices.
 
     Args:
         folder: given to `prune` as `journal=`.
-        model: one of the run's class and full size, where the folder cannot describe it; a copy is
-            used.
-        example: inputs that it runs on, where the folder kept none.
+        model: a network of the run's class and full size, needed where the folder cannot describe
+            it; a copy is used.
 
     Raises:
-        JournalError: no run folder, another version's, without a step, or not this model's.
+        JournalError: no run folder, one of another version, one without a step, or one that does
+            not fit the model.
     """
     folder = Path(folder)
     card = _json(folder / "run.json")
+    check_version(folder, card)
     tensors, words = _start(folder)
     sample = stripped(SAMPLE, tensors)
     samples = Samples(sample["inputs"], sample["targets"]) if sample else None
     start = _network(folder, words.get("architecture"), model, stripped(WEIGHTS, tensors))
-    if example is None:
-        example = None if samples is None else samples.inputs[:64]
-    groups = _groups(folder, card, start, example)
-    journal = Journal(folder, start, Mask.full(groups), durable=True)
+    groups = stored_groups(tensors, words)
+    full = Mask.full(groups)
+    try:
+        full.check(start)
+    except GroupError as error:
+        raise JournalError(f"{folder} does not fit the model: {error}") from error
+    journal = Journal(folder, start, full, durable=True)
     records, missing = _records(journal)
     about = _json(folder / ABOUT) if (folder / ABOUT).exists() else {}
     return SavedRun(
@@ -122,8 +133,8 @@ def _network(
 ) -> nn.Module:
     if model is None and architecture is None:
         raise JournalError(
-            f"{folder} holds the run of a network that cannot be built from words; pass a model of "
-            "its class and full size as model="
+            f"{folder} holds the run of a network that sentei cannot build from its description; "
+            "pass a network of its class and full size as model="
         )
     try:
         if model is None:
@@ -134,29 +145,6 @@ def _network(
     except (StructureError, RuntimeError) as error:
         raise JournalError(f"{folder} does not fit the model: {error}") from error
     return network.eval()
-
-
-def _groups(
-    folder: Path, card: Mapping[str, Any], network: nn.Module, example: Example | None
-) -> list[Group]:
-    asked = [tuple(entry) for entry in card.get("groups", [])]
-    kinds = {kind for kind, _, _ in asked}
-    found: list[Group] = list(find_synapses(network))
-    if kinds - {"synapse"}:
-        if example is None:
-            raise JournalError(
-                f"{folder} keeps no inputs to run the network on; pass some as data=(inputs, "
-                "targets)"
-            )
-        found += find_units(network, example, inputs="input" in kinds)
-    known = {(group.kind, group.name, group.size): group for group in found}
-    lost = [entry for entry in asked if entry not in known]
-    if lost:
-        raise JournalError(
-            f"{folder} has {lost[0][0]} group {lost[0][1]!r} of {lost[0][2]}, which the network "
-            "does not have; pass the model of that run"
-        )
-    return [known[entry] for entry in asked]
 
 
 def _records(journal: Journal) -> tuple[list[Record], tuple[str, ...]]:

@@ -1,10 +1,10 @@
-"""What the file of a network holds, to the byte: tensors, plain data, and a mask as both."""
+"""Turn a network, its groups and its mask into named tensors and plain data, as files hold them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -33,14 +33,14 @@ _ROLES = ("producers", "followers", "listeners")
 
 
 def contents(model: nn.Module, mask: Mask | None = None) -> tuple[dict[str, Tensor], str]:
-    """What the file of a network holds: tensors by name, and all else as one JSON text.
+    """Return what the file of a network holds: tensors by name, and the rest as one JSON text.
 
     Args:
-        model: on any device, the meta device too. A tensor of several names is held once.
-        mask: not held if nothing in it is dead, since it says nothing then.
+        model: on any device, the meta device too. A tensor with several names is stored once.
+        mask: left out of the file if nothing in it is dead.
 
     Raises:
-        FileError: a name or a type of tensor that such a file cannot hold.
+        FileError: a tensor whose name or dtype such a file cannot hold.
     """
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
@@ -65,9 +65,9 @@ def contents(model: nn.Module, mask: Mask | None = None) -> tuple[dict[str, Tens
 
 
 def layout(tensors: Mapping[str, Tensor], about: str) -> tuple[bytes, list[str]]:
-    """How a safetensors file with these tensors and this text begins, and their order in it.
+    """Return the first bytes of a safetensors file, up to its data, and the order of its tensors.
 
-    What the safetensors library writes: eight bytes for the header's length, the header as JSON,
+    As the safetensors library writes them: eight bytes for the header's length, the header as JSON,
     padded with spaces to a multiple of eight; then the data, wider types first, then by name.
     """
     order = sorted(tensors, key=lambda name: (_ORDER[tensors[name].dtype], name))
@@ -108,49 +108,72 @@ def _version() -> str:
         return "source"
 
 
-# A mask: eight members to the byte.
+# Groups and masks. A mask takes one bit for each member.
 
 
 def pack(mask: Mask, *, places: bool = True) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The mask as tensors and JSON-able data.
+    """Turn a mask into tensors and JSON-able data.
 
     Args:
         mask: any.
-        places: keep where units are computed and read, for groups with a dead unit (it takes far
-            more room than the mask itself). Without them the mask can be compared and counted but
-            not applied; give its dead to the groups of `find_units` again.
+        places: store the slices of groups that have a dead unit (they take far more room than the
+            mask itself). Without them the mask can be compared and counted but not applied; give
+            its dead members to the groups of `find_units` again.
 
     Returns:
-        For each group i with anything dead, "i/alive" (ceil(size / 8),) uint8, and the positions of
-        its units as "i/listeners/j" and so on, (size, columns) int32; and one entry for each group.
+        For each group i that has dead members, "i/alive" (ceil(size / 8),) uint8, and its slices as
+        in `pack_groups`; and one entry for each group.
     """
     tensors: dict[str, Tensor] = {}
     entries = []
     for i, group in enumerate(mask.groups):
         alive = mask.alive(group)
-        entry = {"kind": group.kind, "name": group.name, "size": group.size}
+        dies = not alive.all()
+        entry = _entry(group, i, tensors, places=places and dies)
         entry["alive"] = int(alive.sum())
-        if isinstance(group, Synapses):
-            entry |= {"parameter": group.parameter, "shape": list(group.shape)}
-        if entry["alive"] < group.size:
+        if dies:
             tensors[f"{i}/alive"] = torch.from_numpy(numpy.packbits(alive.numpy()))
-            if places and isinstance(group, Neurons):
-                entry["places"] = {role: _places(group, role, i, tensors) for role in _ROLES}
         entries.append(entry)
     return tensors, entries
 
 
-def unpack(tensors: Mapping[str, Tensor], entries: Any, most: int | None = None) -> Mask:
-    """The mask of `pack`.
+def pack_groups(groups: Sequence[Group]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Turn groups into tensors and JSON-able data, slices included.
 
-    Args:
-        tensors: what `pack` returned first.
-        entries: what it returned second.
-        most: how many members all groups may have together; whatever claims more is refused before
-            memory is asked for.
+    Returns:
+        For group i of units, the positions of its units along each parameter, (size, columns)
+        int32, as "i/producers/j", "i/followers/j" and "i/listeners/j"; and one entry for each
+        group.
+    """
+    tensors: dict[str, Tensor] = {}
+    return tensors, [_entry(group, i, tensors, places=True) for i, group in enumerate(groups)]
+
+
+def unpack_groups(tensors: Mapping[str, Tensor], entries: Any) -> list[Group]:
+    """Return the groups that `pack_groups` was given.
 
     Raises:
-        FileError: they are not what `pack` returns.
+        FileError: `tensors` and `entries` are not what `pack_groups` returns.
+    """
+    try:
+        return [_group(entry, i, tensors) for i, entry in enumerate(entries)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise FileError(
+            f"groups are stored with the slices of their units; these are damaged: {error}"
+        ) from error
+
+
+def unpack(tensors: Mapping[str, Tensor], entries: Any, most: int | None = None) -> Mask:
+    """Return the mask that `pack` was given.
+
+    Args:
+        tensors: the first value that `pack` returned.
+        entries: the second.
+        most: how many members all groups may have together. More are refused before memory is
+            allocated for them.
+
+    Raises:
+        FileError: `tensors` and `entries` are not what `pack` returns.
     """
     try:
         groups = [_group(entry, i, tensors) for i, entry in enumerate(entries)]
@@ -161,9 +184,19 @@ def unpack(tensors: Mapping[str, Tensor], entries: Any, most: int | None = None)
         return Mask.full(groups).without(dead)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise FileError(
-            f"a mask is stored as its groups with their dead; this one is damaged: {error}. "
+            f"a mask is stored as groups and their dead members; this one is damaged: {error}. "
             "Save it again from the network it belongs to."
         ) from error
+
+
+def _entry(group: Group, i: int, tensors: dict[str, Tensor], *, places: bool) -> dict[str, Any]:
+    """Describe group i as JSON-able data; its slices, if asked for, go into `tensors`."""
+    entry = {"kind": group.kind, "name": group.name, "size": group.size}
+    if isinstance(group, Synapses):
+        entry |= {"parameter": group.parameter, "shape": list(group.shape)}
+    elif places:
+        entry["places"] = {role: _places(group, role, i, tensors) for role in _ROLES}
+    return entry
 
 
 def _places(group: Neurons, role: str, i: int, tensors: dict[str, Tensor]) -> list[list[Any]]:
@@ -195,7 +228,7 @@ def _group(entry: dict[str, Any], i: int, tensors: Mapping[str, Tensor]) -> Grou
 def _dead(group: Group, entry: dict[str, Any], packed: Tensor | None) -> Tensor:
     if packed is None:
         if entry["alive"] != group.size:
-            raise ValueError(f"the dead of {group.kind} group {group.name!r} are missing")
+            raise ValueError(f"the dead members of {group.kind} group {group.name!r} are missing")
         return torch.empty(0, dtype=torch.int64)
     if packed.dtype != torch.uint8 or packed.shape != (-(-group.size // 8),):
         raise ValueError(f"{group.size} members need as many bits; got shape {tuple(packed.shape)}")

@@ -131,7 +131,7 @@ def of_journal(
         DataError: `data` is neither.
     """
     given, names = _given(data)
-    run = read_run(folder, model, None if given is None else given.inputs[:64])
+    run = read_run(folder, model)
     keep = isinstance(data, Split) and run.samples is not None
     samples = run.samples if keep or given is None else given
     missing = list(run.missing)
