@@ -76,9 +76,9 @@ def prune(
 
 
 def _steps(run: Run) -> Iterator[Step]:
-    previous = run.steps_so_far()
-    yield from previous
-    start, step, refused = previous[0].measured, previous[-1], None
+    before = run.steps_so_far()
+    yield from before
+    start, step, refused = before[0].measured, before[-1], None
     while run.until is None or not run.until(step.measured, start):
         with run.restored_on_error(step.mask):
             cut = run.propose(run.probe, run.groups, step.mask, run.progress(step))
