@@ -309,7 +309,7 @@ def test_keras_leaves_frozen_layers_alone():
     assert not any(group.name == "conv" for group in begin(model, ["out"]).groups)
     with pytest.raises(StructureError, match="'hidden' is frozen"):
         begin(model, ["hidden"])
-    with pytest.raises(StructureError, match="'conv', since 'hidden' is frozen"):
+    with pytest.raises(StructureError, match="'conv' can be zeroed, since 'hidden' is frozen"):
         begin(model, ["conv"], units=True)
     tuned = image_network()
     tuned.get_layer("hidden").enable_lora(2)

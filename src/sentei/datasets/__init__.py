@@ -1,4 +1,4 @@
-"""Data in memory: MNIST and Letter Recognition, which come with the package, and a user's own."""
+"""Load data into memory: MNIST and Letter Recognition, shipped with the package, or own files."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def load(
     target: str | int = -1,
     regression: bool = False,
 ) -> Split:
-    """Data by name or path.
+    """Load a data set by name or path, split into train, validation and test.
 
     Args:
         what: "mnist", "letter", a named split such as "mnist:shrinking" or "letter:authors", or the
             path of a .csv, an .npz or a folder of IDX files.
-        flat: inputs as rows (N, values); otherwise images as (N, 1, height, width).
-        seed: of the stratified draws.
-        target: column of a .csv to predict, by name or position.
-        regression: the targets of a .csv are values, not classes.
+        flat: whether inputs are rows (N, values); if False, images are (N, 1, height, width).
+        seed: seed of the stratified draws.
+        target: the column of a .csv to predict, by name or position.
+        regression: whether the targets of a .csv are values instead of classes.
 
     Raises:
-        ValueError: an unknown name.
-        FileNotFoundError: a path where nothing is.
+        ValueError: an unknown name, with the nearest one.
+        FileNotFoundError: there is no file at the path.
         DataError: a file that is damaged or does not hold samples.
     """
     name, _, split = str(what).partition(":")

@@ -287,8 +287,8 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
         chosen = [group for group in groups if group.kind == self.kind]
         if not chosen:
             raise GroupError(
-                f"only({self.kind!r}, ...) needs groups of that kind, and there are none; pass the "
-                "groups of find_synapses or find_units to prune()"
+                f"only({self.kind!r}, ...) was given no group of that kind; pass the groups of "
+                "find_synapses or find_units to prune()"
             )
         return chosen
 
