@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sentei.datasets.files import csv_file, npz_file
-from sentei.datasets.letter import SPLITS as _OF_LETTER
+from sentei.datasets.letter import SPLITS as _LETTER_SPLITS
 from sentei.datasets.letter import letter
-from sentei.datasets.mnist import SPLITS as _OF_MNIST
+from sentei.datasets.mnist import SPLITS as _MNIST_SPLITS
 from sentei.datasets.mnist import idx_folder, mnist
 from sentei.datasets.split import Scaling, Split, stratified
 from sentei.errors import unknown
@@ -69,7 +69,7 @@ def load(
     known = [
         "mnist",
         "letter",
-        *(f"mnist:{s}" for s in _OF_MNIST),
-        *(f"letter:{s}" for s in _OF_LETTER),
+        *(f"mnist:{s}" for s in _MNIST_SPLITS),
+        *(f"letter:{s}" for s in _LETTER_SPLITS),
     ]
     raise ValueError(unknown("data", what, known) + " Or give a .csv, an .npz or a folder.")
