@@ -328,7 +328,7 @@ def test_a_shrunk_network_without_some_inputs_is_explained(page, tmp_path):
     small = sentei.shrink(network, mask, data.train.inputs[:64])
     formats.save(small, tmp_path / "s.safetensors")
     page.open(explain(formats.load(tmp_path / "s.safetensors"), tmp_path / "p.html", data))
-    unread = "[...document.querySelectorAll('#features .unheard span')].map(e => e.innerText)"
+    unread = "[...document.querySelectorAll('#features .unread span')].map(e => e.innerText)"
     assert page.ask(unread) == ["y-box", "onpix", "xybar"]
     rows = offered(sentei.reporting.page.story.evenly(data.test), 4)
     page.set("#sample", "3")

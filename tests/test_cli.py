@@ -223,7 +223,7 @@ def test_tidy_takes_out_what_says_nothing(model, tmp_path, capsys):
     formats.save(network, untidy)
     code, out, _ = run("tidy", untidy, "--data", "letter", "--out", tidied, capsys=capsys)
     assert code == 0
-    assert "unheard" in out
+    assert "unread" in out
     assert "repeated" in out
     small, inputs = formats.load(tidied), datasets.load("letter").test.inputs
     assert small.fc1.out_features == 10

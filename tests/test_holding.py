@@ -327,9 +327,9 @@ def test_a_schedule_of_the_run_s_steps_alone_is_enough():
 def test_what_looks_elsewhere_is_refused():
     model, other = network(), network(2)
     links = find_synapses(model)
-    with pytest.raises(GroupError, match="probe= looks at another model"):
+    with pytest.raises(GroupError, match="probe= belongs to another model"):
         PruneWhileTraining(model, links, falling(), probe=Probe(other, (X, Y)))
-    with pytest.raises(GroupError, match="trajectory= looks at another model"):
+    with pytest.raises(GroupError, match="trajectory= belongs to another model"):
         PruneWhileTraining(model, links, falling(), trajectory=Trajectory(other))
     with pytest.raises(GroupError, match="nothing to prune"):
         PruneWhileTraining(model, [], falling())

@@ -247,7 +247,7 @@ def test_keras_goes_on_from_a_state(tmp_path):
     assert np.array_equal(again.predict(IMAGES, verbose=0), whole.predict(IMAGES, verbose=0))
     other = for_keras.PruneWhileTraining(callback.propose, ["conv"], every=4)
     other.load_state_dict(callback.state_dict())
-    with pytest.raises(ValueError, match="that of other groups"):
+    with pytest.raises(ValueError, match="belongs to other groups"):
         fit(image_network(), other)
 
 
@@ -290,7 +290,7 @@ def test_keras_units_are_only_followed_where_they_are_known():
             ["conv"],
             "stands between",
         ),
-        (image_network(), ["out"], "the network puts them out"),
+        (image_network(), ["out"], "they are the outputs"),
         (image_network(), [], "nothing to prune"),
         (chain(), None, "nothing to prune"),
     ):
@@ -309,7 +309,7 @@ def test_keras_leaves_frozen_layers_alone():
     assert not any(group.name == "conv" for group in begin(model, ["out"]).groups)
     with pytest.raises(StructureError, match="'hidden' is frozen"):
         begin(model, ["hidden"])
-    with pytest.raises(StructureError, match="'conv', since 'hidden' is frozen"):
+    with pytest.raises(StructureError, match="'conv' can be zeroed, since 'hidden' is frozen"):
         begin(model, ["conv"], units=True)
     tuned = image_network()
     tuned.get_layer("hidden").enable_lora(2)
@@ -341,10 +341,10 @@ def test_keras_finds_layers_of_any_name_and_within_other_models():
 
 def test_keras_refuses_criteria_that_measure_before_anything_changes():
     for propose, message in (
-        (ranked("ablation", linear(by=1)), "choose one that looks at weights"),
+        (ranked("ablation", linear(by=1)), "choose one that reads weights only"),
         (ranked("weight_change", linear(by=1)), "rajectory"),
         (ranked("magnitude", linear(by=1), repair="mean"), "leave repair= out"),
-        (only("neuron", ranked("taylor1", linear(by=1))), "looks at weights"),
+        (only("neuron", ranked("taylor1", linear(by=1))), "reads weights only"),
     ):
         with pytest.raises(CriterionError, match=message):
             begin(image_network(), units=True, propose=propose)
@@ -513,7 +513,7 @@ def test_lightning_data_without_a_length_have_no_total(tmp_path):
     callback = for_lightning.PruneWhileTraining(ranked("magnitude", linear(by=1)), every=4)
     train(tmp_path, Module(), callback, data=endless)
     assert (callback.pruner.cadence.last, callback.pruner.events) == (float("inf"), 4)
-    with pytest.raises(ScheduleError, match="say steps_per_epoch="):
+    with pytest.raises(ScheduleError, match="give steps_per_epoch="):
         train(tmp_path, Module(), by_fifths(), data=endless)
     train(tmp_path, Module(), callback := by_fifths(steps_per_epoch=8), data=endless)
     assert callback.pruner.events == 2

@@ -237,7 +237,7 @@ def test_what_falls_on_the_end_of_the_first_part_is_in_it():
     [
         ((True, 10, None, 1), "every= is a number of updates from 1.* got True"),
         ((5, True, None, 1), "total= is a number of updates from 1.* got True"),
-        (("2 epochs", None, None, 1), "say steps_per_epoch="),
+        (("2 epochs", None, None, 1), "give steps_per_epoch="),
         (("2 epochs", None, 2.5, 1), "steps_per_epoch= is a number of updates from 1; got 2.5"),
         (("2 epochs", None, 0, 1), "steps_per_epoch= is a number of updates from 1; got 0"),
         ((5, 10, None, "half"), "finish= is a part of total=.* got finish='half'"),

@@ -175,7 +175,7 @@ def test_bad_input_is_refused_before_anything_changes():
     nowhere = Synapses("fc9", 12, "fc9.weight", (6, 2))
     with pytest.raises(GroupError, match=r"fc9.*not this model's"):
         prune(model, [nowhere], probe, ranked("wsf", one_at_a_time()))
-    with pytest.raises(GroupError, match="units cannot come back"):
+    with pytest.raises(GroupError, match="units cannot be regrown"):
         regrowing("magnitude", one_shot(3), 3)(
             probe, hand.hidden(model), Mask.full(hand.hidden(model)), progress()
         )

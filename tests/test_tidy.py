@@ -15,7 +15,7 @@ from sentei.pruning.tidying import examined
 
 
 def untidy(act=nn.ReLU):
-    """Ten hidden units: 1 unheard, 2 deaf, 3 repeats 0, 4 dead on data, 5 twice 6, 7 mixes 8, 9."""
+    """Ten units: 1 unread, 2 constant, 3 equals 0, 4 dead on data, 5 twice 6, 7 mixes 8 and 9."""
     model = hand.mlp(6, 10, 4, act=act, seed=4).double()
     x = torch.randn(300, 6).double()
     w, b, out = model[0].weight.data, model[0].bias.data, model[2].weight.data
@@ -34,7 +34,7 @@ def test_each_for_its_reason():
     before, state = model(x), copy.deepcopy(model.state_dict())
     done = examined(model, (x, y))
     found = {(find.why, find.proven): find.units for find in done.finds}
-    assert found["unheard", True] == (1,)
+    assert found["unread", True] == (1,)
     assert found["constant", True] == (2,)
     assert found["repeated", True] == (3,)
     assert found["constant", False] == (4,)

@@ -151,7 +151,7 @@ def test_inits():
         ("784", "at least two whole numbers"),
         ("784-0-10", "at least two whole numbers"),
         ("784-x-10", "at least two whole numbers"),
-        ("784-10:relu:tanh:relu", "has 3 words after its name; there may be 2"),
+        ("784-10:relu:tanh:relu", "has 3 options after its name; it may have 2 at most"),
         ("cnn-annealing:wide", "unknown padding 'wide'"),
     ],
 )

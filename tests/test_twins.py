@@ -118,7 +118,7 @@ def test_a_group_that_says_nothing_keeps_one(caplog):
     probe, groups = Probe(model, (x, y)), hand.hidden(model)
     cut = twins()(probe, groups, Mask.full(groups), None)
     assert len(cut.doomed[groups[0]]) == 5
-    assert "says nothing; one unit stays" in caplog.text
+    assert "are constant; one unit stays" in caplog.text
 
 
 def test_angles_are_those_of_the_vectors():

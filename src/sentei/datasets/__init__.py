@@ -1,13 +1,13 @@
-"""Data in memory: MNIST and Letter Recognition, which come with the package, and a user's own."""
+"""Load data into memory: MNIST and Letter Recognition, shipped with the package, or own files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from sentei.datasets.files import csv_file, npz_file
-from sentei.datasets.letter import SPLITS as _OF_LETTER
+from sentei.datasets.letter import SPLITS as _LETTER_SPLITS
 from sentei.datasets.letter import letter
-from sentei.datasets.mnist import SPLITS as _OF_MNIST
+from sentei.datasets.mnist import SPLITS as _MNIST_SPLITS
 from sentei.datasets.mnist import idx_folder, mnist
 from sentei.datasets.split import Scaling, Split, stratified
 from sentei.errors import unknown
@@ -37,19 +37,19 @@ def load(
     target: str | int = -1,
     regression: bool = False,
 ) -> Split:
-    """Data by name or path.
+    """Load a data set by name or path, split into train, validation and test.
 
     Args:
         what: "mnist", "letter", a named split such as "mnist:shrinking" or "letter:authors", or the
             path of a .csv, an .npz or a folder of IDX files.
-        flat: inputs as rows (N, values); otherwise images as (N, 1, height, width).
-        seed: of the stratified draws.
-        target: column of a .csv to predict, by name or position.
-        regression: the targets of a .csv are values, not classes.
+        flat: whether inputs are rows (N, values); if False, images are (N, 1, height, width).
+        seed: seed of the stratified draws.
+        target: the column of a .csv to predict, by name or position.
+        regression: whether the targets of a .csv are values instead of classes.
 
     Raises:
-        ValueError: an unknown name.
-        FileNotFoundError: a path where nothing is.
+        ValueError: an unknown name, with the nearest one.
+        FileNotFoundError: there is no file at the path.
         DataError: a file that is damaged or does not hold samples.
     """
     name, _, split = str(what).partition(":")
@@ -69,7 +69,7 @@ def load(
     known = [
         "mnist",
         "letter",
-        *(f"mnist:{s}" for s in _OF_MNIST),
-        *(f"letter:{s}" for s in _OF_LETTER),
+        *(f"mnist:{s}" for s in _MNIST_SPLITS),
+        *(f"letter:{s}" for s in _LETTER_SPLITS),
     ]
     raise ValueError(unknown("data", what, known) + " Or give a .csv, an .npz or a folder.")

@@ -1,4 +1,4 @@
-"""A user's own data: tables in .csv, arrays in .npz."""
+"""Load a user's own data: tables from .csv files, arrays from .npz files."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ _PAIRS = (("inputs", "targets"), ("x", "y"))
 
 
 def csv_file(path: Path, target: str | int = -1, seed: int = 0, regression: bool = False) -> Split:
-    """A table of numbers with one column to predict, in three stratified parts, z-scored by train.
+    """Load a table of numbers with one column to predict, split into three stratified parts.
 
-    The first row is a header if none of its inputs is a number. What stands in the target column
-    are names of classes, whether or not they look like numbers, unless `regression` is asked for.
+    Inputs are standardised with the mean and standard deviation of the training part. The first row
+    is a header if no cell outside the target column is a number. The cells of the target column are
+    names of classes, whether or not they look like numbers, unless `regression` is true.
 
     Args:
-        path: comma-separated, UTF-8.
+        path: comma-separated file in UTF-8.
         target: the column to predict, by name or by position (-1 is the last).
-        seed: of the draws.
-        regression: targets are numbers to predict, (N, 1) float32.
+        seed: seed of the stratified draws.
+        regression: whether targets are numbers to predict, (N, 1) float32.
 
     Raises:
         DataError: an unreadable table, a cell that is not a finite number, or too many classes.
-        ValueError: no such column.
+        ValueError: there is no such column.
     """
     header, rows = _table(path, target)
     column = _column(path, target, header, len(rows[0][1]))
@@ -41,28 +42,30 @@ def csv_file(path: Path, target: str | int = -1, seed: int = 0, regression: bool
     inputs = torch.tensor(
         [[_number(path, line, names[k], cells[k]) for k in kept] for line, cells in rows]
     )
-    found = [cells[column].strip() for _, cells in rows]
+    labels = [cells[column].strip() for _, cells in rows]
     if regression:
-        values = zip(rows, found, strict=True)
+        values = zip(rows, labels, strict=True)
         targets = [[_number(path, line, names[column], text)] for (line, _), text in values]
         return _parts(path, Samples(inputs, torch.tensor(targets)), (), seed, names, kept)
-    numbers, classes = _classes(path, found)
+    numbers, classes = _classes(path, labels)
     return _parts(path, Samples(inputs, numbers), classes, seed, names, kept)
 
 
 def npz_file(path: Path, seed: int = 0, flat: bool = True) -> Split:
-    """Arrays `inputs` and `targets` (or `x` and `y`), in three stratified parts, z-scored by train.
+    """Load arrays `inputs` and `targets`, or `x` and `y`, split into three stratified parts.
 
-    Whole targets are class numbers from 0, strings are names of classes, and floats are values to
+    Inputs are standardised with the mean and standard deviation of the training part. Integer
+    targets are class numbers from 0, strings are names of classes, and floats are values to
     predict.
 
     Args:
-        path: written by `numpy.savez`; pickled objects are refused.
-        seed: of the draws.
-        flat: inputs (N, values); otherwise as they are.
+        path: file written by `numpy.savez`; pickled objects are refused.
+        seed: seed of the stratified draws.
+        flat: whether inputs are flattened to (N, values); if False, they keep their shape.
 
     Raises:
-        DataError: the file is damaged, or holds no such pair, or one that does not fit together.
+        DataError: the file is damaged, has no such pair of arrays, or inputs and targets do not
+            fit together.
     """
     x, y = _arrays(path)
     if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
@@ -96,7 +99,7 @@ def _parts(
     sizes = part_sizes(samples.rows)
     if min(sizes) < 1:
         raise DataError(
-            f"{path} has {samples.rows} samples, too few for train, validation and test; bring at "
+            f"{path} has {samples.rows} samples, too few for train, validation and test; give at "
             "least 4"
         )
     parts = stratified(samples.targets, sizes, seed)
@@ -106,7 +109,7 @@ def _parts(
 
 
 def _table(path: Path, target: str | int) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header (empty if there is none), and every row with its line number."""
+    """Return the header (empty if there is none), and every row with its line number."""
     try:
         reader = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
         rows = [(reader.line_num, cells) for cells in reader if cells]
@@ -120,8 +123,8 @@ def _table(path: Path, target: str | int) -> tuple[list[str], list[tuple[int, li
             raise DataError(f"{path}, line {line}: {len(cells)} cells where line 1 has {width}")
     first = rows[0][1]
     position = target % width if isinstance(target, int) else None
-    given = [cell for number, cell in enumerate(first) if number != position]
-    if any(_is_number(cell) for cell in given):
+    inputs = [cell for number, cell in enumerate(first) if number != position]
+    if any(_is_number(cell) for cell in inputs):
         return [], rows
     if len(rows) == 1:
         raise DataError(f"{path} has a header and no rows")
@@ -157,28 +160,28 @@ def _is_number(cell: str) -> bool:
 
 
 def _classes(path: Path, labels: list[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Class numbers and names, in the order of numbers if all names are, else of the alphabet."""
-    found = set(labels)
-    if "" in found:
+    """Return class numbers and names, sorted as numbers if all are numbers, else by alphabet."""
+    distinct = set(labels)
+    if "" in distinct:
         raise DataError(f"{path}: sample {labels.index('')} (counted from 0) has no target")
-    if len(found) > max(2, len(labels) // 2):
+    if len(distinct) > max(2, len(labels) // 2):
         raise DataError(
-            f"{path} has {len(found)} classes for {len(labels)} samples; if the targets are values "
-            "to predict, pass regression=True"
+            f"{path} has {len(distinct)} classes for {len(labels)} samples; if the targets are "
+            "values to predict, pass regression=True"
         )
-    numeric = all(_is_number(label) for label in found)
-    classes = sorted(found, key=lambda label: (float(label) if numeric else 0.0, label))
+    numeric = all(_is_number(label) for label in distinct)
+    classes = sorted(distinct, key=lambda label: (float(label) if numeric else 0.0, label))
     number = {label: position for position, label in enumerate(classes)}
     return torch.tensor([number[label] for label in labels]), tuple(classes)
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for pair in _PAIRS:
-                if all(name in held for name in pair):
-                    return held[pair[0]], held[pair[1]]
-            names = ", ".join(held.files) or "nothing"
+                if all(name in arrays for name in pair):
+                    return arrays[pair[0]], arrays[pair[1]]
+            names = ", ".join(arrays.files) or "nothing"
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as arrays without pickle: {error}") from error
     raise DataError(f"{path} must hold arrays inputs and targets, or x and y; it holds {names}")

@@ -1,4 +1,4 @@
-"""IDX files, the format MNIST comes in: a magic number, the dimensions, the values."""
+"""Read IDX files, the format of MNIST: a magic number, the dimensions, the values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PARTS = {"train": "train", "test": "t10k"}
 
 
 def read_idx(path: Path | Traversable) -> np.ndarray:
-    """The array in an IDX file, gzipped or not, in this machine's byte order.
+    """Read the array in an IDX file, gzipped or not, into this machine's byte order.
 
     Raises:
         DataError: the file is truncated, too long, or not IDX.
@@ -35,19 +35,19 @@ def read_idx(path: Path | Traversable) -> np.ndarray:
         )
     shape = struct.unpack_from(f">{ndim}I", data, 4)
     dtype = np.dtype(_TYPES[kind])
-    body, wanted = len(data) - 4 - 4 * ndim, math.prod(shape) * dtype.itemsize
-    if body != wanted:
-        state = "truncated" if body < wanted else "too long"
+    body, expected = len(data) - 4 - 4 * ndim, math.prod(shape) * dtype.itemsize
+    if body != expected:
+        state = "truncated" if body < expected else "too long"
         raise DataError(
-            f"{path} is {state}: its header announces {shape}, {wanted} bytes of values, and "
-            f"{body} follow. Fetch the file again."
+            f"{path} is {state}: its header announces {shape}, {expected} bytes of values, and "
+            f"{body} follow. Download the file again."
         )
     values = np.frombuffer(data, dtype, offset=4 + 4 * ndim).reshape(shape)
     return values.astype(dtype.newbyteorder("="))
 
 
 def read_bytes(path: Path | Traversable) -> bytes:
-    """What a file holds, unpacked if its name ends in .gz.
+    """Read the bytes of a file, decompressed if its name ends in .gz.
 
     Raises:
         DataError: a gzip file that is truncated or damaged.
@@ -59,24 +59,25 @@ def read_bytes(path: Path | Traversable) -> bytes:
         return gzip.decompress(data)
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(
-            f"{path} is truncated or damaged and cannot be unpacked ({error}). Fetch it again."
+            f"{path} is truncated or damaged and cannot be unpacked ({error}). Download it again."
         ) from error
 
 
 def read_images(folder: Path | Traversable, part: str) -> Samples:
-    """The "train" or "test" images of a folder with MNIST's file names.
+    """Read the "train" or "test" images and labels of a folder with MNIST's file names.
 
-    Bytes become 0 to 1, floats stay as they are.
+    Bytes are scaled to 0 to 1; other types keep their values.
 
     Args:
-        folder: holds `train-images-idx3-ubyte` and so on (`t10k-…` for test), gzipped or not.
+        folder: has the files `train-images-idx3-ubyte` and so on (`t10k-…` for test), gzipped or
+            not.
         part: "train" or "test".
 
     Returns:
         (N, height, width) float32 images and (N,) int64 labels.
 
     Raises:
-        DataError: a file is missing, damaged, or the two do not belong together.
+        DataError: a file is missing or damaged, or images and labels do not belong together.
     """
     images = read_idx(_find(folder, f"{_PARTS[part]}-images", 3))
     labels = read_idx(_find(folder, f"{_PARTS[part]}-labels", 1))
@@ -105,6 +106,6 @@ def _find(folder: Path | Traversable, stem: str, ndim: int) -> Path | Traversabl
 
 
 def _names(stem: str, ndim: int) -> Iterator[str]:
-    for mark in ("-", "."):  # MNIST's own dash, and the dot that some unpackers put there
+    for mark in ("-", "."):  # MNIST's own dash, and the dot that some unpackers put in its place
         yield f"{stem}{mark}idx{ndim}-ubyte"
         yield f"{stem}{mark}idx{ndim}-ubyte.gz"

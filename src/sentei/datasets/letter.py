@@ -1,4 +1,4 @@
-"""Letter Recognition, shipped with the package: 16 measurements of a printed capital letter."""
+"""Load Letter Recognition, shipped with the package: 16 measurements of printed capital letters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ SPLITS = ("default", "authors")
 
 
 def letter(split: str = "default", seed: int = 0) -> Split:
-    """Real Letter Recognition: 26 classes, 16 features, z-scored by the training part.
+    """Load the Letter Recognition data: 26 classes, 16 features.
+
+    Inputs are standardised with the mean and standard deviation of the training part.
 
     Args:
-        split: "default": 14,000 / 3,000 / 3,000, stratified.
+        split: sizes of train / validation / test.
+            "default": 14,000 / 3,000 / 3,000, stratified.
             "authors": test is the last 4,000 rows, as the data's authors have it (Frey and Slate,
             1991); 3,000 of the first 16,000, stratified, are validation and 13,000 train.
-        seed: of the stratified draws.
+        seed: seed of the stratified draws.
 
     Raises:
         ValueError: an unknown split.

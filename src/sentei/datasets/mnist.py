@@ -1,4 +1,4 @@
-"""MNIST, shipped with the package: handwritten digits, 28 by 28 pixels."""
+"""Load MNIST, shipped with the package: handwritten digits, 28 by 28 pixels."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ Parts = tuple[Samples, Samples, Samples]
 
 
 def mnist(split: str = "default", seed: int = 0, flat: bool = True) -> Split:
-    """Real MNIST, pixels from 0 to 1.
+    """Load MNIST with pixels from 0 to 1, split into train, validation and test.
 
     Args:
-        split: "default": 55,000 / 5,000 validation (stratified) / 10,000.
-            "full": all 60,000 to train on, no validation at all, 10,000.
+        split: sizes of train / validation / test.
+            "default": 55,000 / 5,000 (stratified) / 10,000.
+            "full": all 60,000 / none / 10,000.
             "shrinking": 4,500 / 500 images, 450 and 50 of each digit, cropped to the central 20 by
             20 pixels; test is MNIST's own test file, cropped, which that paper's was not.
             "distinctiveness": the first 20,000 / 5,000 of the rest (stratified) / the first 2,000
             of the test file.
-        seed: of the stratified draws.
-        flat: inputs (N, pixels), row by row; otherwise images (N, 1, height, width).
+        seed: seed of the stratified draws.
+        flat: whether inputs are rows (N, pixels), row by row of the image; if False, they are
+            images (N, 1, height, width).
 
     Raises:
         ValueError: an unknown split.
@@ -41,9 +43,14 @@ def mnist(split: str = "default", seed: int = 0, flat: bool = True) -> Split:
 
 
 def idx_folder(folder: Path | Traversable, seed: int = 0, flat: bool = True) -> Split:
-    """Images in a folder of IDX files named as MNIST's are.
+    """Load images from a folder of IDX files that have MNIST's file names.
 
     A twelfth of the training file, stratified, becomes validation, as in MNIST's default split.
+
+    Args:
+        folder: the folder of the four files.
+        seed: seed of the stratified draw.
+        flat: whether inputs are rows (N, pixels); if False, they are images (N, 1, height, width).
 
     Raises:
         DataError: a file is missing, truncated or not IDX.
@@ -53,8 +60,8 @@ def idx_folder(folder: Path | Traversable, seed: int = 0, flat: bool = True) -> 
 
 
 def _default(train: Samples, test: Samples, seed: int) -> Parts:
-    held = train.rows // 12
-    learn, check = stratified(train.targets, (train.rows - held, held), seed)
+    held_out = train.rows // 12
+    learn, check = stratified(train.targets, (train.rows - held_out, held_out), seed)
     return train.at(learn), train.at(check), test
 
 

@@ -1,4 +1,4 @@
-"""Three parts that share no sample: to learn from, to decide by, and to look at once."""
+"""`Split`: data in train, validation and test parts, and stratified draws of such parts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ FRACTIONS = (0.7, 0.15, 0.15)
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """A z-score per feature, fitted once: what was done to the inputs, for doing it again.
+    """Standardisation of inputs: subtract a mean and divide by a standard deviation per feature.
 
     Attributes:
-        mean: (features), of the training inputs.
-        std: (features), likewise (over N, not N - 1); 1 where a feature never changes.
+        mean: (features,) mean of the training inputs.
+        std: (features,) standard deviation of the training inputs (over N, not N - 1); 1 for a
+            constant feature.
     """
 
     mean: Tensor
@@ -28,30 +29,31 @@ class Scaling:
 
     @classmethod
     def of(cls, inputs: Tensor) -> Scaling:
-        """Fitted to (N, ...) inputs."""
-        wide = inputs.double()
-        constant = wide.amax(0) == wide.amin(0)  # asked exactly: rounding leaves a std of 1e-17
-        std = wide.std(0, correction=0).masked_fill(constant, 1.0)
-        return cls(wide.mean(0), std)
+        """Return the Scaling fitted to (N, ...) inputs."""
+        values = inputs.double()
+        constant = values.amax(0) == values.amin(0)  # not std == 0: rounding may leave 1e-17
+        std = values.std(0, correction=0).masked_fill(constant, 1.0)
+        return cls(values.mean(0), std)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The inputs with mean 0 and standard deviation 1, as float32."""
+        """Return the standardised inputs as float32."""
         return ((inputs.double() - self.mean) / self.std).float()
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Data in three parts that share no sample, in memory.
+    """Data in memory in three parts without common samples: train, validation and test.
 
     Attributes:
-        name: what was loaded, such as "mnist" or "letter:authors".
-        train: what networks learn from and criteria look at.
-        validation: what limits and choices are measured on. A few named splits have none; it then
+        name: name of the data, such as "mnist" or "letter:authors", or its path.
+        train: samples to train on and to compute scores on.
+        validation: samples to measure limits and choices on. A few named splits have none; it then
             has no rows, and measuring on it is refused.
-        test: what is looked at once, at the end.
+        test: samples to measure on once, at the end.
         features: a name for each value of an input, in flattened order.
         classes: a name for each class; empty if the targets are not classes.
-        scaling: the z-score that was applied, fitted on `train` alone; None if none was.
+        scaling: the standardisation applied to all parts, fitted on `train` alone; None if none
+            was applied.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Split:
         return tuple(self.train.inputs.shape[1:])
 
     def standardised(self) -> Split:
-        """The same parts, every feature with mean 0 and standard deviation 1 over `train`."""
+        """Return the same parts, every feature standardised by its mean and std over `train`."""
         scaling = Scaling.of(self.train.inputs)
         train, validation, test = (
             Samples(scaling(part.inputs), part.targets)
@@ -82,14 +84,14 @@ class Split:
 
 
 def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Tensor, ...]:
-    """Rows for parts of these sizes, every class in each part in proportion.
+    """Draw the rows of disjoint parts of these sizes, with every class in proportion in each part.
 
     A part of n of all N samples gets n N_c / N samples of class c, rounded up or down.
 
     Args:
         targets: (N,) class numbers; float targets count as one class.
-        sizes: how many samples each part gets; together at most N.
-        seed: the same seed draws the same rows.
+        sizes: number of samples of each part; together at most N.
+        seed: seed of the draw; the same seed draws the same rows.
 
     Returns:
         For each part its rows, int64, in random order. No row is in two parts.
@@ -105,17 +107,17 @@ def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Te
     shuffled = torch.randperm(total, generator=generator)
     members = [shuffled[labels[shuffled] == label] for label in labels.unique()]
     table = _shares([len(rows) for rows in members], [*sizes, total - sum(sizes)])
-    dealt = [rows.split(shares) for rows, shares in zip(members, table, strict=True)]
-    parts = [torch.cat(part) for part in zip(*dealt, strict=True)][: len(sizes)]
+    by_class = [rows.split(shares) for rows, shares in zip(members, table, strict=True)]
+    parts = [torch.cat(part) for part in zip(*by_class, strict=True)][: len(sizes)]
     return tuple(rows[torch.randperm(len(rows), generator=generator)] for rows in parts)
 
 
 def _shares(counts: list[int], sizes: list[int]) -> list[list[int]]:
-    """Whole numbers that add up to `counts` by row and `sizes` by column, all nearly in proportion.
+    """Return a table of integers with row sums `counts` and column sums `sizes`, in proportion.
 
-    Rounded down first; what a row then lacks goes to the columns that lack most. Such a rounding
-    always exists (the fractions themselves are a flow with these margins), and taking the columns
-    with the largest need finds it (Gale and Ryser, 1957).
+    Proportional values are rounded down first. What a row then lacks is added, one each, to the
+    columns that lack most. Such a rounding always exists (the fractions themselves are a flow with
+    these margins), and choosing the columns that lack most finds it (Gale and Ryser, 1957).
     """
     total = max(sum(counts), 1)
     table = [[count * size // total for size in sizes] for count in counts]
@@ -131,6 +133,6 @@ def _shares(counts: list[int], sizes: list[int]) -> list[list[int]]:
 
 
 def part_sizes(total: int, fractions: Sequence[float] = FRACTIONS) -> tuple[int, int, int]:
-    """How many samples train, validation and test get; train takes what rounding leaves."""
+    """Return the sizes of train, validation and test; train gets the remainder of the rounding."""
     _, validation, test = (round(total * fraction) for fraction in fractions)
     return total - validation - test, validation, test

@@ -1,4 +1,4 @@
-"""Callbacks for other libraries' training loops, Keras and Lightning; each needs an extra.
+"""Callbacks that prune while Keras or Lightning trains; each needs an optional dependency.
 
-Imports `pruning` and all below it.
+Imports `pruning` and everything below it.
 """

@@ -1,4 +1,4 @@
-"""Pruning while Keras trains: connections or units of chosen layers, on any of its backends."""
+"""A Keras callback that prunes connections or units of layers during `fit`, on any backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "sentei.integrations.keras needs Keras 3 and a backend: pip install 'sentei[keras]', and "
-        "KERAS_BACKEND=torch to have it use the torch that is there"
+        "KERAS_BACKEND=torch to have it use the installed torch"
     ) from error
 
 from sentei.integrations.keras_layers import (
@@ -36,40 +36,42 @@ from sentei.integrations.keras_layers import (
     units_of,
 )
 
-_REMEDY = "a Keras callback sees none; choose one that looks at weights, such as 'magnitude'"
+_REMEDY = "a Keras callback has none; choose one that reads weights only, such as 'magnitude'"
 
 
 class PruneWhileTraining(keras.callbacks.Callback):
-    """Prunes connections, or whole units, of chosen layers while `fit` trains them.
-
-    What is dead is zero after every batch, and so is what the optimizer remembers of it; only the
-    sums of squares that Adagrad and Ftrl divide by stay.
+    """A Keras callback that prunes connections, or whole units, of layers while `fit` trains them.
 
         anneal = PruneWhileTraining(ranked("magnitude", linear(by="0.5 %"), within="group"),
                                     layers=["dense", "dense_1"])
         model.fit(images, classes, callbacks=[anneal])
 
-    A second `fit` of the same model goes on: the dead stay dead, and updates are counted further.
-    Another model starts anew. After a restart, give a new callback what `state_dict` said before.
+    Dead weights are zero after every batch, and so is their state in the optimizer, except the sums
+    of squares that Adagrad and Ftrl divide by.
+
+    A second `fit` of the same model continues: dead weights stay dead, and updates are counted on.
+    For another model the callback starts again. After a restart of the process, save what
+    `state_dict` returns and give it to `load_state_dict` of a new callback.
 
     Args:
-        propose: what to remove next; its criterion looks at weights only: "magnitude", "random",
+        propose: what to remove next. Its criterion may read weights only: "magnitude", "random",
             fixed scores, or a function of your own.
-        layers: names of layers, or layers, of the model or of models inside it. If None, all that
+        layers: layers, or names of layers, of the model or of models inside it. If None, all that
             have a kernel and are not frozen.
         every: updates from one proposal to the next, or epochs such as "2 epochs".
-        total: updates in all, or epochs, of every `fit` together; nothing is proposed after them.
-            If None, what was done before and what this `fit` says of itself: who calls `fit`
-            several times gives it.
-        units: remove whole units, by zeroing what reads them, instead of single connections. In a
-            Sequential model, where the layer that reads them is known.
+        total: number of updates in all `fit` calls together, or of epochs; nothing is proposed
+            after them. If None, the updates so far plus those of this `fit`; give it if you call
+            `fit` several times.
+        units: whether to remove whole units, by zeroing the weights that read them, instead of
+            single connections. The model has to be Sequential, so that the layer that reads a unit
+            is known.
         finish: proposals are made in this first part of `total` only.
 
     Attributes:
         mask: what is alive; None before training.
-        cadence: when something is proposed; None before training.
-        updates: how many the optimizer has made.
-        events: how many proposals were made.
+        cadence: the updates after which a cut is proposed; None before training.
+        updates: number of updates of the optimizer.
+        events: number of proposals that made a cut.
 
     Source: Bartoldson's poster, whose callback annealed both dense layers of a network of Keras.
     """
@@ -90,7 +92,7 @@ class PruneWhileTraining(keras.callbacks.Callback):
         self.cadence: Cadence | None = None
         self.groups: list[Group] = []
         self.updates = self.events = 0
-        self._known: Any = None
+        self._model_in_use: Any = None
         self._state: dict[str, Any] | None = None
         self._counted = 0
         self._kernels: dict[str, Any] = {}
@@ -98,42 +100,44 @@ class PruneWhileTraining(keras.callbacks.Callback):
         self._factors: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Find what may be cut, unless this model is known.
+        """Find the groups of the model that may be cut, unless this was done in an earlier `fit`.
 
         Raises:
-            CriterionError: what proposes would measure.
-            StructureError: a layer has no kernel of its own or is frozen, nobody is known to read
-                its units, nothing is left to prune, or several updates are made at once.
-            ValueError: a name that no layer has, with the nearest; a state of other groups.
+            CriterionError: the proposal needs data to measure on.
+            StructureError: a layer has no kernel of its own or is frozen, the layer that reads its
+                units is unknown, there is nothing to prune, or the model makes several updates per
+                execution.
+            ValueError: no layer has a given name, with the nearest one; or the state belongs to
+                other groups.
         """
         del logs
         network = self._network
-        _refuse_unsteady(network)
-        if network is not self._known:
+        _check_compiled(network)
+        if network is not self._model_in_use:
             self._start(network)
         if self._state is not None:
             self._go_on(self._state)
         self._slots, self.cadence = {}, None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Say when something is proposed: only now it is known at which epoch `fit` begins.
+        """Set the cadence in the first epoch of a `fit`, since only now its number is known.
 
         Raises:
-            ScheduleError: `every` or `total` is no count, or nothing would ever be proposed.
+            ScheduleError: `every` or `total` is not a count, or no update would have a proposal.
         """
         del logs
         if self.cadence is None:
-            self.cadence = self._paced(epoch)
+            self.cadence = self._cadence_from(epoch)
             self._hold()
         self._counted = self._iterations()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Hold what is dead, and propose when it is time."""
+        """Zero the dead weights again, and propose a cut if the cadence says so."""
         del batch, logs
         assert self.cadence is not None  # an epoch has begun
         new = self._iterations() - self._counted
         self._hold()
-        # A batch is no update where gradients are accumulated, or one was not finite.
+        # A batch makes no update if gradients are accumulated, or if a gradient was not finite.
         if new:
             self._counted += new
             self.updates += new
@@ -141,19 +145,19 @@ class PruneWhileTraining(keras.callbacks.Callback):
                 self._propose()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next updates depend on besides the model and its optimizer."""
+        """Return the callback's state, to be saved with the model and its optimizer."""
         if self._state is not None or self.mask is None:
             return dict(self._state or {})
         dead = {f"{group.kind}/{group.name}": self.mask.dead(group) for group in self.groups}
         return {"updates": self.updates, "events": self.events, "dead": dead}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state when training begins."""
+        """Continue from a state that `state_dict` returned; it is applied when training begins."""
         self._state = dict(state_dict) or None
 
     @property
     def _network(self) -> Any:
-        # JAX takes the variables' values away between batches; reading `model` brings them back.
+        # With JAX, variables have no values between batches; reading `model` restores them.
         return self.model
 
     def _start(self, network: Any) -> None:
@@ -170,32 +174,32 @@ class PruneWhileTraining(keras.callbacks.Callback):
         kernels = {
             place: kernel_of(layers[name]) for group in groups for name, place in parts_of(group)
         }
-        _refuse_measuring(self.propose, _evidence(kernels, mask), groups[0])
-        self._known, self.groups, self.mask, self._kernels = network, groups, mask, kernels
+        _check_reads_weights_only(self.propose, _weights_probe(kernels, mask), groups[0])
+        self._model_in_use, self.groups, self.mask, self._kernels = network, groups, mask, kernels
         self.updates = self.events = 0
         self._factors = {}
 
     def _go_on(self, state: Mapping[str, Any]) -> None:
         named = {f"{group.kind}/{group.name}": group for group in self.groups}
         if named.keys() != state["dead"].keys():
-            other = sorted(named.keys() ^ state["dead"].keys())
+            differ = sorted(named.keys() ^ state["dead"].keys())
             raise ValueError(
-                f"the state is that of other groups; they differ in {other[0]!r}. Give the "
+                f"the state belongs to other groups; they differ in {differ[0]!r}. Give the "
                 "callback the layers= and units= that it was saved with"
             )
         dead = {named[name]: positions for name, positions in state["dead"].items()}
         self._change(Mask.full(self.groups).without(dead))
         self.updates, self.events, self._state = state["updates"], state["events"], None
 
-    def _paced(self, epoch: int) -> Cadence:
-        said = self.params or {}
-        batches, left = said.get("steps"), said.get("epochs", 1) - epoch
+    def _cadence_from(self, epoch: int) -> Cadence:
+        params = self.params or {}
+        batches, epochs = params.get("steps"), params.get("epochs", 1) - epoch
         optimizer = self._network.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
-        each = optimizer.gradient_accumulation_steps or 1
-        if batches is None:  # `fit` does not know how long an epoch is
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss-scaling optimizer
+        each = optimizer.gradient_accumulation_steps or 1  # batches per update
+        if batches is None:  # the data has no length
             return cadence(self.every, self.total, None, self.finish)
-        total = self.updates + batches * left // each if self.total is None else self.total
+        total = self.updates + batches * epochs // each if self.total is None else self.total
         return cadence(self.every, total, max(batches // each, 1), self.finish)
 
     def _iterations(self) -> int:
@@ -207,7 +211,8 @@ class PruneWhileTraining(keras.callbacks.Callback):
         start = sum(group.size for group in self.groups)
         remaining = sum(self.mask.count(group) for group in self.groups)
         progress = Progress(self.events + 1, self.cadence.proposals, start, remaining)
-        cut = self.propose(_evidence(self._kernels, self.mask), self.groups, self.mask, progress)
+        probe = _weights_probe(self._kernels, self.mask)
+        cut = self.propose(probe, self.groups, self.mask, progress)
         if cut is None:
             return
         self.events += 1
@@ -216,7 +221,7 @@ class PruneWhileTraining(keras.callbacks.Callback):
 
     def _change(self, mask: Mask) -> None:
         self.mask = mask
-        for name in {name for group in self.groups for name in _held(group)}:
+        for name in {name for group in self.groups for name in _zeroed_kernels(group)}:
             kernel = self._kernels[name]
             alive = torch.ones(tuple(kernel.shape))
             mask.zero_(name, alive)
@@ -226,7 +231,7 @@ class PruneWhileTraining(keras.callbacks.Callback):
         network = self._network
         if not self._slots and network.optimizer.built:
             self._slots = {
-                name: _remembered(network, self._kernels[name]) for name in self._factors
+                name: _optimizer_state(network, self._kernels[name]) for name in self._factors
             }
         for name, factor in self._factors.items():
             for variable in (self._kernels[name], *self._slots.get(name, ())):
@@ -234,7 +239,7 @@ class PruneWhileTraining(keras.callbacks.Callback):
 
 
 class _Copy(nn.Module):
-    """Some kernels of a Keras model as they are now, under the names that groups give them."""
+    """A torch module with copies of kernels of a Keras model, under the names used in groups."""
 
     def __init__(self, kernels: Mapping[str, Any]):
         super().__init__()
@@ -243,51 +248,53 @@ class _Copy(nn.Module):
             self.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
-def _evidence(kernels: Mapping[str, Any], mask: Mask) -> Probe:
+def _weights_probe(kernels: Mapping[str, Any], mask: Mask) -> Probe:
     return cast("Probe", LazyProbe(_Copy(kernels), mask, None, None, _REMEDY))
 
 
-def _refuse_unsteady(network: Any) -> None:
+def _check_compiled(network: Any) -> None:
     if network.optimizer is None:
         raise StructureError(
-            "pruning goes along with the optimizer of the model, and this one has none; give "
+            "pruning follows the updates of the model's optimizer, and this model has none; give "
             "compile() an optimizer"
         )
     if network.steps_per_execution != 1:
         raise StructureError(
-            "what is dead has to be held after every update, and this model makes several at "
-            f"once; compile it with steps_per_execution=1, not {network.steps_per_execution!r}"
+            "dead weights have to be zeroed after every update, and this model makes several per "
+            f"execution; compile it with steps_per_execution=1, not {network.steps_per_execution!r}"
         )
 
 
-def _refuse_measuring(propose: Any, seen: Probe, group: Group) -> None:
+def _check_reads_weights_only(propose: Any, probe: Probe, group: Group) -> None:
     propose = getattr(propose, "propose", propose)  # inside only(...)
     if getattr(propose, "repair", None) is not None:
         raise CriterionError(
-            f"repair={propose.repair!r} measures units, and a Keras callback sees no data; leave "
+            f"repair={propose.repair!r} measures units, and a Keras callback has no data; leave "
             "repair= out"
         )
     if getattr(propose, "criterion", None) is not None:
-        scores(propose.criterion, seen, group)
+        scores(propose.criterion, probe, group)
 
 
-def _held(group: Group) -> list[str]:
+def _zeroed_kernels(group: Group) -> list[str]:
     if isinstance(group, Synapses):
         return [group.parameter]
     return [part.parameter for part in group.listeners]
 
 
-def _remembered(model: Any, kernel: Any) -> list[Any]:
-    """What the optimizer remembers of each weight of a kernel: variables that begin with its path.
+def _optimizer_state(model: Any, kernel: Any) -> list[Any]:
+    """Return the optimizer's variables that hold a value for each weight of a kernel.
 
-    So do those of a layer "a_kernel" with the path of layer "a": the longest path is the owner's.
+    Their names begin with the path of the kernel. If several paths fit, as those of the layers "a"
+    and "a_kernel" may, the variable belongs to the longest.
     """
     paths = [_flat(variable) for variable in model.trainable_variables]
     found = []
     for variable in model.optimizer.variables:
         name = variable.path.rpartition("/")[2]
         owner = max((path for path in paths if name.startswith(path)), key=len, default="")
-        # Adagrad and Ftrl divide by an "accumulator" that begins above zero: 0 / 0 with Ftrl.
+        # Adagrad and Ftrl divide by an "accumulator" that starts above zero. Zeroing it would give
+        # 0 / 0 with Ftrl.
         kept = name == owner + "accumulator"
         if owner == _flat(kernel) and not kept and variable.shape == kernel.shape:
             found.append(variable)

@@ -1,4 +1,4 @@
-"""Which layers of a Keras model may be cut, and who reads their units."""
+"""Find the layers of a Keras model that may be pruned, and the layers that read their units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from sentei.errors import StructureError, unknown
 from sentei.network.units import Group, Listener, Neurons, Synapses
 
-# Layers that pass on each unit's own value, in the place where it was.
+# Layers that handle each unit by itself and keep its position.
 PASSING = (
     "Activation", "AlphaDropout", "BatchNormalization", "Dropout", "ELU", "GaussianDropout",
     "GaussianNoise", "LeakyReLU", "PReLU", "ReLU", "SpatialDropout1D", "SpatialDropout2D",
@@ -21,43 +21,47 @@ PASSING = (
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
 )  # fmt: skip
-# Layers whose kernel is (..., inputs, outputs); that of a transposed convolution is not.
+# Layers whose kernel has shape (..., inputs, outputs); transposed convolutions have another.
 MIXING = ("Conv1D", "Conv2D", "Conv3D", "Dense")
 
 
 def all_layers(model: Any) -> list[Any]:
-    """The layers of a model, and in their places those of the models inside it, each once."""
-    inside = [all_layers(one) if isinstance(one, keras.Model) else [one] for one in model.layers]
-    return list(dict.fromkeys(layer for layers in inside for layer in layers))
+    """Return the layers of a model in order, each once, with nested models replaced by theirs."""
+    nested = [all_layers(one) if isinstance(one, keras.Model) else [one] for one in model.layers]
+    return list(dict.fromkeys(layer for layers in nested for layer in layers))
 
 
 def kernel_of(layer: Any) -> Any:
-    """The variable that is a layer's kernel; None if it has none.
+    """Return the kernel variable of a layer; None if it has none.
 
     Raises:
-        StructureError: its kernel is computed from other variables.
+        StructureError: the kernel is computed from other variables.
     """
     kernel = getattr(layer, "kernel", None)
     if kernel is None or isinstance(kernel, keras.Variable):
         return kernel
     raise StructureError(
         f"the kernel of layer {layer.name!r} is computed from other weights (LoRA, or quantization)"
-        ", so that no zero would stay in it; name other layers in layers=, or prune before "
+        ", so that its zeros would not last; name other layers in layers=, or prune before "
         "enable_lora() or quantize()"
     )
 
 
 def place_of(kernel: Any) -> str:
-    """What groups call a kernel: its path, without the dots that torch reads as modules."""
+    """Return a kernel's name in groups: its path without dots, which torch reads as modules."""
     return kernel.path.replace(".", "//")
 
 
 def chosen_layers(model: Any, asked: Sequence[Any] | None) -> list[Any]:
-    """The layers that were asked for, by name or themselves; all that train a kernel if None.
+    """Return the layers to prune.
+
+    Args:
+        model: the Keras model.
+        asked: layers, or names of layers; all layers that train a kernel if None.
 
     Raises:
-        StructureError: a layer is frozen or has no kernel of its own.
-        ValueError: a name that no layer has, with the nearest.
+        StructureError: a layer is frozen, has no kernel of its own, or shares its name.
+        ValueError: no layer has a given name, with the nearest one.
     """
     layers = all_layers(model)
     if asked is None:
@@ -71,7 +75,7 @@ def chosen_layers(model: Any, asked: Sequence[Any] | None) -> list[Any]:
         if names.count(name) > 1:
             raise StructureError(f"several layers are named {name!r}; give each its own name")
         chosen.append(layers[names.index(name)])
-        _refuse_unprunable(chosen[-1])
+        _check_prunable(chosen[-1])
     return chosen
 
 
@@ -80,7 +84,7 @@ def _may_be_pruned(layer: Any) -> bool:
     if kernel is None and any(one.name.endswith("kernel") for one in layer.trainable_weights):
         raise StructureError(
             f"layer {layer.name!r}, a {type(layer).__name__}, has kernels inside it that this "
-            "callback cannot prune; name in layers= those layers that it shall prune"
+            "callback cannot prune; name the layers to prune in layers="
         )
     return kernel is not None and _trains(layer)
 
@@ -90,7 +94,7 @@ def _trains(layer: Any) -> bool:
     return any(kernel is one for one in layer.trainable_weights)
 
 
-def _refuse_unprunable(layer: Any) -> None:
+def _check_prunable(layer: Any) -> None:
     if kernel_of(layer) is None:
         raise StructureError(
             f"layer {layer.name!r}, a {type(layer).__name__}, has no kernel to prune; name "
@@ -98,22 +102,28 @@ def _refuse_unprunable(layer: Any) -> None:
         )
     if not _trains(layer):
         raise StructureError(
-            f"layer {layer.name!r} is frozen, and what does not train is left alone; set its "
+            f"layer {layer.name!r} is frozen, and frozen layers are not pruned; set its "
             "trainable = True and compile again, or leave it out of layers="
         )
 
 
 def synapses_of(layers: Sequence[Any]) -> list[Group]:
-    """The connections of each layer."""
+    """Return one group of synapses for the kernel of each layer."""
     kernels = [(layer.name, layer.kernel) for layer in layers]
     return [Synapses(n, prod(k.shape), place_of(k), tuple(k.shape)) for n, k in kernels]
 
 
 def units_of(model: Any, layers: Sequence[Any], named: bool) -> list[Group]:
-    """The units of each layer, whose readers are known; if they were not `named`, of those it can.
+    """Return one group of units for each layer, with the layer that reads them.
+
+    Args:
+        model: a keras.Sequential.
+        layers: the layers whose units may be removed.
+        named: whether the user named the layers. If not, layers whose units are read by no layer or
+            by a frozen one are left out instead of refused.
 
     Raises:
-        StructureError: it is not known who reads them, or nobody does who could stop.
+        StructureError: the layer that reads the units is unknown or, if `named`, frozen or missing.
     """
     if not isinstance(model, keras.Sequential):
         raise StructureError(
@@ -123,20 +133,20 @@ def units_of(model: Any, layers: Sequence[Any], named: bool) -> list[Group]:
     found: list[Group] = []
     for layer in layers:
         if type(layer).__name__ not in MIXING or layer not in model.layers:
-            home = "" if layer in model.layers else " of a model inside it"
+            nested = "" if layer in model.layers else " of a model inside it"
             raise StructureError(
                 f"units are followed from layers {', '.join(MIXING)} of the model itself; "
-                f"{layer.name!r} is a {type(layer).__name__}{home}. Name other layers in layers=, "
-                "or prune connections (units=False)."
+                f"{layer.name!r} is a {type(layer).__name__}{nested}. Name other layers in "
+                "layers=, or prune connections (units=False)."
             )
         reader, columns = _reader(model, layer)
         if reader is not None and _trains(reader):
             found.append(_neurons(layer, reader, columns))
         elif named:
-            why = "the network puts them out" if reader is None else f"{reader.name!r} is frozen"
+            why = "they are the outputs" if reader is None else f"{reader.name!r} is frozen"
             raise StructureError(
-                f"nothing can be zeroed that reads the units of layer {layer.name!r}, since {why}; "
-                "leave it out of layers=, or prune its connections (units=False)"
+                f"no weights that read the units of layer {layer.name!r} can be zeroed, since "
+                f"{why}; leave it out of layers=, or prune its connections (units=False)"
             )
     return found
 
@@ -150,7 +160,10 @@ def _neurons(layer: Any, reader: Any, columns: Tensor) -> Neurons:
 
 
 def _reader(model: Any, layer: Any) -> tuple[Any, Tensor]:
-    """The layer that reads a layer's units, and at which rows; None for the last layer."""
+    """Return the layer that reads a layer's units, None for the last layer, and the rows it reads.
+
+    The rows have shape (units, rows per unit): positions along the input axis of its kernel.
+    """
     size = layer.kernel.shape[-1]
     columns, order = _one_each(size), getattr(layer, "data_format", "channels_last")
     for after in model.layers[model.layers.index(layer) + 1 :]:
@@ -159,12 +172,13 @@ def _reader(model: Any, layer: Any) -> tuple[Any, Tensor]:
         if same and kind in MIXING and after.kernel.shape[-2] == columns.numel():
             return after, columns
         if same and kind == "Flatten":
-            places = after.output.shape[-1] // size  # channels come last: place by place
+            places = after.output.shape[-1] // size  # channels come last: all channels per place
             columns = torch.arange(places)[None, :] * size + columns
         elif not same or kind not in PASSING:
             raise StructureError(
                 f"layer {after.name!r}, a {kind}, stands between the units of {layer.name!r} and "
-                f"whoever reads them; leave {layer.name!r} out, or prune connections (units=False)"
+                f"the layer that reads them; leave {layer.name!r} out, or prune connections "
+                "(units=False)"
             )
     return None, columns
 
@@ -174,7 +188,7 @@ def _one_each(size: int) -> Tensor:
 
 
 def parts_of(group: Group) -> list[tuple[str, str]]:
-    """The layers and kernels that a group speaks of."""
+    """Return the (layer name, kernel name) pairs of a group."""
     if isinstance(group, Synapses):
         return [(group.name, group.parameter)]
     return [(part.layer, part.parameter) for part in (*group.producers, *group.listeners)]

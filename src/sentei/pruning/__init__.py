@@ -1,4 +1,4 @@
-"""Run the loop that cuts, retrains, measures and keeps or undoes.
+"""Run the pruning loop: cut, retrain, measure, then keep the step or undo it.
 
 Imports `criteria`, `probe` and `network`.
 """

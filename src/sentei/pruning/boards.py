@@ -1,4 +1,4 @@
-"""Microcontroller boards by name, and what of their memory a network may have. No torch."""
+"""Memory sizes of microcontroller boards, and the part of them that a network may use. No torch."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from dataclasses import dataclass
 from sentei.errors import UnreachableError, unknown
 from sentei.pruning.rules.limits import MemoryBudget
 
-# An estimate for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to 1.5 KiB, the compiler's
-# own floating point and expf up to 3 KiB. The rest of the reserve is the caller's program.
+# Flash reserved for code, estimated for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to
+# 1.5 KiB, the compiler's floating-point routines and expf up to 3 KiB. The rest of the reserve is
+# for the caller's program.
 CODE = 6 * 1024
-STACK = 512  # newlib-nano keeps 280 of it, a perceptron's functions 160 (gcc -fstack-usage)
+STACK = 512  # newlib-nano takes 280 of it, a perceptron's functions 160 (gcc -fstack-usage)
 
 
 @dataclass(frozen=True)
 class Board:
-    """A board's memory in bytes, as its processor's data sheet has it."""
+    """The memory of a microcontroller board in bytes, from the data sheet of its processor."""
 
     flash: int
     ram: int
     processor: str
 
     def memory_budget(self, format: str, inputs: int) -> MemoryBudget:
-        """What a network on it may take.
+        """Return the flash and RAM that remain for a network on this board.
 
         Args:
             format: "c", "c-int8" or "c-int8-int8".
-            inputs: numbers in a sample, which the caller keeps in RAM.
+            inputs: numbers in one sample, which the caller keeps in RAM.
 
         Raises:
-            UnreachableError: a sample leaves no RAM.
+            UnreachableError: no RAM remains beside the stack and one sample.
         """
         each = 1 if format.endswith("-int8-int8") else 4
-        left = self.ram - STACK - inputs * each
-        if left <= 0:
+        ram = self.ram - STACK - inputs * each
+        if ram <= 0:
             raise UnreachableError(
                 f"a sample of {inputs:,} numbers takes {inputs * each:,} bytes as {format}, the "
                 f"stack {STACK}; the {self.processor} has {self.ram:,} bytes of RAM. Use "
-                "c-int8-int8, whose inputs take a byte each, fewer inputs, or another board."
+                "c-int8-int8, which stores an input in one byte, fewer inputs, or another board."
             )
-        return MemoryBudget(format, self.flash - CODE, left)
+        return MemoryBudget(format, self.flash - CODE, ram)
 
 
 BOARDS = {
@@ -59,10 +60,10 @@ BOARDS = {
 
 
 def board(name: str) -> Board:
-    """The board of this name.
+    """Return the board with this name.
 
     Raises:
-        ValueError: there is none, with the nearest name.
+        ValueError: no board has this name; the message gives the nearest one.
     """
     if name not in BOARDS:
         raise ValueError(unknown("board", name, BOARDS))

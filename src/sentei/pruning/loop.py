@@ -1,4 +1,4 @@
-"""Pruning, in the open: propose, cut, retrain, measure, keep or undo, hand over."""
+"""The pruning loop: propose a cut, apply it, retrain, measure, keep or undo, yield the step."""
 
 from __future__ import annotations
 
@@ -34,34 +34,40 @@ def prune(
     resume: bool = False,
     mask: Mask | None = None,
 ) -> Iterator[Step]:
-    """Prune `model` step by step; every step is yielded once it is safe.
+    """Prune `model` in place, step by step, and yield each step after it is written to the journal.
 
-    The loop ends when `until` holds, when nothing more is proposed, or when a cut that was undone
-    is proposed again. Whatever ends it (`break`, Ctrl-C, an exception), the model then holds the
-    last step that was yielded, which satisfies `keeping`.
+    One step proposes a cut, applies it, retrains, and measures. If the result breaches `keeping`,
+    the step is undone; otherwise it is kept and yielded. The loop ends when `until` holds, when
+    nothing more is proposed, or when a cut that was undone is proposed again. However the loop ends
+    (`break`, Ctrl-C, an exception), the model then holds the last step that was yielded, which
+    satisfies `keeping`.
 
     Args:
-        model: masked in place; its tensors keep their size (see `shrink`).
-        groups: what may be cut, from `find_units` and `find_synapses`.
-        probe: evidence for the criterion.
+        model: the network to prune. Dead weights become zero; its tensors keep their shape. Call
+            `shrink` afterwards to get smaller tensors.
+        groups: the units and synapses that may be cut, from `find_units` and `find_synapses`.
+        probe: the Probe whose data the criterion scores on.
         propose: what to remove next, such as `ranked("ablation", one_at_a_time())`.
         until: budget; the run ends when it is reached.
         keeping: floor; a step that breaches it is undone.
-        retrain: called with (model, mask) after every cut.
-        evaluate: samples, or a Probe, that accuracy and loss are measured on; the probe's if None.
-        journal: folder of the run; each step is written to it whole. A temporary one if None.
-        resume: go on with the run in `journal`; its steps are yielded again first.
-        mask: what is dead to begin with, such as `load_mask` found in the network's file; it is
-            silenced, stays dead, and counts as dead. Groups of it that are not in `groups` too.
+        retrain: called with (model, mask) after every cut, such as a `FineTune`.
+        evaluate: samples, or a Probe, on which accuracy and loss are measured; those of `probe` if
+            None.
+        journal: folder to which every complete step is written; a temporary one if None.
+        resume: continue the run in `journal`; its steps are yielded again first.
+        mask: units and synapses that are dead from the start, such as those that `load_mask` reads
+            from a saved network. Their weights are set to zero, and they stay dead and are counted
+            as dead. The mask may hold groups that are not in `groups`; they are masked as well.
 
     Yields:
-        Step 0, the untouched network, then every step that was kept.
+        Step 0, the untouched network, then every step that is kept.
 
     Raises:
-        GroupError: a group, or a mask's, that the model does not have.
-        BudgetError: a budget that even the smallest network cannot meet, or a floor that the
-            untouched one breaches.
-        JournalError: `journal` holds another run.
+        GroupError: `groups` or `mask` hold a group that the model does not have, or `probe` or
+            `evaluate` belong to another model.
+        BudgetError: even the smallest network cannot meet `until`, or the untouched network
+            breaches `keeping`.
+        JournalError: `journal` holds a run already and `resume` is false, or another run.
     """
     judge = _evaluation_probe(model, probe, evaluate)
     run = Run(model, list(groups), probe, judge, propose, until, keeping, retrain, mask)
@@ -91,22 +97,22 @@ def _steps(run: Run) -> Iterator[Step]:
 
 
 def apply_cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask:
-    """Carry out a cut: hand the work over, silence the doomed, sweep what died with them.
+    """Apply a cut to the model: fold its repair, zero the removed weights, sweep what became dead.
 
     Args:
         model: changed in place.
-        mask: what is alive before.
-        cut: what goes, who takes over, what is given back.
-        example: inputs on which `sweep_` reads constants off.
+        mask: what is alive before the cut.
+        cut: what is removed, which units take over, and which synapses are regrown.
+        example: inputs on which `sweep_` measures constant outputs.
 
     Returns:
-        What is alive after.
+        The mask after the cut and the sweep.
     """
     return sweep_(model, mask_cut_(model, mask, cut), example)
 
 
 def mask_cut_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
-    """As `cut_`, but what has died with the doomed is left as it is."""
+    """Apply a cut to the model as `apply_cut_` does, but without the sweep; return the new mask."""
     for group, units in cut.doomed.items():
         mix = {part: cut.mix[part] for part in _listeners(group) if part in cut.mix}
         if mix and isinstance(group, Neurons):
@@ -118,12 +124,12 @@ def mask_cut_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
 
 def _evaluation_probe(model: nn.Module, probe: Probe, evaluate: Any) -> Probe:
     if probe.model is not model:
-        raise GroupError("the probe looks at another model; make it with Probe(model, data)")
+        raise GroupError("the probe belongs to another model; make it with Probe(model, data)")
     if evaluate is None:
         return probe
     judge = evaluate if isinstance(evaluate, Probe) else probe.on(evaluate)
     if judge.model is not model:
-        raise GroupError("evaluate= looks at another model; make it with Probe(model, data)")
+        raise GroupError("evaluate= belongs to another model; make it with Probe(model, data)")
     return judge
 
 

@@ -1,4 +1,4 @@
-"""What is measured at every step: quality, and the size of the network as it would be shrunk."""
+"""Measure a masked network: accuracy, loss, and its size as if it were shrunk."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sentei.network.mask import Mask
 from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Pass
 
-Outline = tuple[nn.Module, Mask, Example | None]  # a network's shapes, what is alive, inputs
+Outline = tuple[nn.Module, Mask, Example | None]  # a network without weights, its mask, inputs
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A network at one step.
+    """Accuracy, loss and size of a network at one step; sizes are those after `shrink`.
 
     Attributes:
         accuracy: part of the samples classified correctly; None where targets are not classes.
-        loss: mean per sample.
+        loss: mean loss per sample.
         units: alive units that could be removed; inputs and outputs do not count.
         synapses: alive weights, biases excluded.
         parameters: entries of all parameters, biases included.
-        bytes: size of its safetensors file.
+        bytes: size of the safetensors file.
     """
 
     accuracy: float | None
@@ -39,10 +39,13 @@ class Measurement:
     _network: Outline | None = field(default=None, repr=False, compare=False)
 
     def bytes_in(self, format: str) -> int:
-        """The size in any format that `export` writes: see `sentei.network.encoding.size.bytes_in`.
+        """Return the size in bytes in any format that `export` writes.
+
+        See `sentei.network.encoding.size.bytes_in`.
 
         Raises:
-            ValueError: an unknown format, or a measurement that has lost its network.
+            ValueError: an unknown format, or a measurement without its network, since it was read
+                from a file.
             StructureError: a layer that the format does not have.
         """
         if format == "safetensors":
@@ -51,7 +54,7 @@ class Measurement:
         return bytes_in(model, mask, format, example)
 
     def ram_in(self, format: str) -> int:
-        """Bytes of activations in a C format: see `sentei.network.encoding.size.ram_in`.
+        """Return the bytes of activations in a C format; see `sentei.network.encoding.size.ram_in`.
 
         Raises:
             As `bytes_in`.
@@ -60,7 +63,7 @@ class Measurement:
         return ram_in(model, mask, format, example)
 
     def of(self, model: nn.Module, mask: Mask, example: Example | None) -> Measurement:
-        """The measurement, knowing the network whose size it is asked for in other formats."""
+        """Return a copy that refers to the network, so that it can give sizes in other formats."""
         return replace(self, _network=(skeleton(model), mask, example))
 
     def _outline(self) -> Outline:
@@ -76,13 +79,13 @@ class Measurement:
         return f"{accuracy}loss {self.loss:.4f}, {size}"
 
     def numbers(self) -> dict[str, Any]:
-        """The measurement as plain data."""
-        shown = (part.name for part in fields(self) if not part.name.startswith("_"))
-        return {name: getattr(self, name) for name in shown}
+        """Return the public fields as a dict of plain numbers."""
+        names = (part.name for part in fields(self) if not part.name.startswith("_"))
+        return {name: getattr(self, name) for name in names}
 
 
 def measure(model: nn.Module, mask: Mask, judge: Probe) -> Measurement:
-    """Measure the masked `model` on the data of `judge`."""
+    """Measure the masked `model`: accuracy and loss on the data of `judge`, and its shrunk size."""
     size = counts(model, mask)
     measured = Measurement(
         accuracy=judge.accuracy(),
@@ -96,10 +99,10 @@ def measure(model: nn.Module, mask: Mask, judge: Probe) -> Measurement:
 
 
 def by_class(judge: Probe) -> Tensor | None:
-    """How many samples of each class are classified correctly, and how many there are.
+    """Count, for each class, the samples classified correctly and all samples.
 
     Returns:
-        (classes, 2) int64; None where targets are not classes or outputs are not one for each.
+        (classes, 2) int64; None where targets are not class numbers.
     """
     targets = judge.samples.targets
     if targets.is_floating_point() or targets.ndim != 1:
@@ -107,10 +110,10 @@ def by_class(judge: Probe) -> Tensor | None:
     classes = int(targets.max()) + 1
 
     def counted(block: Pass) -> Tensor:
-        assert block.outputs is not None  # passes are complete when they are handed out
-        own = block.samples.targets
-        right = own[block.outputs.argmax(1) == own]
-        both = [torch.bincount(found, minlength=classes) for found in (right, own)]
+        assert block.outputs is not None  # the probe hands out complete passes only
+        labels = block.samples.targets
+        correct = labels[block.outputs.argmax(1) == labels]
+        both = [torch.bincount(which, minlength=classes) for which in (correct, labels)]
         return torch.stack(both, 1).flatten().double().cpu()
 
     return (judge.mean(counted, 2 * classes) * len(targets)).round().long().reshape(classes, 2)

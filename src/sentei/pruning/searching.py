@@ -1,4 +1,4 @@
-"""`search`: among several ways down to a size, the most accurate network that fits."""
+"""`search`: prune along several paths to a memory budget and rank the results by accuracy."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ PATHS = ("both", "units", "synapses", "units:50")
 
 @dataclass(frozen=True)
 class restricted:  # noqa: N801 - used like a function: restricted("units:50", per_byte("c-int8"))
-    """A path of a search: which kinds may go, and when.
+    """A proposal that limits `per_byte` to units or synapses, depending on the path of a search.
+
+    Once the network is no larger than the smallest of the proposal's `stops`, only units are
+    offered, since only they save RAM; the path "synapses" then ends.
 
     Args:
         path: "units", "synapses", "both" (whichever costs the least loss per byte), or "units:50":
             units until 50 % of them are left, then synapses.
-        propose: what says which units and which synapses. At its last stop, where bytes are few
-            enough, only units go: they alone save RAM.
+        propose: the proposal that chooses among the groups offered.
 
     Raises:
-        ValueError: no such path.
+        ValueError: an unknown path.
     """
 
     path: str
@@ -53,7 +55,7 @@ class restricted:  # noqa: N801 - used like a function: restricted("units:50", p
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """The next batch; None at the path's end."""
+        """Return the next batch to remove; None at the end of the path."""
         kinds = self._kinds(groups, mask, progress)
         if self.propose.size(probe, mask) <= min(self.propose.stops, default=0):
             kinds = set() if self.path == "synapses" else {"unit"}
@@ -65,9 +67,9 @@ class restricted:  # noqa: N801 - used like a function: restricted("units:50", p
         if not percent:
             return {"units": {"unit"}, "synapses": {"synapse"}}.get(name, {"unit", "synapse"})
         units = [group for group in groups if _kind(group) == "unit"]
-        left = sum(mask.count(group) for group in units)
+        alive = sum(mask.count(group) for group in units)
         start = sum(progress.starts.get(group, group.size) for group in units)
-        return {"unit"} if 100 * left > int(percent) * start else {"synapse"}
+        return {"unit"} if 100 * alive > int(percent) * start else {"synapse"}
 
 
 def _kind(group: Group) -> str:
@@ -76,16 +78,17 @@ def _kind(group: Group) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """Where a path ended.
+    """The result of one path of a `search`.
 
     Attributes:
-        path: which; see `down`.
-        step: the last one: its mask, what was measured, its network.
-        steps: how many there were.
-        fits: whether the network is within the room.
-        bytes: in the room's format.
-        ram: of its activations; None where the format is not C.
-        accuracy: of what was judged; None where targets are not classes.
+        path: the name of the path, such as "units:50"; see `restricted`.
+        step: the last step of the path: its mask, its measurement, its network.
+        steps: how many steps the path took.
+        fits: whether the network meets the memory budget, and `until` if that was given.
+        bytes: size of the network in the format of the memory budget.
+        ram: bytes of activations; None if the format is not a C format.
+        accuracy: as measured at the last step, or as `judge` returned it; None where targets are
+            not classes.
     """
 
     path: str
@@ -98,7 +101,12 @@ class Found:
 
 
 def paths_for(format: str, asked: Sequence[str] | None = None) -> list[str]:
-    """The paths that a search takes; where the format keeps dead synapses as zeros, "units".
+    """Return the paths that a search takes for a format, without duplicates.
+
+    Args:
+        format: a format of `export`. Only the C formats save bytes for a dead synapse; in the
+            others it stays a zero, so that only the path "units" makes the file smaller.
+        asked: the paths to take; if None, all of `PATHS` for a C format and "units" for others.
 
     Raises:
         ValueError: an unknown path, or one that saves nothing in the format.
@@ -110,7 +118,7 @@ def paths_for(format: str, asked: Sequence[str] | None = None) -> list[str]:
         if not saving and path != "units":
             raise ValueError(
                 f"in {format} a dead synapse stays a zero, so only the path 'units' saves bytes; "
-                f"leave {path!r} out, or write C"
+                f"leave {path!r} out, or use a C format"
             )
     return paths
 
@@ -134,38 +142,43 @@ def search(
     resume: bool = False,
     on_step: Callable[[str, Step], object] | None = None,
 ) -> list[Found]:
-    """Prune copies of a network along several paths until they fit, the most accurate first.
+    """Prune a copy of a network along each of several paths to a memory budget; best result first.
+
+    Every path removes units, synapses or both, in the order that costs the least loss per byte
+    saved (see `per_byte`), until the network fits.
 
     Args:
-        model: stays as it is.
-        learn: (inputs, targets) that criteria look at.
-        room: what it has to fit into.
-        evaluate: (inputs, targets) that steps are measured and paths compared on; `learn` if None.
-        paths: see `down`; those of `paths_for` if None.
-        loss: as of `Probe`.
+        model: the network to prune; it is not changed.
+        learn: (inputs, targets) on which criteria score units and synapses.
+        room: the memory budget: a format, its bytes and, for C formats, the RAM of activations.
+        evaluate: (inputs, targets) on which every step is measured and the paths are compared;
+            `learn` if None.
+        paths: names of paths, see `restricted`; those of `paths_for` if None.
+        loss: name of the loss, as for `Probe`.
         units: criterion that orders the units of a group.
-        inputs: whether input features may go as well.
-        mask: what is dead to begin with.
-        until: another budget to be reached besides.
-        keeping: a floor; a path that meets it ends there.
-        retrain: makes a `FineTune` for each path; there is no retraining if None.
-        judge: accuracy of a path's last step, such as that of the file it would be written to; what
-            was measured if None.
-        journal: folder with a run folder for each path.
-        resume: go on with the runs that are there.
-        on_step: called with path and step after every step.
+        inputs: whether input features may be removed as well.
+        mask: units and synapses that are dead from the start; none if None.
+        until: another budget that has to be reached as well.
+        keeping: floor; a path ends at the last step that satisfies it.
+        retrain: called once per path; returns a new `FineTune` for it. No retraining if None.
+        judge: returns the accuracy of a path's last step, such as that of the exported file; the
+            measured accuracy if None.
+        journal: folder that holds one run folder per path; temporary ones if None.
+        resume: continue the runs in `journal`.
+        on_step: called with the name of the path and the step, after every step.
 
     Returns:
-        Where each path ended: those that fit first, the most accurate of them before the others.
+        One result per path. Those that fit come first, by falling accuracy, then rising loss; the
+        others follow by rising size.
 
     Raises:
         UnreachableError: not even the smallest network fits; its size is in the message.
         ValueError: an unknown path, or one that saves nothing in the format.
     """
-    ways = paths_for(room.format, paths)
+    chosen = paths_for(room.format, paths)
     goal = room.limit if until is None else all_of(room.limit, until)
     found = []
-    for way in ways:
+    for path in chosen:
         worker = copy.deepcopy(model)
         probe = Probe(worker, learn, loss)
         groups: list[Group] = [*find_units(worker, probe.example, inputs=inputs)]
@@ -175,12 +188,12 @@ def search(
             worker,
             groups,
             probe,
-            restricted(way, propose),
+            restricted(path, propose),
             until=goal,
             keeping=keeping,
             retrain=None if retrain is None else retrain(),
             evaluate=evaluate,
-            journal=None if journal is None else Path(journal) / way.replace(":", "-"),
+            journal=None if journal is None else Path(journal) / path.replace(":", "-"),
             resume=resume,
             mask=mask,
         )
@@ -188,13 +201,13 @@ def search(
         for step in run:
             steps.append(step)
             if on_step is not None:
-                on_step(way, step)
-        found.append(_found(way, steps, room, goal, judge))
+                on_step(path, step)
+        found.append(_found(path, steps, room, goal, judge))
     return sorted(found, key=_order, reverse=True)
 
 
 def _found(
-    way: str,
+    path: str,
     steps: Sequence[Step],
     room: MemoryBudget,
     goal: Limit,
@@ -202,7 +215,7 @@ def _found(
 ) -> Found:
     start, last = steps[0].measured, steps[-1]
     return Found(
-        path=way,
+        path=path,
         step=last,
         steps=last.number,
         fits=goal(last.measured, start),
@@ -213,8 +226,8 @@ def _found(
 
 
 def _order(found: Found) -> tuple[bool, float, float]:
-    """Fitting first, then the more accurate, then the lower loss; else the smallest."""
+    """Return a sort key, best highest: fits, then accuracy, then loss; by size if it does not."""
     if not found.fits:
         return False, -float(found.bytes), 0.0
-    right = 0.0 if found.accuracy is None else found.accuracy
-    return True, right, -found.step.measured.loss
+    accuracy = 0.0 if found.accuracy is None else found.accuracy
+    return True, accuracy, -found.step.measured.loss

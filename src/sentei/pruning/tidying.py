@@ -1,4 +1,4 @@
-"""What can go without any change: unheard, constant, repeated and dependent units; batch norms."""
+"""`tidy`: remove unread, constant, repeated and dependent units without changing the outputs."""
 
 from __future__ import annotations
 
@@ -30,19 +30,23 @@ from sentei.pruning.rules.proposals import Cut, mixed
 
 log = logging.getLogger("sentei")
 
-DEPENDENT = 1e-8  # part of a unit's variance left over, below which it is a mix of others
+DEPENDENT = 1e-8  # a unit is a mix of others if they leave at most this part of its variance
 _AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Units of one group that went for one reason.
+    """Units of one group that `tidy` removed for the same reason.
 
     Attributes:
-        group: whose.
-        units: their positions in the network as it was.
-        why: "unheard", "constant", "repeated" or "dependent".
-        proven: whether this holds for every input, by the weights; otherwise on the data given.
+        group: the group of the units.
+        units: their positions in the original network.
+        why: "unread" (all weights that read the unit are zero), "constant" (its output never
+            changes), "repeated" (one other unit has the same weights, or gives the same output
+            after scaling and a shift) or "dependent" (its output is an affine combination of the
+            outputs of several others).
+        proven: whether the weights show this for every input; if False, it was only observed on the
+            data.
     """
 
     group: Group
@@ -53,14 +57,15 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Tidied:
-    """A network without what it did not need, and what that was.
+    """The result of `examined`: the smaller network, and what was removed from it.
 
     Attributes:
         network: the smaller network.
-        finds: what went, in order.
-        norms: batch norms that became part of the layer before them: equal in evaluation mode.
-        difference: largest change of any output over all the samples given, in evaluation mode.
-        samples: how many those were.
+        finds: the removed units, in order of removal.
+        norms: names of the batch norms folded into the layer before them; the outputs then agree in
+            evaluation mode.
+        difference: largest change of any output over all samples, in evaluation mode.
+        samples: number of samples.
     """
 
     network: nn.Module
@@ -70,31 +75,34 @@ class Tidied:
     samples: int
 
     def count(self, *, proven: bool) -> int:
-        """How many units went for reasons that hold always, or on the data alone."""
+        """Count the removed units, either those proven for every input or those only observed."""
         return sum(len(find.units) for find in self.finds if find.proven is proven)
 
 
 def tidy(model: nn.Module, data: Any, *, proven: bool = False, norms: bool = True) -> nn.Module:
-    """A new network without everything that can go without any change.
+    """Return a smaller network with the same outputs, without the units that it does not need.
 
-    What goes holds either for every input, by the weights alone, or on the data given; the log says
-    which. `examined` gives the finds as well.
+    `tidy` removes units that no weight reads, constant units, repeated units, and units that are
+    affine combinations of others; what they contributed is folded into the remaining weights. Some
+    of these are proven by the weights for every input, others are only observed on `data`; the log
+    gives the number of each. Every removal is checked: it is undone if it changes an output on
+    `data` by more than rounding. `examined` also returns what was removed.
 
     Args:
-        model: any network; it stays as it is.
-        data: samples as for a Probe; the more, the surer what is found on them.
-        proven: take out only what holds for every input.
-        norms: whether batch norms are folded into the layer before them, which is equal in
-            evaluation mode alone.
+        model: any network; it is not changed.
+        data: samples, as for a Probe. The more there are, the more reliable is what is observed.
+        proven: remove only what the weights prove for every input.
+        norms: whether to fold batch norms into the layer before them. The outputs then agree in
+            evaluation mode only.
 
     Raises:
-        DataError: no samples, or none that the network can take.
-        CertificateError: the smaller network is not the same function.
+        DataError: there are no samples, or the network cannot take them.
+        CertificateError: the smaller network does not compute the same function.
     """
     done = examined(model, data, proven=proven, norms=norms)
     log.info(
-        "%d units went that say nothing new for any input, %d for these %d samples, %d batch norms "
-        "were folded; outputs changed by %.1e at most",
+        "removed %d units that are redundant for every input, %d that are redundant on these %d "
+        "samples; %d batch norms were folded; outputs changed by %.1e at most",
         *(done.count(proven=True), done.count(proven=False), done.samples),
         *(len(done.norms), done.difference),
     )
@@ -102,14 +110,25 @@ def tidy(model: nn.Module, data: Any, *, proven: bool = False, norms: bool = Tru
 
 
 def examined(model: nn.Module, data: Any, *, proven: bool = False, norms: bool = True) -> Tidied:
-    """As `tidy`, with what was found."""
+    """Do what `tidy` does, and return the removed units beside the smaller network.
+
+    Args:
+        model: as for `tidy`.
+        data: as for `tidy`.
+        proven: as for `tidy`.
+        norms: as for `tidy`.
+
+    Raises:
+        DataError: as for `tidy`.
+        CertificateError: as for `tidy`.
+    """
     samples = read(data)
     worker = copy.deepcopy(model)
     example = samples.rows(0, 64, torch.device("cpu")).inputs
     tidying = _Tidying(worker, samples, Mask.full(find_units(model, example)))
     for group in tidying.mask.groups:
         assert isinstance(group, Neurons)
-        tidying.try_(group, _unread(worker, group), "unheard", None, proven=True)
+        tidying.try_(group, _unread(worker, group), "unread", None, proven=True)
         tidying.try_(group, _constant(worker, group), "constant", mean, proven=True)
         tidying.repeated_(group)
         if not proven:
@@ -117,16 +136,16 @@ def examined(model: nn.Module, data: Any, *, proven: bool = False, norms: bool =
     small = shrink(worker, tidying.mask, example)
     folded = fold_norms_(small, example) if norms else ()
     after = _run(small, samples)
-    if not _same(tidying.before, after):  # rounding in a folded norm was too much
+    if not _same(tidying.before, after):  # folding a norm changed the outputs: leave norms alone
         small, folded = shrink(worker, tidying.mask, example), ()
         after = _run(small, samples)
-    apart = (tidying.before - after).abs().max().item()
-    return Tidied(small, tuple(tidying.finds), folded, apart, len(samples))
+    difference = (tidying.before - after).abs().max().item()
+    return Tidied(small, tuple(tidying.finds), folded, difference, len(samples))
 
 
 @dataclass
 class _Tidying:
-    """A copy of the network on its way, with what it put out at the start."""
+    """A copy of the network while units are removed from it, with the original outputs."""
 
     model: nn.Module
     samples: ProbeData
@@ -142,51 +161,55 @@ class _Tidying:
     def try_(
         self, group: Neurons, units: Tensor, why: str, repair: Repair | None, *, proven: bool
     ) -> None:
-        """Take the units out if the outputs stay as they are: together, or else one by one."""
+        """Remove units if the outputs stay the same: all together, or else one at a time."""
         units = units[self.mask.alive(group)[units]]
         units = units[: max(self.mask.count(group) - max(group.least, 1), 0)]
-        gone = self._removed(group, units, repair)
-        if not gone and len(units) > 1:
-            gone = [u for unit in units for u in self._removed(group, unit[None], repair)]
-        if gone:
-            self.finds.append(Finding(group, tuple(gone), why, proven))
+        removed = self._removed(group, units, repair)
+        if not removed and len(units) > 1:
+            removed = [u for unit in units for u in self._removed(group, unit[None], repair)]
+        if removed:
+            self.finds.append(Finding(group, tuple(removed), why, proven))
 
     def repeated_(self, group: Neurons) -> None:
-        """Units with the weights of another: the first of each stays."""
+        """Remove units whose weights equal those of another unit; the first of them stays."""
         first: dict[bytes, int] = {}
         partners = [-1] * group.size
         for unit, weights in enumerate(_weights(self.model, group)):
             kept = first.setdefault(weights, unit)
             if kept != unit and self.mask.alive(group)[[unit, kept]].all():
                 partners[unit] = kept
-        again = torch.tensor([u for u, kept in enumerate(partners) if kept >= 0], dtype=torch.long)
-        leaning = SingleSurvivor(affine=False, partners=tuple(partners))
-        self.try_(group, again, "repeated", leaning, proven=True)
+        copies = torch.tensor([u for u, kept in enumerate(partners) if kept >= 0], dtype=torch.long)
+        to_partner = SingleSurvivor(affine=False, partners=tuple(partners))
+        self.try_(group, copies, "repeated", to_partner, proven=True)
 
     def observed_(self, group: Neurons) -> None:
-        """What is constant, or a mix of other units, on the samples."""
-        still = steady(self.probe, group) & self.mask.alive(group)
-        self.try_(group, still.nonzero().flatten(), "constant", mean, proven=False)
-        kept = torch.zeros(group.size, dtype=torch.bool)  # dependent, but not without a trace
+        """Remove units that are constant, or a combination of other units, on the samples."""
+        constant = steady(self.probe, group) & self.mask.alive(group)
+        self.try_(group, constant.nonzero().flatten(), "constant", mean, proven=False)
+        kept = torch.zeros(group.size, dtype=torch.bool)  # tried, but not removable
         while self.mask.count(group) > max(group.least, 1):
             parts = inverse_covariances(self.probe, group).items()
-            left = [
+            shares = [
                 s.unexplained / s.moments.covariance.diagonal().clamp(min=1e-300) for _, s in parts
             ]
-            rest = torch.stack(left).amax(0).cpu() if left else torch.full((group.size,), torch.inf)
-            rest[~self.mask.alive(group) | kept] = torch.inf
-            unit = int(rest.argmin())
-            if rest[unit] > DEPENDENT:
+            unexplained = (
+                torch.stack(shares).amax(0).cpu()
+                if shares
+                else torch.full((group.size,), torch.inf)
+            )
+            unexplained[~self.mask.alive(group) | kept] = torch.inf
+            unit = int(unexplained.argmin())
+            if unexplained[unit] > DEPENDENT:
                 return
             before = self.mask.count(group)
-            alike = SingleSurvivor(affine=True)
-            for repair, why in ((alike, "repeated"), (least_squares, "dependent")):
+            to_one = SingleSurvivor(affine=True)
+            for repair, why in ((to_one, "repeated"), (least_squares, "dependent")):
                 if self.mask.count(group) == before:
                     self.try_(group, torch.tensor([unit]), why, repair, proven=False)
             kept[unit] = self.mask.count(group) == before
 
     def _removed(self, group: Neurons, units: Tensor, repair: Repair | None) -> list[int]:
-        """The units if they went; nothing has changed otherwise."""
+        """Remove the units and return them; if an output changes, undo that and return []."""
         if not len(units):
             return []
         doomed: Mapping[Group, Tensor] = {group: units.sort().values}
@@ -194,7 +217,7 @@ class _Tidying:
         try:
             cut = Cut(doomed, mixed(repair, self.probe, doomed, self.mask))
             mask = mask_cut_(self.model, self.mask, cut)
-        except PruningError:  # a listener without a bias for a constant, say
+        except PruningError:  # for example, a listener has no bias that could take a constant
             self.model.load_state_dict(state)
             return []
         if _same(self.before, _run(self.model, self.samples)):
@@ -207,28 +230,30 @@ class _Tidying:
 
 
 def _unread(model: nn.Module, group: Neurons) -> Tensor:
+    """Return the units whose outgoing weights are all zero."""
     return (largest_weight_read(model, listeners_of(model, group)).cpu() == 0).nonzero().flatten()
 
 
 def _constant(model: nn.Module, group: Neurons) -> Tensor:
-    """Units that hear nothing: all their incoming weights are zero."""
+    """Return the units whose incoming weights are all zero, so that their output is constant."""
     weights = [p for p in group.producers if model.get_parameter(p.parameter).ndim > 1]
     if not weights:
         return torch.zeros(0, dtype=torch.long)
-    heard = torch.zeros(group.size, dtype=torch.bool)
+    reads = torch.zeros(group.size, dtype=torch.bool)
     for part in weights:
         moved = model.get_parameter(part.parameter).detach().cpu().movedim(part.dim, 0)
-        heard |= moved[part.index].flatten(1).count_nonzero(1) > 0
-    return (~heard).nonzero().flatten()
+        reads |= moved[part.index].flatten(1).count_nonzero(1) > 0
+    return (~reads).nonzero().flatten()
 
 
 def _weights(model: nn.Module, group: Neurons) -> Iterator[bytes]:
-    """Everything that makes a unit what it is, so that equal bytes are equal units.
+    """Yield for each unit the bytes of all weights that compute it; equal bytes mean equal units.
 
-    Units of grouped layers read different inputs by the same weights, so they get their number.
+    Units of a grouped layer may have the same weights and read different inputs, and input features
+    have no producer. Such units include their position, so that no two of them are equal.
     """
     owners = [model.get_submodule(part.layer) for part in (*group.producers, *group.followers)]
-    apart = not group.producers or any(getattr(owner, "groups", 1) > 1 for owner in owners)
+    distinct = not group.producers or any(getattr(owner, "groups", 1) > 1 for owner in owners)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     parts = [
         tensors[part.parameter].detach().cpu().movedim(part.dim, 0)[part.index].flatten(1)
@@ -236,8 +261,8 @@ def _weights(model: nn.Module, group: Neurons) -> Iterator[bytes]:
     ]
     for unit in range(group.size):
         yield (
-            bytes([apart])
-            + (str(unit).encode() if apart else b"")
+            bytes([distinct])
+            + (str(unit).encode() if distinct else b"")
             + b"".join(part[unit].contiguous().numpy().tobytes() for part in parts)
         )
 

@@ -1,4 +1,4 @@
-"""Ordinary training; it knows nothing of pruning."""
+"""Training loops, recipes and networks. Imports nothing of pruning."""
 
 from sentei.training.finetune import FineTune
 from sentei.training.models import (

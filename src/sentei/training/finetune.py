@@ -1,4 +1,4 @@
-"""Training that goes on where it was, and can be taken back: what mends a network between cuts."""
+"""`FineTune`: retrain a network between cuts, with a state that can be saved and restored."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from sentei.training.train import Course, Pair
 
 
 class Holding(Protocol):
-    """A mask, as far as training is concerned: it keeps something at zero."""
+    """The method of a mask that training needs: set dead weights to zero."""
 
     def hold_(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Zero it again, in the weights and in the optimizer's state."""
+        """Zero the dead weights, and their entries in the optimizer's state."""
         ...
 
 
 class FineTune:
-    """Trains a network for some epochs at every call, with one optimizer and one order of samples.
+    """Retrain a network for some epochs after every cut, with one optimizer for all calls.
+
+    Pass it as `retrain=` to `prune`, which calls it with the model and the mask. The optimizer's
+    state and the epoch number continue from call to call, and dead weights stay zero after every
+    update. When `prune` undoes a step, it restores this state as well.
 
     Args:
-        samples: (inputs, targets) with a row for each sample.
-        recipe: how; its `epochs` are those of one call. One epoch of Adam if None.
-        after_update: called without arguments after every update, once what is dead is held. Those
-            that have a state of their own (`state_dict`), such as a Trajectory, go back with it.
+        samples: (inputs, targets) with one row per sample.
+        recipe: how to train; its `epochs` are those of one call. One epoch of Adam if None.
+        after_update: functions without arguments, called after every update once the dead weights
+            are zero. If they have a `state_dict`, as a Trajectory has, it is part of the state that
+            is saved and restored.
     """
 
     def __init__(
@@ -48,18 +53,24 @@ class FineTune:
 
     @property
     def words(self) -> str:
-        """Recipe, data and teacher, in words that are the same in every process."""
-        told = self.recipe.distillation
-        taught = f", teacher {fingerprint(told.teacher.state_dict().values())}" if told else ""
+        """Recipe, data and teacher as a text that is the same in every process."""
+        distill = self.recipe.distillation
+        teacher = (
+            f", teacher {fingerprint(distill.teacher.state_dict().values())}" if distill else ""
+        )
         recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(self.recipe))
-        return f"FineTune({recipe}, data {fingerprint(self.samples)}{taught})"
+        return f"FineTune({recipe}, data {fingerprint(self.samples)}{teacher})"
 
     def __call__(self, model: nn.Module, mask: Holding) -> None:
-        """Train `model` for the recipe's epochs, holding `mask` after every update.
+        """Train `model` for the recipe's epochs, and zero the dead weights after every update.
+
+        Args:
+            model: the same network at every call; it is changed in place.
+            mask: the mask whose dead weights stay zero.
 
         Raises:
-            ValueError: another network than before.
-            DataError: samples that the network cannot learn from.
+            ValueError: another network than at the first call.
+            DataError: the network cannot learn from the samples.
             LossError: the loss is not finite.
         """
         course = self._started(model)
@@ -70,32 +81,33 @@ class FineTune:
             self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next call depends on besides the weights: epoch, optimizer, after-updates.
+        """Return the state besides the weights: epoch, optimizer, and that of `after_update`.
 
         Returns:
             Dicts of tensors and numbers, copied.
         """
-        along = {str(i): call.state_dict() for i, call in enumerate(self._stateful)}
-        return {"epoch": self.epoch, "optimizer": self._read(), "after_update": along}
+        states = {str(i): call.state_dict() for i, call in enumerate(self._stateful)}
+        return {"epoch": self.epoch, "optimizer": self._optimizer_state(), "after_update": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back, or forward, to a state; it may come before the first call.
+        """Restore a state that `state_dict` returned, also before the first call.
 
         Raises:
-            ValueError: the state is another network's.
+            ValueError: the state belongs to another network, or to a FineTune with another
+                `after_update`.
         """
-        along = state.get("after_update", {})
-        if len(along) != len(self._stateful):
+        states = state.get("after_update", {})
+        if len(states) != len(self._stateful):
             raise ValueError(
-                f"the state holds that of {len(along)} after-update calls; this FineTune has "
-                f"{len(self._stateful)}: make it with the same after_update="
+                f"the state holds the states of {len(states)} functions of after_update=; this "
+                f"FineTune has {len(self._stateful)}: make it with the same after_update="
             )
         for i, call in enumerate(self._stateful):
-            call.load_state_dict(along[str(i)])
+            call.load_state_dict(states[str(i)])
         self.epoch = state["epoch"]
         self._moments = state["optimizer"]
         if self._course is not None:
-            self._write(self._course)
+            self._restore_optimizer(self._course)
 
     @property
     def _stateful(self) -> list[Any]:
@@ -104,28 +116,32 @@ class FineTune:
     def _started(self, model: nn.Module) -> Course:
         if self._course is None:
             self._course = Course(model, self.samples, self.recipe)
-            self._write(self._course)
+            self._restore_optimizer(self._course)
         if self._course.model is not model:
-            raise ValueError("a FineTune goes with one network; make another for another network")
+            raise ValueError("a FineTune trains one network; make another for another network")
         return self._course
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    def _optimizer_state(self) -> dict[str, dict[str, Any]]:
+        """Return the optimizer's state by parameter name, copied."""
         if self._course is None:
             return {name: _copied(state) for name, state in self._moments.items()}
         optimizer, model = self._course.optimizer, self._course.model
         named = ((name, optimizer.state.get(p)) for name, p in model.named_parameters())
         return {name: _copied(state) for name, state in named if state}
 
-    def _write(self, course: Course) -> None:
+    def _restore_optimizer(self, course: Course) -> None:
+        """Copy the stored optimizer state into the optimizer of `course`."""
         parameters = dict(course.model.named_parameters())
-        foreign = sorted(self._moments.keys() - parameters.keys())
-        if foreign:
-            raise ValueError(f"the state is another network's: this one has no {foreign[0]!r}")
+        unknown = sorted(self._moments.keys() - parameters.keys())
+        if unknown:
+            raise ValueError(
+                f"the state belongs to another network: this one has no {unknown[0]!r}"
+            )
         course.optimizer.state.clear()
         for name, state in self._moments.items():
             course.optimizer.state[parameters[name]] = _copied(state)
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    plain = ((key, value) for key, value in state.items() if value is not None)
-    return {key: v.clone() if isinstance(v, Tensor) else v for key, v in plain}
+    entries = ((key, value) for key, value in state.items() if value is not None)
+    return {key: v.clone() if isinstance(v, Tensor) else v for key, v in entries}

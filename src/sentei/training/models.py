@@ -1,4 +1,4 @@
-"""Networks of the papers: plain `nn.Sequential`s of torch's own layers, each with a name."""
+"""Build the networks of the reproduced papers as `nn.Sequential`s with named torch layers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def mlp(
     init: str = "torch",
     seed: int = 0,
 ) -> nn.Sequential:
-    """A multilayer perceptron with layers fc1, act1, fc2 and so on.
+    """Build a multilayer perceptron with layers fc1, act1, fc2 and so on.
 
     Args:
-        widths: of inputs, hidden layers and outputs, such as "784-100-10" or (784, 100, 10).
-        activation: after every hidden layer: sigmoid, tanh, relu or gelu.
-        output: after the last layer; None leaves logits, as cross-entropy wants them.
-        init: see `initialise_`.
-        seed: of the initial weights; the global random state is left alone.
+        widths: numbers of inputs, hidden units and outputs, such as "784-100-10" or (784, 100, 10).
+        activation: activation after every hidden layer: sigmoid, tanh, relu or gelu.
+        output: activation after the last layer; if None, the network outputs logits, as
+            cross-entropy needs them.
+        init: how weights are initialised; see `initialise_`.
+        seed: seed of the initial weights; the global random state is not changed.
 
     Raises:
-        ValueError: widths that are no whole numbers from 1, or an unknown name.
+        ValueError: widths that are not whole numbers from 1, or an unknown name.
     """
     sizes = _widths(widths)
     between, last = _activation(activation), None if output is None else _activation(output)
@@ -55,18 +56,20 @@ def mlp(
 def annealing_cnn(
     padding: str = "valid", dropout: bool = True, *, init: str = "glorot", seed: int = 0
 ) -> nn.Sequential:
-    """Two convolutions and two dense layers on (N, 1, 28, 28): 600,810 parameters.
+    """Build a network of two convolutions and two dense layers on (N, 1, 28, 28).
+
+    It has 600,810 parameters.
 
     Source: the convolutional MNIST example of Keras as of September 2016, which Bartoldson's poster
-    on annealed pruning starts from. That network ends in a softmax; this one puts out logits.
+    on annealed pruning starts from. That network ends in a softmax; this one outputs logits.
 
     Args:
-        padding: of the first convolution: "valid"; "same" as in Keras's version of November 2015
-            (28 by 28 stays; 703,210 parameters), or "full" as in its first one (28 by 28 becomes
-            30 by 30; 813,802 parameters).
+        padding: padding of the first convolution: "valid"; "same" as in Keras's version of November
+            2015 (28 by 28 stays; 703,210 parameters), or "full" as in its first version (28 by 28
+            becomes 30 by 30; 813,802 parameters).
         dropout: whether to keep the two dropout layers (0.25 and 0.5).
-        init: see `initialise_`.
-        seed: of the initial weights.
+        init: how weights are initialised; see `initialise_`.
+        seed: seed of the initial weights.
 
     Raises:
         ValueError: an unknown padding or init.
@@ -81,7 +84,7 @@ def annealing_cnn(
             act1=nn.ReLU(),
             conv2=nn.Conv2d(32, 32, 3),
             pool=nn.MaxPool2d(2),
-            act2=nn.ReLU(),  # gives the same bits as before the pool, at a quarter of its cost
+            act2=nn.ReLU(),  # the same bits as with ReLU before the pool, at a quarter of the cost
             drop1=nn.Dropout(0.25),
             flatten=nn.Flatten(),
             fc1=nn.Linear(flattened, 128),
@@ -97,15 +100,17 @@ def annealing_cnn(
 def distinctiveness_cnn(
     width: int = 64, filters: int = 10, *, init: str = "torch", seed: int = 0
 ) -> nn.Sequential:
-    """Two convolutions and a hidden layer of 64 on (N, 1, 28, 28): 26,474 parameters.
+    """Build a network of two convolutions and a hidden layer of 64 units on (N, 1, 28, 28).
+
+    It has 26,474 parameters.
 
     Source: Zheng, Pruning Technique based on Distinctiveness for Deep Neural Network.
 
     Args:
-        width: hidden units.
-        filters: of the first convolution; the second has twice as many.
-        init: see `initialise_`.
-        seed: of the initial weights.
+        width: number of hidden units.
+        filters: number of filters of the first convolution; the second has twice as many.
+        init: how weights are initialised; see `initialise_`.
+        seed: seed of the initial weights.
     """
     with seeded(seed):
         layers = OrderedDict[str, nn.Module](
@@ -124,24 +129,28 @@ def distinctiveness_cnn(
 
 
 def build(spec: str, *, seed: int = 0, init: str | None = None) -> nn.Sequential:
-    """A network from words.
+    """Build a network from a text such as "784-100-10:relu" or "cnn-annealing".
 
     Args:
-        spec: widths, with the hidden layers' activation and the output's if wanted
-            ("784-100-10", "784-100-10:relu", "400-100-10:sigmoid:sigmoid"); "cnn-annealing" or
-            "cnn-annealing:full"; "cnn-distinctiveness".
-        seed: of the initial weights.
-        init: see `initialise_`; what the network's source used if None.
+        spec: the widths of a perceptron, optionally with the activation of hidden layers and that
+            of the outputs ("784-100-10", "784-100-10:relu", "400-100-10:sigmoid:sigmoid");
+            "cnn-annealing", optionally with its padding ("cnn-annealing:full"); or
+            "cnn-distinctiveness".
+        seed: seed of the initial weights.
+        init: how weights are initialised, see `initialise_`; if None, as in the source of the
+            network.
 
     Raises:
-        ValueError: words that name no network, with the nearest that do.
+        ValueError: an unknown network or option, with the nearest known one.
     """
     name, *words = spec.split(":")
     options = {} if init is None else {"init": init}
     if name not in NETWORKS and name[:1].isdigit():
         return mlp(name, *_at_most(words, 2, spec), seed=seed, **options)
     if name not in NETWORKS:
-        raise ValueError(unknown("network", name, NETWORKS) + " Or widths, such as 784-100-10.")
+        raise ValueError(
+            unknown("network", name, NETWORKS) + " Or give widths, such as 784-100-10."
+        )
     make, most = NETWORKS[name]
     return make(*_at_most(words, most, spec), seed=seed, **options)
 
@@ -153,7 +162,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int]] = {
 
 
 def takes_flat(network: nn.Module) -> bool:
-    """Whether a network takes rows (N, values) rather than images: no convolution comes first."""
+    """Return whether a network takes rows (N, values), not images: no convolution comes first."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     first = next((layer for layer in network.modules() if isinstance(layer, kinds)), None)
     return first is None or isinstance(first, nn.Linear)
@@ -161,12 +170,13 @@ def takes_flat(network: nn.Module) -> bool:
 
 @torch.no_grad()
 def initialise_(network: nn.Sequential, init: str) -> nn.Sequential:
-    """Give a network new initial weights, drawn from the present random state.
+    """Draw new initial weights for a network from torch's global random generator.
 
     Args:
         network: changed in place, and returned.
-        init: "torch": as torch's layers come; "glorot": weights uniform by Glorot and Bengio
-            (2010), biases zero; "normal": weights and biases from N(0, 1).
+        init: "torch" keeps the initial weights of torch's layers; "glorot" draws weights uniformly
+            as Glorot and Bengio (2010) do and sets biases to zero; "normal" draws weights and
+            biases from N(0, 1).
 
     Raises:
         ValueError: an unknown init.
@@ -209,5 +219,7 @@ def _activation(name: str) -> Callable[[], nn.Module]:
 
 def _at_most(words: list[str], most: int, spec: str) -> list[str]:
     if len(words) > most:
-        raise ValueError(f"{spec!r} has {len(words)} words after its name; there may be {most}")
+        raise ValueError(
+            f"{spec!r} has {len(words)} options after its name; it may have {most} at most"
+        )
     return words

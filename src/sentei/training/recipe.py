@@ -1,4 +1,4 @@
-"""How to train: everything but the network and the data, as one value."""
+"""`Recipe`: how to train a network, as one value; everything but the network and the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn, optim
 from sentei.errors import unknown
 from sentei.losses import PerSample, per_sample
 
-# Of each optimizer: its class, its usual learning rate and what else it is given.
+# For each optimizer: its class, its default learning rate and other options.
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float, dict[str, float]]] = {
     "sgd": (optim.SGD, 0.1, {}),
     "momentum": (optim.SGD, 0.05, {"momentum": 0.9}),
@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float, dict[str, flo
 }
 _FUSED = (optim.SGD, optim.Adam)
 
-# Of each decay: from the part of training that is over to that of the learning rate that is left.
+# For each decay: a function from the part of training done (0 to 1) to a learning-rate factor.
 DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda part: (1 + math.cos(math.pi * part)) / 2
 }
@@ -30,19 +30,20 @@ DECAYS: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Distillation:
-    """Learning from a larger network as well as from the targets.
+    """Knowledge distillation: train on the outputs of a teacher network as well as on the targets.
 
-    The loss is `(1 - weight)` of the recipe's own and `weight` of `temperature ** 2` times the
-    Kullback-Leibler divergence from the teacher's softened classes to the network's; the square
-    keeps gradients the same size at every temperature.
+    The loss is `(1 - weight)` times the recipe's own, plus `weight * temperature ** 2` times the
+    Kullback-Leibler divergence from the teacher's softened class probabilities to the network's.
+    The square keeps gradients the same size at every temperature.
 
     Source: Hinton, Vinyals and Dean (2015), Distilling the Knowledge in a Neural Network,
     section 2.
 
     Attributes:
-        teacher: puts out logits for the same inputs; it is run once, in evaluation mode.
-        temperature: divides the logits of both before the softmax.
-        weight: of the teacher, from 0 to 1.
+        teacher: a network that outputs logits for the same inputs; it is run once, in evaluation
+            mode.
+        temperature: divides the logits of both networks before the softmax.
+        weight: weight of the teacher in the loss, from 0 to 1.
     """
 
     teacher: nn.Module = field(repr=False)
@@ -58,20 +59,20 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """How to train a network: epochs, optimizer, loss, batches and seed.
 
     Attributes:
-        epochs: passes through the data.
+        epochs: number of passes through the data.
         optimizer: "sgd", "momentum" (SGD with momentum 0.9), "adam", "rmsprop" or "adadelta"; or a
-            callable that makes an optimizer of parameters.
-        lr: learning rate; the optimizer's usual one if None.
-        batch_size: samples in an update; an epoch's last update may have fewer.
-        loss: a name, or a callable(outputs, targets) giving one loss per sample.
-        weight_decay: as torch's optimizers mean it.
-        seed: of the order of samples and of dropout.
-        distillation: also learn from a teacher.
-        decay: "cosine" lets the learning rate fall to zero over the epochs, along half a cosine, in
-            every update (Loshchilov and Hutter 2017, SGDR, equation 5); None leaves it as it is.
+            callable that takes parameters and returns an optimizer.
+        lr: learning rate; the optimizer's default in `OPTIMIZERS` if None.
+        batch_size: samples per update; the last update of an epoch may have fewer.
+        loss: a name, or a callable(outputs, targets) that returns one loss per sample.
+        weight_decay: weight decay of the optimizer, as in torch.
+        seed: seed of the order of samples and of dropout.
+        distillation: a teacher to learn from as well; none if None.
+        decay: "cosine" lowers the learning rate to zero over the epochs, along half a cosine, at
+            every update (Loshchilov and Hutter 2017, SGDR, equation 5); None keeps it constant.
 
     Raises:
         ValueError: an unknown name, or a number out of its range.
@@ -104,24 +105,24 @@ class Recipe:
             raise ValueError(f"lr must be above 0, not {self.lr}")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or more, not {self.weight_decay}")
-        foreign = isinstance(self.loss, str) and self.loss != "cross_entropy"
-        if self.distillation is not None and foreign:
+        no_softmax = isinstance(self.loss, str) and self.loss != "cross_entropy"
+        if self.distillation is not None and no_softmax:
             raise ValueError(
                 f"distillation softens logits of a softmax with a temperature, and {self.loss} has "
-                "none; use loss='cross_entropy'"
+                "no softmax; use loss='cross_entropy'"
             )
 
     def part_of_lr(self, epoch: float) -> float:
-        """What the learning rate is multiplied with after so many epochs, fractions included."""
+        """Return the factor of the learning rate after `epoch` epochs, which may be a fraction."""
         if self.decay is None:
             return 1.0
         return DECAYS[self.decay](epoch % self.epochs / self.epochs)
 
     def optimizer_for(self, network: nn.Module) -> optim.Optimizer:
-        """A fresh optimizer of a network's parameters.
+        """Return a new optimizer of the network's parameters that require a gradient.
 
         Raises:
-            ValueError: the network has nothing to train.
+            ValueError: no parameter requires a gradient.
         """
         parameters = [p for p in network.parameters() if p.requires_grad]
         if not parameters:
@@ -130,8 +131,8 @@ class Recipe:
             return self.optimizer(parameters)
         make, usual, options = OPTIMIZERS[self.optimizer]
         settings: dict[str, Any] = {"weight_decay": self.weight_decay, **options}
-        where = {parameter.device.type for parameter in parameters}
+        devices = {parameter.device.type for parameter in parameters}
         real = all(parameter.is_floating_point() for parameter in parameters)
-        if make in _FUSED and real and where <= {"cpu", "cuda"}:
-            settings["fused"] = True  # one call for an update, not one for each of its operations
+        if make in _FUSED and real and devices <= {"cpu", "cuda"}:
+            settings["fused"] = True  # one call per update, instead of one per operation
         return make(parameters, lr=usual if self.lr is None else self.lr, **settings)

@@ -1,4 +1,4 @@
-"""Randomness from a seed, without disturbing anybody else's."""
+"""Seed torch's random generators for a block of code, and restore their state afterwards."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Draw as these numbers say; afterwards the global random state is what it was before."""
+    """Seed torch's global generators from `numbers` in a `with` block; restore them after it."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + number) % 2**63
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
-        if devices:  # manual_seed would also leave a seed behind for a device that starts later
+        if devices:  # torch.manual_seed would also seed a device that is initialised later
             torch.cuda.manual_seed_all(seed)
         yield

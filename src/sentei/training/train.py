@@ -1,4 +1,4 @@
-"""Ordinary training, on tensors in memory."""
+"""`train` and `evaluate`: train a network on tensors in memory, and measure accuracy and loss."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from sentei.samples import Samples, check_classes, check_samples
 from sentei.training.recipe import Distillation, Recipe
 from sentei.training.seeds import seeded
 
-_AT_ONCE = 1024
+_BATCH = 1024  # samples per batch where nothing is trained
 
 Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class History:
-    """What training went through.
+    """The training losses that `train` returns.
 
     Attributes:
-        losses: of every epoch, the mean over its samples, each as it was seen.
+        losses: the mean training loss of every epoch; each sample's loss is that before its update.
     """
 
     losses: tuple[float, ...]
 
 
 class Evaluation(NamedTuple):
-    """How good a network is.
+    """Accuracy and mean loss of a network, as `evaluate` returns them.
 
     Attributes:
-        accuracy: part of the samples whose largest output is their class; None without classes.
-        loss: mean per sample.
+        accuracy: part of the samples whose largest output is that of their class; None where
+            targets are not classes.
+        loss: mean loss per sample.
     """
 
     accuracy: float | None
@@ -54,20 +55,23 @@ def train(
     after_update: Iterable[Callable[[], object]] = (),
     progress: Callable[[int, float], object] | None = None,
 ) -> History:
-    """Train a network; modes and global random state are put back, gradients are cleared.
+    """Train a network in place on tensors in memory, and return the mean loss of every epoch.
 
-    The same recipe, network and data on the same machine and number of threads give the same bytes.
+    Afterwards every module has its training or evaluation mode back, the global random state is
+    what it was before, and gradients are cleared. The same recipe, network and data give the same
+    bytes on the same machine with the same number of threads.
 
     Args:
-        model: trained in place, on the device it is on.
-        samples: (inputs, targets) with a row for each sample.
-        recipe: how; ten epochs of Adam if None.
-        after_update: called without arguments after every update of the weights, in this order.
+        model: the network; it is trained on the device that its parameters are on.
+        samples: (inputs, targets) with one row per sample.
+        recipe: how to train; ten epochs of Adam if None.
+        after_update: functions without arguments, called in this order after every update of the
+            weights.
         progress: called after every epoch with its number, from 1, and its mean loss.
 
     Raises:
-        DataError: samples that the network cannot learn from; nothing has changed then.
-        LossError: the loss is not finite; the weights are as the last update left them.
+        DataError: the network cannot learn from the samples; nothing is changed then.
+        LossError: the loss is not finite; the weights are those of the last update.
     """
     course = Course(model, samples, recipe or Recipe())
     calls, losses = tuple(after_update), []
@@ -79,11 +83,11 @@ def train(
 
 
 class Course:
-    """A network, an optimizer and data, checked and ready: one epoch at a time.
+    """A network, its optimizer and its data, ready to train one epoch at a time.
 
-    The order of samples, the noise of dropout and the learning rate are functions of the recipe and
-    the epoch's number, so that going back to an epoch takes no more than its number, the weights
-    and the optimizer's state.
+    The order of samples, the noise of dropout and the learning rate depend on the recipe and the
+    number of the epoch only. To return to an epoch, restore the weights and the optimizer's state
+    and pass its number.
     """
 
     def __init__(self, model: nn.Module, samples: Pair, recipe: Recipe):
@@ -92,20 +96,24 @@ class Course:
         self.loss = per_sample(recipe.loss)
         self.optimizer = recipe.optimizer_for(model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.teacher = _taught(recipe.distillation, model, self.samples.inputs)
+        self.teacher = _teacher_outputs(recipe.distillation, model, self.samples.inputs)
 
     def epoch(self, number: int, after_update: Iterable[Callable[[], object]]) -> float:
-        """Pass through the data once, and give the mean loss.
+        """Train for one epoch, and return its mean loss.
+
+        Args:
+            number: number of the epoch, from 0.
+            after_update: called after every update.
 
         Raises:
-            LossError: it is not finite.
+            LossError: the loss is not finite.
         """
         total = 0.0
         with _mode(self.model, training=True), seeded(self.recipe.seed, number):
             order = torch.randperm(self.samples.rows).to(self.samples.targets.device)
             batches = order.split(self.recipe.batch_size)
             for update, rows in enumerate(batches):
-                self._slow_down(number + update / len(batches))
+                self._set_learning_rate(number + update / len(batches))
                 loss = self._losses(rows).mean()
                 value = loss.item()
                 if not math.isfinite(value):
@@ -119,23 +127,24 @@ class Course:
         self.optimizer.zero_grad()
         return total / self.samples.rows
 
-    def _slow_down(self, epoch: float) -> None:
+    def _set_learning_rate(self, epoch: float) -> None:
         if self.recipe.decay is None:
             return
-        left = self.recipe.part_of_lr(epoch)
+        factor = self.recipe.part_of_lr(epoch)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * left
+            group["lr"] = rate * factor
 
     def _losses(self, rows: Tensor) -> Tensor:
         inputs, targets = self.samples.at(rows)
         outputs = self.model(inputs)
         losses = _checked(self.loss, outputs, targets)
-        told = self.recipe.distillation
-        if told is None or self.teacher is None:
+        distill = self.recipe.distillation
+        if distill is None or self.teacher is None:
             return losses
-        soft = F.log_softmax(outputs / told.temperature, 1)
-        apart = F.kl_div(soft, self.teacher[rows], reduction="none", log_target=True).sum(1)
-        return losses * (1 - told.weight) + apart * (told.weight * told.temperature**2)
+        soft = F.log_softmax(outputs / distill.temperature, 1)
+        divergence = F.kl_div(soft, self.teacher[rows], reduction="none", log_target=True).sum(1)
+        scale = distill.weight * distill.temperature**2
+        return losses * (1 - distill.weight) + divergence * scale
 
 
 def evaluate(
@@ -143,47 +152,48 @@ def evaluate(
     samples: Pair,
     *,
     loss: str | PerSample = "cross_entropy",
-    batch_size: int = _AT_ONCE,
+    batch_size: int = _BATCH,
 ) -> Evaluation:
-    """Accuracy and mean loss in evaluation mode; the model is left as it was.
+    """Measure accuracy and mean loss of a network in evaluation mode; the model is not changed.
 
     Args:
-        model: any network whose output the loss can be taken of.
-        samples: (inputs, targets) with a row for each sample.
-        loss: a name, or a callable(outputs, targets) giving one loss per sample.
+        model: any network whose outputs the loss accepts.
+        samples: (inputs, targets) with one row per sample.
+        loss: a name, or a callable(outputs, targets) that returns one loss per sample.
         batch_size: samples to run at once.
 
     Raises:
-        DataError: samples that the network cannot take, or none.
+        DataError: there are no samples, or the network cannot take them.
     """
-    measured, ready = per_sample(loss), _ready(model, samples, loss)
+    loss_of, ready = per_sample(loss), _ready(model, samples, loss)
     classes = ready.targets.ndim == 1 and not ready.targets.is_floating_point()
     total = torch.zeros((), dtype=torch.float64)
-    right = 0
+    correct = 0
     with _mode(model, training=False), torch.no_grad():
         for inputs, targets in zip(*(part.split(batch_size) for part in ready), strict=True):
             outputs = model(inputs)
-            total += _checked(measured, outputs, targets).double().sum().cpu()
+            total += _checked(loss_of, outputs, targets).double().sum().cpu()
             if classes:
-                right += int((outputs.argmax(1) == targets).sum())
-    return Evaluation(right / ready.rows if classes else None, total.item() / ready.rows)
+                correct += int((outputs.argmax(1) == targets).sum())
+    return Evaluation(correct / ready.rows if classes else None, total.item() / ready.rows)
 
 
 def _ready(model: nn.Module, samples: Pair, loss: str | PerSample) -> Samples:
-    """The samples on the model's device, after everything that can be checked was."""
+    """Check the samples against the model and the loss, and return them on the model's device."""
     inputs, targets = samples
     check_samples(inputs, targets)
     parameter = next(model.parameters(), None)
     ready = Samples(inputs, targets).to(inputs.device if parameter is None else parameter.device)
-    outputs = _tried(model, ready.inputs[:2])
-    # What whole targets mean to somebody's own loss is not known; to a named one they are classes.
+    outputs = _outputs_for(model, ready.inputs[:2])
+    # Integer targets are classes for a named loss; for a user's own loss they may be anything.
     classes = isinstance(loss, str) and targets.ndim == 1 and not targets.is_floating_point()
     if classes and outputs.ndim == 2:
         check_classes(targets, outputs.shape[1])
     return ready
 
 
-def _tried(model: nn.Module, inputs: Tensor) -> Tensor:
+def _outputs_for(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Run the model in evaluation mode; raise DataError if it cannot take the inputs."""
     with _mode(model, training=False), torch.no_grad(), seeded(0):
         try:
             return model(inputs)
@@ -194,34 +204,36 @@ def _tried(model: nn.Module, inputs: Tensor) -> Tensor:
             ) from error
 
 
-def _taught(distillation: Distillation | None, model: nn.Module, inputs: Tensor) -> Tensor | None:
-    """(N, classes): the teacher's softened log-probabilities."""
+def _teacher_outputs(
+    distillation: Distillation | None, model: nn.Module, inputs: Tensor
+) -> Tensor | None:
+    """Return the teacher's softened log-probabilities, (N, classes); None without distillation."""
     if distillation is None:
         return None
     teacher, temperature = distillation.teacher, distillation.temperature
-    told, wanted = _tried(teacher, inputs[:2]).shape, _tried(model, inputs[:2]).shape
-    if told != wanted:
+    given, needed = _outputs_for(teacher, inputs[:2]).shape, _outputs_for(model, inputs[:2]).shape
+    if given != needed:
         raise DataError(
-            f"teacher and network must put out the same classes; the teacher's outputs are "
-            f"{tuple(told)} for two samples and the network's {tuple(wanted)}"
+            f"teacher and network must output the same classes; the teacher's outputs have shape "
+            f"{tuple(given)} for two samples and the network's {tuple(needed)}"
         )
     with _mode(teacher, training=False), torch.no_grad():
-        parts = [F.log_softmax(teacher(part) / temperature, 1) for part in inputs.split(_AT_ONCE)]
+        parts = [F.log_softmax(teacher(part) / temperature, 1) for part in inputs.split(_BATCH)]
     return torch.cat(parts)
 
 
 def _checked(loss: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
-    found = loss(outputs, targets)
-    if found.shape != targets.shape[:1]:
+    losses = loss(outputs, targets)
+    if losses.shape != targets.shape[:1]:
         raise LossError(
             f"a loss must give one number per sample, shape ({len(targets)},); this one gave "
-            f'{tuple(found.shape)}. Use reduction="none" and sum over what belongs to one sample.'
+            f'{tuple(losses.shape)}. Use reduction="none" and sum over the dimensions of a sample.'
         )
-    return found
+    return losses
 
 
 def _not_finite(value: float, epoch: int, update: int, recipe: Recipe) -> LossError:
-    lr = "the optimizer's usual learning rate" if recipe.lr is None else f"lr={recipe.lr}"
+    lr = "the optimizer's default learning rate" if recipe.lr is None else f"lr={recipe.lr}"
     return LossError(
         f"the loss must stay finite; it is {value} at epoch {epoch + 1}, update {update + 1}, with "
         f"{recipe.optimizer} and {lr}. Lower lr, or standardise the inputs."
@@ -230,7 +242,7 @@ def _not_finite(value: float, epoch: int, update: int, recipe: Recipe) -> LossEr
 
 @contextmanager
 def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Training or evaluation mode for a while; every module gets its own mode back."""
+    """Set training or evaluation mode in a `with` block; every module gets its own mode back."""
     before = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:

@@ -1,1 +1,4 @@
-"""Say what to remove next, how fast, and until when. Imports `criteria`, `probe` and `network`."""
+"""Proposals, schedules and limits: what to remove next, how fast, and when to stop.
+
+Imports `criteria`, `probe` and `network`.
+"""

@@ -1,4 +1,4 @@
-"""`per_byte`: units and synapses under one budget of bytes."""
+"""`per_byte`: a proposal that removes units or synapses by the loss they cost per byte saved."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from sentei.pruning.rules.schedules import Progress
 
 @dataclass(frozen=True)
 class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
-    """At each step, the batch of units or synapses whose going costs the least loss per byte saved.
+    """At each step, remove the batch of units or synapses that costs the least loss per byte saved.
 
-    Every group offers its lowest scores, enough to save a share of the present bytes. What a batch
-    costs is measured: the loss with all of it removed, against the loss now. What it saves is the
-    difference of two whole plans, since a single synapse may save nothing. The scores only order
-    the members of a group, so units and synapses may be scored by criteria that do not compare. A
-    layer keeps one unit and one synapse.
+    Every group offers one batch: its members with the lowest scores, enough to save a share of the
+    present bytes. The cost of a batch is measured: the loss with the whole batch removed, minus the
+    loss now. Its saving is the difference in size between two whole networks, since a single
+    synapse may save nothing. Scores are compared within a group only, so that units and synapses
+    may have criteria on different scales. A layer keeps at least one unit and one synapse.
 
     Args:
-        format: whose bytes, such as "c-int8".
+        format: the format whose bytes are counted, such as "c-int8".
         units: criterion that orders the units of a group.
         synapses: criterion that orders the synapses of a layer.
-        share: of the present bytes that a step saves, from 0 to 1.
-        stops: sizes in bytes that a step comes down to but does not jump over, so that a budget is
-            used up.
+        share: the part of the present bytes that a step saves, approximately; between 0 and 1. A
+            batch starts with this part of its group and doubles until it saves half of the share.
+        stops: sizes in bytes. A batch that would pass the next lower stop is cut back to the fewest
+            members that reach it, so that a budget is used up.
 
     Raises:
         ValueError: an unknown format or criterion.
-        ScheduleError: a share outside 0 to 1.
+        ScheduleError: a share that is not between 0 and 1.
     """
 
     format: str = "c-int8"
@@ -60,20 +61,20 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
         probe: Probe,
         groups: Sequence[Group],
         mask: Mask,
-        progress: Progress,  # noqa: ARG002 - the bytes of now decide
+        progress: Progress,  # noqa: ARG002 - the present size decides, not the step
     ) -> Cut | None:
-        """The cheapest batch; None if nothing that may go saves a byte."""
+        """Return the batch of the lowest cost per byte; None if no batch saves a byte."""
         now, loss = self.size(probe, mask), probe.loss()
         best: tuple[float, Group, Tensor] | None = None
         judged: dict[Group, Tensor] = {}
         for group in groups:
-            asked = self.units if isinstance(group, Neurons) else self.synapses
-            judged[group] = scores(asked, probe, group)
+            order_by = self.units if isinstance(group, Neurons) else self.synapses
+            judged[group] = scores(order_by, probe, group)
             batch, saved = self._batch(probe, mask, group, judged[group], now)
             if saved <= 0:
                 continue
             rise = loss_with_mask(probe, mask.without({group: batch})) - loss
-            # A rise below zero is a gain however much is saved: then the larger saving is better.
+            # A fall in loss is not divided by the bytes saved: that would favour small savings.
             cost = rise / saved if rise > 0 else rise
             if best is None or cost < best[0]:
                 best = cost, group, batch
@@ -85,47 +86,47 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
     def _batch(
         self, probe: Probe, mask: Mask, group: Group, judged: Tensor, now: int
     ) -> tuple[Tensor, int]:
-        """The group's lowest members that together save the share, and what they save."""
+        """Return the group's lowest-scoring members that save enough bytes, and the bytes saved."""
         order = judged.argsort(stable=True)
-        order = order[_there(mask, group)[order]]
+        order = order[_alive_members(mask, group)[order]]
         order = order[: max(len(order) - 1, 0)]
 
         def saved(count: int) -> int:
             return now - self.size(probe, mask.without({group: order[:count]}))
 
-        room = now - max((stop for stop in self.stops if stop < now), default=0)
-        asked = min(now * self.share / 2, room)
+        to_stop = now - max((stop for stop in self.stops if stop < now), default=0)
+        target = min(now * self.share / 2, to_stop)
         count = min(math.ceil(len(order) * self.share), len(order))
         gain = saved(count)
-        while gain < asked and count < len(order):
+        while gain < target and count < len(order):
             count = min(count * 2, len(order))
             gain = saved(count)
-        if gain > room:
-            count = _fewest(saved, room, count)
+        if gain > to_stop:
+            count = _fewest(saved, to_stop, count)
             gain = saved(count)
         return order[:count], gain
 
     def size(self, probe: Probe, mask: Mask) -> int:
-        """Bytes of the network as it would be shrunk; very many where a layer has nothing left."""
+        """Return the bytes of the network after `shrink`; 10**12 if a layer would be empty."""
         try:
             return bytes_in(probe.model, mask, self.format, probe.example)
         except StructureError:
             if any(mask.dead(group).numel() for group in mask.groups):
-                return 10**12  # nothing is left of a layer: never worth it
+                return 10**12  # so large that a cut which empties a layer is never chosen
             raise
 
 
-def _fewest(saved: Callable[[int], int], asked: int, most: int) -> int:
-    """How many of an order save what is asked for; `most` do."""
+def _fewest(saved: Callable[[int], int], target: int, most: int) -> int:
+    """Return the smallest count that saves `target` bytes, by bisection; `most` saves enough."""
     fewer = 0
     while most - fewer > 1:
         middle = (fewer + most) // 2
-        fewer, most = (fewer, middle) if saved(middle) >= asked else (middle, most)
+        fewer, most = (fewer, middle) if saved(middle) >= target else (middle, most)
     return most
 
 
-def _there(mask: Mask, group: Group) -> Tensor:
-    """(size,) bool: which members are alive; a dead unit's synapses are not."""
+def _alive_members(mask: Mask, group: Group) -> Tensor:
+    """Return (size,) bool: which members are alive; the synapses of a dead unit are dead."""
     if isinstance(group, Neurons):
         return mask.alive(group)
     return mask.living(group.parameter, group.shape).reshape(-1) & mask.alive(group)

@@ -1,6 +1,6 @@
-"""Until when: budgets that end a run when reached, floors that undo the step that breaches them.
+"""Limits: budgets that end a run when reached, and floors that undo a step that breaches them.
 
-A limit is a function of two measurements, now and at the start, that says whether it *holds*. As
+A limit is a function of two measurements, now and at the start, that returns whether it *holds*. As
 `until=` it ends the run once it holds; as `keeping=` every step has to satisfy it. No torch.
 """
 
@@ -16,7 +16,7 @@ from sentei.pruning.rules.schedules import Amount, amount
 
 
 class Measured(Protocol):
-    """What a limit looks at; `Measurement` has all of it."""
+    """The attributes that a limit reads from a measurement; `Measurement` has all of them."""
 
     @property
     def accuracy(self) -> float | None:
@@ -59,14 +59,14 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class Limit:
-    """A condition on a measurement, with the words it was asked for in.
+    """A condition on a measurement, with the expression that made it.
 
     Attributes:
-        words: as it would be written again, for messages and the journal.
-        holds: (now, at the start) -> bool.
-        is_size: whether only the network's size decides, so that what no network can meet is known
-            before the run starts.
-        formats: whose sizes it looks at, safetensors aside.
+        words: the expression, such as "units_at_most(10)", for messages and the journal.
+        holds: function (measured now, measured at the start) -> bool.
+        is_size: whether the limit depends on the network's size alone. A size that no network can
+            meet is then refused before the run starts.
+        formats: formats whose sizes it reads, except safetensors.
     """
 
     words: str
@@ -75,7 +75,7 @@ class Limit:
     formats: tuple[str, ...] = ()
 
     def __call__(self, now: Measured, start: Measured) -> bool:
-        """Whether the limit holds."""
+        """Return whether the limit holds."""
         return self.holds(now, start)
 
     def __repr__(self) -> str:
@@ -83,29 +83,51 @@ class Limit:
 
 
 def units_at_most(keep: Amount) -> Limit:
-    """At most so many units: a count, or a percentage of those at the start."""
+    """Holds when at most `keep` units are alive.
+
+    Args:
+        keep: a count, or a percentage of the units at the start, such as "40 %".
+    """
     return _count("units", keep)
 
 
 def synapses_at_most(keep: Amount) -> Limit:
-    """At most so many synapses: a count of 1 or more, or a percentage of those at the start."""
+    """Holds when at most `keep` synapses are alive.
+
+    Args:
+        keep: a count of 1 or more, or a percentage of the synapses at the start, such as "5 %".
+
+    Raises:
+        BudgetError: an amount of none.
+    """
     if amount(keep, 10**9) < 1:
-        raise BudgetError(f"a network of no synapses says nothing: keep 1 or more; got {keep!r}")
+        raise BudgetError(
+            f"a network without synapses computes a constant: keep 1 or more; got {keep!r}"
+        )
     return _count("synapses", keep)
 
 
 def parameters_at_most(keep: Amount) -> Limit:
-    """At most so many parameters, biases included: a count, or a percentage."""
+    """Holds when the shrunk network has at most `keep` parameters, biases included.
+
+    Args:
+        keep: a count, or a percentage of the parameters at the start, such as "40 %".
+    """
     return _count("parameters", keep)
 
 
 def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
-    """A file of at most this size: `"32 KiB"`, a number of bytes, or a percentage.
+    """Holds when the shrunk network takes at most `size` bytes in a format.
 
     Args:
-        size: how much.
-        format: whose size: "safetensors" and "onnx" mean the file; "c", "c-int8" and "c-int8-int8"
-            what a C file keeps in flash besides its code: weights, where they are, biases, scales.
+        size: a number of bytes, a text such as "32 KiB", or a percentage of the size at the start.
+        format: the format whose size counts. For "safetensors" and "onnx" that is the size of the
+            file; for "c", "c-int8" and "c-int8-int8" the constants of the C file in flash, without
+            its code: weights, their positions, biases and scales.
+
+    Raises:
+        ValueError: an unknown format, with the nearest one.
+        BudgetError: a size that is not above 0, or not a size.
     """
     text = str(size).strip()
     check_format(format)
@@ -123,7 +145,16 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
 
 
 def ram_at_most(size: int | str, format: str = "c") -> Limit:
-    """Activations that take at most so much memory at a time, in one of the C formats."""
+    """Holds when the activations take at most `size` bytes of RAM at a time, in a C format.
+
+    Args:
+        size: a number of bytes, or a text such as "8 KiB".
+        format: "c", "c-int8" or "c-int8-int8".
+
+    Raises:
+        ValueError: a format that is not a C format, with the nearest one.
+        BudgetError: a size that is not above 0, or not a size.
+    """
     if format not in FORMATS or not format.startswith("c"):
         raise ValueError(unknown("C format", format, [f for f in FORMATS if f.startswith("c")]))
     most = parse_bytes(size)
@@ -135,16 +166,17 @@ def ram_at_most(size: int | str, format: str = "c") -> Limit:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What a network may take where it is to go.
+    """The memory that a network may use on its target: bytes in a format, and RAM.
 
     Attributes:
-        format: that it goes there in: "safetensors", "onnx", "c", "c-int8" or "c-int8-int8".
-        bytes: the file's, or of C the constants'.
-        ram: bytes of activations, of C alone; None for as many as it takes.
+        format: the format of the network on the target: "safetensors", "onnx", "c", "c-int8" or
+            "c-int8-int8".
+        bytes: largest size of the file or, in a C format, of its constants.
+        ram: largest size of the activations, for the C formats only; no limit if None.
 
     Raises:
-        ValueError: an unknown format, or RAM of a format that is not C.
-        BudgetError: no bytes at all.
+        ValueError: an unknown format, or `ram` for a format that is not a C format.
+        BudgetError: a size that is not above 0.
     """
 
     format: str
@@ -160,7 +192,7 @@ class MemoryBudget:
 
     @property
     def limit(self) -> Limit:
-        """As a budget."""
+        """The memory budget as a limit for `until=`."""
         flash = bytes_at_most(self.bytes, self.format)
         return flash if self.ram is None else all_of(flash, ram_at_most(self.ram, self.format))
 
@@ -169,15 +201,15 @@ Room = MemoryBudget  # its name in the first release
 
 
 def accuracy_at_least(floor: float) -> Limit:
-    """An accuracy of at least this, from 0 to 1."""
+    """Holds when the accuracy is at least `floor`, a fraction from 0 to 1."""
     _fraction("accuracy_at_least", floor)
     return Limit(f"accuracy_at_least({floor})", lambda now, _: _accuracy(now) >= floor)
 
 
 def accuracy_within(drop: float) -> Limit:
-    """An accuracy no further than `drop` below the start's: 0.01 is one percentage point."""
+    """Holds when the accuracy is at most `drop` below that at the start; 0.01 is one point."""
     _fraction("accuracy_within", drop)
-    # A difference of two multiples of 1/n misses its exact value by a rounding error.
+    # Accuracies are multiples of 1/n; the computed difference of two is off by a rounding error.
     return Limit(
         f"accuracy_within({drop})",
         lambda now, start: _accuracy(now) >= _accuracy(start) - drop - 1e-12,
@@ -185,21 +217,21 @@ def accuracy_within(drop: float) -> Limit:
 
 
 def loss_at_most(ceiling: float) -> Limit:
-    """A mean loss of at most this."""
+    """Holds when the mean loss is at most `ceiling`."""
     if not math.isfinite(ceiling):
         raise BudgetError(f"a loss limit is a finite number; got {ceiling}")
     return Limit(f"loss_at_most({ceiling})", lambda now, _: now.loss <= ceiling)
 
 
 def loss_within(rise: float) -> Limit:
-    """A mean loss no more than `rise` above the start's."""
+    """Holds when the mean loss is at most `rise` above that at the start."""
     if not math.isfinite(rise) or rise < 0:
         raise BudgetError(f"a rise in loss is a finite number of 0 or more; got {rise}")
     return Limit(f"loss_within({rise})", lambda now, start: now.loss <= start.loss + rise)
 
 
 def all_of(*limits: Limit) -> Limit:
-    """Holds when every one of them does."""
+    """Holds when all of these limits hold."""
     words = f"all_of({', '.join(limit.words for limit in limits)})"
     size = all(limit.is_size for limit in limits)
     formats = _formats(limits)
@@ -209,7 +241,7 @@ def all_of(*limits: Limit) -> Limit:
 
 
 def any_of(*limits: Limit) -> Limit:
-    """Holds when one of them does."""
+    """Holds when at least one of these limits holds."""
     words = f"any_of({', '.join(limit.words for limit in limits)})"
     size = all(limit.is_size for limit in limits)
     formats = _formats(limits)
@@ -223,16 +255,16 @@ def _formats(limits: Sequence[Limit]) -> tuple[str, ...]:
 
 
 def check_format(format: str) -> None:
-    """Refuse what is no format.
+    """Check that this is the name of an export format.
 
     Raises:
-        ValueError: with the nearest name.
+        ValueError: an unknown format, with the nearest one.
     """
     if format not in FORMATS:
         raise ValueError(unknown("format", format, FORMATS))
 
 
-# As `sentei.network.encoding.size.FORMATS`, which knows torch; a test compares them.
+# Equal to `sentei.network.encoding.size.FORMATS`, which imports torch; a test compares them.
 FORMATS = ("safetensors", "onnx", "c", "c-int8", "c-int8-int8")
 
 
@@ -240,7 +272,7 @@ _UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 
 
 
 def parse_bytes(size: int | str) -> int:
-    """Number of bytes in `"32 KiB"`, `"1.5 MB"` or a plain number.
+    """Return the number of bytes that `"32 KiB"`, `"1.5 MB"` or a plain number stands for.
 
     Raises:
         BudgetError: an unknown unit, or not a number.
@@ -266,10 +298,12 @@ def _count(what: str, keep: Amount) -> Limit:
     words = f"{what}_at_most({keep!r})"
 
     def holds(now: Measured, start: Measured) -> bool:
-        there = getattr(start, what)
-        most = amount(keep, there)
-        if most > there:
-            raise BudgetError(f"{words} is more than there are: {there:,} {what}; ask for less")
+        total = getattr(start, what)
+        most = amount(keep, total)
+        if most > total:
+            raise BudgetError(
+                f"{words} is more than the network has: {total:,} {what}; give a smaller number"
+            )
         return getattr(now, what) <= most
 
     return Limit(words, holds, is_size=True)

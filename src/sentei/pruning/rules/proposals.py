@@ -1,4 +1,4 @@
-"""What to remove next, and who takes over: functions of (probe, groups, mask, progress)."""
+"""Proposals: functions (probe, groups, mask, progress) -> Cut that choose what to remove next."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ WITHIN = ("network", "group")
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """What one step removes.
+    """The answer of a proposal: what one step removes, repairs and regrows.
 
     Attributes:
-        doomed: positions that go, for each group.
-        mix: who takes over, for each listener of a doomed unit: see `network.folding.fold_`.
-        regrown: positions of synapses that are given back.
-        scores: what the criterion said of every group, kept for the journal; no part of the cut.
+        doomed: positions to remove, for each group.
+        mix: for each listener of a removed unit, the weights with which other units take over; see
+            `network.folding.fold_`.
+        regrown: positions of dead synapses that become alive again.
+        scores: the scores of every group, kept for the journal; not compared by `==`.
     """
 
     doomed: Mapping[Group, Tensor]
@@ -56,41 +57,43 @@ Proposal = Callable[[Probe, Sequence[Group], Mask, Progress], Cut | None]
 
 @runtime_checkable
 class Paced(Protocol):
-    """A proposal whose schedule can be looked at before anything is pruned."""
+    """A proposal whose schedule can be checked before anything is pruned."""
 
     def check(
         self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
     ) -> None:
-        """Refuse a schedule that cannot be gone along.
+        """Check that the schedule can be followed to the end of the run.
 
         Args:
-            groups: what may be cut.
-            starts: how many of each are alive.
-            total: how many proposals there will be, if that is known.
+            groups: the groups that may be cut.
+            starts: the number of alive members of each group at the start.
+            total: the number of proposals in the run; None if unknown.
 
         Raises:
-            ScheduleError: it rises, or asks for what is not known.
+            ScheduleError: the schedule rises, or needs the number of steps, which is unknown.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_time())
-    """Members with the lowest scores go first, as many as the schedule says.
+    """Remove the members with the lowest scores, as many at each step as the schedule asks for.
 
-    With a criterion that is computed anew at each step this is iterative re-ranking; with
-    `fixed(scores)` it is a single overall ranking. Ties go to the earlier group, then to the lower
-    position. A group keeps at least what torch can express (`Neurons.least`).
+    The criterion scores all groups again at every step (iterative re-ranking); with `fixed(scores)`
+    one ranking serves all steps. Of equal scores, those of the earlier group go first, then those
+    at the lower position. A group keeps at least as many units as torch needs (`Neurons.least`).
 
     Args:
-        criterion: a name or a function (probe, group) -> scores.
-        schedule: how many to keep at each step.
-        within: "network" ranks all groups together, "group" each by itself and by its own schedule.
-        repair: who takes over the work of removed units, by name (see `criteria.repairs`) or as a
-            function (probe, group, units, mask) -> mix; nobody if None.
+        criterion: a name such as "ablation", or a function (probe, group) -> scores.
+        schedule: how many members to keep at each step, such as `linear("40 %", steps=10)`.
+        within: "network" ranks the members of all groups together; "group" ranks each group by
+            itself and applies the schedule to each.
+        repair: how other units take over from removed ones: a name (see `criteria.repairs`) or a
+            function (probe, group, units, mask) -> mix. If None, removed units are not replaced.
 
     Raises:
-        ValueError: an unknown criterion or scope, with the nearest known one.
+        ValueError: an unknown criterion, repair or scope, with the nearest known one, or a schedule
+            that is not a function.
     """
 
     criterion: str | Criterion
@@ -113,7 +116,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """The cut for this step; None when the schedule has come to its end."""
+        """Return the cut for this step; None when the schedule removes no more."""
         if isinstance(self.criterion, Fixed) and self.criterion.bare and len(groups) > 1:
             raise GroupError(
                 f"one tensor of fixed scores ranks one group; there are {len(groups)}. Pass "
@@ -129,30 +132,30 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             if count:
                 doomed.update(lowest(judged, mask, scope, count))
         if not doomed and any(wanted):
-            return None  # everything that is left has to stay
+            return None  # the groups may not lose any of their remaining members
         return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
 
     def check(
         self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
     ) -> None:
-        """As `Paced` says; of many steps a thousand are looked at."""
+        """Check the schedule, as `Paced.check`; of many steps about a thousand are tried."""
         steps = total or 1
         for scope in self._scopes(groups):
-            start = left = sum(starts[group] for group in scope)
+            start = remaining = sum(starts[group] for group in scope)
             for step in range(1, steps + 1, max(steps // 1000, 1)):
-                kept = self.schedule(Progress(step, total, start, left))
-                if kept > left:
+                kept = self.schedule(Progress(step, total, start, remaining))
+                if kept > remaining:
                     raise ScheduleError(
-                        f"a schedule cannot rise: {self.schedule!r} keeps {kept} of {left} at "
-                        f"proposal {step}; let it give {left} or fewer there"
+                        f"a schedule cannot rise: {self.schedule!r} keeps {kept} of {remaining} at "
+                        f"proposal {step}; let it give {remaining} or fewer there"
                     )
-                left = kept
+                remaining = kept
 
     def _scopes(self, groups: Sequence[Group]) -> list[list[Group]]:
         return [list(groups)] if self.within == "network" else [[group] for group in groups]
 
     def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
-        """How many go now; None if the schedule will never want more."""
+        """Return how many members to remove now; None if the schedule never removes more."""
         remaining = sum(mask.count(group) for group in scope)
         start = sum(progress.starts.get(group, group.size) for group in scope)
         if self.within == "network":
@@ -165,18 +168,23 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
 
 @dataclass(frozen=True)
 class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
-    """Units or synapses whose score is under a threshold go, the lowest first; none if none is.
+    """Remove units or synapses whose score is below a threshold, the lowest scores first.
+
+    Nothing is proposed while no score is below the threshold. A group is never emptied.
 
     Args:
         criterion: a name or a function (probe, group) -> scores.
-        threshold: scores below it go; a multiple of the group's median score if `relative`.
-        cap: at most this part of a group goes at once, but one may always go. A group is never
-            emptied.
-        relative: compare with the median of the scores of what is alive in the group.
+        threshold: members with a lower score are removed. If `relative`, it is a multiple of the
+            group's median score.
+        cap: the largest part of a group that one step removes, as a fraction of its size at the
+            start; one member may always be removed.
+        relative: whether to multiply the threshold by the median score of the group's alive
+            members.
         repair: as for `ranked`.
 
     Raises:
-        ValueError: an unknown criterion, a threshold that is no number, or a cap outside 0 to 1.
+        ValueError: an unknown criterion or repair, a threshold that is not finite, or a cap that is
+            not above 0 and at most 1.
     """
 
     criterion: str | Criterion
@@ -198,7 +206,7 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """The cut for this step; None if every score is at the threshold or above."""
+        """Return the cut for this step; None if every score is at the threshold or above."""
         judged = {group: scores(self.criterion, probe, group) for group in groups}
         doomed: dict[Group, Tensor] = {}
         for group in groups:
@@ -217,27 +225,35 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
 def mixed(
     how: str | Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
 ) -> dict[Listener, Tensor]:
-    """The mix of a cut: each doomed unit's work, taken over by those alive in `mask` after it."""
+    """Return the mix of a cut: the weights with which surviving units replace the removed ones.
+
+    Args:
+        how: the repair, by name or as a function; no mix if None.
+        probe: data that the repair is fitted on.
+        doomed: positions to remove, for each group.
+        mask: what is alive before the cut; only units alive after it take over.
+    """
     mix: dict[Listener, Tensor] = {}
     if how is not None:
         after = mask.without(doomed)
         for group, units in doomed.items():
             if isinstance(group, Neurons):
                 mix.update(repair(how)(probe, group, units, after))
-    _say_what_is_padded(probe, mix)
+    _log_padded_listeners(probe, mix)
     return mix
 
 
 @dataclass(frozen=True)
 class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", ...))
-    """A proposal that looks at groups of one kind; those of others die in the sweep alone.
+    """Apply a proposal to groups of one kind only; members of other groups die only in the sweep.
 
-    `prune(model, [*find_synapses(model), *find_units(model, x, inputs=True)], ...)` with it removes
-    synapses, and every unit and input that is left with nothing.
+    For example, `prune(model, [*find_synapses(model), *find_units(model, x, inputs=True)], ...)`
+    with `only("synapse", ...)` removes synapses. The sweep then removes every unit and input that
+    no synapse reads, and every unit that reads nothing.
 
     Args:
-        kind: "synapse", or one of those of units.
-        propose: what looks at them.
+        kind: "synapse", or a kind of units such as "neuron", "channel" or "input".
+        propose: the proposal that is given the groups of this kind.
 
     Raises:
         ValueError: an unknown kind, with the nearest known one.
@@ -253,17 +269,17 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """What the proposal says of these groups.
+        """Return the proposal's cut for the groups of this kind.
 
         Raises:
-            GroupError: there are none.
+            GroupError: there are no groups of this kind.
         """
         return self.propose(probe, self._chosen(groups), mask, progress)
 
     def check(
         self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
     ) -> None:
-        """As `Paced` says, of the groups it looks at."""
+        """Check the schedule of the proposal, as `Paced.check`, on the groups of this kind."""
         if isinstance(self.propose, Paced):
             self.propose.check(self._chosen(groups), starts, total)
 
@@ -271,7 +287,7 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
         chosen = [group for group in groups if group.kind == self.kind]
         if not chosen:
             raise GroupError(
-                f"only({self.kind!r}, ...) has no group of that kind to look at; pass those of "
+                f"only({self.kind!r}, ...) was given no group of that kind; pass the groups of "
                 "find_synapses or find_units to prune()"
             )
         return chosen
@@ -280,27 +296,37 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
 def lowest(
     judged: Mapping[Group, Tensor], mask: Mask, scope: Sequence[Group], count: int
 ) -> dict[Group, Tensor]:
-    """The `count` alive members of `scope` with the lowest scores: exactly so many, ties or not."""
+    """Return exactly `count` alive members of `scope` with the lowest scores, also with ties.
+
+    Args:
+        judged: (size,) scores of each group.
+        mask: what is alive.
+        scope: the groups that are ranked together.
+        count: how many members; if fewer may be removed, all of those are returned.
+
+    Returns:
+        Positions for each group that has any.
+    """
     values = torch.cat([judged[group] for group in scope])
-    may_go = torch.cat([_may_go(judged[group], mask, group) for group in scope])
-    candidates = may_go.nonzero().flatten()
+    removable = torch.cat([_removable(judged[group], mask, group) for group in scope])
+    candidates = removable.nonzero().flatten()
     if count < len(candidates):
-        # The value of the last one to go takes a tenth of the time of sorting all of them.
-        offered = values[candidates]
-        last = offered.kthvalue(max(count, 1)).values
-        ties = (offered == last).nonzero().flatten()
-        below = offered < last
+        # Finding the score of the last member to remove takes a tenth of the time of sorting all.
+        candidate_values = values[candidates]
+        last = candidate_values.kthvalue(max(count, 1)).values
+        ties = (candidate_values == last).nonzero().flatten()
+        below = candidate_values < last
         below[ties[: count - int(below.sum())]] = True
         candidates = candidates[below]
     ends = torch.tensor([group.size for group in scope]).cumsum(0)
     parts = candidates.tensor_split(torch.searchsorted(candidates, ends[:-1]))
     starts = [0, *ends[:-1].tolist()]
-    going = {g: part - start for g, part, start in zip(scope, parts, starts, strict=True)}
-    return {group: members for group, members in going.items() if members.numel()}
+    chosen = {g: part - start for g, part, start in zip(scope, parts, starts, strict=True)}
+    return {group: members for group, members in chosen.items() if members.numel()}
 
 
-def _may_go(scores: Tensor, mask: Mask, group: Group) -> Tensor:
-    """(size,) bool: who is alive and not one of those that torch cannot do without."""
+def _removable(scores: Tensor, mask: Mask, group: Group) -> Tensor:
+    """Return (size,) bool: alive members, except the `group.least` best units that torch needs."""
     alive = mask.alive(group)
     if isinstance(group, Neurons) and group.least:
         places = alive.nonzero().flatten()
@@ -312,11 +338,11 @@ def _same(a: Mapping[Any, Tensor], b: Mapping[Any, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def _say_what_is_padded(probe: Probe, mix: Mapping[Listener, Tensor]) -> None:
+def _log_padded_listeners(probe: Probe, mix: Mapping[Listener, Tensor]) -> None:
     for part, rows in mix.items():
         if rows[:, -1].any() and is_padded(probe.model, part):
             log.info(
                 "%r pads with zeros, so that a constant folded into its bias is not exact at the "
-                "edges; what that costs is in the loss measured after the cut",
+                "edges; the loss measured after the cut includes the error",
                 part.layer,
             )

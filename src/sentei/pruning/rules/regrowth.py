@@ -1,4 +1,4 @@
-"""Regrowth: dead synapses come back where the loss would fall fastest, in exchange for the weak."""
+"""`regrowing`: a proposal that removes weak synapses and revives dead ones of large gradient."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from sentei.pruning.rules.schedules import Progress, Schedule
 
 @dataclass(frozen=True)
 class regrowing:  # noqa: N801 - used like a function: regrowing("magnitude", one_shot(1259), 100)
-    """The weakest synapses go, and as many of the dead come back where they are missed most.
+    """Exchange the weakest synapses for dead ones at each step, while a schedule lowers the count.
 
-    At step t of T the schedule's count n is kept after `share * (1 + cos(pi t / T)) / 2 * n` of the
-    weakest were exchanged for those of the dead with the highest `growth` score, so that the
-    network searches at first and settles at the end. A synapse that comes back starts at zero; one
-    that went in this step does not come back in it.
+    At step t of T the schedule keeps n synapses. Of these, `share * (1 + cos(pi t / T)) / 2 * n`
+    are exchanged: so many more of the weakest are removed, and as many dead synapses with the
+    highest `growth` scores are regrown. The exchange is large at first and falls to none at the
+    end. A regrown synapse starts at zero. A synapse that is removed in a step is not regrown in
+    that step.
 
     Args:
-        criterion: what is weak: a name or a function.
+        criterion: scores alive synapses; the lowest are removed. A name or a function.
         schedule: how many synapses to keep at each step, over all groups.
-        steps: T, how many steps there are; nothing is proposed after them.
-        share: part of those kept that is exchanged at first, from 0 to 1.
-        growth: where dead synapses are missed: a name or a function; higher comes back first.
+        steps: T, the number of steps; nothing is proposed after them.
+        share: the part of the kept synapses that is exchanged at first, from 0 to 1.
+        growth: scores dead synapses; the highest are regrown. A name or a function.
 
-    Source: Evci, Gale, Menick, Castro and Elsen (2020), Rigging the Lottery, section 3, whose rule
-    works layer by layer at a constant count; ours pools the layers, so that synapses move between
-    them, and lets the schedule fall.
+    Source: Evci, Gale, Menick, Castro and Elsen (2020), Rigging the Lottery, section 3. Their rule
+    works layer by layer at a constant count. Ours ranks the synapses of all layers together, so
+    that synapses move between layers, and lets the count fall.
 
     Raises:
         ScheduleError: a share outside 0 to 1, or fewer than one step.
@@ -59,16 +60,16 @@ class regrowing:  # noqa: N801 - used like a function: regrowing("magnitude", on
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """The exchange for this step; None after the last.
+        """Return the exchange for this step; None after the last step.
 
         Raises:
-            GroupError: a group of units, which cannot come back.
+            GroupError: a group of units, which cannot be regrown.
             ScheduleError: the schedule would keep none, or more than there were.
         """
         synapses = [group for group in groups if isinstance(group, Synapses)]
         if len(synapses) < len(groups):
             raise GroupError(
-                "regrowing exchanges synapses; units cannot come back. Pass the groups of "
+                "regrowing exchanges synapses; units cannot be regrown. Pass the groups of "
                 "find_synapses alone."
             )
         if progress.step > self.steps:
@@ -84,29 +85,31 @@ class regrowing:  # noqa: N801 - used like a function: regrowing("magnitude", on
             )
         exchanged = min(round(self._part(progress) * kept), kept)
         judged: dict[Group, Tensor] = {g: scores(self.criterion, probe, g) for g in synapses}
-        going = alive - kept + exchanged
-        doomed = lowest(judged, mask, synapses, going) if going else {}
+        removed = alive - kept + exchanged
+        doomed = lowest(judged, mask, synapses, removed) if removed else {}
         if not exchanged:
             return Cut(doomed, scores=judged)
-        missed: dict[Group, Tensor] = {g: -scores(self.growth, probe, g) for g in synapses}
-        regrown = _back(missed, mask, synapses, exchanged)
-        short = exchanged - sum(map(len, regrown.values()))
-        if short:  # fewer are dead than could come back: as many more may stay
-            doomed = lowest(judged, mask, synapses, going - short) if going > short else {}
+        negated: dict[Group, Tensor] = {g: -scores(self.growth, probe, g) for g in synapses}
+        regrown = _regrown(negated, mask, synapses, exchanged)
+        missing = exchanged - sum(map(len, regrown.values()))
+        if missing:  # there are too few dead synapses to regrow: remove fewer, to keep the count
+            doomed = lowest(judged, mask, synapses, removed - missing) if removed > missing else {}
         return Cut(doomed, regrown=regrown, scores=judged)
 
     def _part(self, progress: Progress) -> float:
         return self.share * (1 + math.cos(math.pi * progress.step / self.steps)) / 2
 
 
-def _back(
-    missed: Mapping[Group, Tensor], mask: Mask, groups: Sequence[Synapses], count: int
+def _regrown(
+    negated: Mapping[Group, Tensor], mask: Mask, groups: Sequence[Synapses], count: int
 ) -> dict[Synapses, Tensor]:
-    """The `count` dead synapses between alive units with the lowest scores."""
+    """Return the `count` dead synapses between alive units with the lowest negated growth score."""
     ends = {group: mask.ends_alive(group) for group in groups}
-    # "Alive" to `lowest` are those that may be taken: here the dead whose both ends live.
-    may = Mask.full(groups).without(
+    # `lowest` chooses among the alive members of a mask. In this mask those are the candidates:
+    # dead synapses between alive units.
+    candidates = Mask.full(groups).without(
         {group: (mask.alive(group) | ~ends[group]).nonzero().flatten() for group in groups}
     )
-    found = lowest({g: s.nan_to_num(torch.inf) for g, s in missed.items()}, may, groups, count)
+    values = {group: s.nan_to_num(torch.inf) for group, s in negated.items()}
+    found = lowest(values, candidates, groups, count)
     return {group: positions for group, positions in found.items() if isinstance(group, Synapses)}

@@ -1,4 +1,4 @@
-"""How fast: pure functions from Progress to how many members to keep. No torch."""
+"""Schedules: pure functions from a Progress to the number of members to keep. No torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from sentei.errors import ScheduleError
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands when a step is proposed.
+    """The state of a run when a step is proposed: step number, members at the start and now.
 
     Attributes:
         step: number of the step being proposed, from 1; an undone step does not advance it.
-        total: number of steps the run will take, if that is known.
+        total: number of steps in the run; None if unknown.
         start: members alive at the start of the run, in the schedule's own scope.
         remaining: members alive now, in that scope.
         undone: steps undone since the start of the run; never reset.
-        starts: members alive at the start of the run in each group that has become smaller since.
-        emptied: members at the start of the run in groups that are gone altogether, by kind.
+        starts: members alive at the start of the run, for each group; a group that is missing
+            started with its full size.
+        emptied: for each kind, the members at the start of the run of groups that were deleted
+            since.
     """
 
     step: int
@@ -41,13 +43,13 @@ Amount = int | str
 
 @dataclass(frozen=True)
 class Named:
-    """A schedule with the words it was asked for in, for messages and the journal."""
+    """A schedule with the expression that made it, for messages and the journal."""
 
     words: str
     keep: Callable[[Progress], int] = field(compare=False)
 
     def __call__(self, progress: Progress) -> int:
-        """How many to keep."""
+        """Return how many members to keep."""
         return self.keep(progress)
 
     def __repr__(self) -> str:
@@ -55,10 +57,14 @@ class Named:
 
 
 def amount(keep: Amount, start: int) -> int:
-    """How many to keep: a count, or `"40 %"` of `start`, rounded to the nearest, halves up.
+    """Return how many of `start` members an amount stands for.
+
+    Args:
+        keep: a count, or a percentage such as "40 %", rounded to the nearest count, halves up.
+        start: the number of members that a percentage refers to.
 
     Raises:
-        ScheduleError: negative, over 100 %, or not an amount.
+        ScheduleError: an amount that is negative, over 100 %, or neither count nor percentage.
     """
     if isinstance(keep, int) and not isinstance(keep, bool):
         if keep < 0:
@@ -78,12 +84,19 @@ def amount(keep: Amount, start: int) -> int:
 
 
 def one_at_a_time() -> Schedule:
-    """One member goes at each step."""
+    """Remove one member at each step."""
     return Named("one_at_a_time()", lambda progress: max(progress.remaining - 1, 0))
 
 
 def one_shot(keep: Amount) -> Schedule:
-    """Everything goes in the first step, down to `keep`."""
+    """Remove everything down to `keep` in the first step.
+
+    Args:
+        keep: members to keep: a count, or a percentage of the start such as "40 %".
+
+    Raises:
+        ScheduleError: `keep` is not an amount.
+    """
     amount(keep, 100)
     return Named(
         f"one_shot({keep!r})",
@@ -92,16 +105,17 @@ def one_shot(keep: Amount) -> Schedule:
 
 
 def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
-    """The same number goes at each step, down to `keep` at the last.
+    """Remove the same number of members at each step, down to `keep` at the last step.
 
     Args:
-        keep: how many are left at the end.
-        steps: number of steps; the run's own total if left out.
-        by: how many go at each step, a count or a percentage of the start, rounded down (so that
-            none go where it is less than one); then there are as many steps as it takes.
+        keep: members to keep at the end: a count, or a percentage of the start.
+        steps: number of steps; the total of the run if None.
+        by: members to remove at each step, in place of `steps`: a count, or a percentage of the
+            start, rounded down (so that a percentage of less than one member removes none). The run
+            then takes as many steps as it needs.
 
     Raises:
-        ScheduleError: an argument that cannot be, or both `steps` and `by`.
+        ScheduleError: an argument out of its range, or both `steps` and `by`.
     """
     _check_steps(steps, by)
     if by is None:
@@ -110,14 +124,21 @@ def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = No
     _part(by, 100)
 
     def scheduled(progress: Progress) -> int:
-        gone = progress.step * _part(by, progress.start)
-        return min(max(progress.start - gone, _target(keep, progress)), progress.remaining)
+        removed = progress.step * _part(by, progress.start)
+        return min(max(progress.start - removed, _target(keep, progress)), progress.remaining)
 
     return Named(f"linear({keep!r}, by={by!r})", scheduled)
 
 
 def cubic(keep: Amount, steps: int | None = None) -> Schedule:
-    """Most goes early: what is still to go falls with the cube of the steps left.
+    """Remove most members early: the number still to remove falls with the cube of the steps left.
+
+    Args:
+        keep: members to keep at the end: a count, or a percentage of the start.
+        steps: number of steps; the total of the run if None.
+
+    Raises:
+        ScheduleError: an argument out of its range.
 
     Source: Zhu & Gupta 2017, "To prune, or not to prune", eq. 1.
     """
@@ -125,29 +146,29 @@ def cubic(keep: Amount, steps: int | None = None) -> Schedule:
 
 
 def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
-    """The same part of what remains goes at each step; `keep` has to be at least one.
+    """Remove the same part of the remaining members at each step, down to `keep`.
 
     Args:
-        keep: how many are left at the end.
-        steps: number of steps; the run's own total if left out.
-        by: the part of what remains that goes at each step, such as "0.5 %"; then there are as many
-            steps as it takes.
+        keep: members to keep at the end, at least one: a count, or a percentage of the start.
+        steps: number of steps; the total of the run if None.
+        by: the part of the remaining members to remove at each step, in place of `steps`: a
+            percentage such as "0.5 %". The run then takes as many steps as it needs.
 
     Raises:
-        ScheduleError: an argument that cannot be, or both `steps` and `by`.
+        ScheduleError: an argument out of its range, or both `steps` and `by`.
     """
     _check_steps(steps, by)
     if amount(keep, 10**9) == 0:
         raise ScheduleError(
             f"a geometric schedule never reaches 0; keep at least one, not {keep!r}"
         )
-    each = None if by is None else float(_going(by))
+    each = None if by is None else float(_percentage_by(by))
 
     def scheduled(progress: Progress) -> int:
         target = _target(keep, progress)
         if target == 0:
             raise ScheduleError(
-                f"a geometric schedule never reaches 0: {keep!r} of {progress.start} is none"
+                f"a geometric schedule never reaches 0: {keep!r} of {progress.start} is 0"
             )
         if each is None:
             part = (target / progress.start) ** _share(progress, steps)
@@ -160,44 +181,48 @@ def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None =
 
 
 def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float = 0.5) -> Schedule:
-    """Feature selection with annealing: fast at first, the target reached at `finish` of the steps.
+    """Feature selection with annealing: fast at first, and complete after `finish` of the steps.
 
+    Of M members at the start, step e keeps
     M_e = k + (M - k) · max(0, (1 - p) / (1 + mu · p)) with p = e / (finish · steps).
 
     Source: Barbu, She, Ding & Gramajo 2017, eq. 3, where `finish` is one half; their own C++ code
     takes 0.7.
 
     Args:
-        keep: k, how many are left at the end.
-        mu: 0 is linear; the larger, the more goes early.
-        steps: N_iter; the run's own total if left out.
-        finish: part of the steps after which the target is reached.
+        keep: k, members to keep at the end: a count, or a percentage of the start.
+        mu: how early members are removed: 0 is linear, larger values remove more of them early.
+        steps: N_iter, number of steps; the total of the run if None.
+        finish: the part of the steps after which `keep` is reached, above 0 and at most 1.
 
     Raises:
-        ScheduleError: an argument that cannot be.
+        ScheduleError: an argument out of its range.
     """
     if not _is_number(mu) or not _is_number(finish) or not mu >= 0 or not 0 < finish <= 1:
         raise ScheduleError(
             f"fsa takes numbers mu >= 0 and 0 < finish <= 1; got mu={mu!r}, finish={finish!r}"
         )
 
-    def left(share: float) -> float:
+    def remaining_part(share: float) -> float:
         done = share / finish
         return max(0.0, (1 - done) / (1 + mu * done))
 
-    return _falling(f"fsa[mu={mu}, finish={finish}]", keep, steps, left)
+    return _falling(f"fsa[mu={mu}, finish={finish}]", keep, steps, remaining_part)
 
 
 def levels(*percents: float, then: Schedule | None = None) -> Schedule:
-    """A part of what is alive is kept at each step; after an undo the next, finer part.
+    """Keep a percentage of the alive members at each step, and a larger one after each undone step.
+
+    For example, `levels(25, 50, 70, then=one_at_a_time())` keeps 25 % at each step until a step is
+    undone, then 50 %, then 70 %, and after three undone steps removes one member at a time.
 
     Args:
-        percents: percent of the alive to keep, rising: `levels(25, 50, 70, then=one_at_a_time())`.
-            At least one member goes at each step.
-        then: what follows when all levels have been undone; without it nothing more is proposed.
+        percents: percentages of the alive members to keep, rising and below 100. At least one
+            member is removed at each step.
+        then: the schedule after every level has been undone; nothing more is proposed if None.
 
     Raises:
-        ScheduleError: no rising percentages.
+        ScheduleError: `percents` are not rising percentages below 100.
     """
     if (
         not percents
@@ -218,18 +243,19 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
 
 
 def multiples_of(number: int, schedule: Schedule) -> Schedule:
-    """What another schedule keeps, rounded up to a multiple: widths that fill a vector unit.
+    """Round up what another schedule keeps to a multiple of `number`, for faster layer widths.
 
-    Eight float32 are computed at once on most processors, so that a layer with 25 channels takes as
-    long as one with 32. Rank with `within="group"`, so that each layer's width is rounded.
+    Most processors compute eight float32 values at once, so that a layer with 25 channels takes as
+    long as one with 32. Rank with `within="group"`, so that the width of each layer is rounded.
 
     Args:
-        number: what widths are multiples of, such as 8.
-        schedule: how many to keep at least, with a target of its own: `linear("60 %")`. One that
-            counts from what is left, as `one_at_a_time()` does, would never get below a multiple.
+        number: the kept members of each group are a multiple of this, such as 8.
+        schedule: the schedule to round up. It has to have a target of its own, as `linear("60 %")`
+            has. One that counts down from the remaining members, as `one_at_a_time()` does, would
+            be rounded up to the same multiple at every step.
 
     Raises:
-        ScheduleError: a number below 1.
+        ScheduleError: `number` is not a count of 1 or more.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ScheduleError(f"widths are multiples of a count, 1 or more; got {number!r}")
@@ -241,15 +267,19 @@ def multiples_of(number: int, schedule: Schedule) -> Schedule:
 
 
 def _falling(
-    name: str, keep: Amount, steps: int | None, left: Callable[[float], float]
+    name: str, keep: Amount, steps: int | None, remaining_part: Callable[[float], float]
 ) -> Schedule:
-    """A schedule on which `left(share of steps taken)` of what is to go is still there."""
+    """Return a schedule down to `keep`.
+
+    `remaining_part` maps the part of the steps taken, 0 to 1, to the part of the members to remove
+    that is still alive.
+    """
     amount(keep, 100)
     _check_steps(steps)
 
     def scheduled(progress: Progress) -> int:
         target = _target(keep, progress)
-        exact = target + (progress.start - target) * left(_share(progress, steps))
+        exact = target + (progress.start - target) * remaining_part(_share(progress, steps))
         return min(floor(exact + 0.5), progress.remaining)
 
     return Named(f"{name}({keep!r}, steps={steps})", scheduled)
@@ -260,7 +290,7 @@ def _target(keep: Amount, progress: Progress) -> int:
     if target > progress.start:
         raise ScheduleError(
             f"a schedule cannot rise: keep {target} of {progress.start}; keep at most "
-            f"{progress.start}, or a part of whatever there is, such as '50 %'"
+            f"{progress.start}, or a percentage of the start, such as '50 %'"
         )
     return target
 
@@ -269,42 +299,42 @@ def _share(progress: Progress, steps: int | None) -> float:
     total = steps if steps is not None else progress.total
     if total is None:
         raise ScheduleError(
-            "this schedule needs to know how many steps there are, and nobody has said it: give "
-            "the schedule steps=, or, while a network trains, say total= beside every="
+            "this schedule needs the number of steps, which is not set: give the schedule steps=, "
+            "or, for PruneWhileTraining, give total= beside every="
         )
     return min(progress.step / total, 1.0)
 
 
-# What is asked for, read exactly: 57.5 % of 100 is 57.5, where 0.575 * 100 is below it.
+# Percentages are exact fractions: 57.5 % of 100 is 57.5, whereas in floats 0.575 * 100 is less.
 
 
 def _percentage(text: str) -> Fraction | None:
-    """The number before a text's percent sign, exactly as it is written; None if there is none."""
+    """Return the number before the percent sign as an exact fraction; None if there is none."""
     number = text.strip()
     try:
         near = float(number[:-1])
         if not number.endswith("%") or not isfinite(near):
             return None
-        # A Fraction writes all digits out, and 1e-999999999 has many: as a float it is 0.
+        # A Fraction stores every digit, and 1e-999999999 has too many; its float is 0, so use that.
         return Fraction(number[:-1]) if near else Fraction(0)
     except ValueError:
         return None
 
 
 def _part(by: Amount, start: int) -> int:
-    """How many go at a step: a count, or a percentage of the start, rounded down."""
+    """Return how many members to remove per step: a count, or a percentage of `start`, floored."""
     if isinstance(by, int) and not isinstance(by, bool) and by > 0:
         return by
-    return floor(_going(by) * start / 100)
+    return floor(_percentage_by(by) * start / 100)
 
 
-def _going(by: Amount) -> Fraction:
-    """The percentage that goes at a step."""
+def _percentage_by(by: Amount) -> Fraction:
+    """Return `by` as the exact percentage to remove at a step, above 0 and at most 100."""
     percent = _percentage(str(by))
     if percent is None or not 0 < percent <= 100:
         raise ScheduleError(
-            "by= is what goes at each step, above 0: a percentage such as '0.5 %', or in a linear "
-            f"schedule a count such as 5; got {by!r}"
+            "by= is what to remove at each step, above 0: a percentage such as '0.5 %', or in a "
+            f"linear schedule a count such as 5; got {by!r}"
         )
     return percent
 
@@ -314,7 +344,7 @@ def _check_steps(steps: int | None, by: Amount | None = None) -> None:
         return
     if by is not None:
         raise ScheduleError(
-            f"by= settles how many steps it takes; leave out one of by={by!r} and steps={steps!r}"
+            f"by= determines the number of steps; leave out one of by={by!r} and steps={steps!r}"
         )
     if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
         raise ScheduleError(

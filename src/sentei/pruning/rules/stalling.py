@@ -1,4 +1,4 @@
-"""A proposal that waits until training hardly gets on any more."""
+"""`when_stalled`: a proposal that waits until the training loss has almost stopped falling."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from sentei.pruning.rules.schedules import Progress
 
 @dataclass
 class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 0.05)
-    """Another proposal, asked only once the loss has fallen by less than a part since last time.
+    """Call another proposal only when the loss has fallen by less than `drop` since the last check.
 
-    For `PruneWhileTraining`, whose `every` is the time between two looks at the loss; in `prune`, a
-    step without a cut ends the run. The loss is that of the pruner's Probe or, without one, of the
-    batch it observed. After a cut the first look only takes note, since the cut itself raised the
-    loss. The last loss is not part of a pruner's state: one that is resumed looks once more.
+    Use it with `PruneWhileTraining`, whose `every` is the number of updates between two checks. In
+    `prune`, a step without a cut ends the run. The loss is that of the pruner's Probe or, without
+    one, of the batch that it observed. The first check after a cut only records the loss, since the
+    cut itself raises it. The last loss is not part of a pruner's state: a resumed pruner needs one
+    more check.
 
     Args:
-        propose: what is asked then.
-        drop: relative: 0.05 asks once the loss fell by less than 5 %.
+        propose: the proposal to call once the loss has stalled.
+        drop: a fraction of the last loss: with 0.05 the proposal is called once the loss falls by
+            less than 5 % between two checks.
 
     Raises:
-        ValueError: `drop` is no number above 0 and at most 1.
+        ValueError: `drop` is not a number above 0 and at most 1.
 
-    Source: Hagiwara (1990), as told by Gedeon and Harris (1991): the unit of the largest badness
-    goes once the total error falls by less than 1 to 5 % in 10 to 100 epochs.
+    Source: Hagiwara (1990), as reported by Gedeon and Harris (1991): the unit of the largest
+    badness is removed once the total error falls by less than 1 to 5 % in 10 to 100 epochs.
     """
 
     propose: Proposal
@@ -47,7 +49,7 @@ class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """The other proposal's cut; None while the loss still falls."""
+        """Return the cut of the other proposal; None while the loss still falls."""
         now, before = probe.loss(), self.before
         if before is None or before - now >= self.drop * before:
             self.before = now

@@ -1,4 +1,4 @@
-"""Distinctiveness: of units that say the same, or the opposite, all but one go."""
+"""`twins`: pruning by distinctiveness, which keeps one of several units with similar outputs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ORDERS = ("best_first", "paper")
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which units go, and in whose favour.
+    """Pairs of similar units: which one is removed, and which one takes over.
 
     Attributes:
-        alike: (gone, kept): the angle between them is small.
-        opposite: (gone, kept): it is near 180 degrees.
+        alike: pairs (removed, kept) whose angle is small.
+        opposite: pairs (removed, kept) whose angle is near 180 degrees.
     """
 
     alike: tuple[tuple[int, int], ...]
@@ -38,28 +38,29 @@ class Pairing:
 
     @property
     def gone(self) -> list[int]:
-        """Everyone who goes, in order."""
-        return sorted({gone for gone, _ in (*self.alike, *self.opposite)})
+        """The positions of all removed units, ascending."""
+        return sorted({removed for removed, _ in (*self.alike, *self.opposite)})
 
     def partners(self, size: int) -> tuple[int, ...]:
-        """For each unit of a group who takes over from it; -1 where it stays."""
-        found = [-1] * size
-        for gone, kept in (*self.alike, *self.opposite):
-            found[gone] = kept
-        return tuple(found)
+        """Return for each of `size` units the one that takes over from it; -1 where it stays."""
+        partners = [-1] * size
+        for removed, kept in (*self.alike, *self.opposite):
+            partners[removed] = kept
+        return tuple(partners)
 
 
 def pairs(
     found: Tensor, degrees: float, order: str = "best_first", *, both: bool = False
 ) -> Pairing:
-    """Pairs whose angle is below `degrees` or above 180 - `degrees`.
+    """Choose pairs of units whose angle is below `degrees` or above 180 - `degrees`.
 
     Args:
-        found: (size, size) angles in degrees; NaN pairs with nobody.
+        found: (size, size) angles in degrees; a unit whose angles are NaN is not paired.
         degrees: from 0 to 90.
-        order: "best_first": similar pairs from the smallest angle on, then opposite ones from the
-            largest on, until none is left. "paper": by rows, first units first, whatever the angle.
-        both: whether both of an opposite pair go, as in Gedeon and Harris (1991).
+        order: the order in which pairs are taken. "best_first": similar pairs by rising angle, then
+            opposite pairs by falling angle. "paper": in the order of their positions, whatever the
+            angle. A pair is skipped if one of its units is removed already.
+        both: whether both units of an opposite pair are removed, as in Gedeon and Harris (1991).
 
     Raises:
         ValueError: a threshold outside 0 to 90, or an unknown order.
@@ -81,37 +82,41 @@ def pairs(
     alive = [True] * len(found)
     alike, opposite = [], []
     for at in torch.cat(ranks).tolist():
-        kept, gone = int(first[at]), int(second[at])
-        if not (alive[kept] and alive[gone]):
+        kept, removed = int(first[at]), int(second[at])
+        if not (alive[kept] and alive[removed]):
             continue
-        alive[gone] = False
+        alive[removed] = False
         if near[at]:
-            alike.append((gone, kept))
+            alike.append((removed, kept))
             continue
-        opposite.append((gone, kept))
+        opposite.append((removed, kept))
         if both:
             alive[kept] = False
-            opposite.append((kept, gone))
+            opposite.append((kept, removed))
     return Pairing(tuple(alike), tuple(opposite))
 
 
 @dataclass(frozen=True)
 class twins:  # noqa: N801 - used like a function: twins(degrees=15)
-    """Of units that say the same or the opposite all but one go; of constant ones all.
+    """Keep one of several units with the same or opposite outputs; remove all constant units.
+
+    Two units are alike if the angle between their vectors of outputs over the samples is small, and
+    opposite if it is near 180 degrees. All pairs are proposed in one step.
 
     Attributes:
-        degrees: how small the angle between two units' vectors of outputs has to be, or how near
-            to 180; from 0 to 90.
-        centre: what outputs are measured from: see `criteria.angles`.
-        repair: who takes over. "affine" and "twin" lean on the unit that was found to be alike.
-        order: of the pairs: see `pairs`.
+        degrees: the largest angle between alike units, and the largest distance of the angle
+            between opposite units from 180; from 0 to 90.
+        centre: the value that is subtracted from outputs before angles are computed; see
+            `criteria.angles`.
+        repair: how other units take over. "affine" and "twin" use the unit of the pair that stays.
+        order: the order in which pairs are taken; see `pairs`.
 
     Raises:
         ValueError: a threshold outside 0 to 90, or an unknown name.
 
-    Source: Gedeon and Harris (1991), as applied by Zheng; they remove both of an opposite pair.
-    Here one stays, since an affine fit hands the other's work over exactly, and constant units,
-    dead ReLUs above all, are told apart from merged ones.
+    Source: Gedeon and Harris (1991), as applied by Zheng. They remove both units of an opposite
+    pair. Here one stays, since an affine fit replaces the other exactly. Constant units, above all
+    dead ReLUs, are treated apart from pairs.
     """
 
     degrees: float = 15
@@ -132,9 +137,9 @@ class twins:  # noqa: N801 - used like a function: twins(degrees=15)
         probe: Probe,
         groups: Sequence[Group],
         mask: Mask,
-        progress: Progress,  # noqa: ARG002 - a pair is alike at any step
+        progress: Progress,  # noqa: ARG002 - the pairs do not depend on the step
     ) -> Cut | None:
-        """All that can go at once; None once no pair is left.
+        """Return a cut of all pairs and constant units; None if there are none.
 
         At least one unit of each group stays, which is logged.
         """
@@ -158,27 +163,31 @@ class twins:  # noqa: N801 - used like a function: twins(degrees=15)
         found = angles(probe, group, self.centre)
         found[constant | ~alive], found[:, constant | ~alive] = torch.nan, torch.nan
         pairing = pairs(found, self.degrees, self.order)
-        still = constant.nonzero().flatten()
-        if len(still) == mask.count(group):
-            log.warning("%s group %r says nothing; one unit stays", group.kind, group.name)
-            still = still[1:]
-        gone = torch.tensor([*still.tolist(), *pairing.gone], dtype=torch.long).sort().values
+        steady_units = constant.nonzero().flatten()
+        if len(steady_units) == mask.count(group):
+            log.warning(
+                "all units of %s group %r are constant; one unit stays", group.kind, group.name
+            )
+            steady_units = steady_units[1:]
+        units = [*steady_units.tolist(), *pairing.gone]
+        gone = torch.tensor(units, dtype=torch.long).sort().values
         if not len(gone):
             return
         log.info(
             "%s group %r: of %d units %d are constant, %d alike and %d opposite within %g degrees",
-            *(group.kind, group.name, mask.count(group), len(still)),
+            *(group.kind, group.name, mask.count(group), len(steady_units)),
             *(len(pairing.alike), len(pairing.opposite), self.degrees),
         )
         doomed[group] = gone
-        rows = mixed(self._leaning(pairing, group), probe, {group: gone}, mask)
-        if rows and len(still):
-            constants = mixed(mean, probe, {group: still}, mask)
+        rows = mixed(self._repair_for(pairing, group), probe, {group: gone}, mask)
+        if rows and len(steady_units):
+            constants = mixed(mean, probe, {group: steady_units}, mask)
             for part in rows:
-                rows[part][torch.isin(gone, still)] = constants[part]
+                rows[part][torch.isin(gone, steady_units)] = constants[part]
         mix.update(rows)
 
-    def _leaning(self, pairing: Pairing, group: Neurons) -> Repair | None:
+    def _repair_for(self, pairing: Pairing, group: Neurons) -> Repair | None:
+        """Return the repair; one that uses a single survivor gets the partners of the pairs."""
         how = None if self.repair is None else repair(self.repair)
         return (
             SingleSurvivor(how.affine, pairing.partners(group.size))
@@ -188,10 +197,10 @@ class twins:  # noqa: N801 - used like a function: twins(degrees=15)
 
 
 def check_degrees(degrees: float) -> None:
-    """Refuse an angle outside 0 to 90.
+    """Check that an angle is from 0 to 90 degrees.
 
     Raises:
-        ValueError: with the angle.
+        ValueError: it is not; the message gives the angle.
     """
     if not 0 <= degrees <= 90:
         raise ValueError(

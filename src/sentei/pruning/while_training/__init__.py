@@ -1,1 +1,1 @@
-"""Prune inside the user's own training loop. Imports `pruning` and all below it."""
+"""Prune inside the user's own training loop. Imports `pruning` and everything below it."""

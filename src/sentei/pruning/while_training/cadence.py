@@ -1,4 +1,4 @@
-"""When something is proposed while a network trains. No torch."""
+"""Decide after which optimizer updates a pruner proposes a cut. No torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sentei.errors import ScheduleError
 
 @dataclass(frozen=True)
 class Cadence:
-    """Every so many updates, up to the last.
+    """The updates after which a cut is proposed: every `every` updates, up to update `last`.
 
     Attributes:
         every: updates from one proposal to the next.
-        last: the update after which nothing more is proposed; infinity if the end is not known.
+        last: no proposal is made after this update; infinity if the end is unknown.
     """
 
     every: int
@@ -25,42 +25,43 @@ class Cadence:
 
     @property
     def proposals(self) -> int | None:
-        """How many there will be; None if the end is not known."""
+        """Number of proposals in the whole training; None if the end is unknown."""
         return None if self.last == inf else int(self.last) // self.every
 
     def falls_on(self, update: int) -> bool:
-        """Whether something is proposed after this update, counted from 1."""
+        """Return whether a cut is proposed after this update, counted from 1."""
         return update % self.every == 0 and update <= self.last
 
 
 def cadence(
     every: int | str, total: int | str | None, steps_per_epoch: int | None, finish: float
 ) -> Cadence:
-    """A cadence from the words of `PruneWhileTraining`.
+    """Make a Cadence from the arguments of `PruneWhileTraining`.
 
     Args:
-        every: updates, or epochs such as "2 epochs".
-        total: updates in all, or epochs.
-        steps_per_epoch: updates in an epoch, if that is known.
-        finish: the first part of `total` in which something is proposed.
+        every: updates between proposals, or epochs such as "2 epochs".
+        total: number of updates in all, or of epochs; None if unknown.
+        steps_per_epoch: updates in an epoch; None if unknown.
+        finish: proposals are made in this first part of `total` only.
 
     Raises:
-        ScheduleError: something is no count, or nothing would ever be proposed.
+        ScheduleError: an argument is not a count or out of its range, or no update would have a
+            proposal.
     """
     if steps_per_epoch is not None and not _is_count(steps_per_epoch):
         raise ScheduleError(
             f"steps_per_epoch= is a number of updates from 1; got {steps_per_epoch!r}"
         )
     between = _updates("every", every, steps_per_epoch)
-    all_of_them = None if total is None else _updates("total", total, steps_per_epoch)
+    updates = None if total is None else _updates("total", total, steps_per_epoch)
     number = isinstance(finish, Real) and not isinstance(finish, bool)
-    if not number or not 0 < finish <= 1 or (finish < 1 and all_of_them is None):
+    if not number or not 0 < finish <= 1 or (finish < 1 and updates is None):
         raise ScheduleError(
             f"finish= is a part of total=, above 0 and at most 1; got finish={finish!r}, "
             f"total={total!r}"
         )
-    # 0.7 * 2750 is 1924.9999…, and update 1925 belongs to the first 70 %.
-    last = inf if all_of_them is None else round(finish * all_of_them, 6)
+    # Rounded, since 0.7 * 2750 is 1924.9999… and update 1925 belongs to the first 70 %.
+    last = inf if updates is None else round(finish * updates, 6)
     if last < between:
         raise ScheduleError(
             f"nothing would ever be pruned: the first proposal comes after {between} updates, and "
@@ -70,10 +71,10 @@ def cadence(
 
 
 def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:
-    """A number of updates: a count, or epochs of so many updates."""
+    """Return a number of updates from a count, or from a text such as "2 epochs"."""
     match = re.fullmatch(r"\s*(\d+)\s*epochs?\s*", given) if isinstance(given, str) else None
     if match is not None and steps_per_epoch is None:
-        raise ScheduleError(f"{what}={given!r} counts epochs: say steps_per_epoch=, too")
+        raise ScheduleError(f"{what}={given!r} counts epochs: give steps_per_epoch=, too")
     if match is not None and steps_per_epoch is not None:
         given = int(match[1]) * steps_per_epoch
     if not _is_count(given):

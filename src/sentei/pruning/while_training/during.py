@@ -1,4 +1,4 @@
-"""Pruning while a network trains: the parts of `prune`, attached to somebody's own optimizer."""
+"""`PruneWhileTraining`: prune in any training loop, through hooks on the user's own optimizer."""
 
 from __future__ import annotations
 
@@ -35,55 +35,61 @@ from sentei.pruning.while_training.optimizer_guard import (
 )
 
 _REMEDY = (
-    "an optimizer's hook sees none, so pass probe=, or call pruner.observe(inputs, targets) before "
+    "an optimizer's hook has none, so pass probe=, or call pruner.observe(inputs, targets) before "
     "each update"
 )
 
 
 class PruneWhileTraining:
-    """Prunes after every so many updates of an optimizer, in any training loop.
+    """Prune a model while your own training loop trains it, once every `every` optimizer updates.
 
-    What is dead stays exactly zero, in the weights and in the optimizer's state, after every update
-    of the optimizer that it is attached to, be it any but LBFGS. Its gradients are zeroed as soon
-    as they are there, before a loop clips them or adds them up, so that masked training is the
-    training of the smaller network.
+    Attach the pruner to the optimizer and run the training loop unchanged:
 
         pruner = PruneWhileTraining(model, find_synapses(model), propose, every=50, total=5628)
         pruner.attach(optimizer)
-        ...                       # the loop, as it was
+        ...                       # the training loop, unchanged
         pruner.detach()
 
+    Dead weights stay exactly zero after every update, in the weights and in the optimizer's state,
+    with any optimizer except LBFGS. Their gradients are zeroed as soon as a backward pass computes
+    them, before the loop clips or accumulates them, so that the masked network trains as the
+    smaller network would.
+
     Args:
-        model: trained by somebody else; masked in place, or made smaller if `delete`.
-        groups: what may be cut, from `find_units` and `find_synapses`.
+        model: the model that the loop trains. Dead weights become zero; with `delete` its tensors
+            become smaller.
+        groups: the units and synapses that may be cut, from `find_units` and `find_synapses`.
         propose: what to remove next, such as `ranked("magnitude", linear(by="0.5 %"))`.
-        every: updates from one proposal to the next; also "2 epochs" of `steps_per_epoch`.
-        total: updates in all, for schedules that want to know; also "12 epochs".
+        every: updates from one proposal to the next; also "2 epochs", with `steps_per_epoch`.
+        total: number of updates in the whole training, for schedules that need it; also "12
+            epochs", with `steps_per_epoch`.
         until: budget; nothing more is proposed once it is reached.
-        probe: evidence for criteria that measure. Without one, `observe` gives a batch.
-        trajectory: called after every update, told of every proposal as of a check, and cut along;
-            for criteria that ask for it.
-        delete: remove what has died, units and inputs, from the tensors at once.
-        example: inputs that the model runs on, for deletion; see `shrink`.
+        probe: data for criteria that measure, such as "ablation". Without a probe they use the
+            batch given to `observe`.
+        trajectory: a record of how training changes the weights, for criteria that need one. It is
+            called after every update, its `check_` after every proposal, and it is cut together
+            with the model.
+        delete: whether to delete dead units and inputs from the tensors at every cut.
+        example: inputs that the model runs on, needed for `delete`; see `shrink`.
         steps_per_epoch: updates in an epoch.
         finish: proposals are made in this first part of `total` only.
-        mask: what is dead to begin with, and stays dead; nothing if None.
+        mask: units and synapses that are dead from the start, and stay dead; none if None.
 
     Attributes:
         mask: what is alive.
-        updates: how many were seen.
-        events: how many proposals were made.
+        updates: number of updates since the pruner was made.
+        events: number of proposals that made a cut.
 
     Source: Barbu, She, Ding and Gramajo 2017 (feature selection with annealing) and Bartoldson's
     poster, which prunes the connections of a layer "every 50 updates" by magnitude. There pruned
     weights were masked; `delete` is the poster's future work.
 
     Raises:
-        GroupError: a group is not the model's, there is none, or probe or trajectory look at
-            another model.
-        ScheduleError: `every` or `total` is no count, nothing would ever be proposed, or a schedule
-            rises.
-        BudgetError: `until` looks at accuracy or loss, and there is no probe.
+        GroupError: the model does not have a group, there are no groups, or `probe` or `trajectory`
+            belong to another model.
+        ScheduleError: `every` or `total` is not a count, no update would have a proposal, or the
+            schedule rises.
+        BudgetError: `until` limits accuracy or loss, and there is no probe.
     """
 
     def __init__(
@@ -120,29 +126,29 @@ class PruneWhileTraining:
         self._hooks: list[Any] = []
         self._parameters: dict[str, PrunedParameter] = {}
         self._start: Measurement | None = None
-        self._lent: tuple[Mask, Any] | None = None
+        self._probe_before: tuple[Mask, Any] | None = None
 
     def attach(self, optimizer: Optimizer) -> PruneWhileTraining:
-        """Go along with every update of `optimizer` from now on.
+        """Add the hooks that prune after updates of `optimizer`, and return the pruner itself.
 
         Raises:
-            StructureError: it does not own a weight that may be cut, is LBFGS, or another pruner
-                holds a weight.
+            StructureError: the optimizer does not own a parameter that may be cut, it is LBFGS, or
+                another pruner holds a parameter.
             ValueError: it is no optimizer, or this pruner is attached already.
         """
         if self._optimizer is not None:
             raise ValueError("this pruner is attached already; detach() it first")
-        holds = pruned_parameters(self.model, self.mask.groups)
-        check_optimizer(optimizer, holds, delete=self.delete)
-        self._optimizer, self._parameters = optimizer, holds
+        parameters = pruned_parameters(self.model, self.mask.groups)
+        check_optimizer(optimizer, parameters, delete=self.delete)
+        self._optimizer, self._parameters = optimizer, parameters
         self._hooks = [
-            it.parameter.register_post_accumulate_grad_hook(ZeroDeadGradients(self, name))
-            for name, it in holds.items()
-            if it.zeroed and it.parameter.requires_grad
+            held.parameter.register_post_accumulate_grad_hook(ZeroDeadGradients(self, name))
+            for name, held in parameters.items()
+            if held.zeroed and held.parameter.requires_grad
         ]
         self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._after_update()))
         if self.probe is not None:
-            self._lent = self.probe.mask, self.probe.trajectory
+            self._probe_before = self.probe.mask, self.probe.trajectory
         self.mask.apply_(self.model)
         self.mask.hold_(self.model, optimizer)
         if self.until is not None:
@@ -152,23 +158,31 @@ class PruneWhileTraining:
         return self
 
     def detach(self) -> None:
-        """Leave the loop; nothing stays behind but the weights as they are."""
+        """Remove all hooks from the optimizer and the model; the weights stay as they are."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._parameters, self._optimizer, self._batch = [], {}, None, None
-        if self.probe is not None and self._lent is not None:
-            self.probe.mask, self.probe.trajectory = self._lent
+        if self.probe is not None and self._probe_before is not None:
+            self.probe.mask, self.probe.trajectory = self._probe_before
             self.probe.forget_()
-        self._lent = None
+        self._probe_before = None
 
     def observe(
         self, inputs: Any, targets: Tensor, loss: str | PerSample = "cross_entropy"
     ) -> None:
-        """Show the batch of the coming update to criteria that measure; free unless one asks."""
+        """Give the batch of the next update to criteria that measure.
+
+        Call it before the update. Nothing is computed unless a criterion measures.
+
+        Args:
+            inputs: inputs of the batch, as the model takes them.
+            targets: targets of the batch.
+            loss: name of the loss, or a callable(outputs, targets) -> (N,).
+        """
         self._batch = inputs, targets, loss
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next updates depend on besides model, optimizer and trajectory, copied."""
+        """Return a copy of the pruner's state, to be saved with model, optimizer and trajectory."""
         named = self._named()
         return {
             "updates": self.updates,
@@ -182,18 +196,20 @@ class PruneWhileTraining:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; the model has the size it had then.
+        """Continue from a state that `state_dict` returned.
+
+        The model must have the size that it had when the state was saved.
 
         Raises:
-            ValueError: the state is that of other groups; nothing has changed then.
+            ValueError: the state belongs to other groups; nothing is changed then.
         """
         named, sizes = self._named(), state["sizes"]
         for name in sorted(named.keys() | sizes.keys()):
-            mine = named[name].size if name in named else None
-            if mine != sizes.get(name):
+            size = named[name].size if name in named else None
+            if size != sizes.get(name):
                 raise ValueError(
-                    f"the state is that of other groups: {name!r} has {sizes.get(name)} members "
-                    f"there and {mine} here; load it for the network that it was saved with"
+                    f"the state belongs to other groups: {name!r} has {sizes.get(name)} members "
+                    f"there and {size} here; load it for the network that it was saved with"
                 )
         dead = {named[name]: positions for name, positions in state["dead"].items()}
         self.mask = Mask.full(self.mask.groups).without(dead)
@@ -207,7 +223,7 @@ class PruneWhileTraining:
     def _named(self) -> dict[str, Group]:
         return {f"{group.kind}/{group.name}": group for group in self.mask.groups}
 
-    # After an update.
+    # Called after each update of the optimizer.
 
     @torch.no_grad()
     def _after_update(self) -> None:
@@ -242,20 +258,20 @@ class PruneWhileTraining:
         else:
             self.mask = mask_cut_(self.model, self.mask, cut)
             self.mask.hold_(self.model, optimizer)
-        for name, it in self._parameters.items():
-            ZeroDeadGradients(self, name)(it.parameter)
+        for name, held in self._parameters.items():
+            ZeroDeadGradients(self, name)(held.parameter)
 
     def _delete(self, optimizer: Optimizer) -> None:
         if not self.mask.gone:
             return
-        left = [group for group in self.mask.groups if _is_left(self.mask, group)]
+        remaining = [group for group in self.mask.groups if _remains(self.mask, group)]
         self.mask = shrink_(self.model, self.mask, optimizer, self.trajectory, self.example)
-        now = dict(zip(left, self.mask.groups, strict=True))
+        smaller = dict(zip(remaining, self.mask.groups, strict=True))  # each group after shrinking
         for group in self.groups:
-            if group not in now:
+            if group not in smaller:
                 self.emptied[group.kind] += self.starts[group]
-        self.starts = {now[group]: n for group, n in self.starts.items() if group in now}
-        self.groups = [now[group] for group in self.groups if group in now]
+        self.starts = {smaller[group]: n for group, n in self.starts.items() if group in smaller}
+        self.groups = [smaller[group] for group in self.groups if group in smaller]
         self._parameters = pruned_parameters(self.model, self.mask.groups)
 
     def _progress(self) -> Progress:
@@ -289,10 +305,10 @@ class PruneWhileTraining:
         measured = Measurement(None, float("nan"), **vars(size))
         return measured.of(self.model, self.mask, self.example)
 
-    # What is held.
+    # Called by the constructor.
 
     def _swept(self) -> list[Neurons]:
-        """Units that may die when all their synapses have; they are only looked at to delete."""
+        """Return units that the sweep may remove when only synapses are cut; for `delete` alone."""
         if not self.delete or self.example is None or any(g.kind != "synapse" for g in self.groups):
             return []
         return find_units(self.model, self.example, inputs=True)
@@ -300,13 +316,13 @@ class PruneWhileTraining:
     def _check(self) -> None:
         if not self.groups:
             raise GroupError("there is nothing to prune: pass groups of find_units, find_synapses")
-        for name, at in (("probe", self.probe), ("trajectory", self.trajectory)):
-            if at is not None and getattr(at, "model", self.model) is not self.model:
-                raise GroupError(f"{name}= looks at another model; make it of this one")
+        for name, given in (("probe", self.probe), ("trajectory", self.trajectory)):
+            if given is not None and getattr(given, "model", self.model) is not self.model:
+                raise GroupError(f"{name}= belongs to another model; make it with this one")
         if self.probe is None and isinstance(self.until, Limit) and not self.until.is_size:
             raise BudgetError(
-                f"until={self.until.words} asks for accuracy or loss, which an optimizer's hook "
-                "does not see; pass probe="
+                f"until={self.until.words} needs accuracy or loss, which an optimizer's hook "
+                "cannot measure; pass probe="
             )
         if isinstance(self.propose, Paced):
             starts = {group: self.mask.count(group) for group in self.groups}
@@ -314,10 +330,13 @@ class PruneWhileTraining:
 
 
 def _was_skipped(optimizer: Optimizer) -> bool:
-    """Whether a gradient scaler told a fused optimizer, which steps all the same, to do nothing."""
+    """Return whether a gradient scaler made a fused optimizer skip this update.
+
+    The step hook of a fused optimizer also runs when the update is skipped.
+    """
     found = getattr(optimizer, "found_inf", None)
     return isinstance(found, Tensor) and bool(found.item())
 
 
-def _is_left(mask: Mask, group: Group) -> bool:
+def _remains(mask: Mask, group: Group) -> bool:
     return isinstance(group, Synapses) or mask.count(group) > 0

@@ -1,4 +1,4 @@
-"""What stands in for a Probe until somebody measures."""
+"""`LazyProbe`: a stand-in for a Probe that makes the real Probe when a criterion measures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class LazyProbe:
-    """Knows a network's weights and what is alive; a Probe is only made if a criterion measures.
+    """Give criteria the weights and the mask of a network; make a Probe only if one measures.
+
+    Any attribute other than those below is read from the real Probe, which is made at the first
+    such access.
 
     Attributes:
-        model: whose weights.
+        model: the network.
         mask: what is alive.
-        trajectory: what training did to the weights, if that was recorded.
-        make: makes the Probe; None where there is no data.
-        remedy: what to do then.
+        trajectory: the record of how training changed the weights; None if there is none.
+        make: returns the Probe; None if there is no data to measure on.
+        remedy: advice for the error message if there is no data.
     """
 
     model: nn.Module
@@ -35,13 +38,13 @@ class LazyProbe:
     remedy: str
 
     def alive(self, group: Group) -> Tensor:
-        """(size,) bool: which members were not cut."""
+        """Return (size,) bool: which members of the group are alive."""
         return self.mask.alive(group)
 
     def __getattr__(self, name: str) -> Any:
         if self.make is None:
             raise CriterionError(
-                f"this criterion measures ({name}) where there is no data: {self.remedy}"
+                f"this criterion measures ({name}), and there is no data: {self.remedy}"
             )
         probe = self.__dict__.setdefault("_probe", None) or self.make()
         probe.mask = self.mask

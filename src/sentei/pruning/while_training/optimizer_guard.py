@@ -1,4 +1,4 @@
-"""What a pruner holds of somebody else's training loop, and what it refuses there."""
+"""Checks on the optimizer and the parameters that a pruner shares with a user's training loop."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sentei.network.units import Group, Synapses
 
 @dataclass(frozen=True)
 class PrunedParameter:
-    """A parameter that pruning zeroes or cuts.
+    """A parameter that pruning sets to zero in part, or makes smaller.
 
     Attributes:
-        parameter: the object.
-        shape: its shape when it was looked at.
-        zeroed: whether what is dead in it is set to zero; the others are only cut.
+        parameter: the parameter.
+        shape: its shape when this record was made.
+        zeroed: whether its dead weights are set to zero; if False, its entries are only deleted.
     """
 
     parameter: nn.Parameter
@@ -30,20 +30,25 @@ class PrunedParameter:
 
 @dataclass(frozen=True)
 class ZeroDeadGradients:
-    """Zeroes the gradients of what a pruner holds dead, once a backward pass has added to them."""
+    """A hook that zeroes the gradients of dead weights after a backward pass accumulates them.
+
+    Attributes:
+        pruner: the pruner whose mask is read.
+        name: name of the parameter in the model.
+    """
 
     pruner: Any
     name: str
 
     def __call__(self, parameter: Tensor) -> None:
-        """Called by autograd with the parameter."""
+        """Zero the parameter's gradients where it is dead; autograd calls this."""
         if parameter.grad is not None:
             self.pruner.mask.zero_(self.name, parameter.grad)
 
 
 def pruned_parameters(model: nn.Module, groups: Iterable[Group]) -> dict[str, PrunedParameter]:
-    """Every parameter of these groups, by name."""
-    there = dict(model.named_parameters(remove_duplicate=False))
+    """Return every parameter that pruning these groups may change, by name."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     zeroed: dict[str, bool] = {}
     for group in groups:
         if isinstance(group, Synapses):
@@ -54,69 +59,76 @@ def pruned_parameters(model: nn.Module, groups: Iterable[Group]) -> dict[str, Pr
         for part in (*group.producers, *group.followers):
             zeroed.setdefault(part.parameter, False)
     return {
-        name: PrunedParameter(there[name], tuple(there[name].shape), zero)
+        name: PrunedParameter(parameters[name], tuple(parameters[name].shape), zero)
         for name, zero in zeroed.items()
-        if name in there
+        if name in parameters
     }
 
 
 def check_optimizer(
     optimizer: Optimizer, holds: Mapping[str, PrunedParameter], *, delete: bool
 ) -> None:
-    """Refuse an optimizer that cannot be gone along with.
+    """Check that the pruner can keep dead weights at zero after every update of this optimizer.
+
+    Args:
+        optimizer: the optimizer that trains the model.
+        holds: the parameters that pruning changes, by name.
+        delete: whether the pruner also deletes dead units from the tensors.
 
     Raises:
-        ValueError: it is none.
-        StructureError: it does not own a weight that may be cut, moves weights in the middle of an
-            update, or another pruner holds a weight.
+        ValueError: it is not an optimizer of torch.
+        StructureError: it does not own a parameter that may be cut, it is LBFGS, which changes
+            weights several times in one update, or another pruner holds a parameter.
     """
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"attach() takes a torch.optim.Optimizer; got {optimizer!r}")
     if isinstance(optimizer, LBFGS):
         raise StructureError(
-            "LBFGS moves weights several times in one update, where nobody can keep the dead at "
-            "zero; take SGD, Adam, RMSprop, Adadelta or another that moves them once"
+            "LBFGS moves weights several times in one update, and dead weights cannot be kept at "
+            "zero in between; use SGD, Adam, RMSprop, Adadelta or another that moves them once"
         )
     owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for name, it in holds.items():
-        changed = it.zeroed or (delete and it.parameter.requires_grad)
-        if changed and id(it.parameter) not in owned:
+    for name, held in holds.items():
+        changed = held.zeroed or (delete and held.parameter.requires_grad)
+        if changed and id(held.parameter) not in owned:
             raise StructureError(
-                f"the optimizer does not own {name!r}, which may be cut: make it of "
+                f"the optimizer does not own {name!r}, which may be cut: make it with "
                 "model.parameters(), after the model has its final layers, or leave the group out"
             )
         if changed and any(
-            isinstance(hook, ZeroDeadGradients) for hook in _after_gradient(it.parameter)
+            isinstance(hook, ZeroDeadGradients) for hook in _gradient_hooks(held.parameter)
         ):
             raise StructureError(
-                f"another pruner holds {name!r}; detach() it first, or give the two other groups"
+                f"another pruner holds {name!r}; detach() it first, or give the two pruners "
+                "different groups"
             )
 
 
 def check_still_there(model: nn.Module, holds: Mapping[str, PrunedParameter]) -> None:
-    """Refuse a model whose parameters were replaced, or cut by somebody else.
+    """Check that the model's parameters are the same objects, of the same shape, as at `attach`.
 
     Raises:
-        StructureError: a parameter is another object, or of another shape.
+        StructureError: a parameter is another object, or has another shape.
     """
-    for name, it in holds.items():
+    for name, held in holds.items():
         try:
             now = model.get_parameter(name)
         except AttributeError:
             now = None
-        if now is not it.parameter:
+        if now is not held.parameter:
             raise StructureError(
                 f"parameter {name!r} was replaced by another object after attach(), so the "
                 "optimizer trains a weight that the model does not use; change weights in "
                 "place, or detach(), replace, and attach() to a new optimizer"
             )
-        shape = tuple(it.parameter.shape)
-        if shape != it.shape:
+        shape = tuple(held.parameter.shape)
+        if shape != held.shape:
             raise StructureError(
-                f"parameter {name!r} had shape {it.shape} and has {shape}: somebody "
-                "else cut it, such as another pruner that deletes; let one pruner have both groups"
+                f"parameter {name!r} had shape {held.shape} and has {shape}: something other than "
+                "this pruner cut it, such as another pruner that deletes; let one pruner have both "
+                "groups"
             )
 
 
-def _after_gradient(parameter: nn.Parameter) -> list[Any]:
+def _gradient_hooks(parameter: nn.Parameter) -> list[Any]:
     return list((getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values())

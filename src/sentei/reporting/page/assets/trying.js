@@ -171,7 +171,7 @@ function sliders() {
         slider.value = value(state.input);
         said.value = brief(Number(value(state.input).toFixed(4)));
       }
-      label.classList.toggle("unheard", layers[0].size === parts.length && !alive[i]);
+      label.classList.toggle("unread", layers[0].size === parts.length && !alive[i]);
     });
   };
   follow(["input", "step"], show);
