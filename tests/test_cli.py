@@ -154,7 +154,7 @@ def test_toml_options_have_the_same_names(model, capsys, tmp_path, monkeypatch):
     assert code == 2
     assert "units-at-most" in out + err
     for text, words in (("units-at-most = 7\n", "under a heading"), ("[prun]\n", "'prune'"),
-                        ("[prune\n", "no TOML")):  # fmt: skip
+                        ("[prune\n", "not valid TOML")):  # fmt: skip
         (tmp_path / "run.toml").write_text(text)
         code, _, err = run("prune", model, "--config", "run.toml", capsys=capsys)
         assert code == 2
