@@ -170,7 +170,7 @@ def test_a_unit_shows_its_history_and_its_error_surface(page, mnist):
     page.until("document.querySelector('#surface svg') !== null")
     words = page.ask("document.querySelector('#unit').innerText")
     assert f"Unit {gone} of fc1" in words
-    assert "It went in step 2." in words
+    assert "It was removed in step 2." in words
     assert "Removing it alone raises the loss by" in words
     assert page.ask("document.querySelectorAll('#removed tr.chosen').length") == 1
     assert page.ask("document.querySelectorAll('#surface polyline').length") == 3
