@@ -1,4 +1,4 @@
-"""The command line, as a user meets it: help, typos, bad input, and a run from end to end."""
+"""The command line: help, misspelled options, bad input, and commands from start to end."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from sentei.formats.c.compiled import Compiled
 
 
 def run(*arguments, capsys=None):
-    """Exit code, standard output and standard error of a command."""
+    """Run a command; return its exit code, standard output and standard error."""
     with pytest.raises(SystemExit) as ended:
         cli.main([str(argument) for argument in arguments])
     said = capsys.readouterr()

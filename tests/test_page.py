@@ -1,4 +1,4 @@
-"""The page as a file: one that is complete in itself, and the journals it is made from."""
+"""The page as a file: self-contained, built from journals and networks."""
 
 import base64
 import hashlib
@@ -40,7 +40,7 @@ def pruned(folder, network=None, steps=3, inputs=False, **options):
 
 
 class Own(nn.Module):
-    """A network that cannot be described."""
+    """A network with a forward() of its own, which cannot be stored as plain data."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Own(nn.Module):
 
 
 def unpacked(form):
-    """What `assets/decoding.js` makes of packed numbers."""
+    """Decode a packed array, as `assets/decoding.js` does."""
     values = np.frombuffer(base64.b64decode(form["d"]), "<" + form["t"])
     if "m" in form:
         bits = np.unpackbits(np.frombuffer(base64.b64decode(form["m"]), "u1"), bitorder="little")

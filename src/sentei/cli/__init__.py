@@ -73,9 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"sentei: {error}\n")
         sys.exit(USAGE if isinstance(error, (ValueError, FileNotFoundError)) else REFUSED)
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "sentei: interrupted. The journal, if any, has all complete steps.\n"
-        )
+        sys.stderr.write("sentei: interrupted. The journal, if any, has all complete steps.\n")
         sys.exit(INTERRUPTED)
 
 
