@@ -20,8 +20,8 @@ def run(*arguments, capsys=None):
     """Run a command; return its exit code, standard output and standard error."""
     with pytest.raises(SystemExit) as ended:
         cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return ended.value.code or 0, said.out, said.err
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -234,9 +234,9 @@ def test_compare_ranks_ways_and_draws_them(model, tmp_path, capsys):
     out = tmp_path / "compared"
     words = ["--data", "letter", "--steps", 2, "--keep", "4", "--seeds", 2, "--samples", 500]
     chosen = ["--criteria", "ablation", "--criteria", "wsf", "--criteria", "random"]
-    code, told, err = run("compare", model, *words, *chosen, "--out", out, capsys=capsys)
+    code, printed, err = run("compare", model, *words, *chosen, "--out", out, capsys=capsys)
     assert code == 0, err
-    lines = [line for line in told.splitlines() if "±" in line]
+    lines = [line for line in printed.splitlines() if "±" in line]
     assert len(lines) == 4  # two criteria with and without repair; wsf has no trajectory
     assert "ablation + least" in lines[0]
     assert out.with_suffix(".png").stat().st_size > 10_000
