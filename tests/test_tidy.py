@@ -15,11 +15,7 @@ from sentei.pruning.tidying import examined
 
 
 def untidy(act=nn.ReLU):
-    """Ten hidden units.
-
-    Unit 1 is unread, 2 reads nothing, 3 repeats 0, 4 is 0 on the data, 5 is twice 6, and 7 is a mix
-    of 8 and 9.
-    """
+    """Ten units: 1 unread, 2 constant, 3 equals 0, 4 dead on data, 5 twice 6, 7 mixes 8 and 9."""
     model = hand.mlp(6, 10, 4, act=act, seed=4).double()
     x = torch.randn(300, 6).double()
     w, b, out = model[0].weight.data, model[0].bias.data, model[2].weight.data
