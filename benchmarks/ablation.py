@@ -1,10 +1,11 @@
-"""What exact ablation costs, against the loop anybody would write and against a gradient.
+"""Time exact ablation, compared with a naive loop and with a first-order (gradient) estimate.
 
-Run: python benchmarks/ablation.py [--full] [--repeats 7]. On 10,000 images of MNIST: that all ways
-give the same scores; one ranking and a complete iterative re-ranking, at one thread and at two,
-each side counted at the thread count that suits it better; and peak memory. The naive loop is one
-forward pass for each unit, with the unit's columns zeroed. Without --full its passes and the long
-iterative run are measured at some stages and scaled; the table says where.
+Run: python benchmarks/ablation.py [--full] [--repeats 7]. On 10,000 images of MNIST, it checks that
+all methods give the same scores, and measures one ranking, a complete iterative re-ranking and peak
+memory. Times are taken with one and with two threads; each method counts at its faster thread
+count. The naive loop is one forward pass for each unit, with the unit's columns zeroed. Without
+--full, its passes and the long iterative run are measured at some stages and scaled; the output
+says where.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sentei.datasets import Samples, mnist
 from sentei.training import Recipe, mlp, train
 
 THREADS = (1, 2)
-STAGES = 8  # at how many sizes a long iterative run is measured
+STAGES = 8  # number of sizes at which a long iterative run is measured
 
 
 def main() -> None:
@@ -53,12 +54,12 @@ def main() -> None:
     subprocess.run([sys.executable, __file__, "--memory", "784-4096-10"], check=True)
 
 
-# The ways.
+# The methods.
 
 
 @torch.no_grad()
 def naive(model: nn.Module, group: Neurons, unit: int, samples: Samples) -> Tensor:
-    """Mean loss without a unit: zero its columns, run, put them back."""
+    """Return the mean loss without a unit: zero its columns, run, restore them."""
     part = group.listeners[0]
     weight, columns = model.get_parameter(part.parameter), part.index[unit]
     before = weight.index_select(part.dim, columns)
@@ -69,7 +70,7 @@ def naive(model: nn.Module, group: Neurons, unit: int, samples: Samples) -> Tens
 
 
 def taylor(model: nn.Module, groups: list[Neurons], samples: Samples) -> list[Tensor]:
-    """First-order estimate of the rise for all units: one forward and one backward pass."""
+    """Estimate the rise for all units to first order, by one forward and one backward pass."""
     weights = [model.get_parameter(group.listeners[0].parameter) for group in groups]
     loss = F.cross_entropy(model(samples.inputs), samples.targets)
     gradients = torch.autograd.grad(loss, weights)
@@ -79,7 +80,7 @@ def taylor(model: nn.Module, groups: list[Neurons], samples: Samples) -> list[Te
 def remove_least(
     model: nn.Module, probe: Probe, groups: list[Neurons], score: Callable[[], list[Tensor]]
 ) -> None:
-    """One round: score every unit, remove the least."""
+    """Do one round: score every unit, and remove the one with the lowest score."""
     found = [
         scores.double().masked_fill(~probe.alive(group), torch.inf)
         for scores, group in zip(score(), groups, strict=True)
@@ -89,18 +90,18 @@ def remove_least(
 
 
 def remove(model: nn.Module, probe: Probe, group: Neurons, units: Tensor) -> None:
-    """Zero the units' columns and tell the Probe."""
+    """Zero the units' columns and update the Probe."""
     part = group.listeners[0]
     with torch.no_grad():
         model.get_parameter(part.parameter).index_fill_(part.dim, part.index[units].flatten(), 0)
     probe.update_(Cut({group: units}))
 
 
-# The figures.
+# What is printed.
 
 
 def print_equality() -> None:
-    """Largest difference from one masked pass per unit, for three kinds of networks."""
+    """Print the largest difference from one masked pass per unit, for three kinds of networks."""
     torch.manual_seed(0)
     images, flat = torch.randn(200, 1, 12, 12), torch.randn(200, 144)
     networks = {
@@ -123,7 +124,7 @@ def print_equality() -> None:
 
 @torch.no_grad()
 def masked(model: nn.Module, group: Neurons, unit: int, samples: Samples) -> Tensor:
-    """As `naive`, for units with any number of listeners."""
+    """Return the mean loss without a unit, as `naive` does, for any number of listeners."""
     parts = [(model.get_parameter(p.parameter), p.dim, p.index[unit]) for p in group.listeners]
     before = [weight.clone() for weight, _, _ in parts]
     for weight, dim, columns in parts:
@@ -137,7 +138,7 @@ def masked(model: nn.Module, group: Neurons, unit: int, samples: Samples) -> Ten
 def print_one_ranking(
     shape: str, model: nn.Module, groups: list[Neurons], samples: Samples, repeats: int
 ) -> None:
-    """All units once, against one pass for each."""
+    """Print the time of one ranking of all units, and of one pass for each unit."""
     units = sum(group.size for group in groups)
     probe = Probe(model, samples)
 
@@ -170,7 +171,7 @@ def print_iteration(
     samples: Samples,
     asked: argparse.Namespace,
 ) -> None:
-    """Every unit removed, ranked anew each time."""
+    """Print the time of removing every unit, with a new ranking before each removal."""
     units = sum(group.size for group in groups)
     passes = units * (units + 1) // 2
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -189,17 +190,17 @@ def print_iteration(
     torch.set_num_threads(1)
     slow, fast, gradient = (best(rounds[name]) for name in ("naive", "sentei", "taylor"))
     how = "every pass run" if asked.full else f"the median of 9 passes, times {passes:,}"
-    said = "" if asked.full or units <= 100 else f" ({STAGES} stages measured, rounds scaled)"
+    note = "" if asked.full or units <= 100 else f" ({STAGES} stages measured, rounds scaled)"
     print(f"{shape}: {units} removals, ranked anew each time")
     print(f"  naive, {passes:,} passes      {shown(slow)}   ({how})")
-    print(f"  sentei                   {shown(fast)}   ratio {slow[0] / fast[0]:.0f}{said}")
-    print(f"  first-order Taylor       {shown(gradient)}   {gradient[0] / fast[0]:.1f} times ours")
+    print(f"  sentei                   {shown(fast)}   ratio {slow[0] / fast[0]:.0f}{note}")
+    print(f"  first-order Taylor       {shown(gradient)}   {gradient[0] / fast[0]:.1f} × sentei")
 
 
 def iterated(
     model: nn.Module, groups: list[Neurons], samples: Samples, complete: bool
 ) -> dict[str, float]:
-    """Seconds of all rounds, ours and a gradient's; they take turns on the same removals."""
+    """Return the seconds of all rounds by ablation and by gradient, on the same removals."""
     probe = Probe(model, samples)
     units = sum(group.size for group in groups)
 
@@ -210,7 +211,7 @@ def iterated(
     done = 0
     for stage in range(units if complete else STAGES):
         ahead = (units * stage // STAGES if not complete else stage) - done
-        for _ in range(ahead):  # nearest to the removals that are skipped: at random
+        for _ in range(ahead):  # random removals stand in for the rounds that are skipped
             group = max(groups, key=lambda group: int(probe.alive(group).sum()))
             alive = probe.alive(group).nonzero().flatten()
             remove(model, probe, group, alive[torch.randint(len(alive), (1,))])
@@ -223,8 +224,8 @@ def iterated(
 
 
 def naively_iterated(model: nn.Module, groups: list[Neurons], samples: Samples) -> None:
-    """The loop anybody would write, to its end."""
-    probe = Probe(model, samples)  # of use for its mask only
+    """Remove all units by the naive loop."""
+    probe = Probe(model, samples)  # used for its mask only
 
     def every() -> list[Tensor]:
         return [
@@ -242,7 +243,7 @@ def naively_iterated(model: nn.Module, groups: list[Neurons], samples: Samples) 
 
 
 def print_peak_memory(shape: str) -> None:
-    """Of one ranking in this process, torch and all."""
+    """Print the peak memory of this process, torch included, after one ranking."""
     torch.manual_seed(0)
     model = mlp(shape)
     x = torch.rand(10_000, int(shape.partition("-")[0]))
@@ -256,14 +257,14 @@ def print_peak_memory(shape: str) -> None:
 
 
 def timed(what: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that a call takes."""
     start = perf_counter()
     what()
     return perf_counter() - start
 
 
 def measured(ways: dict[str, Callable[[], object]], repeats: int) -> dict[int, dict[str, float]]:
-    """Median seconds of each way by thread count; the ways take turns."""
+    """Return the median seconds of each method by thread count; the methods take turns."""
     found = {}
     for threads in THREADS:
         torch.set_num_threads(threads)
@@ -276,13 +277,13 @@ def measured(ways: dict[str, Callable[[], object]], repeats: int) -> dict[int, d
 
 
 def best(seconds: dict[int, float]) -> tuple[float, int]:
-    """The least seconds and the thread count that had it."""
+    """Return the least seconds and their thread count."""
     threads = min(seconds, key=lambda threads: seconds[threads])
     return seconds[threads], threads
 
 
 def shown(found: tuple[float, int]) -> str:
-    """Seconds and threads, in columns."""
+    """Format seconds and threads in columns."""
     seconds, threads = found
     return f"{seconds:>9.3f} s at {threads} thread{'s' if threads > 1 else ' '}"
 
@@ -291,7 +292,7 @@ def shown(found: tuple[float, int]) -> str:
 
 
 def convolutional() -> nn.Module:
-    """Two convolutions with batch norm, two linear layers."""
+    """Build a network of two convolutions, one with batch norm, and two linear layers."""
     return nn.Sequential(
         *(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 16), nn.ReLU()),
@@ -300,7 +301,7 @@ def convolutional() -> nn.Module:
 
 
 class Residual(nn.Module):
-    """Two blocks around a stream of eight channels."""
+    """A residual network of two blocks and eight channels."""
 
     def __init__(self):
         super().__init__()
@@ -309,7 +310,7 @@ class Residual(nn.Module):
         self.head = nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 10)."""
+        """Return (N, 10) outputs."""
         x = self.convs[0](x)
         for first, second in (self.convs[1:3], self.convs[3:5]):
             x = x + second(F.relu(first(F.relu(x))))

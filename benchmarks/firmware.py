@@ -1,6 +1,7 @@
-"""Emitted C on MNIST's 10,000 test images: agreement, accuracy, bytes and latency.
+"""Measure emitted C code on MNIST's 10,000 test images: agreement, accuracy, bytes and latency.
 
-Float32 is compared with the same network in float64 too: how far rounding takes C, and PyTorch.
+Float32 outputs of C and of PyTorch are also compared with the network in float64, which shows the
+rounding error of each.
 
 Run: python benchmarks/firmware.py FOLDER, after benchmarks/firmware_networks.py FOLDER. Needs a C
 compiler and onnxruntime; everything runs on one thread, one image at a time.
@@ -25,7 +26,7 @@ FORMATS = ("c", "c-int8", "c-int8-int8")
 
 
 def main(folder: Path) -> None:
-    """Measure every network of the folder."""
+    """Measure every network in the folder."""
     torch.set_num_threads(1)
     data = datasets.load("mnist", flat=True)
     for path in sorted(folder.glob("*.safetensors")):
@@ -60,7 +61,7 @@ def measure(
     truth: torch.Tensor,
     scratch: str,
 ) -> None:
-    """One network in one format."""
+    """Export one network in one format, and print its measurements."""
     images, targets = test
     file = Path(scratch) / f"{format.replace('-', '_')}.c"
     sentei.export(network, file, example=seen, mask=mask, format=format)
@@ -79,7 +80,7 @@ def measure(
 
 
 def speed(network: nn.Module, mask: sentei.Mask, image: torch.Tensor, scratch: Path) -> None:
-    """PyTorch and onnxruntime, on the same image."""
+    """Print the latency of PyTorch and of onnxruntime on the same image."""
     import time
     from statistics import median
 

@@ -1,10 +1,10 @@
-"""MNIST networks for firmware: trained, and pruned to a number of synapses while they train.
+"""Train MNIST networks for firmware, and prune them to a number of synapses during training.
 
     python benchmarks/firmware_networks.py FOLDER
 
-writes one .safetensors with its mask for each size, those that are there already left alone. The
-largest convolutional network teaches the multilayer perceptrons. Test images are not looked at;
-`benchmarks/firmware.py` does that, with the emitted C.
+writes a .safetensors file with a mask for each size; existing files are kept. The largest
+convolutional network is the teacher of the multilayer perceptrons (distillation). Test images are
+not used here; `benchmarks/firmware.py` measures the emitted C code on them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MLPS = {
 
 
 def cnn(first: int, second: int) -> nn.Sequential:
-    """Two 5 by 5 convolutions with batch norm, each halved by pooling, and one dense layer."""
+    """Build two 5 by 5 convolutions, each with batch norm and 2 by 2 pooling, and a dense layer."""
     return nn.Sequential(
         *(nn.Conv2d(1, first, 5), nn.BatchNorm2d(first), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(first, second, 5), nn.BatchNorm2d(second), nn.ReLU(), nn.MaxPool2d(2)),
@@ -48,7 +48,7 @@ def cnn(first: int, second: int) -> nn.Sequential:
 
 
 def mlp(first: int, second: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """Build a ReLU network of two hidden layers."""
     return nn.Sequential(
         *(nn.Linear(784, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()),
         nn.Linear(second, 10),
@@ -56,7 +56,7 @@ def mlp(first: int, second: int) -> nn.Sequential:
 
 
 def shifted(images: Tensor, down: Tensor, across: Tensor, most: int) -> Tensor:
-    """(N, 1, 28, 28) images, each moved by `down - most` and `across - most` pixels."""
+    """Return (N, 1, 28, 28) images, each moved by `down - most` and `across - most` pixels."""
     padded = F.pad(images, (most, most, most, most))
     rows = down[:, None, None] + torch.arange(28)[:, None]
     columns = across[:, None, None] + torch.arange(28)
@@ -64,23 +64,23 @@ def shifted(images: Tensor, down: Tensor, across: Tensor, most: int) -> Tensor:
 
 
 @torch.no_grad()
-def told(teacher: nn.Module, images: Tensor, most: int) -> Tensor:
-    """(shifts, shifts, N, 10) what a teacher says of every image at every shift, softened."""
+def soft_targets(teacher: nn.Module, images: Tensor, most: int) -> Tensor:
+    """Return (shifts, shifts, N, 10) soft targets: the teacher's classes of each shifted image."""
     shifts = range(2 * most + 1)
-    said = torch.empty(len(shifts), len(shifts), len(images), 10)
+    targets = torch.empty(len(shifts), len(shifts), len(images), 10)
     for down in shifts:
         for across in shifts:
             for rows in torch.arange(len(images)).split(1000):
                 moved = (torch.full((len(rows),), shift) for shift in (down, across))
                 logits = teacher(shifted(images[rows], next(moved), next(moved), most))
-                said[down, across, rows] = F.softmax(logits / TEMPERATURE, 1)
-    return said
+                targets[down, across, rows] = F.softmax(logits / TEMPERATURE, 1)
+    return targets
 
 
 def trained(
-    network: nn.Sequential, keep: int, epochs: int, said: Tensor | None, data: datasets.Split
+    network: nn.Sequential, keep: int, epochs: int, soft_labels: Tensor | None, data: datasets.Split
 ) -> sentei.Mask:
-    """Train with a one-cycle rate, pruning by magnitude in the first three fifths."""
+    """Train with a one-cycle learning rate, and prune by magnitude in the first three fifths."""
     images, targets = data.train
     images, flat = images.reshape(-1, 1, 28, 28), isinstance(network[0], nn.Linear)
     most = 1 if flat else 2  # pixels
@@ -98,9 +98,9 @@ def trained(
             batch = shifted(images[rows], down, across, most)
             outputs = network(batch.flatten(1) if flat else batch)
             loss = F.cross_entropy(outputs, targets[rows])
-            if said is not None:
+            if soft_labels is not None:
                 own = F.log_softmax(outputs / TEMPERATURE, 1)
-                soft = F.kl_div(own, said[down, across, rows], reduction="batchmean")
+                soft = F.kl_div(own, soft_labels[down, across, rows], reduction="batchmean")
                 loss = 0.3 * loss + 0.7 * TEMPERATURE**2 * soft
             optimizer.zero_grad()
             loss.backward()
@@ -118,7 +118,7 @@ def trained(
 def fitted(
     network: nn.Sequential, mask: sentei.Mask, budget: int, data: datasets.Split
 ) -> sentei.Mask:
-    """Let the smallest weights go until the network fits, and train what is left a little."""
+    """Remove the smallest weights until the network fits the budget, then retrain briefly."""
     shape = (-1, 784) if isinstance(network[0], nn.Linear) else (-1, 1, 28, 28)
     example = data.train.inputs[:2].reshape(shape)
     groups = sentei.find_synapses(network)
@@ -135,11 +135,11 @@ def fitted(
 
 
 def main(folder: Path) -> None:
-    """Train what is missing."""
+    """Train and save the networks whose files do not exist yet."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     data = datasets.load("mnist", flat=True)
-    said = None
+    soft_labels = None
     for name, (widths, keep, epochs) in {**CNNS, **MLPS}.items():
         path = folder / f"{name}.safetensors"
         if path.exists():
@@ -148,11 +148,11 @@ def main(folder: Path) -> None:
         torch.manual_seed(0)
         flat = name in MLPS
         network = mlp(*widths) if flat else cnn(*widths)
-        if flat and said is None:
+        if flat and soft_labels is None:
             teacher = sentei.load(folder / "cnn32.safetensors")
-            said = told(teacher, data.train.inputs.reshape(-1, 1, 28, 28), 1)
+            soft_labels = soft_targets(teacher, data.train.inputs.reshape(-1, 1, 28, 28), 1)
         example = data.train.inputs[:2].reshape((-1, 784) if flat else (-1, 1, 28, 28))
-        mask = trained(network, keep, epochs, said if flat else None, data)
+        mask = trained(network, keep, epochs, soft_labels if flat else None, data)
         budget = int(name[3:]) * 1024
         if bytes_in(network.eval(), mask, "c-int8", example) > budget:
             mask = fitted(network, mask, budget, data)

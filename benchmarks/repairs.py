@@ -1,10 +1,10 @@
-"""What angles and least-squares removal cost, against the arithmetic they cannot do without.
+"""Time angles and least-squares removal, compared with the arithmetic that they have to do.
 
-Run: python benchmarks/repairs.py. One thread, MNIST. Angles of 4,096 units over 60,000 samples
-beside the bare matrix product of their outputs in float32, with the process's peak memory; and a
-complete curve of least-squares removal of 1,000 units beside one Cholesky factorisation of their
-Gram matrix plus one pass over the data. Each side is measured alone, in a process of its own. Last,
-how far outputs move in float64 when units that others can stand in for are handed over.
+Run: python benchmarks/repairs.py. One thread, MNIST. It compares the angles of 4,096 units over
+60,000 samples with the matrix product of their outputs in float32, and reports peak memory; and it
+compares a complete least-squares removal of 1,000 units with one Cholesky factorisation of their
+Gram matrix plus one pass over the data. Each side runs in a process of its own. Last, it prints how
+much outputs change in float64 when redundant units are removed with the repair `affine`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import lowest, mixed
 from sentei.training import mlp
 
-CASES = {  # activation, and what another unit's incoming weights are multiplied with
+CASES = {  # activation, and the factor of the copied unit's incoming weights
     "sigmoid duplicates": ("sigmoid", 1.0),
     "sigmoid complements": ("sigmoid", -1.0),
     "tanh opposites": ("tanh", -1.0),
@@ -54,14 +54,17 @@ def main() -> None:
         ratio = times[name] / times[against]
         print(f"| {against} | {times[against]:.1f} | 1 | {found[against][1]:.2f} GB |")
         print(f"| {name} | {times[name]:.1f} | {ratio:.1f} | {found[name][1]:.2f} GB |")
-    print("\n| what goes, by `affine` | outputs move by |\n| --- | --- |")
+    print("\n| removed units, with `affine` | outputs change by |\n| --- | --- |")
     for what, apart in exactness().items():
         print(f"| {what} | {apart:.1e} |")
 
 
 @torch.no_grad()
 def exactness() -> dict[str, float]:
-    """Largest change of any output, 784-64-10 in float64 on 1,000 images, eight units gone."""
+    """Return the largest change of any output of a float64 784-64-10 on 1,000 images.
+
+    Eight units are removed that others can replace exactly.
+    """
     x = mnist().test.inputs[:1000].double()
     y = torch.zeros(1000, dtype=torch.long)
     found = {}
@@ -83,13 +86,13 @@ def exactness() -> dict[str, float]:
 
 @torch.no_grad()
 def product() -> float:
-    """The outputs of 4,096 units over 60,000 samples times themselves, in float32."""
+    """Time the float32 product of 4,096 units' outputs with themselves, over 60,000 samples."""
     o = torch.rand(60_000, 4_096)
     return _timed(lambda: o.T @ o)
 
 
 def all_angles() -> float:
-    """The angles, from the network and its data."""
+    """Time the angles between all units, from the network and its data."""
     data = mnist("full").train
     model = mlp("784-4096-10").eval()
     (group,) = find_units(model, data.inputs[:2])
@@ -99,7 +102,7 @@ def all_angles() -> float:
 
 @torch.no_grad()
 def one_pass() -> float:
-    """One Cholesky factorisation of 1,000 units' Gram matrix, and one pass that gathers it."""
+    """Time one pass that gathers the Gram matrix of 1,000 units, and its Cholesky factorisation."""
     probe, group = _thousand()
     seconds = _timed(lambda: second_moments(probe, group))
     (gram,) = second_moments(probe, group).values()
@@ -108,7 +111,7 @@ def one_pass() -> float:
 
 
 def complete_curve() -> float:
-    """1,000 units, removed one at a time by `obs`, each handed over by least squares."""
+    """Time the removal of 1,000 units one at a time by `obs`, each repaired by least squares."""
     probe, group = _thousand()
 
     def remove_all() -> None:

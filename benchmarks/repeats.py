@@ -1,8 +1,8 @@
-"""Whether repeated small trainings are worth stacking into one: processor seconds per update.
+"""Compare training several small networks one by one and stacked: processor time per update.
 
 Run: python benchmarks/repeats.py. One thread. The networks of the distinctiveness paper, batches of
-100, Adam: one after the other, and as one network whose weights have a dimension more (batched
-matrix products, grouped convolutions), each with samples of its own.
+100, Adam: one after the other, and as one network whose weights have an additional dimension
+(batched matrix products, grouped convolutions), each with its own samples.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
 def one_by_one(
     make: Callable[[], nn.Module], shape: Sequence[int], count: int, updates: int
 ) -> float:
-    """Seconds per network and update."""
+    """Return processor seconds per network and update, trained one after the other."""
     x, y, orders = _data(shape, count)
     networks = [make() for _ in range(count)]
     optimizers = [_adam(list(network.parameters())) for network in networks]
@@ -57,7 +57,7 @@ def at_once(
     count: int,
     updates: int,
 ) -> float:
-    """Seconds per network and update, all networks as one."""
+    """Return processor seconds per network and update, trained as one stacked network."""
     x, y, orders = _data(shape, count)
     parameters, forward = stack(count)
     optimizer = _adam(parameters)
@@ -71,14 +71,14 @@ def at_once(
 
 
 def stacked_mlp(count: int) -> tuple[list[nn.Parameter], Forward]:
-    """As many 784-64-10 with a leading dimension."""
+    """Build `count` networks 784-64-10 as one, with a leading dimension."""
     w1, b1, w2, b2 = (_random(count, *size) for size in ((784, 64), (1, 64), (64, 10), (1, 10)))
     forward = lambda x: torch.baddbmm(b2, torch.baddbmm(b1, x, w1).sigmoid(), w2)  # noqa: E731
     return [w1, b1, w2, b2], forward
 
 
 def stacked_cnn(count: int) -> tuple[list[nn.Parameter], Forward]:
-    """As many of the paper's convolutional networks, their convolutions grouped."""
+    """Build `count` of the paper's convolutional networks as one, with grouped convolutions."""
     k1, c1, k2, c2 = (
         _random(10 * count, 1, 5, 5), _random(10 * count),
         _random(20 * count, 10, 5, 5), _random(20 * count),

@@ -1,11 +1,11 @@
-"""What a network of few synapses saves: masked, shrunk and in compressed rows.
+"""Time networks with few alive synapses: masked, shrunk, and with layers as CSR.
 
 Run: python benchmarks/sparse.py [--synapses 1259] [--threads 1]. Trains 784-20-10 and
-784-300-100-10 on MNIST for a moment, keeps so many of their synapses by magnitude (8 % of the
-larger one's), and prints the least time of one pass, for batches of 1 and 256, of the dense parent,
-the masked network, the shrunk one with dense layers, and the shrunk one with every layer as CSR;
-and of an epoch of training, masked and shrunk. The last column is what `shrink(..., sparse="auto")`
-chose.
+784-300-100-10 on MNIST for three epochs, and keeps --synapses of the first one's synapses and 8 %
+of the second one's, by magnitude. Prints the least time of one pass, for batches of 1 and 256, of
+the dense parent, the masked network, the shrunk network with dense layers, and the shrunk network
+with every layer as CSR; and the time of an epoch of training, masked and shrunk. The last column is
+the choice of `shrink(..., sparse="auto")`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from sentei.training import mlp
 
 
 def pruned(widths: str, synapses: int, samples: Samples) -> tuple[nn.Module, nn.Module, Mask]:
-    """The dense parent, its masked copy, and the mask, swept."""
+    """Return the dense parent, its masked copy, and the mask after a sweep."""
     parent = mlp(widths, "relu", seed=0)
     train(parent, samples, Recipe(epochs=3, batch_size=256))
     groups = find_synapses(parent)
     full = Mask.full(groups)
-    judged: dict[Group, torch.Tensor] = {
+    scores: dict[Group, torch.Tensor] = {
         g: parent.get_parameter(g.parameter).detach().abs().flatten() for g in groups
     }
     total = sum(group.size for group in groups)
     units = find_units(parent, samples.inputs[:8], inputs=True)
-    mask = Mask.full([*groups, *units]).without(lowest(judged, full, groups, total - synapses))
+    mask = Mask.full([*groups, *units]).without(lowest(scores, full, groups, total - synapses))
     masked = copy.deepcopy(parent)
     mask.apply_(masked)
     mask = sweep_(masked, mask, samples.inputs[:64])
@@ -45,7 +45,7 @@ def pruned(widths: str, synapses: int, samples: Samples) -> tuple[nn.Module, nn.
 
 
 def compressed(network: nn.Module) -> nn.Module:
-    """A copy in which every linear layer is CSR, faster or not."""
+    """Return a copy in which every linear layer is CSR, even where that is slower."""
     copied = copy.deepcopy(network)
     for path, layer in list(copied.named_modules()):
         if type(layer) is nn.Linear:
@@ -55,7 +55,7 @@ def compressed(network: nn.Module) -> nn.Module:
 
 
 def epoch(network: nn.Module, samples: Samples, mask: Mask | None) -> float:
-    """Seconds of one epoch in batches of 256, held by the mask where there is one."""
+    """Return the seconds of one epoch in batches of 256; with a mask, dead weights stay zero."""
     recipe = Recipe(epochs=1, optimizer="sgd", batch_size=256)
     hold = [lambda: mask.hold_(network)] if mask is not None else []
     started = perf_counter()
@@ -65,7 +65,7 @@ def epoch(network: nn.Module, samples: Samples, mask: Mask | None) -> float:
 
 @torch.no_grad()
 def row(parent: nn.Module, masked: nn.Module, small: nn.Module, mask: Mask, x: torch.Tensor) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     networks = parent, masked, small, compressed(small)
     times = [1e6 * seconds(lambda n=n: n(x)) for n in networks]
     auto = shrink(masked, mask, x, sparse="auto")
@@ -75,7 +75,7 @@ def row(parent: nn.Module, masked: nn.Module, small: nn.Module, mask: Mask, x: t
 
 
 def main() -> None:
-    """Print the tables."""
+    """Train, prune, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--synapses", type=int, default=1259)
     parser.add_argument("--threads", type=int, default=1)

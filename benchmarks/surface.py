@@ -1,10 +1,10 @@
-"""What error surfaces cost, against one forward pass for each point.
+"""Time error surfaces, compared with one forward pass for each point.
 
 Run: python benchmarks/surface.py [--gains 10001] [--repeats 5]. The networks of "The Incredible
 Shrinking Neural Network" on its 4,500 images: ten units of each hidden layer, gains from 0 to 10.
-Surfaces are computed whole. The passes, 100,010 of them, are measured on a sample, `SAMPLE` at a
-time, and scaled. Processor time of one thread is counted on both sides, since a busy machine
-stretches the clock. That both give the same errors is checked at the sample's points.
+Surfaces are computed in full. Of the 100,010 passes, samples of `SAMPLE` are timed and scaled. Both
+sides count the processor time of one thread, because a busy machine distorts wall time. The script
+checks that both methods give the same losses at the sample's points.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def print_row(
     samples: Samples,
     asked: argparse.Namespace,
 ) -> None:
-    """Both ways for ten units of one layer."""
+    """Time both methods for ten units of one layer, and print a row."""
     gains = torch.linspace(0, 10, asked.gains).double()
     units = list(range(UNITS))
     surface(probe, group, units, gains[:3])
@@ -69,7 +69,7 @@ def print_row(
         passes.append((process_time() - start) / SAMPLE)
     apart = (naive - found[0, places]).abs().max().item()
     if apart > 1e-5:
-        raise AssertionError(f"the two ways are {apart:.1e} apart")
+        raise AssertionError(f"the two methods differ by {apart:.1e}")
     each = median(passes)
     total = each * UNITS * asked.gains
     row = f"{name:<14}{group.name:<7}{whole:>8.1f} s{1e3 * each:>8.2f} ms{total:>11.0f} s"
@@ -80,7 +80,7 @@ def print_row(
 def one_pass_each(
     model: nn.Module, group: Neurons, unit: int, gains: torch.Tensor, samples: Samples
 ) -> torch.Tensor:
-    """Mean loss at each gain: multiply the unit's columns, run, put them back."""
+    """Return the mean loss at each gain: multiply the unit's columns, run, restore them."""
     part = group.listeners[0]
     weight = model.get_parameter(part.parameter)
     before = weight.index_select(part.dim, part.index[unit])

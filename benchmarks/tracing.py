@@ -1,4 +1,4 @@
-"""How much it costs to follow the units of a ResNet-50 and of a BERT-base-sized encoder.
+"""Time `find_units` on a ResNet-50 and on an encoder of the size of BERT-base.
 
 Run: python benchmarks/tracing.py [resnet50 | encoder]. Prints, for each network, the number of
 samples (passes of one sample each), seconds, units, the ratio to one forward pass of a batch of as
@@ -20,7 +20,7 @@ from sentei.network.tracing import replay, tracing
 
 
 class Bottleneck(nn.Module):
-    """Narrow, look around, widen, add."""
+    """A ResNet bottleneck: 1 by 1, 3 by 3 and 1 by 1 convolutions, added to a shortcut."""
 
     def __init__(self, width: int, inner: int, stride: int):
         super().__init__()
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, channels, height, width) to the same of four times `inner` channels."""
+        """Map (samples, channels, height, width) to the same with `4 * inner` channels."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
 
 
 def resnet50() -> nn.Module:
-    """Stages of 3, 4, 6 and 3 bottlenecks, for a thousand classes."""
+    """Build a ResNet-50: stages of 3, 4, 6 and 3 bottlenecks, and a thousand classes."""
     stem = (
         nn.Conv2d(3, 64, 7, 2, 3, bias=False),
         nn.BatchNorm2d(64),
@@ -66,7 +66,7 @@ def resnet50() -> nn.Module:
 
 
 class Layer(nn.Module):
-    """Attention and two wide layers, each followed by a sum and a norm."""
+    """An encoder layer: attention and two linear layers, each followed by a sum and a norm."""
 
     def __init__(self, width: int, heads: int, inner: int):
         super().__init__()
@@ -76,7 +76,7 @@ class Layer(nn.Module):
         self.wide, self.narrow = nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, tokens, width) to the same."""
+        """Map (samples, tokens, width) to the same shape."""
         split = [
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads, inner) for _ in range(layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(samples, tokens) to (samples, tokens, width)."""
+        """Map (samples, tokens) to (samples, tokens, width)."""
         places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         x = self.norm(self.words(tokens) + self.positions(places))
         for layer in self.layers:
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
 
 
 def measure(name: str, build: Callable[[], nn.Module], example: Tensor) -> None:
-    """Print one row of the table."""
+    """Trace one network and print its row of the table."""
     torch.manual_seed(0)
     model = build().eval()
     passes = 0

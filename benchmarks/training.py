@@ -1,8 +1,8 @@
-"""How fast training is, against a loop written by hand.
+"""Time training with `sentei.train`, compared with a plain training loop.
 
 Run: python benchmarks/training.py [--epochs 10] [--repeats 3] [--threads 1]. Trains 784-100-10 on
-MNIST's 55,000 training images, batch 100, Adam: with sentei, with a plain loop as anybody would
-write it, and with the same loop and a fused optimizer. The three take turns; medians are printed.
+MNIST's 55,000 training images, batch 100, Adam: with sentei, with a plain PyTorch loop, and with
+the same loop and a fused optimizer. The three take turns; medians are printed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BATCH = 100
 
 
 def ours(model: nn.Module, samples: Samples, epochs: int) -> None:
-    """What sentei does."""
+    """Train with sentei."""
     train(model, samples, Recipe(epochs=epochs, batch_size=BATCH, lr=1e-3))
 
 
 def by_hand(model: nn.Module, samples: Samples, epochs: int, fused: bool = False) -> None:
-    """The plain loop."""
+    """Train with a plain PyTorch loop."""
     inputs, targets = samples
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
     model.train()
@@ -46,7 +46,7 @@ def by_hand(model: nn.Module, samples: Samples, epochs: int, fused: bool = False
 
 
 def by_hand_fused(model: nn.Module, samples: Samples, epochs: int) -> None:
-    """The plain loop with the optimizer that sentei chooses."""
+    """Train with the plain loop and a fused optimizer, as sentei uses."""
     by_hand(model, samples, epochs, fused=True)
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     accuracy = {}
     for loop in loops.values():
-        loop(mlp("784-100-10"), split.train.first(1_000), 1)  # what torch loads on first use
+        loop(mlp("784-100-10"), split.train.first(1_000), 1)  # warm up torch
     for name, loop in [*loops.items()] * asked.repeats:
         torch.manual_seed(0)
         model = mlp("784-100-10")

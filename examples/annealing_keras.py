@@ -1,4 +1,4 @@
-"""Keras's MNIST network of 2016 with annealing in place of its two dropout layers.
+"""Train Keras's MNIST example network of 2016, with annealing instead of its two dropout layers.
 
 After pip install '.[keras]' in the clone: python examples/annealing_keras.py. An epoch takes some
 minutes on one core; python examples/annealing_keras.py 2 6400 does two epochs of 6,400 images.
@@ -20,7 +20,7 @@ from sentei.integrations.keras import PruneWhileTraining
 def main(
     epochs: int = 12, images: int = 60_000, batch: int = 128, every: int = 50
 ) -> tuple[sentei.Mask, float]:
-    """Train it; the mask that it ends with and its test accuracy."""
+    """Train the network; return its final mask and its test accuracy."""
     data = datasets.load("mnist:full", flat=False)
     train, test = data.train.first(images), data.test.first(images)
     network = keras.Sequential(
@@ -43,8 +43,8 @@ def main(
     )
     seen, asked = (part.inputs.permute(0, 2, 3, 1).numpy() for part in (train, test))
     network.fit(seen, train.targets.numpy(), batch_size=batch, epochs=epochs, callbacks=[anneal])
-    said = network.predict(asked, batch_size=batch).argmax(1)
-    right = float((said == test.targets.numpy()).mean())
+    predicted = network.predict(asked, batch_size=batch).argmax(1)
+    right = float((predicted == test.targets.numpy()).mean())
     assert anneal.mask is not None
     return anneal.mask, right
 

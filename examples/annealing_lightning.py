@@ -1,4 +1,4 @@
-"""Letter Recognition in Lightning, four of five synapses gone by the end of training.
+"""Train on Letter Recognition with Lightning, and prune four of five synapses during training.
 
 After pip install 'sentei[lightning]': python examples/annealing_lightning.py.
 """
@@ -18,23 +18,23 @@ from sentei.integrations.lightning import PruneWhileTraining
 
 
 class Letters(pl.LightningModule):
-    """An ordinary module: it knows nothing of pruning."""
+    """An ordinary LightningModule without any code for pruning."""
 
     def __init__(self):
         super().__init__()
         self.net = training.build("16-128-26:relu", seed=0)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """Return the Adam optimizer."""
         return torch.optim.Adam(self.parameters(), lr=0.003)
 
 
 def main(epochs: int = 30) -> tuple[sentei.Mask, float]:
-    """Train it; the mask that it ends with and its test accuracy."""
+    """Train the network; return its final mask and its test accuracy."""
     pl.seed_everything(0, verbose=False)
     data = datasets.load("letter")
     module = Letters()

@@ -1,6 +1,7 @@
-"""Three runs and their pages: digits, letters, and digits by convolution. Some minutes, one core.
+"""Prune three networks and write their pages: digits, letters, and digits by convolution.
 
-Run again, it goes on from its journals. Pages and networks go to runs/pages.
+This takes some minutes on one core. A second run continues from the journals. Pages and journals go
+to runs/pages.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FOLDER = Path("runs/pages")
 
 @dataclass(frozen=True)
 class Example:
-    """A run: what is trained on what, and how much accuracy it may cost."""
+    """Settings of a run: data, network, training, and the accuracy that pruning may cost."""
 
     data: str
     network: str
@@ -37,7 +38,7 @@ EXAMPLES = {
 
 
 def page(name: str, example: Example) -> Path:
-    """Train, prune unit by unit until the floor, and write the page."""
+    """Train a network, prune it unit by unit down to the floor, and write its page."""
     network = training.build(example.network, seed=0)
     flat = training.takes_flat(network)
     data = datasets.load(example.data, flat=flat)

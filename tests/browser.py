@@ -1,4 +1,4 @@
-"""A headless Chromium driven over its DevTools protocol, with the standard library alone."""
+"""Drive a headless Chromium over its DevTools protocol, with the standard library alone."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ PATIENCE = 60
 
 
 class Page:
-    """One tab. What the page logged, threw and asked the network for is kept."""
+    """A browser tab; it records the errors and the network requests of its page."""
 
     def __init__(self, address: str):
         self._socket = _opened(address)
@@ -62,7 +62,7 @@ class Page:
                 self.requests.append(about["request"]["url"])
 
     def close(self):
-        """Let go of the browser."""
+        """Close the connection to the browser."""
         self._socket.close()
 
     def open(self, path: Path, width=1280, height=900, dark=False, touch=False):
@@ -81,7 +81,7 @@ class Page:
             time.sleep(0.05)
 
     def ask(self, expression: str):
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         found = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -109,7 +109,7 @@ class Page:
         )
 
     def drag(self, points):
-        """Press the mouse at the first point, move through the others, let go at the last."""
+        """Press the mouse at the first point, move it through the others, and release it."""
         for place, (x, y) in enumerate(points):
             kind = "mousePressed" if place == 0 else "mouseMoved"
             self._mouse(kind, x, y)
@@ -136,7 +136,7 @@ class Page:
 
 @contextlib.contextmanager
 def chromium():
-    """A fresh browser, gone at the end."""
+    """Start a new browser; close it at the end."""
     assert PROGRAM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [

@@ -1,4 +1,4 @@
-"""Tests run torch on one thread: small networks gain nothing by two, and lose on a busy machine."""
+"""Run torch on one thread: two do not speed small networks up, and slow a busy machine down."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Networks small enough to know by heart, with their groups written out by hand."""
+"""Multilayer perceptrons and their groups, written out by hand as a reference for tracing."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Exact ablation against its definition: zero the columns, run the model, subtract."""
+"""Exact ablation against its definition: zero the columns, run the model, subtract the losses."""
 
 import copy
 
@@ -30,7 +30,7 @@ def absolute(outputs, targets):
 
 
 def naive(model, x, y, loss, group):
-    """The definition: one network with zeroed columns for each unit."""
+    """Exact ablation by its definition: one copy of the network with zeroed columns per unit."""
 
     @torch.no_grad()
     def mean(network):
@@ -101,7 +101,7 @@ def test_the_fast_way_is_taken_only_where_it_is_right():
 
 
 class InPlaceBranch(nn.Module):
-    """`x += branch(x)`: vmap cannot add what differs between candidates into what does not."""
+    """A block with `x += branch(x)`: vmap fails if only the branch differs by candidate."""
 
     def __init__(self):
         super().__init__()
@@ -257,7 +257,7 @@ def test_synapses_are_refused():
 
 
 def test_units_that_own_several_columns():
-    """A unit heard twice by the same weight: features beside themselves."""
+    """A unit that the same weight reads twice: features concatenated with themselves."""
 
     class Twice(nn.Module):
         def __init__(self):

@@ -1,4 +1,4 @@
-"""The annealing paper's experiments, in small: what is kept, what is deleted, what rows say."""
+"""The annealing paper's experiments, at a small size: what is kept and deleted, rows of claims."""
 
 import math
 

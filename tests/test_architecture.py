@@ -1,4 +1,4 @@
-"""Networks as plain data: every layer of the table there and back, and nothing else."""
+"""Networks as plain data: every supported layer is described and rebuilt, others are refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: it opens, answers, draws, and computes what PyTorch computes."""
+"""The page in a real browser: opening, drawing, choosing, and outputs equal to PyTorch's."""
 
 import json
 from collections import OrderedDict
@@ -28,7 +28,7 @@ def page():
 
 @pytest.fixture(autouse=True)
 def quiet(page):
-    """Nothing is logged as an error, and nothing leaves the file, in any test."""
+    """Check after every test that no error was logged and no request left the file."""
     page.errors.clear()
     page.requests.clear()
     yield
@@ -43,7 +43,7 @@ def digits(rows=400):
 
 
 def pruned(network, data, folder, steps, retrain=None, synapses=False):
-    """A finished run of a few steps; its folder and its steps."""
+    """Prune for a few steps into a journal, and return the steps."""
     groups = sentei.find_units(network, data.train.inputs[:64])
     propose = sentei.ranked("ablation", sentei.one_at_a_time())
     if synapses:
@@ -61,7 +61,7 @@ def pruned(network, data, folder, steps, retrain=None, synapses=False):
 
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory):
-    """A pruned digit network: its steps, its data and its page."""
+    """Prune a digit network; return its steps, its data and the path of its page."""
     home, data = tmp_path_factory.mktemp("mnist"), digits()
     network = training.build("784-16-10", seed=1)
     training.train(network, data.train, Recipe(epochs=4, optimizer="adam", lr=0.01))
@@ -74,12 +74,12 @@ def outputs(page, which="outputs"):
 
 
 def shown(page):
-    """The rows of the validation samples that the page offers, by their order in it."""
+    """Count the samples that the page offers."""
     return page.ask("document.querySelectorAll('#strip button, #sample option').length")
 
 
 def offered(data, count):
-    """The samples that the page offers: the first few of each class, class by class in turns."""
+    """Return the rows of the samples that the page offers: one of each class in turn."""
     rows, turn = [], 0
     targets = data.targets.tolist()
     places = {c: [i for i, t in enumerate(targets) if t == c] for c in sorted(set(targets))}
@@ -170,7 +170,7 @@ def test_a_unit_shows_its_history_and_its_error_surface(page, mnist):
     page.until("document.querySelector('#surface svg') !== null")
     words = page.ask("document.querySelector('#unit').innerText")
     assert f"Unit {gone} of fc1" in words
-    assert "It went in step 2." in words
+    assert "It was removed in step 2." in words
     assert "Removing it alone raises the loss by" in words
     assert page.ask("document.querySelectorAll('#removed tr.chosen').length") == 1
     assert page.ask("document.querySelectorAll('#surface polyline').length") == 3

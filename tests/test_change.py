@@ -1,4 +1,4 @@
-"""Weight change by hand."""
+"""The weight-change criteria against values computed by hand."""
 
 import math
 

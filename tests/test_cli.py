@@ -1,4 +1,4 @@
-"""The command line, as a user meets it: help, typos, bad input, and a run from end to end."""
+"""The command line: help, misspelled options, bad input, and commands from start to end."""
 
 import logging
 import re
@@ -17,11 +17,11 @@ from sentei.formats.c.compiled import Compiled
 
 
 def run(*arguments, capsys=None):
-    """Exit code, standard output and standard error of a command."""
+    """Run a command; return its exit code, standard output and standard error."""
     with pytest.raises(SystemExit) as ended:
         cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return ended.value.code or 0, said.out, said.err
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_toml_options_have_the_same_names(model, capsys, tmp_path, monkeypatch):
     assert code == 2
     assert "units-at-most" in out + err
     for text, words in (("units-at-most = 7\n", "under a heading"), ("[prun]\n", "'prune'"),
-                        ("[prune\n", "no TOML")):  # fmt: skip
+                        ("[prune\n", "not valid TOML")):  # fmt: skip
         (tmp_path / "run.toml").write_text(text)
         code, _, err = run("prune", model, "--config", "run.toml", capsys=capsys)
         assert code == 2
@@ -234,9 +234,9 @@ def test_compare_ranks_ways_and_draws_them(model, tmp_path, capsys):
     out = tmp_path / "compared"
     words = ["--data", "letter", "--steps", 2, "--keep", "4", "--seeds", 2, "--samples", 500]
     chosen = ["--criteria", "ablation", "--criteria", "wsf", "--criteria", "random"]
-    code, told, err = run("compare", model, *words, *chosen, "--out", out, capsys=capsys)
+    code, printed, err = run("compare", model, *words, *chosen, "--out", out, capsys=capsys)
     assert code == 0, err
-    lines = [line for line in told.splitlines() if "±" in line]
+    lines = [line for line in printed.splitlines() if "±" in line]
     assert len(lines) == 4  # two criteria with and without repair; wsf has no trajectory
     assert "ablation + least" in lines[0]
     assert out.with_suffix(".png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Comparing ways to prune: areas, rows, and what is left out."""
+"""Comparing ways to prune: areas, rows, and criteria that are left out."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every criterion in the table keeps the same promises."""
+"""Properties that every criterion in the table must have."""
 
 import copy
 import math
@@ -98,7 +98,7 @@ def test_magnitude_of_channels():
 
 
 def one_hidden_by_hand():
-    """Two hidden units, one input, one output; loss half a square. By hand, unit by unit:
+    """Two hidden units, one input, one output; half squared error. By hand, unit by unit:
 
     x = 2, o = (relu(1.5 * 2), relu(-1 * 2 + 4)) = (3, 2), output = 0.5 * 3 - 2 * 2 + 1 = -1.5,
     target 1, so g = output - target = -2.5 and the loss is 3.125.

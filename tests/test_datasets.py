@@ -1,4 +1,4 @@
-"""Data: what comes with the package, a user's own files, and what is refused."""
+"""Data sets: those of the package, a user's own files, and files that are refused."""
 
 from __future__ import annotations
 

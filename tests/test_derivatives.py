@@ -1,4 +1,4 @@
-"""Derivatives along gates against autograd's, on networks where nothing is a special case."""
+"""Derivatives along gates against autograd's, for general networks and losses."""
 
 import copy
 
@@ -26,13 +26,13 @@ ACTIVATIONS = [nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ReLU]
 
 
 def cubed(outputs, targets):
-    """A loss of one's own, with cross terms between outputs that are no rank-one matrix."""
+    """A custom loss whose Hessian has cross terms between outputs and is not of rank one."""
     apart = outputs - F.one_hot(targets, outputs.shape[1])
     return apart.pow(3).sum(1) + apart.prod(1) + (apart[:, :1] * apart).sum(1)
 
 
 def along_gates(model, x, y, loss, group):
-    """Per-sample losses as a function of the group's gates: columns times gate, everywhere."""
+    """Return the per-sample losses as a function of the gates, which scale the units' columns."""
 
     def of(gates):
         weights = {}
@@ -51,7 +51,7 @@ def along_gates(model, x, y, loss, group):
 
 
 def autograd(model, x, y, loss, group):
-    """E' and the diagonal of the Hessian over gates, means over samples; mean |per-sample E'|."""
+    """Slope, Hessian diagonal and mean absolute per-sample slope along gates, by autograd."""
     of, ones = along_gates(model, x, y, loss, group), torch.ones(group.size).double()
     mean = lambda gates: of(gates).mean()  # noqa: E731
     slope = torch.autograd.functional.jacobian(mean, ones)
@@ -108,7 +108,7 @@ def test_the_diagonal_recursion_is_exact_where_it_should_be_and_only_there(loss)
 
 
 def test_the_diagonal_recursion_is_the_papers():
-    """Written out as in the appendix: two hidden layers, sigmoids everywhere, half squares."""
+    """Compare with the appendix, written out for two sigmoid layers and half squared error."""
     model, (x, y) = mlp((5, 6, 7, 4), nn.Sigmoid, sigmoid_end=True), data()
     o1 = torch.sigmoid(x @ model[0].weight.T + model[0].bias)
     o2 = torch.sigmoid(o1 @ model[2].weight.T + model[2].bias)
@@ -190,7 +190,7 @@ def test_synapses_of_a_convolution():
 
 
 def test_synapses_before_a_layer_norm():
-    """Of which torch 2.13, carrying them forward twice, gets second derivatives wrong."""
+    """Torch 2.13 computes wrong second derivatives of layer norm by forward mode applied twice."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 4)).double()
     x, y = data()
@@ -234,7 +234,7 @@ def test_answers_are_sums_over_blocks():
 
 
 class InPlaceBranch(nn.Module):
-    """`x += branch(x)`: vmap cannot add what differs between candidates into what does not."""
+    """A block with `x += branch(x)`: vmap fails if only the branch differs by candidate."""
 
     def __init__(self):
         super().__init__()
@@ -263,7 +263,7 @@ def test_what_vmap_cannot_run_goes_one_at_a_time():
 
 
 class Once(torch.autograd.Function):
-    """The square, with a derivative that has none."""
+    """The square, whose derivative cannot be differentiated again."""
 
     @staticmethod
     def forward(ctx, x):

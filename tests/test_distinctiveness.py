@@ -1,4 +1,4 @@
-"""The paper's merges, as edits of the weights, and how its claims are judged."""
+"""The distinctiveness paper's merges, as edits of weights, and the verdicts on its claims."""
 
 import pytest
 import torch

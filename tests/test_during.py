@@ -1,4 +1,4 @@
-"""Pruning while training: any optimizer, masked or deleted, and nothing left behind."""
+"""Pruning while training: any optimizer, masked or deleted units, and nothing left attached."""
 
 import copy
 

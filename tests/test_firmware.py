@@ -1,4 +1,4 @@
-"""Networks as C and ONNX: the same function, the planned bytes, on every machine at hand."""
+"""Networks as C and ONNX: the same outputs, the planned bytes, on every available machine."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ def normed(layer):
 
 
 def networks():
-    """Of every kind of stage, some network that has it, and the shape of a sample."""
+    """Networks that together have every kind of stage, with the shapes of their samples."""
     torch.manual_seed(0)
     return {
         "mlp": (
@@ -72,7 +72,7 @@ def networks():
 
 
 def masked(name, dead):
-    """A network in which a part of each layer's synapses is dead, its mask, and inputs."""
+    """Return a network with dead synapses in each layer, its mask, and inputs."""
     *layers, shape = networks()[name]
     network = nn.Sequential(*layers).eval()
     links = sentei.find_synapses(network)
@@ -202,7 +202,7 @@ def test_bytes_by_hand():
 
 
 def read(code, rows, columns):
-    """Where the weights of a code are, read as the C code does."""
+    """Decode the positions of the weights, as the C code does."""
     alive = np.zeros((rows, columns), dtype=bool)
     if code.name == "dense":
         return ~alive

@@ -1,4 +1,4 @@
-"""Fitting a budget: what is dead to begin with, paths, stops, and accuracy against bytes."""
+"""Fitting a budget: synapses dead at the start, paths, stops, and accuracy against bytes."""
 
 import copy
 import re
@@ -19,7 +19,7 @@ from sentei.reporting import figures, tables
 
 @pytest.fixture(scope="module")
 def letters():
-    """Letter Recognition, fewer samples of it, and a small network trained on it."""
+    """Part of the Letter Recognition samples, and a small network trained on them."""
     whole = datasets.load("letter")
     parts = {name: getattr(whole, name).first(800) for name in ("train", "validation", "test")}
     split = copy.copy(whole)
@@ -31,7 +31,7 @@ def letters():
 
 
 def half_dead(network):
-    """A copy in which the smaller half of each layer's synapses is dead, and its mask."""
+    """Return a copy whose smaller half of each layer's weights is dead, and its mask."""
     network = copy.deepcopy(network)
     links = sentei.find_synapses(network)
     scores = {g: network.get_parameter(g.parameter).detach().abs().flatten() for g in links}

@@ -1,4 +1,4 @@
-"""A pruner in somebody else's loop: what goes wrong there is refused, or does no harm."""
+"""A pruner in a user's own training loop: misuse is refused or does no harm."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Keras and Lightning own the loop; what is dead stays dead in theirs, too."""
+"""Pruning in Keras and Lightning training loops: dead weights stay dead."""
 
 import importlib.util
 import os
@@ -173,7 +173,7 @@ def test_keras_holds_what_every_optimizer_remembers_and_nothing_else(optimizer):
 
 
 def proposals(total=None, every=2, epochs=2, **settings):
-    """What a callback did in one fit of so many epochs of eight batches."""
+    """Fit with the callback for some epochs of eight batches; return what it did."""
     model, callback = image_network("sgd"), None
     callback = for_keras.PruneWhileTraining(
         ranked("magnitude", linear(by=1)), ["out"], every, total, finish=settings.pop("finish", 1.0)
@@ -262,7 +262,7 @@ def test_keras_counts_the_optimizer_s_updates():
 
 
 def chain(*between, shape=(6, 6, 2)):
-    """A model of these layers and one dense layer, "out", that reads them."""
+    """Build a model of these layers and a dense layer, "out", after them."""
     model = keras.Sequential([keras.Input(shape), *between, keras.layers.Flatten(),
                               keras.layers.Dense(3, activation="softmax", name="out")])  # fmt: skip
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -270,7 +270,7 @@ def chain(*between, shape=(6, 6, 2)):
 
 
 def begin(model, layers=None, units=False, propose=None):
-    """The callback at the beginning of a training of this model."""
+    """Return the callback after the beginning of a training of this model."""
     propose = propose or ranked("magnitude", linear(by=1))
     callback = for_keras.PruneWhileTraining(propose, layers, units=units)
     callback.set_model(model)

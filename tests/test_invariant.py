@@ -1,4 +1,4 @@
-"""masked(x) == shrunk(x), for every network of the zoo and any mask, in both modes."""
+"""masked(x) == shrunk(x), for every network of the zoo, random masks, and both modes."""
 
 import copy
 
@@ -21,7 +21,7 @@ REFUSED = {"padded_shortcut"}  # its forward() pads by a constant number of chan
 
 
 def outputs(model, x, training=False):
-    """Every tensor put out, with dropout off in both modes."""
+    """Return all output tensors, with dropout off in both modes."""
     model = copy.deepcopy(model).train(training)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -34,7 +34,7 @@ def outputs(model, x, training=False):
 
 
 def cases(name):
-    """The network, its example in float64, and what can be cut."""
+    """Return the network, its example in float64, and the groups that can be cut."""
     model, x = zoo.build(name)
     model = model.double()
     x = x.double() if x.is_floating_point() else x

@@ -1,4 +1,4 @@
-"""The run folder: whole steps only, resumed to the same bytes, refused when it is another's."""
+"""The run folder: only complete steps, resuming to the same bytes, refusing another run."""
 
 import json
 import os
@@ -44,7 +44,7 @@ pruned({folder!r}, resume={resume}, slowly={slowly})
 
 
 def pruned(folder, resume=False, slowly=0.0, stop_after=None, seed=0):
-    """A run with retraining, whose random numbers go on across steps."""
+    """Run pruning with retraining, which draws random numbers in every step."""
     torch.manual_seed(seed)
     model = trained(4, 8, 2)
     torch.manual_seed(seed + 1)

@@ -1,4 +1,4 @@
-"""The repair that asks the loss: never worse than least squares, and what it says is measured."""
+"""The repair `least_loss`: never worse than least squares, and its reported loss is measured."""
 
 import copy
 

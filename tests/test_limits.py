@@ -1,4 +1,4 @@
-"""Budgets and floors, as truth tables over hand-made measurements."""
+"""Budgets and floors: truth tables over measurements made by hand."""
 
 from dataclasses import dataclass, replace
 

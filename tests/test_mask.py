@@ -1,4 +1,4 @@
-"""Masks as values, and what they mean for weights and optimizers."""
+"""Masks: immutable values, and their effect on weights and optimizers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The page as a file: one that is complete in itself, and the journals it is made from."""
+"""The page as a file: self-contained, built from journals and networks."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from sentei.reporting.gallery import gallery
 from sentei.reporting.page import explain, of_journal, of_network, report
 from sentei.reporting.page.base64_arrays import packed
 from sentei.reporting.page.bundle import as_json, asset, policy, program
-from sentei.reporting.page.document import document as told
+from sentei.reporting.page.document import document
 from sentei.reporting.page.frames import frames
 from sentei.reporting.page.story import words_for
 from test_cli import run
@@ -40,7 +40,7 @@ def pruned(folder, network=None, steps=3, inputs=False, **options):
 
 
 class Own(nn.Module):
-    """A network that cannot be described."""
+    """A network with a forward() of its own, which cannot be stored as plain data."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Own(nn.Module):
 
 
 def unpacked(form):
-    """What `assets/decoding.js` makes of packed numbers."""
+    """Decode a packed array, as `assets/decoding.js` does."""
     values = np.frombuffer(base64.b64decode(form["d"]), "<" + form["t"])
     if "m" in form:
         bits = np.unpackbits(np.frombuffer(base64.b64decode(form["m"]), "u1"), bitorder="little")
@@ -111,7 +111,7 @@ def test_numbers_survive_packing(dtype, sparse):
 def test_mnist_pages_stay_under_two_megabytes():
     network = training.build("784-300-100-10", seed=0)
     data = datasets.load("mnist")
-    whole = told(of_network(network, data))
+    whole = document(of_network(network, data))
     assert len(as_json(whole)) + len(program()) + len(asset("page.css")) < 2_000_000
     assert whole["network"]["exact"] == [True]
 
@@ -135,14 +135,14 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path, monkeypatch):
     assert "half precision" in held.said[0]
     assert not any(held.exact)
     monkeypatch.setattr("sentei.reporting.page.frames.ROOM", 100)
-    whole = told(story)
+    whole = document(story)
     assert whole["network"] is None
     assert any("too large for the page" in note for note in whole["notes"])
 
 
 def test_the_table_of_what_went_is_the_runs(tmp_path):
     steps = pruned(tmp_path / "run", steps=4)
-    rows = told(of_journal(tmp_path / "run"))["removed"]
+    rows = document(of_journal(tmp_path / "run"))["removed"]
     (group,) = steps[1].removed
     went = [(s.number, int(u)) for s in steps[1:] for u in s.removed[group]]
     assert [(row["step"], row["unit"]) for row in rows] == went
@@ -162,7 +162,7 @@ def test_who_took_over_is_told(tmp_path):
     run_ = sentei.prune(network, groups, Probe(network, DATA.train.first(200)), propose,
                         journal=tmp_path / "run")  # fmt: skip
     _, step = next(run_), next(run_)
-    (row,) = told(of_journal(tmp_path / "run"))["removed"]
+    (row,) = document(of_journal(tmp_path / "run"))["removed"]
     alive = step.mask.alive(groups[0]).nonzero().flatten().tolist()
     assert row["heirs"] == [[alive[0], 0.75], [alive[1], -0.5], [-1, 0.25]]
     held = frames(of_journal(tmp_path / "run"))
@@ -173,7 +173,7 @@ def test_who_took_over_is_told(tmp_path):
 def test_giving_a_unit_back_is_measured(tmp_path):
     steps = pruned(tmp_path / "run", steps=1)
     story = of_journal(tmp_path / "run")
-    gains = told(story)["gains"]
+    gains = document(story)["gains"]
     (group,) = steps[1].removed
     (unit,) = steps[1].removed[group].tolist()
     assert story.samples is not None
@@ -192,7 +192,7 @@ def test_an_interrupted_run_shows_what_there_is(tmp_path):
     pruned(tmp_path / "run", steps=4)
     step = tmp_path / "run" / "steps" / "00003.safetensors"
     step.write_bytes(step.read_bytes()[:40])
-    whole = told(of_journal(tmp_path / "run"))
+    whole = document(of_journal(tmp_path / "run"))
     assert len(whole["steps"]["loss"]) == 3
     assert any("Steps from 3 on" in note for note in whole["notes"])
 
@@ -218,7 +218,7 @@ def test_a_class_of_ones_own_needs_a_model_of_it(tmp_path):
         report(tmp_path / "run", tmp_path / "p.html")
     with pytest.raises(JournalError, match="does not fit"):
         report(tmp_path / "run", tmp_path / "p.html", model=nn.Linear(2, 2))
-    whole = told(of_journal(tmp_path / "run", Own(), DATA))
+    whole = document(of_journal(tmp_path / "run", Own(), DATA))
     assert whole["network"] is None
     assert "Own" in whole["unrunnable"]
     assert len(whole["removed"]) == 2
@@ -241,7 +241,7 @@ def test_a_journal_notes_names_once(tmp_path):
 
     note(tmp_path / "run", words_for(DATA, "sentei prune 'a b'", 3))
     note(tmp_path / "run", {"command": "another"})
-    whole = told(of_journal(tmp_path / "run"))
+    whole = document(of_journal(tmp_path / "run"))
     assert whole["classes"][:2] == ["A", "B"]
     assert whole["input"]["features"][0] == "x-box"
     assert ["command", "sentei prune 'a b'"] in whole["run"]
@@ -252,8 +252,8 @@ def test_a_journal_notes_names_once(tmp_path):
 def test_no_time_is_said_to_be_won_where_none_is(tmp_path, monkeypatch):
     pruned(tmp_path / "run", steps=1)
     monkeypatch.setattr("sentei.reporting.page.facts.latency", lambda *_: 1e-5)
-    said = " ".join(told(of_journal(tmp_path / "run"))["sentences"])
-    assert "takes 10 µs where it took 10 µs: not faster to speak of, though 10% of the" in said
+    said = " ".join(document(of_journal(tmp_path / "run"))["sentences"])
+    assert "takes 10 µs after pruning and 10 µs before: hardly faster, although 10% of the" in said
     assert "A mask alone" in said
 
 

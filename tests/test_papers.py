@@ -1,4 +1,4 @@
-"""Reproductions: jobs that are done once, claims as rows, published pages that tell the truth."""
+"""Reproductions of papers: jobs run once, rows of claims, published pages equal to the results."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The wsf reproduction's own arithmetic, by hand, and its experiments, small."""
+"""The wsf reproduction: its arithmetic against values by hand, and its experiments, small."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Against torch-pruning, an independent implementation, on networks that both can cut."""
+"""Comparison with torch-pruning, an independent implementation, on networks that both can cut."""
 
 import copy
 import warnings

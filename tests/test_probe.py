@@ -1,4 +1,4 @@
-"""The Probe: disturbs nothing, notices everything, and gives the same bits on any way there."""
+"""The Probe: it changes nothing, detects changed weights, and gives the same bits on any path."""
 
 import copy
 import os
@@ -144,7 +144,7 @@ def test_bad_losses_are_named():
 
 
 def x_is(outputs, targets):
-    """Zero for blocks of 500 samples, one for others."""
+    """Return loss 0 for blocks of 500 samples, 1 for other blocks."""
     return torch.full(targets.shape, float(len(targets) != 500)).to(outputs)
 
 

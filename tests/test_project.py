@@ -1,4 +1,4 @@
-"""The project itself: imports point one way, names are complete, documentation tells the truth."""
+"""The project itself: import directions, complete public names, documentation code that runs."""
 
 import ast
 import re
@@ -14,8 +14,8 @@ import sentei
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "sentei"
 
-# The house, from the ground up: each room, and the rooms that it may import besides the ground. A
-# module belongs to the longest name that it begins with.
+# Layers of the package ("rooms"), lowest first: each room, and the rooms that it may import besides
+# GROUND. A module belongs to the room with the longest matching prefix of its name.
 GROUND = {"distributed", "errors", "html_table", "losses", "samples", "storage"}
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
 PROBE = NETWORK | {"probe.recording", "probe.engines", "probe"}
@@ -49,7 +49,7 @@ ROOMS = {
     "papers": ALL_BELOW_PAPERS,
     "cli": ALL_BELOW_PAPERS | {"papers"},
 }
-# Inside the command line: what commands share, from the ground up; then commands; then the program.
+# Modules that commands share, lowest first: each may import only those before it.
 CLI = ["command_line", "screen", "deployment", "loading", "budget_search"]
 
 
@@ -62,7 +62,7 @@ def dotted(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The modules and names of sentei that a file imports, at its top or anywhere in it."""
+    """Return the modules and names of sentei that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -73,13 +73,13 @@ def imported(path: Path) -> set[str]:
 
 
 def room(name: str) -> str | None:
-    """The room that a module or a name in it belongs to; None for a public name of `sentei`."""
+    """Return the room of a module or of a name in it; None for a public name of `sentei`."""
     inside = [r for r in (*ROOMS, *GROUND) if name == r or name.startswith(f"{r}.")]
     return max(inside, key=len, default=None)
 
 
 def upward(path: Path) -> set[str]:
-    """What a file imports from rooms that its own may not import."""
+    """Return the names that a file imports from rooms that its own room may not import."""
     own = room(dotted(path))
     if own is None:
         return set()

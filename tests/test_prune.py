@@ -1,4 +1,4 @@
-"""The loop: order of removal, undo, limits, what is yielded and what the model holds."""
+"""The loop: order of removal, undo, limits, yielded steps and the state of the model."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""The public names of the first release: each still leads somewhere, whatever it is called now."""
+"""The public names of the first release: each still leads to an object, renamed or not."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""A removed unit's work handed over: exact where it can be, the best there is elsewhere."""
+"""Repairs: a removed unit's work is taken over exactly where possible, else optimally."""
 
 import copy
 
@@ -37,7 +37,7 @@ NAMES = sorted(REPAIRS)
 
 
 def removed(model, probe, group, units, how, mask=None):
-    """A copy of the model without the units, their work handed over."""
+    """Return a copy of the model without the units, with the repair folded into its weights."""
     mask = mask or Mask.full([group])
     units = torch.as_tensor(units)
     mix = repair(how)(probe, group, units, mask.without({group: units}))

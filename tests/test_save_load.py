@@ -1,4 +1,4 @@
-"""Networks in files: what comes back, what is refused, and that nothing is ever lost."""
+"""Networks in files: loading what was saved, refusing bad files, never losing an old file."""
 
 import copy
 import functools
@@ -33,7 +33,7 @@ OWN = ["tied", "residual", "dense", "vit", "torch_attention", "torch_transformer
 
 @functools.cache
 def shrunk(name):
-    """A network of the zoo, cut; its mask, an example, and the sizes that were planned for it."""
+    """Shrink a network of the zoo; return it, its mask, an example and the planned sizes."""
     model, x = zoo.build(name)
     groups = [*find_units(model, x, inputs=x.is_floating_point()), *find_synapses(model)]
     doomed = {g: [0, 3] if g.kind == "synapse" else [1] for g in groups if g.size > 3}
@@ -227,7 +227,7 @@ def test_a_single_layer_with_removed_inputs(tmp_path):
 
 
 class Heads(nn.Module):
-    """Attention whose forward() reads integers of the module."""
+    """Attention whose forward() reads integer attributes of the module."""
 
     def __init__(self):
         super().__init__()
@@ -303,7 +303,7 @@ def test_a_refusal_after_the_model_would_have_been_wrapped_leaves_it_alone(tmp_p
 
 
 def edited(path, change, **more):
-    """The file with `change` made to its card."""
+    """Rewrite the file with `change` applied to its metadata, and with more tensors."""
     held = load_file(path)
     text = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
     card = json.loads(text["__metadata__"]["sentei"])
@@ -378,7 +378,7 @@ def test_a_mask_that_asks_for_more_than_there_is_is_refused(tmp_path):
 
 @functools.cache
 def sound():
-    """Bytes of a sound file, and the shapes in it."""
+    """Return the bytes of a valid file, and the shapes in it."""
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
     links = find_synapses(model)
     return model, Mask.full(links).without({links[0]: [1, 5]})

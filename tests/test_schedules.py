@@ -1,4 +1,4 @@
-"""Schedules: hand-sized numbers, published points, and properties over all of them."""
+"""Schedules: small numbers by hand, published points, and properties of all of them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The sensitivity paper's experiments, in small: rules of removal, the hack, what is counted."""
+"""The sensitivity paper's experiments, small: rules of removal, its hack, and counts of units."""
 
 from types import SimpleNamespace
 
@@ -41,7 +41,7 @@ def call(proposal, at):
 
 
 def first(units):
-    """A proposal of the first so many units of the first group."""
+    """Return a proposal that removes the first units of the first group."""
     return lambda probe, groups, mask, progress: Cut({groups[0]: torch.arange(units)})
 
 
@@ -168,7 +168,7 @@ def course(accuracy, units):
 
 
 def invented(deleted):
-    """Results of two seeds, with deletion taking so much of the time of no pruning."""
+    """Make up results of two seeds; `deleted` is the time of deletion relative to no pruning."""
     runs = {}
     for name in plan.NAMES:
         settings = plan.EXPERIMENTS.get(name, {})

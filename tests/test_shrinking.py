@@ -1,4 +1,4 @@
-"""The shrinking paper's experiments, in small: what a curve, a surface and a grown network are."""
+"""The shrinking paper's experiments, at a small size: curves, surfaces and grown networks."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from sentei.training import evaluate
 
 @pytest.fixture(scope="module")
 def result():
-    """Ten units that tell a diamond from its surroundings, removed in every way."""
+    """Remove ten units, which separate a diamond from its surroundings, in every way."""
     return removed("diamond", 0, [*ORDERS, *OTHERS], ORDERS, controls=True, quick=True)
 
 
@@ -39,7 +39,7 @@ def test_every_way_begins_and_ends_alike(result):
 
 
 def test_a_surface_says_what_the_curve_says(result):
-    """At gain 1 it is the curve before the removal, at 0 the curve after it."""
+    """At gain 1 the loss is that before the removal, at gain 0 that after it."""
     for criterion in ("ablation", "taylor1", "taylor2-diagonal"):
         curve = result["curves"][f"iterative {criterion}"]
         (drawn,) = curve["surfaces"]

@@ -1,4 +1,4 @@
-"""Failures that pass unnoticed elsewhere, one test each."""
+"""Failures that other pruning code does not report, one test each."""
 
 import copy
 

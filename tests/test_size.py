@@ -1,4 +1,4 @@
-"""Sizes by hand, against the networks really shrunk, and against the files really written."""
+"""Sizes against counts by hand, shrunk networks and written files."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Layers that hold only alive synapses: the same function, chosen by measuring, saved."""
+"""Layers that store only alive synapses: same outputs, chosen by timing, saved and loaded."""
 
 import logging
 
@@ -21,7 +21,7 @@ def pruned(kept=0.02):
 
 
 def timed(dense, csr):
-    """Timings that were decided beforehand: the layer's, then its CSR's, in turn."""
+    """Return a fake timing function: the dense layer's time, then the CSR layer's, in turn."""
     answers = iter([dense, csr] * 9)
     return lambda _: next(answers)
 

@@ -1,4 +1,4 @@
-"""Error surfaces against one pass per point, and against what they mean at 0 and at 1."""
+"""Error surfaces against one pass for each point, and against known values at gains 0 and 1."""
 
 import copy
 
@@ -16,7 +16,7 @@ GAINS = torch.tensor([0.0, 0.5, 1.0, 1.25, 3.0, 10.0, -2.0])
 
 
 def naive(model, x, y, loss, group, unit, gains):
-    """One network for each point, with the unit's columns multiplied."""
+    """Compute each point by its definition: multiply the unit's columns and run the network."""
     found = []
     for gain in gains.flatten():
         louder = copy.deepcopy(model).eval()

@@ -1,4 +1,4 @@
-"""Cutting by hand-made groups: exact, in place, refused whole, and proven."""
+"""Surgery on hand-made groups: exact, in place, all or nothing, with a certificate."""
 
 import copy
 
@@ -165,7 +165,7 @@ def test_parameters_stay_the_same_objects():
 
 
 class HardCoded(nn.Module):
-    """Its forward knows the width of its hidden layer."""
+    """A network whose forward() uses the width of its hidden layer as a constant."""
 
     def __init__(self, remembered: bool):
         super().__init__()

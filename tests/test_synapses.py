@@ -40,7 +40,7 @@ from sentei.training.train import evaluate
 
 
 def separable(rows=200):
-    """Two classes told apart by inputs 0 and 1; 2 and 3 are noise, 4 never lights."""
+    """Two classes that inputs 0 and 1 separate; inputs 2 and 3 are noise, input 4 is always 0."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(rows, 5, generator=generator)
     inputs[:, 4] = 0

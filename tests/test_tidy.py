@@ -1,4 +1,4 @@
-"""What goes without any change, and what that rests on."""
+"""Removal of units without any change of the outputs, and the reasons for it."""
 
 import copy
 

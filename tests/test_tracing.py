@@ -1,4 +1,4 @@
-"""find_units against hand-sized networks and against tracing one unit at a time."""
+"""find_units against small networks by hand and against tracing one unit at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Node = tuple[str, int, int]  # parameter, dimension, position
 
 
 def units_of(groups: Iterable[Neurons]) -> set[frozenset[Node]]:
-    """Each unit as the set of its rows, norms and columns."""
+    """Return each unit as the set of its rows, norm entries and columns."""
     return {
         frozenset(
             (part.parameter, part.dim, int(position))
@@ -50,7 +50,7 @@ Places = set[tuple[str, int]]
 
 
 def offered(parts: list[set[Node]], rows: Places, columns: Places, banned: set[Node]) -> set:
-    """The rules of what is offered, read off the parts themselves."""
+    """Return the units to be offered: apply the rules to the parts (connected components)."""
     alive = []
     for part in parts:
         places = {node[:2] for node in part}
@@ -74,7 +74,7 @@ def offered(parts: list[set[Node]], rows: Places, columns: Places, banned: set[N
 
 
 class Hooked:
-    """A network whose layers return what they once did, but NaN in one row of one weight."""
+    """A network whose layers return recorded outputs, with NaN in one row of one weight."""
 
     def __init__(self, model: nn.Module, example: Tensor):
         self.model, self.example = model.eval(), example[:2]
@@ -162,7 +162,7 @@ def test_units_are_those_of_poisoning_one_row_at_a_time(name: str):
 @pytest.mark.parametrize("inputs", [False, True])
 @pytest.mark.parametrize("name", list(zoo.ZOO))
 def test_codes_find_what_single_rows_find(name: str, inputs: bool):
-    """The same replay asked for one row at a time: fewer passes have lost nothing."""
+    """Tracing one row at a time gives the same result as tracing with fewer passes."""
     model, x = zoo.build(name)
     found = units_of(find_units(model, x, inputs=inputs))
     hears: dict[Node, set[Node]] = defaultdict(set)

@@ -166,7 +166,7 @@ def test_words_that_name_no_network(spec, message):
 
 
 def by_hand(network, samples, optimizer, orders, batch, loss):
-    """Plain training with given orders of the samples: an oracle for `train`."""
+    """Train with a plain loop and given orders of the samples: the reference for `train`."""
     inputs, targets = samples
     for order in orders:
         for start in range(0, len(inputs), batch):
@@ -510,7 +510,7 @@ def test_a_new_process_goes_on_to_the_same_bytes(calls, name):
 
 
 def plain(value):
-    """A state as comparable data; fails on anything but tensors, numbers, strings, lists, dicts."""
+    """Convert a state to comparable data; fail on types other than tensors and plain data."""
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What training did to the weights, the criteria that ask for it, and going back."""
+"""The record of weights during training, the criteria that need it, and rewinding."""
 
 import copy
 

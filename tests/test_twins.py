@@ -1,4 +1,4 @@
-"""Distinctiveness: who pairs with whom, and what a cut of pairs does to the outputs."""
+"""Distinctiveness: which units are paired, and how cutting pairs changes the outputs."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_names_are_checked_at_once():
 
 
 def said_the_same():
-    """Sigmoid units: 1 and 4 as 0, 2 the opposite of 3, 5 constant; the rest their own."""
+    """Sigmoid units: 1 and 4 repeat 0, 2 is the opposite of 3, 5 is constant, others are unique."""
     model = hand.mlp(6, 9, 3, seed=5).double()
     x = 3 * torch.randn(300, 6).double()
     with torch.no_grad():

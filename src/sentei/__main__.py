@@ -1,4 +1,4 @@
-"""`python -m sentei`."""
+"""Run the command line with `python -m sentei`."""
 
 from sentei.cli import main
 

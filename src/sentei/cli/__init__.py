@@ -1,4 +1,7 @@
-"""The command line. Importing it loads no torch: a command imports what it needs when it runs."""
+"""The command line program `sentei`: its commands, exit codes and configuration file.
+
+Importing it does not import torch: each command imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +32,17 @@ from sentei.errors import PruningError, UnreachableError, unknown
 
 USAGE, REFUSED, UNREACHED, INTERRUPTED = 2, 1, 3, 130
 
-HELP = """Make trained neural networks smaller, and see why what is left works.
+HELP = """Make trained neural networks smaller, and see why the remaining network works.
 
-Start with `sentei demo`. Every option may also stand in a TOML file, under a heading with the
-command's name and spelled the same: `sentei prune model.safetensors --config run.toml`.
+Start with `sentei demo`. Options can also be set in a TOML file, in a table that is named after the
+command, under the same names: `sentei prune model.safetensors --config run.toml`.
 
-Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached.
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached, 130 interrupted.
 """
 
 
 def build(config: str | None = None) -> App:
-    """The application; `config` names a TOML file with defaults for its options."""
+    """Build the application; `config` names a TOML file with default values for the options."""
     commands = (
         *(demo, train, prune, rank, surface, compare),
         *(explain, figures, info, export, reproduce, tidy),
@@ -48,13 +51,13 @@ def build(config: str | None = None) -> App:
     for command in commands:
         app.command(command)
     if config is not None:
-        _refuse_loose(config, [command.__name__ for command in commands])
+        _check_headings(config, [command.__name__ for command in commands])
         app.config = Toml(config, must_exist=True)
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
+    """Run the command that the arguments name, and exit with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     typed.set(tuple(given))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -70,19 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"sentei: {error}\n")
         sys.exit(USAGE if isinstance(error, (ValueError, FileNotFoundError)) else REFUSED)
     except KeyboardInterrupt:
-        sys.stderr.write("sentei: stopped. Complete steps are in the journal, if one was named.\n")
+        sys.stderr.write("sentei: interrupted. The journal, if any, has all complete steps.\n")
         sys.exit(INTERRUPTED)
 
 
-def _refuse_loose(config: str, commands: Sequence[str]) -> None:
-    """Refuse what stands under no command's name, and so would never be read."""
+def _check_headings(config: str, commands: Sequence[str]) -> None:
+    """Raise ValueError if the TOML file has a top-level key that is not a command's name."""
     file = Path(config)
     if not file.is_file():
         return
     try:
         headings = tomllib.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{config} is no TOML: {error}") from error
+        raise ValueError(f"{config} is not valid TOML: {error}") from error
     for name in headings:
         if name not in commands:
             raise ValueError(
@@ -92,7 +95,7 @@ def _refuse_loose(config: str, commands: Sequence[str]) -> None:
 
 
 def _take_config(given: list[str]) -> str | None:
-    """Take `--config FILE` out of the arguments: it has to be known before they are read."""
+    """Remove `--config FILE` from the arguments and return FILE: it is read before parsing."""
     for position, argument in enumerate(given):
         if argument.startswith("--config="):
             return given.pop(position).partition("=")[2]

@@ -1,4 +1,4 @@
-"""`--budget` and `--board`: a search, shown as it goes on, and what came of it."""
+"""Search for the most accurate network within `--budget` or `--board`, and show the results."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def board_format(board: str, out: Path, inputs: int) -> str:
-    """The format for a board where none is asked for: c-int8, or c-int8-int8 if RAM is short.
+    """Choose the C format for a board: c-int8, or c-int8-int8 if a float sample leaves no RAM.
 
     Raises:
         ValueError: an unknown board.
-        BudgetError: no C file.
-        UnreachableError: not even that fits.
+        BudgetError: `out` is not a C file.
+        UnreachableError: a sample leaves no RAM as c-int8-int8 either.
     """
     from sentei.errors import UnreachableError
-    from sentei.pruning.boards import board as named
+    from sentei.pruning.boards import board as board_by_name
 
-    found = named(board)
+    found = board_by_name(board)
     if out.suffix != ".c":
         raise BudgetError(f"--board needs a C file: --out net.c, not {out}")
     try:
@@ -39,29 +39,29 @@ def board_format(board: str, out: Path, inputs: int) -> str:
 
 
 def room_of(budget: str | None, board: str | None, format: str, inputs: int) -> MemoryBudget | None:
-    """What `--budget` and `--board` ask for; None if neither does.
+    """Return the memory budget that `--budget` or `--board` sets; None if neither is given.
 
     Raises:
-        BudgetError: both at once, or a board for what no board runs.
-        UnreachableError: a board without the RAM for one sample.
+        BudgetError: both are given, or a board with a format other than C.
+        UnreachableError: the board's RAM does not hold one sample.
     """
     from sentei.cli.screen import say
     from sentei.pruning import boards
     from sentei.pruning.rules import limits
 
     if budget is not None and board is not None:
-        raise BudgetError("--board is a budget; name one of --budget and --board")
+        raise BudgetError("--budget and --board exclude each other; give one of them")
     if budget is not None:
         return limits.MemoryBudget(format, budget)
     if board is None:
         return None
     found = boards.board(board)
     if not format.startswith("c"):
-        raise BudgetError(f"--board needs a C file: --out net.c, not format {format}")
+        raise BudgetError(f"--board needs a C file: use --out net.c, not format {format}")
     room = found.memory_budget(format, inputs)
     say(
         f"{board}: {found.processor}, {found.flash:,} bytes of flash and {found.ram:,} of RAM. "
-        f"Code, stack and a sample apart, {room.bytes:,} and {room.ram:,} are left for {format}."
+        f"Less code, stack and one sample, {room.bytes:,} and {room.ram:,} are left for {format}."
     )
     return room
 
@@ -75,15 +75,18 @@ def fitted(
     about: dict[str, Any],
     **settings: Any,
 ) -> Found | None:
-    """Search and say what was tried; None, in words, if nothing fits.
+    """Search for the most accurate network that fits, and print a table of all paths tried.
 
     Args:
-        network: stays as it is.
-        split: criteria look at its training samples, choices at validation.
-        room: what the network has to fit into.
-        samples: how many a criterion looks at.
-        about: words for the run's page.
-        settings: the others of `search`.
+        network: unchanged by the search.
+        split: criteria use its training samples; validation samples choose the network.
+        room: the memory budget.
+        samples: number of training samples that a criterion uses.
+        about: metadata of the run (command, names of classes), noted in its journal.
+        settings: other arguments of `search`.
+
+    Returns:
+        The best path's result; None, with a message on screen, if no path fits the budget.
     """
     from sentei.cli.deployment import CALIBRATION
     from sentei.cli.screen import console, progress, say
@@ -95,31 +98,32 @@ def fitted(
     from sentei.reporting.tables import tried
 
     def judge(step: Step) -> float | None:
-        seen, held = split.train.inputs[:CALIBRATION], split.validation
-        if room.format not in C_FORMATS or held.targets.is_floating_point():
+        calibration, validation = split.train.inputs[:CALIBRATION], split.validation
+        if room.format not in C_FORMATS or validation.targets.is_floating_point():
             return step.measured.accuracy
-        small = shrink(step.network(), step.mask, seen[:64])
-        return shipped(small, seen, step.mask.shrunk(), room.format, held)
+        small = shrink(step.network(), step.mask, calibration[:64])
+        return shipped(small, calibration, step.mask.shrunk(), room.format, validation)
 
-    begun: dict[str, int] = {}
+    start_bytes: dict[str, int] = {}
     total = 100 * len(paths_for(room.format, settings.get("paths")))
     with progress("fitting", total) as advance:
 
-        def said(path: str, step: Step) -> None:
+        def on_step(path: str, step: Step) -> None:
             size = step.measured.bytes_in(room.format)
-            if path not in begun:
-                begun[path] = size
+            if path not in start_bytes:
+                start_bytes[path] = size
                 note(step.folder, about)
-            part = min((begun[path] - size) / max(begun[path] - int(room.bytes), 1), 1)
-            done = round(100 * (len(begun) - 1 + part))
+            start = start_bytes[path]
+            part = min((start - size) / max(start - int(room.bytes), 1), 1)
+            done = round(100 * (len(start_bytes) - 1 + part))
             advance(done, f"{path}: {size:,} bytes, {step.measured}")
 
         learn = split.train.first(samples)
-        found = search(network, learn, room, judge=judge, on_step=said, **settings)
+        found = search(network, learn, room, judge=judge, on_step=on_step, **settings)
     console.print(tried(found))
     best = found[0]
     if best.fits:
         return best
-    say(f"Nothing was written: no path came down to {room.bytes:,} bytes as {room.format} within")
-    say(f"the floors. The smallest network takes {best.bytes:,}, with {best.step.measured}.")
+    say(f"Nothing was written: no path reached {room.bytes:,} bytes as {room.format} within the")
+    say(f"floors. The smallest network takes {best.bytes:,} bytes, with {best.step.measured}.")
     return None

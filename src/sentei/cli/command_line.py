@@ -1,4 +1,4 @@
-"""What the user typed, for whoever keeps a record of it."""
+"""Keep the arguments of the running command, so that journals and pages can record them."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
 
 
 def command() -> str:
-    """The command as one line."""
+    """Return the running command as one line, quoted for a shell."""
     return shlex.join(["sentei", *typed.get()])

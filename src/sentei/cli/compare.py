@@ -1,4 +1,4 @@
-"""`sentei compare`."""
+"""The command `sentei compare`: compare criteria, repairs and budgets on one network."""
 
 from __future__ import annotations
 
@@ -32,49 +32,55 @@ def compare(
     out: Path = Path("compared"),
     threads: int = 1,
 ) -> None:
-    """Prune a network by every criterion, and show who did best; or fit it into several budgets.
+    """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
-    With --budgets it goes down to each of them by units, by synapses and by both, in float32 and
-    in int8, and the accuracy of the emitted C is drawn against bytes.
+    Prints a table and draws accuracy against the number of units left. With --budgets, it prunes
+    the network to each size by units, by synapses and by both, in float32 and in int8, and draws
+    the accuracy of the emitted C code against bytes.
 
     Parameters
     ----------
     model
-        A network that sentei saved, or the widths of one to be trained first, as for train.
+        File of a network that sentei saved, or layer widths such as 784-100-10 of one to train
+        first.
     data
-        As for train; criteria look at training samples, accuracy is measured on validation.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files. Criteria use training samples;
+        accuracy is measured on validation samples.
     target
-        The column of a .csv to predict, by name or position.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     criteria
-        Which; all there are if left out.
+        Criteria to compare, such as ablation, taylor1 or magnitude; all if left out.
     repairs
-        Who takes over: none, mean, twin, affine, least_squares; none and least_squares if left out.
+        Repairs to compare, which hand a removed unit's work to the units that stay: none, mean,
+        twin, affine, least_squares or least_loss; none and least_squares if left out.
     retrain
-        Epochs of training after each step; 0 if left out. Several are compared.
+        Number of training epochs after each step; several values are compared; 0 if left out.
     keep
-        Units left at the end.
+        Number of units left at the end: a count, or a percentage.
     steps
-        How many cuts that takes.
+        Number of pruning steps to get there.
     samples
-        How many training samples a criterion looks at.
+        Number of training samples that a criterion uses.
     seeds
-        How often each way is repeated.
+        Number of random seeds that each combination is repeated with.
     budgets
-        Compare by size instead: "4KiB,8KiB,16KiB,32KiB,64KiB". The criterion, the one of --criteria
-        if one is named, orders units; synapses go by magnitude.
+        Compare at these sizes of the C file instead: "4KiB,8KiB,16KiB,32KiB,64KiB". Units are
+        removed by the first of --criteria (ablation if left out), synapses by magnitude.
     paths
-        With --budgets: units, synapses, both (whichever costs the least loss per byte), or units:50
-            (half of the units, then synapses); the first three if left out.
+        With --budgets: what to remove: units, synapses, both (whichever costs the least loss per
+        byte), or units:50 (half of the units, then synapses); the first three if left out.
     formats
-        With --budgets: c (float32), c-int8 or c-int8-int8; the first two if left out.
+        With --budgets: number formats of C: c (float32), c-int8 (int8 weights) or c-int8-int8
+        (int8 activations as well); the first two if left out.
     retrain_epochs
-        With --budgets: epochs of training after every step.
+        With --budgets: number of training epochs after every step.
     seed
-        With --budgets: of retraining.
+        Seed of training a new network and, with --budgets, of retraining.
     out
-        The figure's name, without an ending.
+        Name of the figure without a suffix; it is written as PNG and SVG.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     """
     import torch
 
@@ -86,8 +92,8 @@ def compare(
     from sentei.reporting.tables import compared
 
     torch.set_num_threads(threads)
-    mending = [None if name == "none" else name for name in repairs or ("none", "least_squares")]
-    todo = comparing.ways(criteria, mending, retrain or (0,))
+    chosen = [None if name == "none" else name for name in repairs or ("none", "least_squares")]
+    todo = comparing.ways(criteria, chosen, retrain or (0,))
     network, dead, split = loaded(
         model, lambda flat: datasets.load(data, flat=flat, target=column(target)), seed
     )
@@ -118,7 +124,7 @@ def compare(
             mask=dead,
             on_progress=lambda done, total, way: advance(done, way, total),
         )
-    head(f"{model}: accuracy on validation, largest area first")
+    head(f"{model}: accuracy on validation samples, largest area first")
     console.print(compared(comparing.rows(curves)))
     figure, axes = figures.canvas(9.0, 5.0)
     figures.comparison(axes, curves)
@@ -142,8 +148,8 @@ def _by_size(
             on_progress=lambda done, total, words: advance(done, words, total),
             **settings,
         )
-    measured = "the emitted code, compiled here" if compiler() else "what the C code computes"
-    head(f"Test accuracy of {measured}; chosen on validation; bytes as planned")
+    measured = "the compiled C code" if compiler() else "the C code, simulated"
+    head(f"Test accuracy of {measured}; networks chosen on validation; planned bytes")
     console.print(table(curves))
     figure, axes = figures.canvas(7.0, 4.6)
     figures.budget_curves(axes, curves)

@@ -1,10 +1,10 @@
-"""`sentei demo`."""
+"""The command `sentei demo`: train, prune, shrink and measure an MNIST network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-FLOOR = 0.01  # accuracy the demonstration may lose, on validation data: one point
+FLOOR = 0.01  # validation accuracy that the demonstration may lose: one point
 
 
 def demo(
@@ -14,22 +14,23 @@ def demo(
     threads: int = 1,
     out: Path = Path("runs/demo"),
 ) -> None:
-    """Train a digit network, prune it by a point of accuracy, and show what is left.
+    """Train an MNIST network, prune it for at most one point of accuracy, and measure the result.
 
-    A sigmoid 784-100-10 network learns MNIST; hidden units whose removal raises the loss least go,
-    one at a time, each ranking exact, until validation accuracy would have fallen by more than one
-    point. What is left is shrunk, proven to be the same function, saved, loaded again and measured.
+    The network is a sigmoid 784-100-10 multilayer perceptron. Hidden units are removed one at a
+    time, always the one whose removal raises the loss least by exact ablation, until the next
+    removal would lower validation accuracy by more than one point. The pruned network is shrunk,
+    compared with the masked network on example inputs, saved, loaded again and measured.
 
     Parameters
     ----------
     epochs
-        Passes through the training data.
+        Number of passes through the training data.
     seed
-        The same seed on the same machine gives the same bytes.
+        Random seed: the same seed on the same machine gives the same bytes.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     out
-        Folder for networks, journal and figures. Run again, it goes on from its journal.
+        Folder for networks, journal and figures. A second run continues from the journal.
     """
     import torch
 
@@ -57,7 +58,7 @@ def demo(
         )
     formats.save(network, dense)
 
-    head(f"2. Prune by exact ablation until accuracy would fall by more than {FLOOR:.0%}")
+    head(f"2. Prune by exact ablation while accuracy falls by at most {FLOOR:.0%}")
     groups = sentei.find_units(network, split.train.inputs[:64])
     probe = sentei.Probe(network, split.train.first(10_000))
     journal = out / "journal"
@@ -78,19 +79,19 @@ def demo(
             steps.append(step)
             advance(step.number, f"{step.measured.accuracy:.2%} with {step.measured.units} units")
     last = steps[-1]
-    say(f"The next unit would have cost too much: {last.measured.units} of 100 stay.")
+    say(f"The next removal would cost too much accuracy: {last.measured.units} of 100 units stay.")
 
-    head("3. Shrink, prove, save, load again")
+    head("3. Shrink, save, load, and compare with the masked network")
     masked, mask = last.network(), last.mask
     example = split.train.inputs[:64]
     formats.save(sentei.shrink(masked, mask, example), small, mask=mask.shrunk())
     say(f"Certificate: {sentei.certify(masked, formats.load(small), example)}.")
 
-    head("4. Before and after, on 10,000 test images that nothing has looked at until now")
+    head("4. Before and after, on 10,000 test images that no earlier stage used")
     before, after = (facts(formats.load(file), file, split.test) for file in (dense, small))
     console.print(before_and_after(before, after))
     say("A mask alone would have changed none of these sizes or times.")
     for name, figure in gallery(of_journal(journal)).items():
         write(figure, out / "figures" / name)
     say(f"\nFigures: {out / 'figures'}. Networks: {dense}, {small}. Every step: {journal}")
-    say(f"Open this page, and draw: {sentei.report(journal, out / 'report.html')}")
+    say(f"Open this page and draw a digit: {sentei.report(journal, out / 'report.html')}")

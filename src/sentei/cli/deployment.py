@@ -1,4 +1,4 @@
-"""What commands say and do when a network leaves for a machine without torch."""
+"""Write a network as C, ONNX or safetensors, and report its size and the accuracy of the C code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from sentei.network.mask import Mask
 
 CALIBRATION = 512  # samples that int8 activations are calibrated on
-EMULATED = 10  # test samples shown to an emulated board
+EMULATED = 10  # test samples that an emulated board classifies
 
 
 def format_of(out: Path, format: str | None) -> str:
-    """The format by name, or by the file's ending; safetensors where neither says.
+    """Return the file format that `format` or the suffix of `out` names; safetensors by default.
 
     Raises:
-        ValueError: an unknown format, one that is not the ending's, or a name that C cannot have.
+        ValueError: an unknown format, a format that does not match the suffix, or a file name that
+            is not a C identifier.
     """
     from sentei.formats.c import identifier
     from sentei.formats.exporting import SUFFIXES, checked
@@ -31,16 +32,16 @@ def format_of(out: Path, format: str | None) -> str:
 
 
 def check_tools(format: str, emulate: bool) -> None:
-    """Refuse `--emulate` before any work where it cannot be done.
+    """Check, before any work is done, that `--emulate` is possible.
 
     Raises:
-        ValueError: a format that is not C.
-        FileError: a tool is missing.
+        ValueError: the format is not C.
+        FileError: the cross compiler or QEMU is missing.
     """
     from sentei.formats.c.emulated import check
 
     if emulate and not format.startswith("c"):
-        raise ValueError(f"--emulate runs a C file: --out net.c, not format {format}")
+        raise ValueError(f"--emulate runs a C file: use --out net.c, not format {format}")
     if emulate:
         check("--emulate")
 
@@ -55,16 +56,16 @@ def ship(
     *,
     emulate: bool = False,
 ) -> None:
-    """Write a network, and say how large it is and, as C, how good the emitted code is.
+    """Write a network to a file and print its size; for C, also the accuracy of the emitted code.
 
     Args:
         small: the network.
-        out: the file.
-        mask: what is dead in it.
-        format: of the file.
-        calibration: training inputs.
-        test: (inputs, targets).
-        emulate: run the C file on an emulated board too.
+        out: the file to write.
+        mask: the network's mask, with its dead synapses; None if nothing is dead.
+        format: the file's format.
+        calibration: training inputs that int8 activations are calibrated on.
+        test: (inputs, targets) that the emitted code is measured on.
+        emulate: whether to run the C file on an emulated board too.
     """
     import sentei
     from sentei.cli.screen import say
@@ -83,10 +84,10 @@ def ship(
     say(f"Saved {out} and {out.with_suffix('.h')}: {flash:,} bytes of constants, {ram:,} of RAM.")
     inputs, targets = test
     if compiler() is None:
-        say("Its accuracy is unknown: there is no C compiler on this machine to run it with.")
+        say("The accuracy of the C code is unknown: there is no C compiler on this machine.")
     elif not targets.is_floating_point():
         accuracy = Compiled(out).accuracy(inputs, targets)
-        say(f"The emitted code, compiled here: {accuracy:.2%} of {len(inputs):,} test samples.")
+        say(f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples.")
     if emulate:
         _emulate(out, *test)
 
@@ -97,9 +98,9 @@ def _emulate(out: Path, inputs: Tensor, targets: Tensor) -> None:
 
     text, data, bss = sizes(out)
     flash, ram = text + data, data + bss
-    say(f"Compiled for a Cortex-M0+ (-Os, libgcc apart): {flash:,} bytes of flash, {ram:,} of RAM.")
-    said = " ".join(map(str, classify(out, inputs[:EMULATED])))
+    say(f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.")
+    classes = " ".join(map(str, classify(out, inputs[:EMULATED])))
     say(f"On the emulated board (QEMU mps2-an386, Cortex-M4), {self_test(out).strip()}")
-    say(f"  and test samples 1 to {len(inputs[:EMULATED])} are classes {said}")
+    say(f"  and test samples 1 to {len(inputs[:EMULATED])} are classes {classes}")
     if not targets.is_floating_point():
         say(f"  {'where the targets are':>30} {' '.join(map(str, targets[:EMULATED].tolist()))}")

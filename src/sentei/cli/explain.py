@@ -1,4 +1,4 @@
-"""`sentei explain`."""
+"""The command `sentei explain`: write an interactive page about one network."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ def explain(
     threads: int = 1,
     out: Path = Path("explain.html"),
 ) -> None:
-    """Write a page that shows how a saved network works: drawn, run live, every unit weighed.
+    """Write an HTML page that draws a saved network, runs it, and scores each of its units.
 
     Parameters
     ----------
     model
-        A network that sentei saved.
+        File of a network that sentei saved (.safetensors).
     data
-        As for train; test samples are looked at.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files. The page uses its test samples.
     target
-        The column of a .csv to predict, by name or position.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     loss
-        What the network was trained on: cross_entropy, half_squared_error, binary_cross_entropy.
+        Loss that the network was trained with: cross_entropy, half_squared_error or
+        binary_cross_entropy.
     seed
-        Of the data's split.
+        Seed of the random split into training, validation and test samples.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     out
-        The page to write, one file complete in itself.
+        The HTML file to write; it loads no other files.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`sentei export`."""
+"""The command `sentei export`: write a saved network as C, ONNX or safetensors."""
 
 from __future__ import annotations
 
@@ -18,24 +18,29 @@ def export(
     target: str = "-1",
     seed: int = 0,
 ) -> None:
-    """Write a saved network as C, ONNX or safetensors.
+    """Convert a saved network to C source, ONNX or safetensors.
 
     Parameters
     ----------
     model
-        A network that sentei saved; synapses that are dead in its mask are left out of C.
+        File of a network that sentei saved (.safetensors). C leaves out synapses that are dead in
+        its mask.
     to
-        The format, where --out does not say it by its ending.
+        The format to write if --out is not given.
     out
-        The file to write; the model's name with another ending if left out.
+        The file to write; its suffix sets the format. The model's name with the suffix of --to if
+        left out.
     format
-        For C: c (float32), c-int8 (int8 weights) or c-int8-int8 (int8 activations as well).
+        Number format of C: c (float32), c-int8 (int8 weights) or c-int8-int8 (int8 weights and
+        activations). c for a .c file if left out.
     data
-        As for train: what the self-test, the calibration of int8 and the accuracy are taken from.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files. Its
+        training samples calibrate int8; its test samples measure the accuracy.
     target
-        The column of a .csv to predict, by name or position.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     seed
-        Of the split of the data.
+        Seed of the random split into training, validation and test samples.
     """
     from sentei import datasets, formats, training
     from sentei.cli.deployment import CALIBRATION, format_of, ship

@@ -1,4 +1,4 @@
-"""`sentei figures`."""
+"""The command `sentei figures`: draw the figures of a pruning run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def figures(
     threads: int = 1,
     into: Path = Path("figures"),
 ) -> None:
-    """Draw a run's figures for papers and slides, each as PNG and SVG.
+    """Draw the figures of a pruning run for papers and slides, each as PNG and SVG.
 
     Parameters
     ----------
     journal
-        The folder that `sentei prune --journal` kept.
+        Folder that `sentei prune --journal` wrote.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     into
-        Folder for the figures.
+        Folder to write the figures to.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`sentei info`."""
+"""The command `sentei info`: list the contents of a saved network's file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from cyclopts.types import ExistingFile
 
 
 def info(model: ExistingFile) -> None:
-    """Say what is in a file that sentei saved, without running it.
+    """List the tensors, the mask and the size of a saved network, without running it.
 
     Parameters
     ----------
     model
-        A .safetensors file.
+        File of a network that sentei saved (.safetensors).
     """
     from sentei import formats
     from sentei.cli.screen import console

@@ -1,4 +1,4 @@
-"""The network that a command is about: one that was saved, or one to be trained first."""
+"""Load the network that a command is given as a file, or train the one it is given by widths."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def loaded(model: str, split: Callable[[bool], Split], seed: int) -> tuple[nn.Module, Mask, Split]:
-    """A network by its file, or by its widths: then it is trained as `sentei train` would.
+    """Load a network from its file, or build it by name and train it as `sentei train` does.
 
     Args:
-        model: a file that sentei saved, or a network's name as of `sentei train --model`.
-        split: the data, flat or not.
-        seed: of initial weights and of training.
+        model: a file that sentei saved, or a network's name as in `sentei train --model`.
+        split: returns the data; its argument says whether inputs are flat.
+        seed: seed of initial weights and of training.
 
     Returns:
-        The network, what is dead in it, and the data in its shape.
+        The network, its mask, and the data in the shape that the network takes.
 
     Raises:
-        FileNotFoundError: neither.
-        StructureError: a weight that is not finite.
+        FileNotFoundError: `model` is neither a file nor a network's name.
+        StructureError: a weight in the file is not finite.
     """
     from sentei import Mask, formats, training
     from sentei.cli.screen import progress
@@ -46,7 +46,9 @@ def loaded(model: str, split: Callable[[bool], Split], seed: int) -> tuple[nn.Mo
     try:
         network = training.build(model, seed=seed)
     except ValueError as error:
-        raise FileNotFoundError(f"there is no file {model}, and as a name: {error}") from error
+        raise FileNotFoundError(
+            f"there is no file {model}, and it is not a network's name: {error}"
+        ) from error
     data, recipe = split(training.takes_flat(network)), training.Recipe(seed=seed)
     with progress(f"training {model}", recipe.epochs) as advance:
         training.train(

@@ -1,4 +1,4 @@
-"""`sentei prune`."""
+"""The command `sentei prune`: prune a network, shrink it and save it."""
 
 from __future__ import annotations
 
@@ -51,83 +51,92 @@ def prune(
     emulate: bool = False,
     out: Path = Path("small.safetensors"),
 ) -> int:
-    """Prune a saved network, shrink it, prove that it is the same function, and save it.
+    """Prune a network, delete what was pruned from its tensors, check the outputs, and save it.
 
     Parameters
     ----------
     model
-        A network that sentei saved; what is dead in it stays dead. Or the widths of one to be
-        trained first, as for train (784-64-32-10:relu).
+        File of a network that sentei saved; synapses that are dead in it stay dead. Or the layer
+        widths of a network to train first (784-64-32-10:relu).
     data
-        As for train. Criteria look at training samples, limits at validation, the table at test.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files. Criteria use training samples,
+        limits validation samples, and the final table test samples.
     target
-        The column of a .csv to predict, by name or position.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     criterion
-        What matters least: ablation, taylor1, taylor2, obd, skeletonization, magnitude or random.
-        For a budget or a board it orders units; synapses go by magnitude.
+        How units or synapses are scored; the lowest scores are removed first: ablation (exact rise
+        in loss, units only), taylor1, taylor2, obd, skeletonization, magnitude or random. With
+        --budget or --board it scores units, and synapses go by magnitude.
     repair
-        Who takes over a unit's work: mean, twin, affine, least_squares or least_loss; nobody if
-        left out.
+        How the units that stay take over a removed unit's work: mean, twin, affine, least_squares
+        or least_loss; no repair if left out.
     twins
-        In place of criterion and schedule: of units whose outputs point the same or the opposite
-        way to so many degrees all but one go, and constant ones.
+        Used in place of --criterion and --schedule: an angle of 0 to 90 degrees. Of units whose
+        output vectors are within it of the same or the opposite direction, all but one are
+        removed, and so are constant units.
     schedule
-        How fast: one_at_a_time, one_shot, linear, cubic, geometric or fsa.
+        How many members remain after each step: one_at_a_time, one_shot, linear, cubic, geometric
+        or fsa.
     keep
-        How many the schedule leaves: a count, or a percentage such as "40 %".
+        How many units or synapses the schedule keeps at its end: a count, or a percentage such as
+        "40 %".
     steps
-        Number of steps the schedule takes.
+        Number of steps that the schedule takes.
     within
-        Rank across the whole network, or within each group.
+        Where scores are compared: network (all groups together) or group (each layer by itself).
     synapses
         Remove single weights instead of whole units.
     inputs
-        Offer input features for removal as well.
+        Remove input features as well as units.
     units_at_most
-        Stop when no more units than this are left (a count or a percentage).
+        Stop when at most this many units are left: a count, or a percentage.
     synapses_at_most
-        Stop when no more synapses than this are left.
+        Stop when at most this many synapses (weights) are left: a count, or a percentage.
     parameters_at_most
-        Stop when no more parameters than this are left.
+        Stop when at most this many parameters are left: a count, or a percentage.
     bytes_at_most
-        Stop when the file is no larger than this ("32 KiB").
+        Stop when the saved file is at most this large ("32 KiB").
     budget
-        Fit the written file into this ("32KiB"), and nothing larger is written. Several paths down
-        are tried, and the network that is most accurate on validation data is kept. As C, what
-        counts are the constants; the code comes on top.
+        Find the most accurate network of at most this size ("32KiB"), as --format stores it.
+        Several --paths are tried, compared on validation samples; nothing is written if none
+        fits. For C, only the constants count, not the code.
     board
-        As --budget, for a board's flash and RAM: arduino-uno, nucleo-f401re, … (an unknown name
-        lists them).
+        Like --budget, for the flash and RAM of a board: arduino-uno, nucleo-f401re, … (an unknown
+        name lists them all).
     format
-        What --out is written as: safetensors, onnx, c, c-int8 or c-int8-int8; by its ending if
-        left out, and for a board c-int8, or c-int8-int8 where floats leave no RAM.
+        Format of --out: safetensors, onnx, c (float32), c-int8 (int8 weights) or c-int8-int8 (int8
+        activations as well). If left out, the suffix of --out decides; for a board, it is c-int8,
+        or c-int8-int8 if a float sample leaves no RAM.
     paths
-        Ways down to a budget: units, synapses, both (whichever costs the least loss per byte), or
-        units:50 (half of the units, then synapses); these four if left out.
+        What to remove with --budget or --board: units, synapses, both (whichever costs the least
+        loss per byte), or units:50 (half of the units, then synapses). If left out, all four for
+        C, and units for other formats.
     accuracy_within
-        Undo the step that costs more accuracy than this (0.01 is one point).
+        Undo a step that lowers validation accuracy by more than this since the start (0.01 is
+        one point).
     accuracy_at_least
-        Undo the step that brings accuracy below this.
+        Undo a step that lowers validation accuracy below this (0.97 is 97 %).
     loss_within
-        Undo the step that raises the loss by more than this.
+        Undo a step that raises the validation loss by more than this since the start.
     retrain_epochs
-        Epochs of training after every step.
+        Number of training epochs after every step.
     samples
-        How many training samples the criterion looks at.
+        Number of training samples that the criterion uses.
     journal
-        Folder that keeps every step; without it nothing can be resumed.
+        Folder to write every step to; a run without a journal cannot be resumed.
     report
-        Write a page (.html) that shows what went, what is left and why.
+        HTML file to write: a page that shows what was removed, what is left and why.
     resume
-        Go on with the run in the journal.
+        Continue the run in the --journal folder.
     seed
-        Of retraining and of random criteria.
+        Seed of the split of the data, of training and retraining.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     emulate
-        Run the C file on an emulated Cortex-M4 (QEMU), on ten test samples.
+        Run the written C file on an emulated Cortex-M4 (QEMU) for ten test samples.
     out
-        The file to write.
+        File to write the pruned network to; its suffix sets the format.
     """
     import torch
 
@@ -213,13 +222,13 @@ def prune(
             retrain=sentei.FineTune(split.train, recipe) if retrain_epochs else None,
             **shared,
         )
-        taken = _taken(
+        history = _run_steps(
             run, groups, lambda first: note(first.folder, about), {repair, twins} != {None}
         )
-        last = taken[-1]
-        reached = until is None or until(last.measured, taken[0].measured)
+        last = history[-1]
+        reached = until is None or until(last.measured, history[0].measured)
     small = sentei.shrink(last.network(), last.mask, example)
-    head("On test data, which nothing has looked at until now")
+    head("On test samples, which no earlier stage used")
     left, size = last.mask.shrunk(), last.measured.bytes_in(written)
     file = Path(model) if Path(model).exists() else counts(before, dead).bytes
     rows = [facts(before, file, split.test, dead), facts(small, size, split.test, left)]
@@ -240,7 +249,19 @@ def _proposal(
     *,
     ends: bool,
 ) -> Any:
-    """What is removed at each step; `ends`: a limit or the schedule says where to stop."""
+    """Build the proposal that names what each step removes.
+
+    Args:
+        criterion: name of the criterion.
+        pace: the schedule.
+        within: "network" or "group".
+        repair: name of the repair; None for none.
+        twins: angle in degrees of a proposal by twins; None for one by criterion and schedule.
+        ends: whether a limit or the schedule ends the run.
+
+    Raises:
+        ValueError: nothing ends the run.
+    """
     import sentei
 
     if twins is not None:
@@ -248,48 +269,50 @@ def _proposal(
     propose = sentei.ranked(criterion, pace, within=within, repair=repair)
     if not ends:
         raise ValueError(
-            "nothing says where to stop, so everything would go: name a budget such as "
+            "no option says where to stop, so everything would be removed: name a budget such as "
             "--bytes-at-most, a floor such as --accuracy-within, or a --schedule with --keep"
         )
     return propose
 
 
-def _taken(run: Any, groups: list[Any], noted: Callable[[Any], object], told: bool) -> list[Any]:
-    """All steps of a run, shown as they come; `noted` is called with the first.
+def _run_steps(
+    run: Any, groups: list[Any], on_first: Callable[[Any], object], verbose: bool
+) -> list[Any]:
+    """Run all steps with a progress bar and return them; call `on_first` with the first.
 
-    With `told`, what repairs and twins have to say is shown as well, each sentence once.
+    With `verbose`, log messages of repairs and twins are shown as well, each distinct one once.
     """
     from sentei.cli.screen import progress, said_once
 
-    level = logging.INFO if told else logging.WARNING
-    total, taken = sum(group.size for group in groups), []
+    level = logging.INFO if verbose else logging.WARNING
+    total, steps = sum(group.size for group in groups), []
     with said_once("sentei", level), progress("pruning", total) as advance:
         for step in run:
-            if not taken:
-                noted(step)
-            taken.append(step)
-            gone = total - sum(step.mask.count(group) for group in groups)
-            advance(gone, str(step.measured))
-    return taken
+            if not steps:
+                on_first(step)
+            steps.append(step)
+            removed = total - sum(step.mask.count(group) for group in groups)
+            advance(removed, str(step.measured))
+    return steps
 
 
 def check_repair(repair: str | None, twins: float | None, room: str | None, synapses: bool) -> None:
-    """Refuse a repair where nobody could take over.
+    """Check that `--repair` or `--twins` is not combined with options that exclude repairs.
 
     Raises:
-        ValueError: with what does not go together.
+        ValueError: with the options that exclude each other.
     """
-    asked = "--repair" if repair is not None else "--twins" if twins is not None else None
-    if asked is None:
+    option = "--repair" if repair is not None else "--twins" if twins is not None else None
+    if option is None:
         return
     if synapses:
-        raise ValueError(f"{asked} is for units, and --synapses removes single weights")
+        raise ValueError(f"{option} applies to units, and --synapses removes single weights")
     if room is not None:
-        raise ValueError(f"{asked} does not go with --budget or --board, which try paths of theirs")
+        raise ValueError(f"{option} excludes --budget and --board, which search their own paths")
 
 
 def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[..., int]:
-    """A schedule from the words of the command line.
+    """Build the schedule that the command line names.
 
     Raises:
         ValueError: an unknown schedule, or one that needs `--keep`.
@@ -307,12 +330,12 @@ def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[.
     if name not in made:
         raise ValueError(unknown("schedule", name, made))
     if name != "one_at_a_time" and keep is None:
-        raise ValueError(f"schedule {name} needs --keep: how many are left at its end")
+        raise ValueError(f"schedule {name} needs --keep: how many members are left at its end")
     return made[name](keep)
 
 
 def _limit(**asked: Any) -> Limit | None:
-    """All limits that were asked for, as one."""
+    """Combine all limits that are not None into one; None if all are."""
     from sentei.pruning.rules import limits
 
     found = [getattr(limits, name)(value) for name, value in asked.items() if value is not None]

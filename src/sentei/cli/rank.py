@@ -1,4 +1,4 @@
-"""`sentei rank`."""
+"""The command `sentei rank`: score and list the units of a saved network."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ def rank(
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Rank the units of a saved network by how little they matter.
+    """List the hidden units of a saved network by score, least important first.
 
     Parameters
     ----------
     model
-        A network that sentei saved.
+        File of a network that sentei saved (.safetensors).
     data
-        As for train; training samples are looked at.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files. Units are scored on its training samples.
     target
-        The column of a .csv to predict, by name or position.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     criterion
-        What matters least: ablation (exact), taylor1 or taylor2 (its first and second order),
-        obd, skeletonization, magnitude or random; taylor1-absolute, taylor1-per-sample and
-        taylor2-diagonal are other readings.
+        How units are scored: ablation (exact rise in loss), taylor1 or taylor2 (its first- and
+        second-order estimates), obd, skeletonization, magnitude or random; taylor1-absolute,
+        taylor1-per-sample and taylor2-diagonal are variants.
     against
-        A second criterion; prints how far the two agree (Spearman's rank correlation).
+        A second criterion; prints Spearman's rank correlation of the two.
     loss
-        What the network was trained on: cross_entropy, half_squared_error, binary_cross_entropy.
+        Loss that the network was trained with: cross_entropy, half_squared_error or
+        binary_cross_entropy.
     samples
-        How many training samples to look at.
+        Number of training samples that units are scored on.
     most
-        How many units to list from either end.
+        Number of units to list from either end of the ranking.
     seed
-        Of the data's split.
+        Seed of the random split into training, validation and test samples.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     """
     import torch
 
@@ -59,11 +61,11 @@ def rank(
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     probe = sentei.Probe(network, split.train.first(samples), loss)
     groups = sentei.find_units(network, split.train.inputs[:64])
-    judged = {group.name: scores(criterion, probe, group) for group in groups}
-    for name, values in judged.items():
+    scored = {group.name: scores(criterion, probe, group) for group in groups}
+    for name, values in scored.items():
         head(f"{name}: {len(values)} units by {criterion}, least important first")
         console.print(ranking(values, criterion, most))
     if against is not None:
         other = {group.name: scores(against, probe, group) for group in groups}
         head(f"{criterion} against {against}")
-        console.print(agreement(judged, other))
+        console.print(agreement(scored, other))

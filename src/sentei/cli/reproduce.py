@@ -1,4 +1,4 @@
-"""`sentei reproduce`."""
+"""The command `sentei reproduce`: repeat the experiments of a paper."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def reproduce(
     processes: int = 2,
     page: Path | None = None,
 ) -> None:
-    """Reproduce a paper: its experiments, figures and claims, beside what came out.
+    """Repeat a paper's experiments and figures, and compare its claims with the measured results.
 
-    Stopped runs go on where they were.
+    An interrupted reproduction continues where it stopped.
 
     Parameters
     ----------
     paper
-        Its key, or "all".
+        Key of the paper: annealing, distinctiveness, sensitivity, shrinking or wsf; or "all".
     into
-        Folder for results, figures and the table of claims; each paper gets one of its own in it.
+        Folder for results, figures and the table of claims; each paper gets a subfolder.
     quick
-        Smaller experiments: about a minute, not for publication.
+        Run smaller experiments: about a minute, not for publication.
     seeds
-        How often each experiment is repeated.
+        Number of random seeds that each experiment is repeated with.
     processes
-        How many experiments run side by side, one thread each.
+        Number of experiments that run in parallel, each on one thread.
     page
-        Markdown to bring up to date: what stands between its <!-- claims --> marks, and the figures
-        it shows. Of one paper, not of a quick run.
+        Markdown file to update: the text between its <!-- claims --> marks and the figures that it
+        shows. Only for a full run of one paper.
     """
     from sentei.cli.screen import console, head, progress, say
     from sentei.papers import PAPERS, Order
@@ -46,23 +46,23 @@ def reproduce(
     from sentei.reporting.tables import claims
 
     if page is not None and (paper == "all" or quick):
-        raise ValueError("--page is for a whole run of one paper: name it, without --quick")
+        raise ValueError("--page needs a full run of one paper: name it, and leave out --quick")
     for name in PAPERS if paper == "all" else (paper,):
         folder = into / name
         with progress(f"reproducing {name}", 1) as advance:
 
-            def said(done: int, total: int, last: str, advance: Advance = advance) -> None:
+            def on_progress(done: int, total: int, last: str, advance: Advance = advance) -> None:
                 advance(done, last, total)
 
-            report = reproduced(name, Order(folder, quick, seeds, processes, said))
+            report = reproduced(name, Order(folder, quick, seeds, processes, on_progress))
         head(report.title)
         console.print(claims(report.claims))
         if quick:
             say(SMALLER)
-        say(f"figures and claims lie in [bold]{folder}[/bold]")
+        say(f"figures and claims are in [bold]{folder}[/bold]")
         if page is not None:
-            left = publish(report, folder, page)
-            say(f"{page} is up to date" + f"; it shows no {_names(left)}" * bool(left))
+            unused = publish(report, folder, page)
+            say(f"{page} is up to date" + f"; it does not show {_names(unused)}" * bool(unused))
 
 
 def _names(files: list[Path]) -> str:

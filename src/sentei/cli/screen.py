@@ -1,4 +1,4 @@
-"""What commands show: progress bars on a terminal, plain lines otherwise."""
+"""Print the output of commands: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-LINES = 10  # of progress, where there is no terminal to draw a bar on
+LINES = 10  # progress lines to print where no terminal shows a bar
 
 console = Console(highlight=False)
 
 
 class Advance(Protocol):
-    """Says how many are done, a few words, and of how many if that has become known."""
+    """Report progress: items done, a short text, and the total if it has changed."""
 
     def __call__(self, done: int, words: str, total: int | None = None) -> None:  # noqa: D102
         ...
@@ -24,9 +24,9 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """Show how far something is: yields what to call as it goes on."""
+    """Show the progress of a task; yields the function that reports how far it is."""
     if not console.is_terminal:
-        yield _plainly(what, total)
+        yield _print_progress(what, total)
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -43,7 +43,7 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         )
 
 
-def _plainly(what: str, expected: int) -> Advance:
+def _print_progress(what: str, expected: int) -> Advance:
     shown = -1
 
     def advance(done: int, words: str, total: int | None = None) -> None:
@@ -58,14 +58,14 @@ def _plainly(what: str, expected: int) -> Advance:
 
 
 def say(text: str) -> None:
-    """A line of text, with rich's markup."""
+    """Print a line of text that may contain rich's markup."""
     console.print(text, soft_wrap=True)
 
 
 @contextmanager
 def said_once(name: str, level: int) -> Iterator[None]:
-    """Show what a logger has to say from this level on, each sentence once."""
-    logger, once = logging.getLogger(name), _Once()
+    """Show the messages of a logger from this level on, each distinct message once."""
+    logger, once = logging.getLogger(name), _FirstOccurrence()
     before = logger.level
     logger.setLevel(level)
     logger.addFilter(once)
@@ -76,25 +76,25 @@ def said_once(name: str, level: int) -> Iterator[None]:
         logger.setLevel(before)
 
 
-class _Once(logging.Filter):
-    """Lets every message through the first time."""
+class _FirstOccurrence(logging.Filter):
+    """A filter that passes each distinct message once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        new = said not in self.seen
-        self.seen.add(said)
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
         return new
 
 
 def head(text: str) -> None:
-    """A heading for a stage of a command."""
+    """Print a heading for a stage of a command."""
     console.print(f"\n[bold]{text}[/bold]")
 
 
 def column(target: str) -> str | int:
-    """A column's name, or its position where it is a number."""
+    """Convert `--target` to a column's position if it is an integer; else return the name."""
     return int(target) if target.lstrip("-").isdigit() else target

@@ -1,4 +1,4 @@
-"""`sentei surface`."""
+"""The command `sentei surface`: draw error surfaces, the loss against a unit's gain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cyclopts.types import ExistingFile
 
 from sentei.errors import unknown
 
-SHOWN = 10  # units drawn where none are named
-LITERAL = 0.001  # the step between gains that the paper's text gives; its figures have 0.1
+SHOWN = 10  # units to draw if --units is left out
+LITERAL = 0.001  # spacing of gains in the paper's text; its figures use 0.1
 
 
 def surface(
@@ -31,42 +31,46 @@ def surface(
     threads: int = 1,
     out: Path = Path("surface"),
 ) -> None:
-    """Draw the loss against the gain of single units: removed at 0, as they are at 1, and louder.
+    """Draw how the loss changes when the output of one unit is multiplied by a gain.
 
-    Writes two figures, each as PNG and SVG: all units in one panel, and every unit with its tangent
-    and its parabola at gain 1, which are what first- and second-order criteria see.
+    Gain 0 removes the unit, and gain 1 leaves it unchanged. Writes two figures, each as PNG and
+    SVG: all units in one panel, and every unit with the tangent and the parabola at gain 1, which
+    first- and second-order criteria use to estimate the loss at gain 0.
 
     Parameters
     ----------
     model
-        A network that sentei saved.
+        File of a network that sentei saved (.safetensors).
     data
-        As for train; training samples are looked at.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files. The loss is measured on its training samples.
     target
-        The column of a .csv to predict, by name or position.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     loss
-        What the network was trained on: cross_entropy, half_squared_error, binary_cross_entropy.
+        Loss that the network was trained with: cross_entropy, half_squared_error or
+        binary_cross_entropy.
     group
-        Whose units; the last hidden layer's if not given.
+        Name of the group whose units are drawn; the last group in the network if left out.
     units
-        Which; ten from the least to the most important, by exact ablation, if not given.
+        Indices of the units to draw; ten, spread from the least to the most important by exact
+        ablation, if left out.
     to
-        The largest gain.
+        Largest gain to draw.
     points
-        How many gains from 0 on.
+        Number of gains, evenly spaced from 0 to the largest.
     literal_grid
-        A gain every 0.001, as the paper has it in its text.
+        Use a gain every 0.001 in place of --points, as the text of the paper states.
     samples
-        How many training samples to look at.
+        Number of training samples that the loss is measured on.
     seed
-        Of the data's split.
+        Seed of the random split into training, validation and test samples.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     out
-        Where the figures go; "-approximated" is added for the second.
+        Name of the figures without a suffix; "-approximated" is added for the second.
     """
     if not (math.isfinite(to) and to > 0):
-        raise ValueError(f"--to is a gain above 0, such as 10; not {to}")
+        raise ValueError(f"--to must be a finite gain above 0, such as 10, not {to}")
     if points < 2:
         raise ValueError(f"--points must be at least 2, not {points}")
 

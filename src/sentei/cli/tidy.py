@@ -1,4 +1,4 @@
-"""`sentei tidy`."""
+"""The command `sentei tidy`: remove units whose removal leaves the outputs unchanged."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ def tidy(
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Take out of a saved network everything that can go without any change.
+    """Remove unread, constant, repeated and dependent units: the outputs stay the same.
 
     Parameters
     ----------
     model
-        A network that sentei saved.
+        File of a network that sentei saved (.safetensors).
     out
-        Where the smaller network goes.
+        File to write the smaller network to.
     data
-        As for train; training samples are looked at.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files. Units are compared on its training samples.
     target
-        The column of a .csv to predict, by name or position.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     samples
-        How many training samples to look at.
+        Number of training samples that units are compared on.
     proven
-        Take out only what changes nothing for any input, whatever the samples say.
+        Remove only what provably changes the outputs for no input, not just for the samples.
     norms
-        Fold batch norms into the layer before them: equal in evaluation mode alone.
+        Also fold batch norms into the layer before them: equal in evaluation mode only.
     seed
-        Of the data's split.
+        Seed of the random split into training, validation and test samples.
     threads
-        How many torch may use.
+        Number of CPU threads that torch may use.
     """
     import torch
 
@@ -54,10 +55,10 @@ def tidy(
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
     done = examined(network, split.train.first(samples), proven=proven, norms=norms)
-    head(f"{model}: what says nothing new")
+    head(f"{model}: units that can be removed without any change")
     console.print(finds(done))
     formats.save(done.network, out)
     say(
-        f"outputs changed by {done.difference:.1e} at most on {done.samples:,} samples; "
+        f"outputs differ by {done.difference:.1e} at most on {done.samples:,} samples; "
         f"the network is in [bold]{out}[/bold]"
     )

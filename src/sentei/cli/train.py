@@ -1,4 +1,4 @@
-"""`sentei train`."""
+"""The command `sentei train`: train a network and save it."""
 
 from __future__ import annotations
 
@@ -26,44 +26,48 @@ def train(
     threads: int = 1,
     out: Path = Path("model.safetensors"),
 ) -> None:
-    """Train a network and save it.
+    """Train a new network on a data set and save it.
 
     Parameters
     ----------
     data
-        mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz or a
-        folder of IDX files.
+        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
+        or a folder of IDX files.
     target
-        The column of a .csv to predict, by name or position; the last if left out.
+        For a .csv: the column to predict, by name or position (-1 is the last).
     model
-        Layer widths, with an activation if it is not sigmoid (784-300-100-10:relu), or the name of
-        a convolutional network (cnn-annealing, cnn-distinctiveness).
+        Layer widths of a multilayer perceptron, with an activation if it is not sigmoid
+        (784-300-100-10:relu), or the name of a convolutional network (cnn-annealing,
+        cnn-distinctiveness).
     epochs
-        Passes through the training data.
+        Number of passes through the training data.
     optimizer
-        sgd, momentum, adam, rmsprop or adadelta.
+        Optimizer: sgd, momentum, adam, rmsprop or adadelta.
     lr
-        Learning rate; the optimizer's usual one if left out.
+        Learning rate; the optimizer's usual rate if left out.
     batch_size
-        Samples in an update.
+        Number of samples in an update.
     loss
-        cross_entropy or half_squared_error.
+        Loss to train with: cross_entropy or half_squared_error.
     weight_decay
-        As torch's optimizers mean it.
+        Weight decay, as the weight_decay of torch's optimizers.
     decay
-        cosine lets the learning rate fall to zero over the epochs.
+        Schedule of the learning rate: cosine lowers it to zero over the epochs; constant if left
+        out.
     teacher
-        A larger network that sentei saved, to learn from as well as from the targets.
+        File of a trained network that sentei saved, to learn from as well as from the targets
+        (distillation).
     temperature
-        Softens the classes that the teacher puts out.
+        Softmax temperature of distillation: a higher one softens the teacher's class probabilities.
     teacher_weight
-        How much the teacher counts against the targets, from 0 to 1.
+        Weight of the teacher in the loss, from 0 to 1; the targets have the rest.
     seed
-        The same seed on the same machine gives the same bytes.
+        Random seed: the same seed on the same machine gives the same bytes.
     threads
-        How many torch may use; one gives the same bytes everywhere and leaves other cores alone.
+        Number of CPU threads that torch may use; one gives the same bytes everywhere and leaves
+        other cores free.
     out
-        The file to write.
+        File to write the network to (.safetensors).
     """
     import torch
 
@@ -74,9 +78,9 @@ def train(
     network = training.build(model, seed=seed)
     flat = training.takes_flat(network)
     split = datasets.load(data, flat=flat, seed=seed, target=column(target))
-    told = None
+    distillation = None
     if teacher is not None:
-        told = training.Distillation(formats.load(teacher), temperature, teacher_weight)
+        distillation = training.Distillation(formats.load(teacher), temperature, teacher_weight)
     recipe = training.Recipe(
         epochs=epochs,
         optimizer=optimizer,
@@ -85,7 +89,7 @@ def train(
         loss=loss,
         weight_decay=weight_decay,
         seed=seed,
-        distillation=told,
+        distillation=distillation,
         decay=decay,
     )
     with progress("training", epochs) as advance:

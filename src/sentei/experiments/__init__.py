@@ -1,1 +1,4 @@
-"""Prune one network in many ways and compare the results. Imports everything below `papers`."""
+"""Prune one network in many ways and compare the results.
+
+May import all packages below `papers`.
+"""

@@ -1,4 +1,4 @@
-"""Accuracy against bytes: what is left of a network at several budgets, path by path."""
+"""Measure the accuracy of a network pruned to several budgets of bytes, path by path."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from sentei.training import FineTune, Recipe
 
 PATHS = ("units", "synapses", "both")
 FORMATS = ("c", "c-int8")
-CALIBRATION = 512  # training samples that a C file is written from
+CALIBRATION = 512  # training samples that int8 activations of a C file are calibrated on
 
 
 @dataclass(frozen=True)
 class Point:
-    """What fits into a budget on one path.
+    """The most accurate network of one path within one budget.
 
     Attributes:
-        budget: bytes; None for the untouched network.
-        bytes: of the network; where nothing fits, of the smallest that the path comes to.
-        units, synapses: left in it.
-        validation: the accuracy it was chosen by, of the network in float32.
-        test: the accuracy of the emitted code; None where nothing fits.
+        budget: bytes; None for the unpruned network.
+        bytes: size of the network; if no network fits, size of the smallest one on the path.
+        units, synapses: how many are left in the network.
+        validation: validation accuracy in float32, which the network was chosen by.
+        test: test accuracy of the emitted code; None if no network fits.
     """
 
     budget: int | None
@@ -50,19 +50,19 @@ class Point:
 
     @property
     def fits(self) -> bool:
-        """Whether the budget is met."""
+        """Whether a network on the path fits the budget."""
         return self.test is not None
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One path in one format.
+    """The networks of one path in one format, a point for each budget.
 
     Attributes:
-        path: see `pruning.searching.down`.
-        format: whose bytes, and whose arithmetic.
-        untouched: the network as it was.
-        points: by budget, the largest first.
+        path: see `pruning.searching.restricted`.
+        format: C format that sizes and test accuracies are for.
+        untouched: the unpruned network.
+        points: one for each budget, the largest budget first.
     """
 
     path: str
@@ -72,7 +72,7 @@ class Curve:
 
     @property
     def weights(self) -> str:
-        """The format in a word: what weights (and activations) are kept in."""
+        """Return the number types of the format: "float32", "int8" or "int8-int8"."""
         return "float32" if self.format == "c" else self.format.removeprefix("c-")
 
 
@@ -90,30 +90,31 @@ def accuracy_at_budgets(
     seed: int = 0,
     on_progress: Callable[[int, int, str], object] | None = None,
 ) -> list[Curve]:
-    """Prune a network along every path, and see how accurate it is at every budget.
+    """Prune a network along every path, and measure its accuracy at every budget.
 
-    A path is gone down once, stopping at each budget. Of the networks on it that fit a budget, the
-    one most accurate on validation samples is taken; its test accuracy is the emitted code's.
+    Each path is pruned once and stops at each budget. Of the networks on the path that fit a
+    budget, the most accurate one on validation samples is chosen; its test accuracy is that of the
+    emitted code.
 
     Args:
-        model: stays as it is.
-        split: training samples are looked at and trained on; classes are wanted.
-        budgets: bytes, or words such as "8KiB".
-        paths: see `pruning.searching.down`.
-        formats: of C: "c" for float32, "c-int8" or "c-int8-int8".
-        mask: what is dead to begin with.
+        model: the network; it is not changed.
+        split: criteria and retraining use its training samples; targets must be classes.
+        budgets: numbers of bytes, or texts such as "8KiB".
+        paths: see `pruning.searching.restricted`.
+        formats: C formats: "c" for float32, "c-int8" or "c-int8-int8".
+        mask: what is dead before pruning starts.
         units: criterion that orders units.
-        retrain: epochs after every step.
-        samples: how many training samples a criterion looks at.
-        seed: of retraining.
-        on_progress: called with (done, of how many, in words).
+        retrain: number of training epochs after every step.
+        samples: number of training samples that a criterion uses.
+        seed: seed of retraining.
+        on_progress: called with (paths done, number of paths, text).
 
     Raises:
-        BudgetError: no budget, or one that cannot be.
+        BudgetError: no budget is given, or one is not a size.
         ValueError: an unknown path, or a format that is not C.
     """
     if not budgets:
-        raise BudgetError("name a budget at least, such as 8KiB")
+        raise BudgetError("name at least one budget, such as 8KiB")
     for format in formats:
         if format not in C_FORMATS:
             raise ValueError(unknown("C format", format, C_FORMATS))
@@ -143,7 +144,7 @@ def _steps(
     recipe: Recipe | None,
     samples: int,
 ) -> Iterator[Step]:
-    """Down one path to the smallest budget, or as far as it goes."""
+    """Prune along one path to the smallest budget, or as far as possible if that is not reached."""
     least = bytes_at_most(min(way.propose.stops), way.propose.format)
     for until in (least, None):
         worker = copy.deepcopy(model)
@@ -162,6 +163,7 @@ def _steps(
 
 
 def _curve(split: Split, way: restricted, sizes: Sequence[int], steps: Sequence[Step]) -> Curve:
+    """Choose the most accurate step for each size, and test its emitted code."""
     format, calibration = way.propose.format, split.train.inputs[:CALIBRATION]
     tested: dict[int, float] = {}
 
@@ -190,5 +192,5 @@ def _curve(split: Split, way: restricted, sizes: Sequence[int], steps: Sequence[
 
 def _accuracy(step: Step) -> float:
     if step.measured.accuracy is None:
-        raise DataError("accuracy is drawn against bytes, and these targets are not classes")
+        raise DataError("accuracy is compared at sizes in bytes, and these targets are not classes")
     return step.measured.accuracy

@@ -1,4 +1,4 @@
-"""Every criterion on one network, with and without repair and retraining: who prunes best."""
+"""Compare criteria on one network, with and without repairs and retraining."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ log = logging.getLogger("sentei")
 
 @dataclass(frozen=True)
 class Way:
-    """A criterion, who takes over, and how much retraining follows each cut.
+    """A way to prune: a criterion, a repair, and the amount of retraining after each cut.
 
     Attributes:
-        criterion: a name.
-        repair: a name, or None.
-        retrain: epochs after every step; may be 0.
+        criterion: name of the criterion.
+        repair: name of the repair, or None.
+        retrain: number of training epochs after every step; may be 0.
     """
 
     criterion: str
@@ -42,19 +42,19 @@ class Way:
     retrain: float
 
     def __str__(self) -> str:
-        mended = f" + {self.repair.replace('_', ' ')}" if self.repair else ""
-        return f"{self.criterion}{mended}" + (", retrained" if self.retrain else "")
+        repaired = f" + {self.repair.replace('_', ' ')}" if self.repair else ""
+        return f"{self.criterion}{repaired}" + (", retrained" if self.retrain else "")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one way did, once.
+    """Accuracy at each step of one run.
 
     Attributes:
-        way: which.
-        seed: of samples, random scores and retraining.
-        left: units left at each step, the untouched network's first.
-        accuracy: at each of them.
+        way: how the network was pruned.
+        seed: seed of the choice of samples, of random scores and of retraining.
+        left: number of units left at each step, the unpruned network's first.
+        accuracy: accuracy at each step.
         agreement: Spearman's rank correlation of the first scores with exact ablation.
     """
 
@@ -66,7 +66,7 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Mean accuracy over the removal: area under the curve, as a part of its width."""
+        """Area under accuracy against units left, divided by the number of units removed."""
         left = torch.tensor(self.left, dtype=torch.float64)
         accuracy = torch.tensor(self.accuracy, dtype=torch.float64)
         width = left[0] - left[-1]
@@ -78,10 +78,10 @@ def ways(
     repairs: Sequence[str | None] = (None, "least_squares"),
     retrain: Sequence[float] = (0,),
 ) -> list[Way]:
-    """Every criterion with every repair, without and with retraining.
+    """Combine every criterion with every repair and every amount of retraining.
 
     Raises:
-        ValueError: an unknown criterion or repair, with the nearest.
+        ValueError: an unknown criterion or repair; the message has the nearest name.
     """
     for name in criteria or ():
         if name not in CRITERIA:
@@ -107,40 +107,40 @@ def compare(
     trajectory: Trajectory | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Curve]:
-    """Prune a copy of the network in every way.
+    """Prune a copy of the network in every way, once for each seed.
 
-    A criterion that cannot score this network's units (one for synapses, say, or one that asks for
-    a trajectory of training) is left out, which is logged with its reason.
+    A criterion that cannot score this network's units (for example one for synapses, or one that
+    needs a trajectory of training) is left out, and a warning with the reason is logged.
 
     Args:
-        model: stays as it is.
-        learn: what criteria look at and retraining learns from.
-        judge: what accuracy is measured on.
-        todo: see `ways`.
-        keep: how many units are left at the end.
-        steps: how many cuts that takes; scores are computed anew for each.
-        samples: how many of `learn` a criterion looks at, drawn anew for each seed.
-        seeds: how often, or which.
-        mask: what is dead to begin with, and stays dead.
-        trajectory: what training did to `model`, for criteria that ask. Retraining adds nothing
-            to it.
-        on_progress: called with (done, of how many, the way).
+        model: the network; it is not changed.
+        learn: samples that criteria use and that retraining trains on.
+        judge: samples that accuracy is measured on.
+        todo: ways to prune; see `ways`.
+        keep: number of units left at the end.
+        steps: number of pruning steps; scores are computed anew for each.
+        samples: number of samples of `learn` that a criterion uses, drawn anew for each seed.
+        seeds: number of seeds, or the seeds themselves.
+        mask: what is dead before pruning starts, and stays dead.
+        trajectory: record of the training of `model`, for criteria that need it. Retraining adds
+            nothing to it.
+        on_progress: called with (runs done, number of runs, the way).
 
     Returns:
-        The curves, by way and seed.
+        A curve for each seed and way, in this order.
     """
     found, count = [], 0
     refused: set[str] = set()
     setting = _Setting(model, learn, judge, keep, steps, mask, trajectory)
     which = range(seeds) if isinstance(seeds, int) else seeds
     for seed in which:
-        looked_at = _drawn(learn, samples, seed)
-        exact = _first_scores(Probe(model, looked_at), "ablation", seed)
+        chosen = _drawn(learn, samples, seed)
+        exact = _first_scores(Probe(model, chosen), "ablation", seed)
         for way in todo:
             count += 1
             if way.criterion not in refused:
                 try:
-                    found.append(_curve(setting, way, seed, looked_at, exact))
+                    found.append(_curve(setting, way, seed, chosen, exact))
                 except CriterionError as error:
                     refused.add(way.criterion)
                     log.warning("%s is left out: %s", way.criterion, error)
@@ -153,14 +153,14 @@ def compare(
 
 @dataclass(frozen=True)
 class Row:
-    """A way over all seeds: means.
+    """Means of one way over all its seeds.
 
     Attributes:
-        way: which.
-        area, agreement: see `Curve`.
-        deviation: of the area.
-        half: accuracy at the step nearest to half of the units.
-        seeds: how many.
+        way: how the networks were pruned.
+        area, agreement: means; see `Curve`.
+        deviation: standard deviation of the area; 0 for a single seed.
+        half: mean accuracy at the step nearest to half of the units.
+        seeds: number of seeds.
     """
 
     way: Way
@@ -172,7 +172,7 @@ class Row:
 
 
 def rows(curves: Sequence[Curve]) -> list[Row]:
-    """One row a way, the largest area first."""
+    """Average the curves of each way over its seeds; the largest area comes first."""
     found = []
     for way in dict.fromkeys(curve.way for curve in curves):
         own = [curve for curve in curves if curve.way == way]
@@ -192,7 +192,7 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
 
 @dataclass(frozen=True, eq=False)
 class _Setting:
-    """What all ways have in common: see `compare`."""
+    """Arguments of `compare` that all ways share."""
 
     model: nn.Module
     learn: Samples
@@ -203,7 +203,7 @@ class _Setting:
     trajectory: Trajectory | None
 
     def copy(self) -> tuple[nn.Module, Trajectory | None]:
-        """The network to be pruned, with a record of its own."""
+        """Copy the network to be pruned and its training trajectory."""
         model = copy.deepcopy(self.model)
         if self.trajectory is None:
             return model, None
@@ -212,11 +212,12 @@ class _Setting:
         return model, past
 
 
-def _curve(setting: _Setting, way: Way, seed: int, looked_at: Samples, exact: Tensor) -> Curve:
-    untouched = Probe(setting.model, looked_at, trajectory=setting.trajectory)
-    told = _first_scores(untouched, way.criterion, seed)
+def _curve(setting: _Setting, way: Way, seed: int, samples: Samples, exact: Tensor) -> Curve:
+    """Prune a copy of the network in one way, and record accuracy and agreement with `exact`."""
+    untouched = Probe(setting.model, samples, trajectory=setting.trajectory)
+    first_scores = _first_scores(untouched, way.criterion, seed)
     worker, past = setting.copy()
-    probe = Probe(worker, looked_at, trajectory=past)
+    probe = Probe(worker, samples, trajectory=past)
     schedule = linear(setting.keep, setting.steps)
     propose = ranked(_criterion(way.criterion, seed), schedule, repair=way.repair)
     recipe = Recipe(epochs=max(1, round(way.retrain)), seed=seed)
@@ -232,11 +233,11 @@ def _curve(setting: _Setting, way: Way, seed: int, looked_at: Samples, exact: Te
     measured = [step.measured for step in run]
     left = tuple(m.units for m in measured)
     accuracy = tuple(float("nan") if m.accuracy is None else m.accuracy for m in measured)
-    return Curve(way, seed, left, accuracy, spearman(told, exact))
+    return Curve(way, seed, left, accuracy, spearman(first_scores, exact))
 
 
 def _first_scores(probe: Probe, name: str, seed: int) -> Tensor:
-    """Scores of all units of the untouched network, group by group."""
+    """Return the scores of all units of the unpruned network, group by group."""
     criterion = ablation if name == "ablation" else _criterion(name, seed)
     groups = find_units(probe.model, probe.example)
     return torch.cat([scores(criterion, probe, group) for group in groups])

@@ -1,4 +1,4 @@
-"""Turn what a run kept into tables, figures and a page.
+"""Tables, figures and an HTML page about pruning runs and networks.
 
 Imports `pruning`, `formats`, `training`, `datasets` and all below them.
 """

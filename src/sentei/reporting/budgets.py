@@ -1,4 +1,4 @@
-"""The old place of `experiments.budgets`, so that imports written for the first release work."""
+"""Old import path of `experiments.budgets`, kept for code written for the first release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures: data in, matplotlib axes out, one function a figure."""
+"""Draw figures with matplotlib, one function for each figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHADES = colormaps["viridis"]
 
 
 def canvas(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
-    """An empty figure in the house's style; belongs to no window."""
+    """Create an empty figure with one axes in the common style, without a window."""
     figure = blank(width, height)
     axes = figure.add_subplot()
     tidy(axes)
@@ -27,12 +27,12 @@ def canvas(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
 
 
 def blank(width: float, height: float, dpi: int = 150) -> Figure:
-    """A figure without axes, for functions that fill one with several panels."""
+    """Create a figure without axes, for functions that add several panels."""
     return Figure(figsize=(width, height), layout="constrained", dpi=dpi)
 
 
 def tidy(axes: Axes) -> None:
-    """Fewer lines: no frame above and to the right, a faint grid."""
+    """Apply the common style to axes: no top and right frame lines, and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.tick_params(colors=INK)
@@ -41,7 +41,7 @@ def tidy(axes: Axes) -> None:
 
 
 def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> None:
-    """Accuracy and loss against units left, from all of them on the left to the few that stayed."""
+    """Plot validation accuracy and loss against units left, all units at the left."""
     units = [step.measured.units for step in steps]
     accuracy = [100 * step.measured.accuracy for step in steps]
     axes.plot(units, accuracy, color=LEAF, linewidth=2, label="accuracy")
@@ -70,28 +70,28 @@ def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> No
 
 
 def order_of_removal(axes: Axes, scores: Tensor, removed: Sequence[int]) -> None:
-    """Each unit's score in the untouched network; those that went are in another colour."""
+    """Plot the scores of units in the unpruned network; removed units have another colour."""
     values = scores.numpy()
     order = np.argsort(values, kind="stable")
-    gone = np.isin(order, list(removed))
+    cut = np.isin(order, list(removed))
     places = np.arange(len(order))
-    axes.bar(places[~gone], values[order][~gone], width=0.9, color=LEAF, label="stayed")
-    axes.bar(places[gone], values[order][gone], width=0.9, color=EARTH, label="removed")
-    axes.set(xlabel="units, by score in the untouched network", ylabel="rise in loss if it goes")
+    axes.bar(places[~cut], values[order][~cut], width=0.9, color=LEAF, label="stayed")
+    axes.bar(places[cut], values[order][cut], width=0.9, color=EARTH, label="removed")
+    axes.set(xlabel="units, by score in the unpruned network", ylabel="rise in loss if removed")
     axes.legend(frameon=False)
 
 
 def receptive_fields(
     figure: Figure, weights: Tensor, picture: tuple[int, int], units: Sequence[int], title: str
 ) -> None:
-    """What each unit reads, as a picture: positive weights green, negative ones brown.
+    """Draw each unit's incoming weights as a picture: positive green, negative brown.
 
     Args:
-        figure: filled with one small picture a unit.
+        figure: gets one small picture for each unit.
         weights: (size, inputs) incoming weights.
         picture: height and width of the input.
         units: which units to draw, in this order.
-        title: above the pictures.
+        title: title above the pictures.
     """
     columns = max(1, min(10, len(units)))
     rows = max(1, -(-len(units) // columns))
@@ -111,14 +111,14 @@ def receptive_fields(
 def surfaces(
     figure: Figure, gains: Tensor, curves: Tensor, labels: Sequence[str], loss: str = "loss"
 ) -> None:
-    """Loss against the gain of one unit at a time, in a logarithmic and a linear panel.
+    """Plot the loss against the gain of one unit at a time, on a log and on a linear scale.
 
     Args:
-        figure: filled with two panels.
-        gains: (g,).
+        figure: gets two panels.
+        gains: (g,) factors of the unit's output.
         curves: (k, g) losses.
-        labels: of the k curves.
-        loss: what the vertical axis says.
+        labels: names of the k curves.
+        loss: label of the vertical axis.
     """
     shades = SHADES(np.linspace(0.0, 0.92, len(labels)))
     panels = [figure.add_subplot(1, 2, place) for place in (1, 2)]
@@ -127,7 +127,7 @@ def surfaces(
         axes.axvline(1.0, color=EARTH, linewidth=1)
         for curve, label, shade in zip(curves.numpy(), labels, shades, strict=True):
             axes.plot(gains.numpy(), curve, color=shade, linewidth=1.3, label=label)
-        axes.set(xlabel="gain of the unit (0 removed, 1 as it is)", ylabel=loss, yscale=scale)
+        axes.set(xlabel="gain of the unit (0 removed, 1 unchanged)", ylabel=loss, yscale=scale)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
 
@@ -140,15 +140,15 @@ def approximated(
     parabolas: Tensor,
     labels: Sequence[str],
 ) -> None:
-    """Each curve with its tangent and parabola at gain 1: how far either can be trusted.
+    """Plot each curve with its tangent and its parabola at gain 1.
 
     Args:
-        figure: filled with one small panel a curve.
-        gains: (g,).
+        figure: gets one small panel for each curve.
+        gains: (g,) factors of the unit's output.
         curves: (k, g) losses.
-        tangents: (k, g).
-        parabolas: (k, g).
-        labels: of the k curves.
+        tangents: (k, g) first-order estimates.
+        parabolas: (k, g) second-order estimates.
+        labels: names of the k curves.
     """
     columns = min(5, len(labels))
     rows = -(-len(labels) // columns)
@@ -175,13 +175,13 @@ def approximated(
 def agreement(
     figure: Figure, exact: Tensor, given: Mapping[str, Tensor], gone: Sequence[int]
 ) -> None:
-    """Scores of several criteria against exact ablation, a dot for each unit.
+    """Plot the scores of several criteria against exact ablation, a dot for each unit.
 
     Args:
-        figure: filled with one panel a criterion.
-        exact: (size,) rises in loss.
-        given: (size,) scores by criterion.
-        gone: units that were removed, in another colour.
+        figure: gets one panel for each criterion.
+        exact: (size,) rises in loss by exact ablation.
+        given: (size,) scores of each criterion, by its name.
+        gone: removed units, drawn in another colour.
     """
     removed = np.isin(np.arange(len(exact)), list(gone))
     for place, (name, values) in enumerate(given.items()):
@@ -191,14 +191,14 @@ def agreement(
             x, y = exact.numpy()[which], values.numpy()[which]
             axes.plot(x, y, "o", color=colour, markersize=4, alpha=0.8, label=label)
         axes.set_title(f"{name}: {spearman(values, exact):+.2f}", fontsize=9, color=INK)
-        axes.set(xlabel="rise in loss if it goes")
+        axes.set(xlabel="rise in loss if removed")
         axes.locator_params(axis="x", nbins=3)
     figure.axes[0].set_ylabel("score")
     figure.axes[0].legend(frameon=False, fontsize=8)
 
 
 def by_class(axes: Axes, names: Sequence[str], before: Tensor, after: Tensor) -> None:
-    """Accuracy of each class, before as a mark and after as a bar."""
+    """Plot the accuracy of each class: before pruning as a mark, after as a bar."""
     places = np.arange(len(names))[::-1]
     axes.barh(places, 100 * after.numpy(), color=LEAF, height=0.6, label="after")
     axes.plot(100 * before.numpy(), places, "|", color=INK, markersize=9, label="before",
@@ -211,7 +211,7 @@ def by_class(axes: Axes, names: Sequence[str], before: Tensor, after: Tensor) ->
 
 
 def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    """What is left of each size, as a part of what there was."""
+    """Plot each size after pruning as a percentage of the size before."""
     names = list(before)
     shares = [100 * after[name] / before[name] for name in names]
     places = np.arange(len(names))[::-1]
@@ -225,26 +225,26 @@ def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -
 
 
 def write(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PNG and SVG beside each other; returns both paths."""
+    """Write a figure as PNG and as SVG, and return both paths."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_suffix(".png"), path.with_suffix(".svg")]
     for place in written:
-        # Without a date in it the same run writes the same bytes.
+        # Without a date, the same run writes the same bytes.
         metadata = {"Date": None} if place.suffix == ".svg" else {"Software": "sentei"}
         figure.savefig(place, metadata=metadata)
     return written
 
 
 def budget_curves(axes: Axes, curves: Sequence[Any]) -> None:
-    """Test accuracy against budgets of bytes, a line for each path and format.
+    """Plot test accuracy against budgets of bytes, a line for each path and format.
 
-    Both axes are logarithmic, the upright one in the error. A budget that a path cannot meet is a
-    cross below its line.
+    Both axes are logarithmic, the vertical one in the error. A cross below the lines marks a budget
+    that a path cannot meet.
 
     Args:
-        axes: drawn on.
-        curves: `reporting.budgets.Curve`s over the same budgets.
+        axes: the axes to draw on.
+        curves: `experiments.budgets.Curve` objects with the same budgets.
     """
     paths = list(dict.fromkeys(curve.path for curve in curves))
     formats = list(dict.fromkeys(curve.format for curve in curves))
@@ -277,25 +277,25 @@ def budget_curves(axes: Axes, curves: Sequence[Any]) -> None:
     shown = [e for e in (0.5, 1, 2, 3, 5, 10, 20, 50) if axes.get_ylim()[1] < e <= worst * 1.1]
     axes.set_yticks(shown, [f"{100 - error:g}" for error in shown])
     axes.minorticks_off()
-    axes.set(xlabel="budget (KiB of weights, places, biases and scales)")
+    axes.set(xlabel="budget (KiB of weights, indices, biases and scales)")
     axes.set(ylabel="test accuracy of the emitted code (%)")
     if crossed:
-        axes.set_title("×: the budget cannot be met that way", loc="left", fontsize=9, color=INK)
+        axes.set_title("×: this path cannot meet the budget", loc="left", fontsize=9, color=INK)
     axes.legend(frameon=False, fontsize=8, loc="lower right", handlelength=3.5)
 
 
 def _error(point: Any) -> float:
-    """Per cent of the test samples; a hundredth of one at the least, for the logarithm."""
+    """Return the test error in per cent, at least 0.01 so that its logarithm is finite."""
     return max(100 * (1 - point.test), 0.01)
 
 
 def comparison(axes: Axes, curves: Sequence[Any], most: int = 8) -> None:
-    """Accuracy against units left, the mean of each way: the best few in colour, the rest pale.
+    """Plot the mean accuracy of each way against units left, the best few in colour.
 
     Args:
-        axes: drawn on.
-        curves: `reporting.comparing.Curve`s.
-        most: how many ways get a colour and a name.
+        axes: the axes to draw on.
+        curves: `experiments.comparing.Curve` objects.
+        most: number of ways that get a colour and a name; the others are pale.
     """
     by_way: dict[Any, list[Any]] = {}
     for curve in curves:

@@ -1,4 +1,4 @@
-"""A run's figures: each of `figures`, made from its story."""
+"""Draw all figures of a pruning run or of one network from its `Story`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from sentei.reporting import figures
 from sentei.reporting.page.document import picture
 from sentei.reporting.page.story import Story
 
-UNITS = 10  # whose surfaces are drawn
-ROWS = 500  # samples they are measured on
+UNITS = 10  # units whose error surfaces are drawn
+ROWS = 500  # samples that surfaces and scores are measured on
 AGAINST = ("magnitude", "taylor1", "taylor2")
 GAINS = torch.linspace(0, 4, 41).double()
 
 
 def gallery(story: Story) -> dict[str, Figure]:
-    """The figures that a story has what it takes for, by name.
+    """Draw every figure that the story has data for, by name.
 
-    Always "tradeoff" and "sizes" of a run; "classes" where targets are classes; "order", "stayed",
-    "removed", "surfaces" and "agreement" where units went.
+    "sizes" is drawn for every run; "tradeoff" and "classes" where targets are classes; "order",
+    "stayed", "removed", "surfaces" and "agreement" where there are groups of units, some of them
+    only for inputs that are pictures.
     """
     found: dict[str, Figure] = {}
     if len(story.records) > 1:
@@ -46,36 +47,36 @@ def _of_steps(story: Story) -> dict[str, Figure]:
     if counted[0] is not None and counted[1] is not None:
         names = list(story.names.classes) or [str(n) for n in range(len(counted[0]))]
         found["classes"], axes = figures.canvas(7, 0.22 * len(names) + 1.2)
-        figures.by_class(axes, names, _parts(counted[0]), _parts(counted[1]))
+        figures.by_class(axes, names, _accuracies(counted[0]), _accuracies(counted[1]))
     return found
 
 
 def _of_units(story: Story, group: Neurons) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
-    gone = [int(u) for r in story.records[1:] for u in r.removed.get(group, torch.empty(0))]
-    said = story.records[1].scores.get(group) if len(story.records) > 1 else None
-    if said is not None:
+    removed = [int(u) for r in story.records[1:] for u in r.removed.get(group, torch.empty(0))]
+    values = story.records[1].scores.get(group) if len(story.records) > 1 else None
+    if values is not None:
         found["order"], axes = figures.canvas()
-        figures.order_of_removal(axes, said, gone)
+        figures.order_of_removal(axes, values, removed)
     probe = story.probe(ROWS)
     if probe is None:
         return found
     exact = scores("ablation", probe, group)
     given = {name: scores(name, probe, group) for name in AGAINST}
     found["agreement"] = figures.blank(10, 3.4)
-    figures.agreement(found["agreement"], exact, given, gone)
+    figures.agreement(found["agreement"], exact, given, removed)
     places = torch.linspace(0, group.size - 1, min(UNITS, group.size)).round().long()
     units = exact.argsort(stable=True)[places].tolist()
     curves = surface(probe, group, units, GAINS)
     found["surfaces"] = figures.blank(10, 2.1 * -(-len(units) // 5) + 0.4)
     labels = [f"unit {unit}" for unit in units]
-    bent = approximations(probe, group, units, GAINS)
-    figures.approximated(found["surfaces"], GAINS, curves, *bent, labels)
+    approximated = approximations(probe, group, units, GAINS)
+    figures.approximated(found["surfaces"], GAINS, curves, *approximated, labels)
     return found
 
 
 def _of_fields(story: Story, group: Neurons) -> dict[str, Figure]:
-    """What units read, where they read the pixels of a picture."""
+    """Draw the incoming weights of units as pictures, if the units read pixels directly."""
     if story.samples is None:
         return {}
     inputs = story.samples.inputs
@@ -84,13 +85,13 @@ def _of_fields(story: Story, group: Neurons) -> dict[str, Figure]:
     if form is None or form[0] != 1 or weights.ndim != 2 or weights.shape[1] != form[1] * form[2]:
         return {}
     stayed = story.records[-1].mask.alive(group).nonzero().flatten().tolist()
-    gone = [int(u) for r in story.records[1:] for u in r.removed.get(group, torch.empty(0))]
-    told = {
-        "stayed": (stayed, "What the units that stayed read"),
-        "removed": (gone, "What the units that went read, first to last"),
+    removed = [int(u) for r in story.records[1:] for u in r.removed.get(group, torch.empty(0))]
+    panels = {
+        "stayed": (stayed, "Incoming weights of the units that stayed"),
+        "removed": (removed, "Incoming weights of the removed units, first to last"),
     }
     found = {}
-    for name, (units, title) in told.items():
+    for name, (units, title) in panels.items():
         if units:
             found[name] = figures.blank(7, 0.75 * -(-len(units) // 10) + 0.5)
             figures.receptive_fields(found[name], weights, (form[1], form[2]), units, title)
@@ -98,11 +99,12 @@ def _of_fields(story: Story, group: Neurons) -> dict[str, Figure]:
 
 
 def _most_cut(story: Story) -> Neurons | None:
-    """The group of units that lost most; None if there is none."""
+    """Return the group of hidden units with the most dead units; None if there are no groups."""
     mask = story.records[-1].mask
     units = [g for g in story.groups if isinstance(g, Neurons) and g.kind != "input"]
     return max(units, key=lambda group: len(mask.dead(group)), default=None)
 
 
-def _parts(counted: Tensor) -> Tensor:
+def _accuracies(counted: Tensor) -> Tensor:
+    """Convert (classes, 2) counts of correct and of all samples to accuracies."""
     return counted[:, 0] / counted[:, 1].clamp(min=1)

@@ -1,4 +1,4 @@
-"""Tables: plain numbers in, a rich table out."""
+"""Format numbers as tables for the terminal (rich)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from sentei.training import evaluate
 
 @dataclass(frozen=True)
 class Facts:
-    """A saved network, measured.
+    """Sizes, times and accuracy of a saved network.
 
     Attributes:
-        units: hidden units; inputs and outputs do not count.
-        synapses: weights that are alive, biases excluded.
-        parameters: with biases.
+        units: number of hidden units; inputs and outputs do not count.
+        synapses: number of alive weights, biases excluded.
+        parameters: number of parameters, biases included.
         bytes: size of the file on disk.
-        multiply_adds: for one sample.
-        latency: seconds for one sample, median, on the present number of threads.
-        batch_latency: seconds for 256 samples.
-        accuracy, loss: on the samples given.
+        multiply_adds: multiply-adds for one sample.
+        latency: median seconds for one sample, with the present number of threads.
+        batch_latency: median seconds for 256 samples.
+        accuracy, loss: measured on the given samples.
     """
 
     units: int
@@ -49,7 +49,7 @@ class Facts:
 
 
 def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None = None) -> Facts:
-    """Measure a network and the file it came from, or is said to take so many bytes in."""
+    """Measure a network; `file` is its file, or the number of bytes that its file would take."""
     inputs = samples.inputs
     groups = [*find_units(network, inputs[:2]), *find_synapses(network)]
     full = Mask.full(groups)
@@ -71,7 +71,7 @@ def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None 
 
 
 def before_and_after(before: Facts, after: Facts) -> Table:
-    """Everything a mask alone would not have changed, and what did change."""
+    """Tabulate sizes, times, accuracy and loss before and after pruning."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "before", "after", "after / before"):
         table.add_column(name, justify="left" if not name else "right")
@@ -96,7 +96,7 @@ def before_and_after(before: Facts, after: Facts) -> Table:
 
 
 def ranking(values: Tensor, criterion: str, most: int) -> Table:
-    """The units of a group with the lowest and the highest scores."""
+    """Tabulate the `most` units with the lowest and with the highest scores."""
     table = Table(box=None, pad_edge=False)
     for name in ("rank", "unit", criterion):
         table.add_column(name, justify="right")
@@ -116,7 +116,7 @@ def ranking(values: Tensor, criterion: str, most: int) -> Table:
 def surfaces(
     group: str, units: Sequence[int], gains: Tensor, curves: Tensor, first: Tensor, second: Tensor
 ) -> Table:
-    """What a unit's curve comes to: removed, told from derivatives, and where it is lowest."""
+    """Tabulate, for each unit, its loss at gain 0, the two estimates of it, and the lowest loss."""
     table = Table(box=None, pad_edge=False)
     for name in (
         "group",
@@ -131,14 +131,14 @@ def surfaces(
     at = int(gains.abs().argmin())
     for place, unit in enumerate(units):
         best = int(curves[place].argmin())
-        told = [f"{float(of[place, at]):.5f}" for of in (curves, first, second)]
+        at_zero = [f"{float(of[place, at]):.5f}" for of in (curves, first, second)]
         lowest = (f"{float(gains[best]):.3g}", f"{float(curves[place, best]):.5f}")
-        table.add_row(group, str(unit), *told, *lowest)
+        table.add_row(group, str(unit), *at_zero, *lowest)
     return table
 
 
 def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Table:
-    """Spearman's rank correlation of two criteria, group by group."""
+    """Tabulate Spearman's rank correlation of two criteria, group by group."""
     table = Table(box=None, pad_edge=False)
     table.add_column("group")
     table.add_column("units", justify="right")
@@ -149,7 +149,7 @@ def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Table:
 
 
 def claims(rows: Sequence[Any]) -> Table:
-    """What a paper says beside what came out: rows of `papers.claims.Claim`."""
+    """Tabulate a paper's claims beside the measured results: rows of `papers.claims.Claim`."""
     table = Table(box=None, pad_edge=False)
     for name in ("claim", "published", "measured", "verdict", "remark"):
         table.add_column(name, overflow="fold")
@@ -159,14 +159,14 @@ def claims(rows: Sequence[Any]) -> Table:
 
 
 def contents(about: Contents) -> Group:
-    """What a file holds: what it is, then its tensors, then what is dead in it."""
+    """Tabulate the contents of a file: its metadata, then its tensors with their dead entries."""
     head = Table(box=None, pad_edge=False, show_header=False)
     head.add_column(style="bold")
     head.add_column()
     head.add_row("bytes", f"{about.bytes:,}")
     head.add_row("parameters", f"{about.entries:,}")
     head.add_row("format", f"{about.format}, written by sentei {about.written_by}")
-    head.add_row("network", about.architecture or "a class of its own: load(path, into=...)")
+    head.add_row("network", about.architecture or "not stored in the file: load(path, into=...)")
     tensors = Table(box=None, pad_edge=False)
     tensors.add_column("tensor")
     tensors.add_column("shape", justify="right")
@@ -176,13 +176,13 @@ def contents(about: Contents) -> Group:
     dead = {layer.parameter: len(about.mask.dead(layer)) for layer in layers}
     for name, shape in about.tensors.items():
         size = " × ".join(map(str, shape))
-        gone = f"{dead[name]:,}" if name in dead else ""
-        tensors.add_row(name, size, f"{prod(shape):,}", gone)
+        count = f"{dead[name]:,}" if name in dead else ""
+        tensors.add_row(name, size, f"{prod(shape):,}", count)
     return Group(head, "", tensors)
 
 
 def finds(done: Tidied) -> Table:
-    """What went without any change, why, and what that rests on."""
+    """Tabulate the units that `tidy` removed, why, and whether that holds for every input."""
     table = Table("where", "why", "units", "holds")
     for find in done.finds:
         shown = ", ".join(map(str, find.units[:8])) + ", …" * (len(find.units) > 8)
@@ -191,12 +191,12 @@ def finds(done: Tidied) -> Table:
     for name in done.norms:
         table.add_row(name, "batch norm, folded", "", "in evaluation mode")
     if not done.finds and not done.norms:
-        table.add_row("", "nothing to take out", "0", "")
+        table.add_row("", "nothing to remove", "0", "")
     return table
 
 
 def compared(found: Sequence[Any]) -> Table:
-    """Ways to prune, one a row: see `reporting.comparing.Row`."""
+    """Tabulate ways to prune, one in a row: see `experiments.comparing.Row`."""
     table = Table("way", "area (%)", "at half (%)", "agrees with ablation", "seeds")
     for row in found:
         area = f"{100 * row.area:.2f} ± {100 * row.deviation:.2f}"
@@ -206,7 +206,7 @@ def compared(found: Sequence[Any]) -> Table:
 
 
 def tried(found: Sequence[Any]) -> Table:
-    """Where the paths of a search ended, one a row: see `pruning.searching.Found`."""
+    """Tabulate the end of each path of a search: see `pruning.searching.Found`."""
     table = Table("path", "steps", "bytes", "RAM", "validation", "fits", box=None, pad_edge=False)
     for each in found:
         right = "" if each.accuracy is None else f"{each.accuracy:.2%}"
@@ -217,7 +217,7 @@ def tried(found: Sequence[Any]) -> Table:
 
 
 def budgets(curves: Sequence[Any]) -> Table:
-    """What fits into every budget, one a row: see `reporting.budgets.Curve`."""
+    """Tabulate the network of each path at each budget: see `experiments.budgets.Curve`."""
     names = ("budget", "path", "weights", "bytes", "units", "synapses", "validation", "test")
     table = Table(box=None, pad_edge=False)
     for name in names:

@@ -1,4 +1,4 @@
-"""One self-contained page: what was removed, what is left, and why."""
+"""Write a self-contained HTML page about a pruning run or about one network."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def report(
 ) -> Path:
     """Write one HTML file that shows what a run removed, what is left, and why.
 
-    It is complete in itself: nothing is fetched, and the network runs in it, live. What the journal
-    does not hold is said in the page. A run that is still going on, or was interrupted, shows what
-    there is.
+    The page loads nothing else, and its script runs the network on inputs that the reader chooses.
+    The page names data that the journal does not have. A run that is unfinished or was interrupted
+    is shown up to its last complete step.
 
     Args:
         journal: the run's folder, given to `prune` as `journal=`.
         path: the file to write.
-        model: one of the run's class and full size, for networks that are not torch's own layers in
-            a row.
-        data: a Split, for the names of its classes and features; or (inputs, targets) to look at in
-            place of the sample that the journal keeps.
+        model: a network of the run's class and unpruned size; needed unless the network is an
+            `nn.Sequential` of torch's own layers.
+        data: a Split, for the names of its classes and features; or (inputs, targets) to use in
+            place of the samples that the journal keeps.
 
     Returns:
         `path`.
 
     Raises:
-        JournalError: no run folder, one without a step, or another model's.
-        DataError: `data` is neither.
-        FileError: the file cannot be written; an old one is untouched.
+        JournalError: not a run folder, a run without a step, or a run of another model.
+        DataError: `data` is neither a Split nor a pair of tensors.
+        FileError: the file cannot be written; an existing one is unchanged.
     """
     return write(of_journal(journal, model, data), path)
 
@@ -55,23 +55,24 @@ def explain(
     loss: str = "cross_entropy",
     **words: Any,
 ) -> Path:
-    """Write the same page for a network by itself: how it works, and what its units are worth.
+    """Write the page of one network, without a run: its drawing, its outputs and its units' scores.
 
     Args:
-        network: any; run and drawn in the page if it is torch's own layers in a row.
+        network: any network; the page draws and runs it if it is an `nn.Sequential` of torch's own
+            layers.
         path: the file to write.
-        data: a Split, whose test samples are looked at, or (inputs, targets).
-        loss: what the network was trained on.
-        words: to be shown, such as command=.
+        data: a Split, whose test samples are used, or (inputs, targets).
+        loss: the loss that the network was trained with.
+        words: metadata that the page shows, such as command=.
 
     Raises:
-        DataError: `data` is neither, or the network cannot take it.
-        FileError: the file cannot be written; an old one is untouched.
+        DataError: `data` is neither a Split nor a pair, or the network cannot take it.
+        FileError: the file cannot be written; an existing one is unchanged.
     """
     return write(of_network(network, data, loss=loss, words=words), path)
 
 
 def write(story: Story, path: str | Path) -> Path:
-    """Write a story's page."""
+    """Build the page of a story and write it to a file."""
     storage.write(path, joined(document(story)).encode("utf-8"))
     return Path(path)

@@ -1,4 +1,4 @@
-"""Numbers as text: typed arrays in base64, with the zeros of sparse ones left out."""
+"""Encode arrays as base64 text for the page; sparse arrays are stored without their zeros."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Packed = dict[str, Any]
 
 
 def packed(values: Tensor | np.ndarray, dtype: str = "f4") -> Packed:
-    """An array as `assets/decoding.js` reads it.
+    """Encode an array in the form that `assets/decoding.js` decodes.
 
     Args:
-        values: any shape.
-        dtype: "f4", "f2", "i4", "i2" or "u1", little-endian.
+        values: an array of any shape.
+        dtype: number type to store: "f4", "f2", "i4", "i2" or "u1", little-endian.
 
     Returns:
-        `{"t": dtype, "n": shape, "d": base64}`, with "m", a bitmap of what is not zero, where that
-        is shorter; then "d" has the others alone.
+        `{"t": dtype, "n": shape, "d": base64}`. If that is shorter, "m" is added, a bitmap of the
+        entries that are not zero, and "d" has only these entries.
     """
     given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     flat = np.ascontiguousarray(given).astype(f"<{dtype}" if dtype != "u1" else "u1").reshape(-1)
     form: Packed = {"t": dtype, "n": list(given.shape)}
-    there = flat != 0
-    short = int(there.sum()) * flat.itemsize + flat.size // 8 + 64
-    if short < flat.nbytes:
-        bits = np.packbits(there, bitorder="little")
-        return {**form, "m": _text(bits), "d": _text(flat[there])}
-    return {**form, "d": _text(flat)}
+    nonzero = flat != 0
+    sparse_bytes = int(nonzero.sum()) * flat.itemsize + flat.size // 8 + 64
+    if sparse_bytes < flat.nbytes:
+        bits = np.packbits(nonzero, bitorder="little")
+        return {**form, "m": _base64(bits), "d": _base64(flat[nonzero])}
+    return {**form, "d": _base64(flat)}
 
 
 def length(parts: Any) -> int:
-    """Characters of base64 in packed arrays, however nested."""
+    """Count the characters of base64 in packed arrays, nested in dicts and lists to any depth."""
     if isinstance(parts, dict):
         return sum(map(length, parts.values()))
     if isinstance(parts, (list, tuple)):
@@ -42,5 +42,5 @@ def length(parts: Any) -> int:
     return len(parts) if isinstance(parts, str) else 0
 
 
-def _text(values: np.ndarray) -> str:
+def _base64(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode("ascii")

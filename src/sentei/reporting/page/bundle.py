@@ -1,4 +1,4 @@
-"""One file out of many: the page's parts and its data, under a policy that lets nothing else in."""
+"""Bundle the page's HTML, style, scripts and data into one file with a strict security policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXPORT = re.compile(r"^export (?=(async )?(function|const|class|let))", re.MULT
 
 
 def joined(document: dict[str, Any]) -> str:
-    """The page: HTML with its style, script and data inside, and hashes of the former two."""
+    """Build the HTML file: style, script and data inside, style and script allowed by hash."""
     style, script = asset("page.css"), program()
     parts = {
         "policy": policy(style, script),
@@ -29,7 +29,7 @@ def joined(document: dict[str, Any]) -> str:
 
 
 def policy(style: str, script: str) -> str:
-    """A content-security policy: this style, this script, and nothing from anywhere."""
+    """Build a content-security policy that allows only this style, this script and data: images."""
     rules = (
         "default-src 'none'",
         f"style-src '{_hash(style)}'",
@@ -42,7 +42,7 @@ def policy(style: str, script: str) -> str:
 
 
 def as_json(document: dict[str, Any]) -> str:
-    """JSON that stays inside its element whatever names it holds."""
+    """Encode as JSON, with <, > and & escaped so that no text ends the script element early."""
     text = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for mark in "<>&\u2028\u2029":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
@@ -51,7 +51,7 @@ def as_json(document: dict[str, Any]) -> str:
 
 @cache
 def program() -> str:
-    """All scripts as one, each after those it imports."""
+    """Join all scripts into one, each after the scripts that it imports."""
     order: list[str] = []
 
     def visit(name: str) -> None:
@@ -67,7 +67,7 @@ def program() -> str:
 
 @cache
 def asset(name: str) -> str:
-    """One of the page's own files."""
+    """Return the text of a file in `assets/`."""
     return (files("sentei.reporting.page") / "assets" / name).read_text("utf-8")
 
 

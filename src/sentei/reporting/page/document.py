@@ -1,4 +1,4 @@
-"""Everything on a page as one JSON-able value."""
+"""Collect the data of a page as one value that can be stored as JSON."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from sentei.reporting.page.frames import frames
 from sentei.reporting.page.operations import Operation, operations
 from sentei.reporting.page.story import Story, evenly, has_classes
 
-LISTED = 2000  # removed units that the table can hold
-PICTURES, ROWS = 60, 200  # samples to choose from
-HEIRS = 3  # survivors named as taking over
+LISTED = 2000  # rows of the table of removed units, at most
+PICTURES, ROWS = 60, 200  # samples that the page offers: large inputs, and others
+HEIRS = 3  # units named as taking over the work of a removed unit
 
 Document = dict[str, Any]
 
 
 def document(story: Story) -> Document:
-    """The page's data.
+    """Collect the page's data; the page says which parts are missing.
 
     Raises:
-        PruningError: the run cannot be told at all; what only lacks a part is told without it.
+        PruningError: the run cannot be shown at all.
     """
     notes = list(story.missing)
-    row, why = _operations(story)
+    row, why_not = _operations(story)
     network = None
     if row is not None:
-        network, said = _network(story, row)
-        notes += said
+        network, network_notes = _network(story, row)
+        notes += network_notes
     name, lead = title(story, _widths(row))
-    removed, said = _removed(story)
-    found, more = _evidence(story)
+    removed, removed_notes = _removed(story)
+    found, evidence_notes = _evidence(story)
     return {
         "title": name,
         "lead": lead,
@@ -49,42 +49,45 @@ def document(story: Story) -> Document:
         "groups": _groups(story, row),
         "removed": removed,
         "network": network,
-        "unrunnable": why,
+        "unrunnable": why_not,
         "input": _input(story),
         "samples": _samples(story),
         **found,
         **facts(story),
-        "notes": [*notes, *said, *more],
+        "notes": [*notes, *removed_notes, *evidence_notes],
     }
 
 
 def _operations(story: Story) -> tuple[list[Operation] | None, str]:
+    """Return the network's operations and ""; or None and why the page cannot run it."""
     try:
         row = operations(story.start)
     except StructureError as error:
         return None, f"This page cannot draw or run the network: {error}."
     if story.samples is None:
-        return None, "This page cannot draw the network: it does not know what its inputs are like."
+        return None, "This page cannot draw the network: there are no samples of its inputs."
     if not story.samples.inputs.is_floating_point():
-        return None, "This page cannot draw the network: its inputs are not numbers but codes."
+        return None, "This page cannot draw the network: its inputs are integers, not floats."
     return row, ""
 
 
 def _network(story: Story, row: list[Operation]) -> tuple[Document | None, tuple[str, ...]]:
-    held = frames(story)
-    if not held.packed:
-        return None, held.said
+    """Return the operations and the weights of chosen steps, and notes on what is left out."""
+    chosen = frames(story)
+    if not chosen.packed:
+        return None, chosen.said
     listed = [{"kind": each.kind, "layer": each.layer, **each.settings} for each in row]
     return {
         "operations": listed,
-        "frames": held.packed,
-        "frameOf": held.frame_of,
-        "exact": held.exact,
-        "hasStart": held.has_start,
-    }, held.said
+        "frames": chosen.packed,
+        "frameOf": chosen.frame_of,
+        "exact": chosen.exact,
+        "hasStart": chosen.has_start,
+    }, chosen.said
 
 
 def _widths(row: list[Operation] | None) -> list[int] | None:
+    """Return the layer widths of a multilayer perceptron; None for other networks."""
     weights = [each.tensors["w"] for each in row or [] if each.kind in ("linear", "conv")]
     if not weights or any(weight.ndim != 2 for weight in weights):
         return None
@@ -115,6 +118,7 @@ def _by_class(story: Story) -> Document | None:
 
 
 def _groups(story: Story, row: list[Operation] | None) -> list[Document]:
+    """Describe each group: its operation (-1 for inputs) and the step in which each member died."""
     layers = {each.layer: place for place, each in enumerate(row or []) if each.tensors}
     described = []
     for group in story.groups:
@@ -138,7 +142,7 @@ def _groups(story: Story, row: list[Operation] | None) -> list[Document]:
 
 
 def _death(story: Story, group: Any) -> Tensor:
-    """(size,) the step in which a member died for good; -1 if it is alive at the end."""
+    """Return (size,) the step since which each member is dead; -1 if it is alive at the end."""
     death = torch.full((group.size,), -1)
     for record in story.records:
         alive = record.mask.alive(group) if group in record.mask.groups else death < 0
@@ -148,7 +152,7 @@ def _death(story: Story, group: Any) -> Tensor:
 
 
 def _removed(story: Story) -> tuple[list[Document], list[str]]:
-    """A row for every unit that went, in order; synapses are counted, not listed."""
+    """List removed units in order, and a note if there are too many; synapses are not listed."""
     rows, total = [], 0
     for record in story.records[1:]:
         for position, group in enumerate(story.groups):
@@ -168,12 +172,15 @@ def _removed(story: Story) -> tuple[list[Document], list[str]]:
                             "heirs": _heirs(record.mixes, group, place, len(units)),
                         }
                     )
-    said = [f"The table lists the first {LISTED:,} of {total:,} removed units."]
-    return rows, said if total > LISTED else []
+    notes = [f"The table lists the first {LISTED:,} of {total:,} removed units."]
+    return rows, notes if total > LISTED else []
 
 
 def _heirs(mixes: dict[str, Tensor], group: Neurons, place: int, units: int) -> list[Any]:
-    """The survivors that took most of a unit's work, and the constant: [position, part]."""
+    """List the units with the largest shares of a removed unit's work: [unit, share].
+
+    The last entry is [-1, constant], the part that the biases take over. Empty without a repair.
+    """
     for part in group.listeners:
         mix = mixes.get(part.parameter)
         if mix is not None and mix.shape == (units, group.size + 1):
@@ -206,16 +213,17 @@ def _input(story: Story) -> Document | None:
 
 
 def picture(shape: tuple[int, ...], features: tuple[str, ...], inputs: Tensor) -> list[int] | None:
-    """Channels, height and width of inputs that are pictures; None if they are not."""
+    """Return channels, height and width of inputs that are pictures; None for other inputs."""
     if len(shape) == 3 and shape[0] in (1, 3):
         return list(shape)
     side = isqrt(shape[0]) if len(shape) == 1 else 0
     named = bool(features) and all(name.startswith("pixel ") for name in features)
-    looks = not features and side >= 8 and float(inputs.min()) >= 0 and float(inputs.max()) <= 1
-    return [1, side, side] if side and side * side == shape[0] and (named or looks) else None
+    likely = not features and side >= 8 and float(inputs.min()) >= 0 and float(inputs.max()) <= 1
+    return [1, side, side] if side and side * side == shape[0] and (named or likely) else None
 
 
 def _samples(story: Story) -> Document | None:
+    """Choose the samples that the page offers; store them as bytes if that is exact."""
     if story.samples is None or not story.samples.inputs.is_floating_point():
         return None
     samples = story.samples
@@ -241,7 +249,7 @@ def _samples(story: Story) -> Document | None:
 
 
 def _balanced(targets: Tensor, most: int) -> Tensor:
-    """The first few rows of each class, class by class in turns, as many as there is room for."""
+    """Choose at most `most` rows, taking the classes in turn: first the first row of each class."""
     order = targets.argsort(stable=True)
     grouped = targets[order]
     starts = torch.searchsorted(grouped, grouped)
@@ -250,16 +258,17 @@ def _balanced(targets: Tensor, most: int) -> Tensor:
 
 
 def _evidence(story: Story) -> tuple[Document, list[str]]:
+    """Measure criteria, error surfaces and gains by class; return notes on what is left out."""
     found: Document = {"agreements": {}, "surfaces": {}, "gains": []}
     probe = story.probe(evidence.ROWS)
     if probe is None:
         return found, []
     found["baseline"] = probe.loss()
-    said: list[str] = []
+    notes: list[str] = []
     try:
-        found["agreements"], said = evidence.agreements(story, probe)
+        found["agreements"], notes = evidence.agreements(story, probe)
         found["surfaces"] = evidence.surfaces(story, probe)
         found["gains"] = evidence.gains(story)
     except PruningError as error:
-        said.append(f"Criteria were not compared: {error}")
-    return found, said
+        notes.append(f"Criteria were not compared: {error}")
+    return found, notes

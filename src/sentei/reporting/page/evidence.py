@@ -1,4 +1,4 @@
-"""What is measured for a page: criteria beside ablation, surfaces, what giving back would do."""
+"""Measure criteria against exact ablation, error surfaces, and the effect of restoring units."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sentei.probe.probe import Probe
 from sentei.reporting.page.base64_arrays import Packed, packed
 from sentei.reporting.page.story import Story, evenly, has_classes
 
-UNITS = 512  # of a group, beyond which it is left out
+UNITS = 512  # units of a group, at most; criteria are not compared in larger groups
 DRAWN = 128  # units of a group whose surfaces are measured
-ROWS = 500  # samples that units are measured on
+ROWS = 500  # samples that scores and surfaces are measured on
 GAINS = [*(i / 10 for i in range(30)), *(i / 2 for i in range(6, 21))]
-FEW = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 7.5, 10)  # of channels, where each costs more
+FEW = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 7.5, 10)  # gains of channels, which cost more
 
 
 def agreements(story: Story, probe: Probe) -> tuple[dict[int, Any], list[str]]:
-    """For each group of units: exact ablation, and what every other criterion makes of it.
+    """Score the units of each group by exact ablation and by every other criterion.
 
     Returns:
-        By the group's position `{"exact", "criteria": [{"name", "scores", "spearman"}]}`, and what
-        was left out.
+        By the group's position, `{"exact", "criteria": [{"name", "scores", "spearman"}]}`; and
+        notes on groups that are left out.
     """
-    found, said = {}, []
+    found, notes = {}, []
     for position, group in _units(story.groups):
         if group.size > UNITS:
-            said.append(
+            notes.append(
                 f"{group.name} has {group.size:,} units: criteria are compared up to {UNITS}."
             )
             continue
@@ -47,18 +47,18 @@ def agreements(story: Story, probe: Probe) -> tuple[dict[int, Any], list[str]]:
             try:
                 given = scores(name, probe, group)
             except (PruningError, ValueError):
-                continue  # a criterion of synapses, or one that asks how the network was trained
+                continue  # a criterion for synapses, or one that needs a trajectory of training
             rows.append(_row(name, given, exact))
         rows.sort(key=lambda row: -(row["spearman"] or 0))
         used = _used(story, group)
         if used is not None:
-            rows.insert(0, {**_row("as the run saw it", used, exact), "used": True})
+            rows.insert(0, {**_row("criterion of the run", used, exact), "used": True})
         found[position] = {"exact": packed(exact), "criteria": rows}
-    return found, said
+    return found, notes
 
 
 def surfaces(story: Story, probe: Probe) -> dict[int, Any]:
-    """For each group of units, the loss along each unit's gate; its slope and curvature at 1."""
+    """Compute the loss along each unit's gate, with its slope and curvature at gate 1."""
     found = {}
     for position, group in _units(story.groups):
         units = torch.arange(min(group.size, DRAWN))
@@ -66,24 +66,25 @@ def surfaces(story: Story, probe: Probe) -> dict[int, Any]:
         curves = surface(probe, group, units, grid)
         slopes = probe.slopes(group)[units]
         try:
-            bends: Packed | None = packed(probe.curvatures(group, "full")[units])
+            curvatures: Packed | None = packed(probe.curvatures(group, "full")[units])
         except PruningError:
-            bends = None  # a loss without a second derivative has no parabola
+            curvatures = None  # a loss without a second derivative has no parabola
         found[position] = {
             "grid": grid,
             "curves": packed(curves),
             "slopes": packed(slopes),
-            "curvatures": bends,
+            "curvatures": curvatures,
         }
     return found
 
 
 @torch.no_grad()
 def gains(story: Story) -> list[dict[str, Any]]:
-    """For each class, the one removed unit that would help it most if it were given back alone.
+    """Find, for each class, the removed unit whose restoration lowers its loss most.
 
-    Measured exactly at the last step, on the samples: the unit's listeners get their first weights
-    back. Empty where nothing was removed or targets are not classes.
+    The loss is measured at the last step, on the samples, with one unit restored at a time: the
+    unit's listeners get the weights of the unpruned network back. Empty if nothing was removed or
+    targets are not classes.
     """
     record = story.records[-1]
     samples = None if story.samples is None else evenly(story.samples, ROWS)
@@ -113,7 +114,7 @@ def gains(story: Story) -> list[dict[str, Any]]:
 def give_back_(
     network: nn.Module, first: dict[str, nn.Parameter], group: Neurons, unit: int
 ) -> None:
-    """Let a unit's listeners hear it again, with the weights in `first`."""
+    """Restore a unit: copy the columns that read it from the weights in `first`, in place."""
     for part in group.listeners:
         weight, columns = network.get_parameter(part.parameter), part.index[unit]
         weight.index_copy_(part.dim, columns, first[part.parameter].index_select(part.dim, columns))
@@ -122,8 +123,9 @@ def give_back_(
 def _by_class(
     network: nn.Module, inputs: Tensor, targets: Tensor, classes: int, loss: Any
 ) -> Tensor:
-    lost = loss(network(inputs), targets).double()
-    total = torch.zeros(classes, dtype=torch.float64).index_add_(0, targets, lost)
+    """Return the mean loss of each class."""
+    losses = loss(network(inputs), targets).double()
+    total = torch.zeros(classes, dtype=torch.float64).index_add_(0, targets, losses)
     return total / torch.bincount(targets, minlength=classes).clamp(min=1)
 
 
@@ -136,7 +138,7 @@ def _units(groups: list[Group]) -> list[tuple[int, Neurons]]:
 
 
 def _used(story: Story, group: Group) -> Tensor | None:
-    """What the run's own criterion said before its first step, on its own samples."""
+    """Return the run's own scores in its first step, on the run's samples; None without a run."""
     if len(story.records) < 2:
         return None
     return story.records[1].scores.get(group)
@@ -144,6 +146,6 @@ def _used(story: Story, group: Group) -> Tensor | None:
 
 def _row(name: str, given: Tensor, exact: Tensor) -> dict[str, Any]:
     clean = given.double().nan_to_num(0.0, 0.0, 0.0)
-    together = spearman(clean, exact)
-    agree = round(together, 4) if isfinite(together) else None
-    return {"name": name, "scores": packed(clean), "spearman": agree}
+    correlation = spearman(clean, exact)
+    rounded = round(correlation, 4) if isfinite(correlation) else None
+    return {"name": name, "scores": packed(clean), "spearman": rounded}

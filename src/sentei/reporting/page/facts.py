@@ -1,4 +1,4 @@
-"""What a page says in words and plain numbers: sizes before and after, and what the run was."""
+"""Texts and numbers of a page: its title, sizes before and after, and the run's settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sentei.network.units import Synapses
 from sentei.reporting.page.story import Story, versions
 
 AT_ONCE = 256
-CALLS = 100  # µs: a pass quicker than this consists of calls more than of arithmetic
+CALLS = 100  # µs: in a faster pass, function calls take more time than arithmetic
 
 
 def facts(story: Story) -> dict[str, Any]:
-    """Sizes before and after, the certificate, sentences, and what the run was."""
+    """Collect sizes before and after, sentences about them, and the run's settings."""
     sizes, sentences, certificate = _sizes(story)
     return {
         "sizes": sizes,
@@ -31,7 +31,7 @@ def facts(story: Story) -> dict[str, Any]:
 
 
 def title(story: Story, widths: list[int] | None) -> tuple[str, str]:
-    """What the page is called, and what happened in a sentence."""
+    """Return the page's title, and a sentence that sums up the run."""
     shape = "-".join(map(str, widths)) if widths else type(story.start).__name__
     name = "A convolutional network" if shape == "Sequential" else shape
     on = f" on {story.names.data}" if story.names.data else ""
@@ -51,6 +51,7 @@ def title(story: Story, widths: list[int] | None) -> tuple[str, str]:
 
 
 def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
+    """Return rows of sizes and times, sentences about them, and the certificate."""
     first, last = story.records[0], story.records[-1]
     rows: list[list[Any]] = [
         [name, getattr(first.measured, key), getattr(last.measured, key), "count"]
@@ -81,37 +82,38 @@ def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
         times = [1e6 * latency(each, batch) for each in ends]
         rows.append([f"time for {name} (µs)", *times, "time"])
     if len(networks) == 2:
-        sentences += _not_faster(rows[-2], rows[-1], story, adds)
+        sentences += _time_sentences(rows[-2], rows[-1], story, adds)
     return rows, sentences, certificate
 
 
-def _not_faster(one: list[Any], many: list[Any], story: Story, adds: list[int]) -> list[str]:
-    """What did not get faster, plainly."""
-    said = []
+def _time_sentences(one: list[Any], many: list[Any], story: Story, adds: list[int]) -> list[str]:
+    """Say in sentences what became faster and what did not."""
+    sentences = []
     for row, what in ((one, "One input"), (many, f"A batch of {AT_ONCE}")):
         share = row[2] / row[1]
         saved = 1 - adds[1] / max(adds[0], 1)
         if share > 0.9:
-            why = " At this size, calling a layer costs more than what it multiplies."
-            said.append(
-                f"{what} takes {row[2]:,.0f} µs where it took {row[1]:,.0f} µs: not faster to "
-                f"speak of, though {saved:.0%} of the multiplications are gone."
+            why = " At this size, calling a layer takes longer than its multiplications."
+            sentences.append(
+                f"{what} takes {row[2]:,.0f} µs after pruning and {row[1]:,.0f} µs before: hardly "
+                f"faster, although {saved:.0%} of the multiplications were removed."
                 + (why if row[2] < CALLS else "")
             )
         else:
-            said.append(f"{what} takes {share:.0%} of the time it took.")
+            sentences.append(f"{what} takes {share:.0%} of the time before pruning.")
     if any(isinstance(group, Synapses) for group in story.groups):
-        said.append(
+        sentences.append(
             "Dead synapses between two alive units stay in the tensors as zeros, and are "
             "multiplied like any other number: they save no time."
         )
-    said.append(
+    sentences.append(
         "A mask alone would have changed none of these; the sizes are those after shrinking."
     )
-    return said
+    return sentences
 
 
 def _run(story: Story, certificate: str) -> list[tuple[str, str]]:
+    """Return the names and values of the run's settings; unknown values are empty."""
     card, words = story.card, story.words
     numbers = words.get("versions") or versions()
     rows = story.samples.rows if story.samples is not None else 0

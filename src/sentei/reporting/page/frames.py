@@ -1,4 +1,4 @@
-"""The weights of a run's steps, as few of them as a page can carry and still be exact."""
+"""Choose the steps whose weights a page stores, and pack them within a limited size."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sentei.reporting.page.base64_arrays import Packed, length, packed
 from sentei.reporting.page.operations import Operation, operations
 from sentei.reporting.page.story import Story
 
-ROOM = 1_650_000  # characters of base64 that weights may take
+ROOM = 1_650_000  # characters of base64 that all weights may take
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Weights at chosen steps; between them, a step has those of the last one before it, masked.
+    """Weights of chosen steps; other steps use the last frame before them, with their own mask.
 
     Attributes:
         packed: for each frame, the arrays of each operation.
-        frame_of: for each step, its frame.
-        exact: for each step, whether that frame with the step's dead taken out is the network.
-        dtypes: of each frame: "f4", or "f2" where there was no room.
-        said: what was left out, in words.
-        has_start: whether the untouched network is there.
+        frame_of: for each step, the index of its frame.
+        exact: for each step, whether its frame with its mask applied equals its network.
+        dtypes: number type of each frame: "f4", or "f2" if "f4" is too large.
+        said: sentences on what was left out.
+        has_start: whether the unpruned network is among the frames.
     """
 
     packed: list[dict[int, dict[str, Packed]]]
@@ -40,14 +40,18 @@ class Frames:
 
 
 def frames(story: Story) -> Frames:
-    """Choose and pack: the last step first, the untouched network next, the rest evenly.
+    """Choose and pack frames while there is room.
+
+    The unpruned network has priority; then come the last step and others, spread evenly. If the
+    unpruned network is too large as float32, the last step comes first, and the unpruned network is
+    stored as float16 if that fits.
 
     Raises:
         StructureError: a page cannot run the network.
     """
     needed, networks = _needed(story)
     chosen: dict[int, tuple[str, dict[int, dict[str, Packed]]]] = {}
-    room, said = ROOM, []
+    room, notes = ROOM, []
     whole = pack(operations(networks[0]), "f4")
     if length(whole) <= room:
         chosen[0] = "f4", whole
@@ -57,7 +61,7 @@ def frames(story: Story) -> Frames:
         last = len(story.records) - 1
         wanted = [last] if last else []
     for number in _evenly(wanted):
-        step = pack(operations(networks.get(number) or _silent(story, number)), "f4")
+        step = pack(operations(networks.get(number) or _masked(story, number)), "f4")
         if length(step) <= room:
             chosen[number] = "f4", step
             room -= length(step)
@@ -65,42 +69,44 @@ def frames(story: Story) -> Frames:
         half = pack(operations(networks[0]), "f2")
         if length(half) <= room:
             chosen[0] = "f2", half
-            said.append(
-                "The untouched network is kept with half precision, to keep the page small; its "
-                f"outputs are off by {_off(story, networks[0]):.1e} at most on the samples here."
+            error = _rounding_error(story, networks[0])
+            notes.append(
+                "The untouched network is stored in half precision, to keep the page small; its "
+                f"outputs differ by {error:.1e} at most on the samples here."
             )
     if not chosen:
         size = length(whole) / 1e6
-        said.append(
+        notes.append(
             f"The network is too large for the page ({size:.1f} MB; there is room for "
             f"{ROOM / 1e6:.1f} MB), so it is not drawn and cannot be run here."
         )
-        return Frames([], [], [], [], tuple(said))
-    return _laid_out(story, needed, chosen, said)
+        return Frames([], [], [], [], tuple(notes))
+    return _frames(story, needed, chosen, notes)
 
 
-def _laid_out(story: Story, needed: list[int], chosen: dict[int, Any], said: list[str]) -> Frames:
+def _frames(story: Story, needed: list[int], chosen: dict[int, Any], notes: list[str]) -> Frames:
+    """Assign a frame to each step, and note which steps are not exact."""
     numbers = sorted(chosen)
     frame_of, exact = [], []
     for number in range(len(story.records)):
-        held = max((n for n in numbers if n <= number), default=numbers[0])
+        frame = max((n for n in numbers if n <= number), default=numbers[0])
         own = max((n for n in needed if n <= number), default=0)
-        frame_of.append(numbers.index(held))
-        exact.append(held <= number and held >= own and chosen[held][0] == "f4")
+        frame_of.append(numbers.index(frame))
+        exact.append(frame <= number and frame >= own and chosen[frame][0] == "f4")
     if not all(exact):
-        said.append(
-            f"Weights are kept for {len(numbers)} of {len(story.records)} steps; at others those "
-            "of the step before them are shown, without what has died since."
+        notes.append(
+            f"Weights are stored for {len(numbers)} of {len(story.records)} steps; other steps "
+            "show the weights of an earlier step, without what has died since."
         )
     parts = [chosen[number][1] for number in numbers]
     dtypes = [chosen[number][0] for number in numbers]
     if 0 not in chosen:
-        said.append("There is no room for the untouched network, so it does not answer here.")
-    return Frames(parts, frame_of, exact, dtypes, tuple(said), 0 in chosen)
+        notes.append("There is no room for the untouched network, so it cannot be run here.")
+    return Frames(parts, frame_of, exact, dtypes, tuple(notes), 0 in chosen)
 
 
 def pack(row: list[Operation], dtype: str) -> dict[int, dict[str, Packed]]:
-    """The arrays of each operation that has any, by its position."""
+    """Pack the arrays of each operation that has any, by the operation's position."""
     return {
         position: {name: packed(tensor, dtype) for name, tensor in each.tensors.items()}
         for position, each in enumerate(row)
@@ -109,33 +115,34 @@ def pack(row: list[Operation], dtype: str) -> dict[int, dict[str, Packed]]:
 
 
 def _needed(story: Story) -> tuple[list[int], dict[int, nn.Module]]:
-    """Steps whose weights are not those of the last such step, masked; and their networks."""
-    needed, held = [0], {0: _silent(story, 0)}
+    """Return the steps whose weights changed other than by masking, and their networks."""
+    needed, networks = [0], {0: _masked(story, 0)}
     for record in story.records[1:]:
-        network = _silent(story, record.number)
-        expected = silence_(copy.deepcopy(held[needed[-1]]), record.mask)
+        network = _masked(story, record.number)
+        expected = silence_(copy.deepcopy(networks[needed[-1]]), record.mask)
         if not _same(network, expected):
             needed.append(record.number)
-            held[record.number] = network
-    return needed, held
+            networks[record.number] = network
+    return needed, networks
 
 
-def _silent(story: Story, number: int) -> nn.Module:
+def _masked(story: Story, number: int) -> nn.Module:
+    """Return a step's network with all dead members zeroed; see `silence_`."""
     return silence_(story.network(number), story.records[number].mask)
 
 
 @torch.no_grad()
 def silence_(network: nn.Module, mask: Mask) -> nn.Module:
-    """Zero all of the dead in place, what computes them too: the function stays the same."""
+    """Zero, in place, the weights that read and that compute dead units; outputs stay the same."""
     mask.apply_(network)
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     for group in mask.groups:
         dead = mask.dead(group)
         if isinstance(group, Neurons) and dead.numel():
             for part in (*group.producers, *group.followers):
-                held = tensors[part.parameter]
-                if held.is_floating_point():
-                    held.index_fill_(part.dim, part.index[dead].flatten(), 0)
+                tensor = tensors[part.parameter]
+                if tensor.is_floating_point():
+                    tensor.index_fill_(part.dim, part.index[dead].flatten(), 0)
     return network
 
 
@@ -145,7 +152,7 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _evenly(numbers: list[int]) -> list[int]:
-    """The first, then halves between, so that any beginning is spread over all."""
+    """Order numbers so that every prefix is spread over all of them, the first one first."""
     order, gap = [], max(len(numbers), 1)
     while gap >= 1:
         order += [n for n in numbers[::gap] if n not in order]
@@ -153,7 +160,8 @@ def _evenly(numbers: list[int]) -> list[int]:
     return order
 
 
-def _off(story: Story, network: nn.Module) -> float:
+def _rounding_error(story: Story, network: nn.Module) -> float:
+    """Measure how much half precision of the weights changes the outputs, at most."""
     if story.samples is None:
         return float("nan")
     inputs = story.samples.inputs[:100]

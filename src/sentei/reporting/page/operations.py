@@ -1,4 +1,4 @@
-"""A network as a row of plain operations that a page can run without torch."""
+"""Convert a network to a list of plain operations that the page's script can run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sentei.network.layers import Select
 
 @dataclass(frozen=True)
 class Operation:
-    """One step of a forward pass.
+    """One operation of a forward pass, in evaluation mode.
 
     Attributes:
-        kind: what it does, as `assets/operations.js` names it.
-        layer: the module it comes from.
-        settings: plain numbers.
-        tensors: weights, by short names.
+        kind: name of the operation in `assets/operations.js`.
+        layer: name of the module that it is made from.
+        settings: its settings, as plain numbers.
+        tensors: its weights "w" and biases "b".
     """
 
     kind: str
@@ -31,23 +31,23 @@ class Operation:
 
 
 def operations(network: nn.Module) -> list[Operation]:
-    """The operations of a network of torch's own layers in a row, in evaluation mode.
+    """Convert an `nn.Sequential` of torch's own layers to operations, in evaluation mode.
 
     Raises:
-        StructureError: with the first layer that a page cannot run, and why.
+        StructureError: a page cannot run a layer; the message has the first one and the reason.
     """
     found: list[Operation] = []
     with torch.no_grad():
         for path, layer in _row(network, ""):
             kind = type(layer)
-            if kind in _NOTHING:
+            if kind in _IDENTITIES:
                 continue
-            if kind not in _MADE:
+            if kind not in _CONVERTERS:
                 raise StructureError(
-                    f"layer {path!r} is a {kind.__name__}, and a page runs plain rows of linear, "
+                    f"layer {path!r} is a {kind.__name__}, and a page runs sequences of linear, "
                     "convolutional, pooling and batch norm layers with the usual activations"
                 )
-            name, settings, tensors = _MADE[kind](layer, path)
+            name, settings, tensors = _CONVERTERS[kind](layer, path)
             found.append(Operation(name, path, settings, tensors))
     return found
 
@@ -56,6 +56,7 @@ Made = tuple[str, dict[str, Any], dict[str, Tensor]]
 
 
 def _row(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers of nested `nn.Sequential` in order, with their names."""
     if type(module) is not nn.Sequential:
         yield path, module
         return
@@ -70,16 +71,18 @@ def _linear(layer: Any, _: str) -> Made:
 def _convolution(layer: Any, path: str) -> Made:
     depthwise = layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1
     if layer.groups != 1 and not depthwise:
-        raise StructureError(f"layer {path!r} is a grouped convolution, which a page does not run")
+        raise StructureError(f"layer {path!r} is a grouped convolution, which a page cannot run")
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        raise StructureError(f"layer {path!r} pads in a way that a page does not run")
+        raise StructureError(f"layer {path!r} has a kind of padding that a page cannot run")
     settings = {name: list(getattr(layer, name)) for name in ("stride", "padding", "dilation")}
     return "depthwise" if depthwise else "conv", settings, _weights(layer)
 
 
 def _norm(layer: Any, path: str) -> Made:
     if layer.running_mean is None:
-        raise StructureError(f"layer {path!r} measures its batch, and a page runs one input")
+        raise StructureError(
+            f"layer {path!r} has no running statistics, and a page runs one input at a time"
+        )
     scale = (layer.running_var + layer.eps).rsqrt()
     scale = scale if layer.weight is None else scale * layer.weight
     shift = -layer.running_mean * scale
@@ -89,7 +92,7 @@ def _norm(layer: Any, path: str) -> Made:
 def _pool(layer: Any, path: str) -> Made:
     odd = getattr(layer, "dilation", 1) != 1 or getattr(layer, "divisor_override", None)
     if layer.ceil_mode or odd or not getattr(layer, "count_include_pad", True):
-        raise StructureError(f"layer {path!r} pools in a way that a page does not run")
+        raise StructureError(f"layer {path!r} has pooling options that a page cannot run")
     kind = "maxpool" if isinstance(layer, nn.MaxPool2d) else "meanpool"
     both = {"kernel": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
     return kind, {name: _pair(value) for name, value in both.items()}, {}
@@ -97,7 +100,7 @@ def _pool(layer: Any, path: str) -> Made:
 
 def _everywhere(layer: Any, path: str) -> Made:
     if _pair(layer.output_size) != [1, 1]:
-        raise StructureError(f"layer {path!r} pools to a size that a page does not")
+        raise StructureError(f"layer {path!r} pools to more than 1 by 1, which a page cannot run")
     return "everywhere", {}, {}
 
 
@@ -115,7 +118,7 @@ def _unflatten(layer: Any, path: str) -> Made:
 
 def _select(layer: Any, path: str) -> Made:
     if layer.dim != -1:
-        raise StructureError(f"layer {path!r} selects channels, which a page does not")
+        raise StructureError(f"layer {path!r} selects channels, which a page cannot run")
     return "select", {"index": layer.index.tolist()}, {}
 
 
@@ -142,8 +145,8 @@ def _gelu(layer: Any, _: str) -> Made:
     return "gelu" if layer.approximate == "none" else "gelu-tanh", {}, {}
 
 
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-_MADE: dict[type[nn.Module], Callable[[Any, str], Made]] = {
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+_CONVERTERS: dict[type[nn.Module], Callable[[Any, str], Made]] = {
     nn.Linear: _linear,
     nn.Conv2d: _convolution,
     nn.BatchNorm1d: _norm,

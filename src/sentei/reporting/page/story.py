@@ -1,4 +1,4 @@
-"""What a page tells of: a run from its journal, or one network by itself."""
+"""Collect what a page shows: a run read from its journal, or one network."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from sentei.samples import Samples
 
 @dataclass(frozen=True)
 class Names:
-    """What things are called, and what inputs were before they were standardised.
+    """Names of data, classes and features, and the mean and deviation of standardised features.
 
     Attributes:
-        data: what was loaded.
-        classes: one for each output; empty if not known.
-        features: one for each value of an input; empty if not known.
-        mean: of each feature, where inputs are z-scores; else empty.
-        std: likewise.
+        data: name of the data set.
+        classes: a name for each output; empty if not known.
+        features: a name for each value of an input; empty if not known.
+        mean: mean of each feature before standardisation; empty if inputs are not z-scores.
+        std: standard deviation of each feature, likewise.
     """
 
     data: str = ""
@@ -46,7 +46,7 @@ class Names:
 
     @classmethod
     def of(cls, split: Split) -> Names:
-        """The names of data in three parts."""
+        """Return the names of a Split."""
         scaling = split.scaling
         mean, std = ((), ()) if scaling is None else (scaling.mean, scaling.std)
         numbers = [tuple(float(v) for v in torch.as_tensor(part).flatten()) for part in (mean, std)]
@@ -54,19 +54,19 @@ class Names:
 
     @classmethod
     def from_words(cls, words: Mapping[str, Any]) -> Names:
-        """What `vars(names)` was before it went through JSON."""
-        held = {name: words.get(name, ()) for name in ("classes", "features", "mean", "std")}
-        return cls(str(words.get("data", "")), **{name: tuple(v) for name, v in held.items()})
+        """Build Names from a mapping as it is read from JSON; missing names are empty."""
+        fields = {name: words.get(name, ()) for name in ("classes", "features", "mean", "std")}
+        return cls(str(words.get("data", "")), **{name: tuple(v) for name, v in fields.items()})
 
 
 def words_for(split: Split, command: str, seed: int) -> dict[str, Any]:
-    """What a run's folder should note so that a page can name things: see `note`."""
+    """Build the metadata that a page needs from a run's folder; `journal.note` stores it."""
     names = asdict(Names.of(split))
     return {"names": names, "command": command, "seed": seed, "versions": versions()}
 
 
 def versions() -> dict[str, str]:
-    """Of what numbers depend on."""
+    """Return the versions of sentei, torch and Python."""
     return {
         "sentei": version("sentei"),
         "torch": str(torch.__version__),
@@ -76,19 +76,19 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Story:
-    """Everything a page is made from.
+    """The networks, steps, samples and metadata that a page is made from.
 
     Attributes:
-        start: the first network.
-        groups: what could be cut.
-        records: the steps; one only where there was no run.
-        network: a full-size masked copy of a step's network.
+        start: the unpruned network.
+        groups: the groups that the run could remove members of.
+        records: the steps; a single one if there was no run.
+        network: returns a step's network by number, a masked copy of the original size.
         samples: held-out inputs and targets; None if there are none.
-        loss: what the network was trained on; None if that is not known.
-        names: what classes and features are called.
-        card: what tells the run from others; empty without a run.
-        words: what was noted about the run.
-        missing: what is not there, in words.
+        loss: the loss that the network was trained with; None if it is not known.
+        names: names of classes and features.
+        card: the settings that identify the run; empty without a run.
+        words: metadata of the run: command, seed, versions.
+        missing: sentences on what the journal does not have.
     """
 
     start: nn.Module
@@ -104,11 +104,11 @@ class Story:
 
     @property
     def is_run(self) -> bool:
-        """Whether anything was pruned, rather than only looked at."""
+        """Whether this is a run, and not one network by itself."""
         return bool(self.card)
 
     def probe(self, rows: int | None = None) -> Probe | None:
-        """A Probe of a copy of the first network on (some `rows` of) the samples."""
+        """Return a Probe of a copy of the unpruned network on all samples, or on `rows` of them."""
         if self.samples is None or self.loss is None:
             return None
         samples = self.samples if rows is None else evenly(self.samples, rows)
@@ -118,17 +118,17 @@ class Story:
 def of_journal(
     folder: str | Path, model: nn.Module | None = None, data: Split | Sequence[Tensor] | None = None
 ) -> Story:
-    """The story of a run.
+    """Read the story of a run from its journal.
 
     Args:
         folder: the run's journal.
-        model: see `past`.
-        data: a Split, for its names (and its validation samples, where the journal kept none), or
-            (inputs, targets) to look at in place of those that the journal kept.
+        model: see `read_run`.
+        data: a Split, for its names (and for its validation samples, if the journal has none); or
+            (inputs, targets) to use in place of the journal's samples.
 
     Raises:
-        JournalError: see `past`.
-        DataError: `data` is neither.
+        JournalError: see `read_run`.
+        DataError: `data` is neither a Split nor a pair.
     """
     given, names = _given(data)
     run = read_run(folder, model)
@@ -136,9 +136,9 @@ def of_journal(
     samples = run.samples if keep or given is None else given
     missing = list(run.missing)
     if samples is None:
-        missing.append("The journal kept no samples: nothing is measured here.")
+        missing.append("The journal has no samples: nothing is measured here.")
     if run.loss is None:
-        missing.append("The loss was a function, which a journal does not keep: nothing is scored.")
+        missing.append("The loss was a function, which a journal cannot store: nothing is scored.")
     return Story(
         start=run.start,
         groups=run.groups,
@@ -160,18 +160,18 @@ def of_network(
     loss: str | PerSample = "cross_entropy",
     words: Mapping[str, Any] | None = None,
 ) -> Story:
-    """The story of one network: a single step, in which nothing was removed.
+    """Build the story of one network: a single step, in which nothing was removed.
 
     Args:
-        network: any.
-        data: a Split, whose test samples are looked at, or (inputs, targets).
-        mask: of the network, where synapses are dead.
-        loss: what it was trained on.
-        words: to be shown, such as the command.
+        network: any network.
+        data: a Split, whose test samples are used, or (inputs, targets).
+        mask: the network's mask, if synapses are dead.
+        loss: the loss that it was trained with.
+        words: metadata that the page shows, such as the command.
     """
     samples, names = _given(data, part="test")
     if samples is None:
-        raise DataError("a network is explained on data; pass a Split or (inputs, targets)")
+        raise DataError("explain needs data; pass a Split or (inputs, targets)")
     samples = evenly(samples)
     network = copy.deepcopy(network).cpu().eval()
     groups: list[Group] = [*find_units(network, samples.inputs[:64]), *find_synapses(network)]
@@ -195,12 +195,12 @@ def of_network(
 
 
 def has_classes(samples: Samples) -> bool:
-    """Whether targets are class numbers, one for each sample."""
+    """Whether the targets are one class number for each sample."""
     return samples.targets.ndim == 1 and not samples.targets.is_floating_point()
 
 
 def evenly(samples: Samples, most: int = 1000) -> Samples:
-    """At most so many samples, spread over all."""
+    """Return at most `most` samples, spread evenly over all."""
     rows = torch.linspace(0, samples.rows - 1, min(most, samples.rows)).round().long()
     return samples.at(rows)
 

@@ -1,4 +1,4 @@
-// Criteria against exact ablation: a dot for each unit.
+// Plots of criteria against exact ablation, a dot for each unit.
 
 import { unpack } from "./decoding.js";
 import { byId, make, shape } from "./dom.js";
@@ -15,7 +15,7 @@ export function startAgreement() {
   if (!entries.length) return;
   byId("why").hidden = false;
   const box = byId("agreement");
-  box.append(make("p", { class: "note" }, "Each dot is a unit of the untouched network: to the right, what exact ablation says its removal costs; upwards, what the criterion says. A criterion that ranks as ablation does rises all the way: a rank correlation of 1. Brown dots were removed by this run."));
+  box.append(make("p", { class: "note" }, "Each dot is a unit of the untouched network. Horizontal: the rise in loss if it is removed, by exact ablation. Vertical: the score of the criterion. A criterion that ranks the units as ablation does has a rank correlation of 1. The run removed the brown dots."));
   const gone = ([position]) => page.removed.filter((row) => row.group === Number(position)).length;
   entries.sort((one, other) => gone(other) - gone(one));
   entries.forEach(([position, { exact, criteria }], turn) => {

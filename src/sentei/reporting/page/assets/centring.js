@@ -1,10 +1,11 @@
-// A drawing as MNIST's digits were made: fitted into 20 by 20, then moved so that its centre of mass
-// is the centre of 28 by 28. Other sizes in proportion; of a 20 by 20 picture, the central part.
+// Scale and centre a drawing as MNIST's digits were prepared: fitted into 20 by 20 pixels, then
+// moved so that its centre of mass is the centre of 28 by 28 pixels. Other sizes are in proportion;
+// a 20 by 20 picture is the central part of a 28 by 28 one.
 
 const MNIST = 28;
 const BOX = 20;
 
-// Ink (0 to 1, square, `side` wide) as a picture of `size` by `size`; null if there is no ink.
+// Convert ink (values 0 to 1, `side` by `side`) to a picture of `size` by `size`; null without ink.
 export function centred(ink, side, size) {
   const box = bounds(ink, side);
   if (!box) return null;
@@ -39,7 +40,7 @@ function bounds(ink, side) {
   return bottom < 0 ? null : { top, left, height: bottom - top + 1, width: right - left + 1 };
 }
 
-// Each pixel the mean of what it covers.
+// Resize the box of ink: each new pixel is the mean of the area that it covers.
 function shrunk(ink, side, box, height, width) {
   const found = new Float32Array(height * width);
   for (let row = 0; row < height; row++) {

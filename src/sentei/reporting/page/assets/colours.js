@@ -1,4 +1,4 @@
-// The page's colours as the present theme has them.
+// The colours of the current theme (light or dark), read from the style sheet.
 
 const NAMES = ["paper", "card", "ink", "soft", "pale", "faint", "leaf", "earth"];
 

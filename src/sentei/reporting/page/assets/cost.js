@@ -1,4 +1,4 @@
-// What a run cost: accuracy, loss and sizes by step, and accuracy by class.
+// The section on the cost of pruning: accuracy, loss and sizes by step, and accuracy by class.
 
 import { unpack } from "./decoding.js";
 import { byId, fitted, make } from "./dom.js";
@@ -7,7 +7,7 @@ import { className, lastStep, page } from "./page-data.js";
 import { choose, follow, state } from "./state.js";
 import { brief, bytes, count, percent } from "./words.js";
 
-const SHOWN = 60; // classes
+const SHOWN = 60; // classes shown at most
 const BESIDE = 12; // classes that fit beside the charts
 
 export function startCost() {
@@ -44,7 +44,7 @@ function tradeoff(width) {
   byId("tradeoff").replaceChildren(...charts);
 }
 
-// What got less is what steps are drawn over: units if any went, else synapses.
+// The horizontal axis of the charts: units left, or synapses left if they can be removed.
 function axis() {
   const { units, synapses } = page.steps;
   if (units[0] !== units[lastStep] && !page.groups.some((group) => group.kind === "synapse")) return [units, "units left"];
@@ -61,7 +61,7 @@ function sizeBars() {
   ];
   const box = make("div", { class: "bars" });
   for (const [name, values, words] of rows) {
-    if (!values[0]) continue; // only synapses could go
+    if (!values[0]) continue; // no units: only synapses can be removed
     const part = values[state.step] / values[0];
     box.append(...bar(name, part, null, `${words(values[state.step])} · ${percent(part, 0)}`));
   }
@@ -80,8 +80,8 @@ function byClass(right) {
     box.append(...bar(className(number), now, start, `${percent(now, 1)}${words}`));
   });
   const left = totals.length - SHOWN;
-  const parts = [box, make("p", { class: "note" }, "The mark is the untouched network.")];
-  if (left > 0) parts.push(make("p", { class: "note" }, `${count(left)} more classes are left out.`));
+  const parts = [box, make("p", { class: "note" }, "The mark shows the untouched network.")];
+  if (left > 0) parts.push(make("p", { class: "note" }, `${count(left)} more classes are not shown.`));
   byId("classes").replaceChildren(...parts);
 }
 
@@ -96,10 +96,10 @@ function bar(name, part, mark, words) {
   return [make("span", { class: "name", title: name }, name), track, make("span", { class: "value" }, words)];
 }
 
-// Which class would gain most from what.
+// Name the classes whose loss would fall most if one removed unit were restored.
 function gains() {
   if (!page.gains.length) return "";
   const top = [...page.gains].sort((a, b) => b.fall - a.fall).slice(0, 3);
   const parts = top.map(({ class: number, unit, group, fall, loss }) => `${className(number)} from unit ${unit} of ${page.groups[group].name} (its loss would fall from ${brief(loss)} to ${brief(loss - fall)})`);
-  return `If one removed unit were given back to the last network, these classes would gain most: ${parts.join("; ")}.`;
+  return `If one removed unit were restored in the last network, these classes would gain most: ${parts.join("; ")}.`;
 }

@@ -1,8 +1,8 @@
-// Typed arrays out of base64, as sentei/reporting/page/packing.py writes them.
+// Decode the arrays that sentei/reporting/page/base64_arrays.py encodes.
 
 const TYPES = { f4: Float32Array, f2: Uint16Array, i4: Int32Array, i2: Int16Array, u1: Uint8Array };
 
-// The values; half precision becomes single. Where there is a bitmap, zeros were left out.
+// Return the values; half precision becomes single. With a bitmap `m`, `d` has only nonzero values.
 export function unpack(packed) {
   const Type = TYPES[packed.t];
   const held = new Type(octets(packed.d).buffer);

@@ -1,4 +1,4 @@
-// Elements from words. Text is always text: nothing here parses markup.
+// Create and find elements. Strings always become text nodes: nothing here parses markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,7 +14,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-// Draw into `box` now and whenever its width changes.
+// Call `draw` with the width of `box` as soon as it has one, and whenever it changes.
 export function fitted(box, draw) {
   let width = 0;
   const redraw = () => {

@@ -1,4 +1,4 @@
-// The run in numbers and words.
+// The section on the run: sizes before and after, sentences, and settings.
 
 import { byId, make } from "./dom.js";
 import { page } from "./page-data.js";

@@ -1,4 +1,4 @@
-// The network drawn: inputs as what they are, units with what they read, outputs with what they say.
+// The drawing of the network: inputs, units with pictures of their weights, outputs, and synapses.
 
 import { byId, fitted, make } from "./dom.js";
 import { onTheme } from "./colours.js";
@@ -13,7 +13,7 @@ import { drawSynapses, strongest } from "./synapses.js";
 import { portrait } from "./portraits.js";
 import { count, plural, signed } from "./words.js";
 
-let nodes = []; // [layer] -> Map of unit -> button
+let nodes = []; // for each layer, a Map from unit to button
 let places = null;
 const portraits = new Map();
 
@@ -70,7 +70,7 @@ function build(box, width) {
   if (focus) box.querySelector(`[data-node="${focus}"]`)?.focus();
 }
 
-// How many of a layer are alive, above it and no wider than its part of the drawing.
+// A caption above a layer with its number of alive units, no wider than its part of the drawing.
 function caption(network, layer, at) {
   const { x, width, shown } = places.layers[at];
   const alive = count(network.alive[at].reduce((a, b) => a + b, 0));
@@ -80,7 +80,7 @@ function caption(network, layer, at) {
   const more = shown && shown.length < layer.size ? `, ${count(shown.length)} drawn` : "";
   const told = at === 0 ? (layer.size === 1 ? "the input" : `${alive} of ${size} inputs`) : `${layer.name}: ${alive} of ${size}${more}`;
   const short = layer.size === 1 ? told : `${alive}/${size}`;
-  const words = layer.isOutput ? `says${more}` : tight ? short : told;
+  const words = layer.isOutput ? `outputs${more}` : tight ? short : told;
   const found = make("span", { class: "caption", title: told }, words);
   const centre = x + width / 2;
   const left = layer.isOutput || at === 0 ? x : centre - room / 2;
@@ -130,12 +130,12 @@ function hiddenNode(network, layer, at, unit, spot) {
     button.classList.add("label");
     button.append(name);
   } else if (spot.size >= 7) {
-    button.append(kept(alive ? network : networkAt(0), at, unit)); // the dead as they were
+    button.append(kept(alive ? network : networkAt(0), at, unit)); // dead units as they were at the start
   }
   return button;
 }
 
-// Portraits of weights, drawn once for all steps that share them.
+// Return the picture of a unit's weights; steps that share weights share the picture.
 function kept(network, at, unit) {
   const changing = page.groups.some((group) => group.kind === "synapse" || group.kind === "input");
   const key = [changing ? `s${network.step}` : page.network.frameOf[network.step], at, unit].join();
@@ -179,7 +179,7 @@ function lines(box, drawn, total) {
   box.dataset.drawn = drawn.length;
 }
 
-// The map of inputs: by use, or what reaches the chosen class from where.
+// Draw the input picture: how much each pixel is used, its paths to the chosen class, or the input.
 function drawInputs(network, paths) {
   const map = byId("inputs");
   if (!map) return;
@@ -197,7 +197,7 @@ function drawInputs(network, paths) {
   }
   if (state.input && state.mode === "sent" && channels === 1) {
     drawAmounts(map, state.input.map((value, pixel) => (network.alive[0][pixel] ? value : value / 4)), rows, columns);
-    map.setAttribute("aria-label", "the input; pixels that nobody reads are faint");
+    map.setAttribute("aria-label", "the input; pixels that no unit reads are faint");
     return;
   }
   const used = overChannels(energy(network), channels);
@@ -242,15 +242,15 @@ function aboutPaths(network, paths) {
     .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]))
     .slice(0, 4)
     .map(([unit, value]) => `${unit} (${signed(value)})`);
-  return `${className(state.class)} is reached from ${parts.join(" and ")}. What speaks loudest to it: unit ${strongestUnits.join(", ")}. A path's strength is the product of its weights; where there is a curve between them this is a straight-line reading, and our own definition.`;
+  return `${className(state.class)} is reached from ${parts.join(" and ")}. Its strongest inputs: unit ${strongestUnits.join(", ")}. The strength of a path is the product of its weights, with activation functions taken as linear (our own definition).`;
 }
 
 function aboutNetwork(network) {
-  const small = "Each small picture is what a unit reads: green raises it, brown lowers it. Faint ones were removed. Choose a unit to look closer, or an output to see what reaches it.";
-  return network.exact ? small : `${small} Weights of this very step are not in the page; those of the nearest step before it are shown.`;
+  const small = "Each small picture shows what a unit reads: green raises its output, brown lowers it. Faint units were removed. Choose a unit for details, or an output to see the paths that reach it.";
+  return network.exact ? small : `${small} The page does not store the weights of this step; it shows those of the nearest stored step before it.`;
 }
 
-// One unit of the drawing can be tabbed to; arrows go on from there.
+// Make one unit of the drawing reachable by the Tab key; arrow keys move on from there.
 function roving(box) {
   const wanted = state.unit && nodes[state.unit.layer]?.get(state.unit.unit);
   const first = nodes.slice(0, -1).flatMap((map) => [...map.values()])[0];

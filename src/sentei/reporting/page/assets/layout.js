@@ -1,13 +1,13 @@
-// Where things stand in the drawing of a network.
+// Compute the positions of layers and units in the drawing of a network.
 
 import { className, page } from "./page-data.js";
 import { layers } from "./network.js";
 
-export const UNITS = 256; // of a layer, drawn at most
-export const OUTPUTS = 26; // drawn at most
+export const UNITS = 256; // units of a layer that are drawn, at most
+export const OUTPUTS = 26; // outputs that are drawn, at most
 const GAP = 4;
 
-// Places for a drawing of this width: for each layer its box, and a place for each unit shown.
+// Return, for a drawing of this width, the box of each layer and the place of each unit shown.
 export function layout(width, network) {
   const narrow = width < 620;
   const height = narrow ? 460 : Math.min(Math.max(width * 0.56, 440), 640);
@@ -64,7 +64,7 @@ function outputPlaces(layer, x, top, width, height) {
   return { x, width, y: begin, height, place, shown };
 }
 
-// As large as fits, in columns.
+// Place units in columns, each as large as fits.
 function grid(layer, order, x, top, width, height, narrow) {
   const shown = order.slice(0, UNITS);
   let size = narrow ? 26 : 42;
@@ -90,7 +90,7 @@ function grid(layer, order, x, top, width, height, narrow) {
   return { x: begin, width: wide, y: above, height: tall, place, shown };
 }
 
-// Units by the class they speak for most, so that lines cross less.
+// Order units by the mean position of the units that they excite, so that lines cross less.
 function ordered(layer, at, network) {
   const next = network.strength[at];
   const size = layer.size;

@@ -1,12 +1,12 @@
-// Line charts: values over a common axis, drawn as wide as there is room.
+// Line charts: one or more series of values over a common axis, as wide as the box allows.
 
 import { shape } from "./dom.js";
 import { brief } from "./words.js";
 
 const PAD = { left: 48, right: 14, top: 22, bottom: 34 };
 
-// A chart of `series` [{values, look, name}] over `x`. Options: width, height, label, xLabel, yLabel,
-// here (an x to mark), range ([low, high]), reverse, onPick(index).
+// Draw a chart of `series` [{values, look, name}] over `x`. Options: width, height, label, xLabel,
+// yLabel, here (an x to mark), range ([low, high]), reverse, onPick(index).
 export function chart({ x, series, width, height = 190, label, title, xLabel, here, range, reverse = false, onPick, format = brief }) {
   const box = { left: PAD.left, right: width - PAD.right, top: PAD.top, bottom: height - PAD.bottom };
   const across = scale(reverse ? [Math.max(...x), Math.min(...x)] : [Math.min(...x), Math.max(...x)], [box.left, box.right]);

@@ -1,4 +1,4 @@
-// The page, put together. It opens on the run's last step.
+// Start all sections of the page. It opens on the run's last step.
 
 import { startAgreement } from "./agreement.js";
 import { startCost } from "./cost.js";
@@ -22,5 +22,5 @@ startUnit();
 startRemoved();
 startAgreement();
 if (runnable) choose({ unit: loudest(networkAt(lastStep)) });
-// Drawings wait for their boxes to have a width, which the first frame gives them.
+// Boxes have no width before the first frame, and drawings wait for it.
 requestAnimationFrame(() => requestAnimationFrame(() => (document.documentElement.dataset.ready = "yes")));

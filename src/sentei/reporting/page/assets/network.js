@@ -1,4 +1,4 @@
-// The network at a step: its layers of units, who is alive, how strongly they are joined, and runs.
+// The network at a step of the run: its layers, alive units, connection strengths and forward pass.
 
 import { unpack } from "./decoding.js";
 import { MIXING, run } from "./operations.js";
@@ -8,14 +8,14 @@ const plan = page.network;
 const inputShape = page.input ? page.input.shape : [];
 const inputSize = inputShape.reduce((a, b) => a * b, 1);
 
-// Layers of units from the inputs to the outputs, and the links between neighbours.
+// Layers of units from the inputs to the outputs, and the links between adjacent layers.
 export const { layers, links } = plan ? surveyed() : { layers: [], links: [] };
 
 export const runnable = plan !== null;
 
 const cache = new Map();
 
-// Arrays, who is alive and how strong each link is, at a step of the run.
+// Return the arrays, alive units and connection strengths at a step of the run.
 export function networkAt(step) {
   if (!cache.has(step)) {
     if (cache.size > 8) cache.delete([...cache.keys()].find((key) => key !== 0));
@@ -24,7 +24,8 @@ export function networkAt(step) {
   return cache.get(step);
 }
 
-// What every layer said to an input: `heard` by the next layer, `maps` where units are channels.
+// Run the network on an input. `heard` has the values that the next layer reads, one array for each
+// layer; `maps` has the feature maps of layers whose units are channels.
 export function forward(network, input) {
   const heard = [];
   const maps = [];
@@ -45,8 +46,8 @@ export function forward(network, input) {
   return { output: out.data, heard, maps, amounts: layers.map((_, at) => amounts(network, at, heard[at])) };
 }
 
-// What unit `from` of a link adds to unit `to` for an input: exact for dense layers; for
-// convolutions its kernel's sum times its mean.
+// Return what unit `from` of a link adds to unit `to` for an input: exact for dense layers; for
+// convolutions, the sum of the kernel times the mean of the channel.
 export function sent(network, link, result, to, from) {
   const { w, form } = network.arrays[link.operation];
   const heard = result.heard[link.from];
@@ -64,7 +65,8 @@ export function sent(network, link, result, to, from) {
   return sum;
 }
 
-// The unit of the last hidden layer that the outputs hear most; null if there is none.
+// Return the unit of the last hidden layer with the largest sum of absolute outgoing
+// weights; null if there is no hidden layer.
 export function loudest(network) {
   const layer = layers.length - 2;
   if (layer < 1) return null;
@@ -113,7 +115,7 @@ function built(step) {
   return network;
 }
 
-// Take out what of a group is dead: synapses one by one, units with all that reads them.
+// Zero the dead members of a group: synapses, or units' own weights and the weights that read them.
 function silence(arrays, group, step) {
   if (group.operation === null) return;
   if (group.kind === "synapse") {
@@ -149,8 +151,8 @@ function columnsOf(link, unit) {
   return places.flatMap((place) => Array.from({ length: link.each }, (_, i) => place * link.each + i));
 }
 
-// (to × from) one number for what joins two units: the weight, or for several weights their length
-// with the sign of their sum.
+// Return (to × from) strengths of the connections of a link: the weight, or, for a connection of
+// several weights, their Euclidean norm with the sign of their sum.
 function strengths(link, { w, form }) {
   const width = layers[link.from].size;
   const rows = form[0];
@@ -188,7 +190,7 @@ function living(layer, at, network, step) {
   return alive;
 }
 
-// One number for each unit of a layer: the mean of what the next layer hears of it.
+// Return one number for each unit of a layer: the mean of its values that the next layer reads.
 function amounts(network, at, heard) {
   const size = layers[at].size;
   const index = links[at] ? links[at].index : null;

@@ -1,10 +1,10 @@
-// The forward pass: what torch does in evaluation mode, one input at a time.
+// The forward pass, as torch computes it in evaluation mode, for one input at a time.
 //
 // A value is {data: Float32Array, shape: [units] or [channels, height, width]}.
 
 export const MIXING = new Set(["linear", "conv"]);
 
-// Run all operations; `seen(position, value)` is told what each puts out.
+// Run all operations; `seen(position, value)` is called with the output of each.
 export function run(operations, arrays, input, shape, seen = () => {}) {
   let value = { data: input, shape };
   operations.forEach((operation, position) => {
@@ -82,7 +82,7 @@ function convolved(x, { stride, padding, dilation }, w, b, form, depthwise) {
       const source = (depthwise ? o : c) * height * width;
       for (let i = 0; i < kh * kw; i++) {
         const weight = w[(o * per + c) * kh * kw + i];
-        if (weight === 0) continue; // nobody listens
+        if (weight === 0) continue; // a zero weight adds nothing
         const down = Math.floor(i / kw) * dilation[0] - padding[0];
         const across = (i % kw) * dilation[1] - padding[1];
         for (let r = 0; r < rows; r++) {
@@ -119,7 +119,7 @@ function pooled(x, { kernel, stride, padding }, begin, join, end) {
   return { data: out, shape: [channels, rows, columns] };
 }
 
-// The error function by its series and its continued fraction, good to 1e-12.
+// The error function by its series and its continued fraction, accurate to 1e-12.
 function erf(x) {
   const size = Math.abs(x);
   if (size > 6) return Math.sign(x);

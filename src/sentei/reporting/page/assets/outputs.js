@@ -1,4 +1,4 @@
-// What the network says of an input, and what the untouched one said.
+// The outputs of the network for an input, beside those of the untouched network.
 
 import { byId, make } from "./dom.js";
 import { forward, networkAt } from "./network.js";
@@ -14,7 +14,7 @@ export function outputNode(unit) {
       type: "button",
       class: "output",
       title: className(unit),
-      "aria-label": `${className(unit)}: light its paths`,
+      "aria-label": `${className(unit)}: show its paths`,
       onclick: () => choose({ class: state.class === unit ? null : unit }),
     },
     make("span", { class: "name" }, className(unit)),
@@ -22,7 +22,7 @@ export function outputNode(unit) {
   );
 }
 
-// What both networks make of the input that is shown: outputs as they are, and as parts of one.
+// Run both networks on an input; return their outputs, and the outputs as probabilities.
 export function answers(input) {
   const now = forward(networkAt(state.step), input).output;
   const before = page.isRun && page.network.hasStart ? forward(networkAt(0), input).output : null;
@@ -42,23 +42,23 @@ export function showAnswer(network, result, buttons) {
   if (!line) return;
   line.dataset.outputs = found ? JSON.stringify([...found.now]) : "";
   line.dataset.before = found?.before ? JSON.stringify([...found.before]) : "";
-  line.replaceChildren(...(found ? sentence(found) : ["Draw something, or take a sample."]));
+  line.replaceChildren(...(found ? sentence(found) : ["Draw something, or choose a sample."]));
 }
 
 function sentence({ now, before, chances: parts, chancesBefore }) {
-  if (now.length === 1) return [`It says ${brief(now[0])}`, before ? `; the untouched network said ${brief(before[0])}.` : "."];
+  if (now.length === 1) return [`The network outputs ${brief(now[0])}`, before ? `; the untouched one outputs ${brief(before[0])}.` : "."];
   const top = best(parts);
-  const said = [page.isRun && state.step > 0 ? "This smaller network says " : "It says ", make("strong", {}, className(top)), ` (${percent(parts[top], 1)})`];
+  const said = [page.isRun && state.step > 0 ? "This smaller network predicts " : "The network predicts ", make("strong", {}, className(top)), ` (${percent(parts[top], 1)})`];
   if (!before || state.step === 0) return [...said, "."];
   const then = best(chancesBefore);
-  return [...said, then === top ? ", and so did the untouched one" : `; the untouched one said ${className(then)}`, ` (${percent(chancesBefore[then], 1)}).`];
+  return [...said, then === top ? ", and so does the untouched one" : `; the untouched one predicts ${className(then)}`, ` (${percent(chancesBefore[then], 1)}).`];
 }
 
 function best(values) {
   return values.reduce((top, value, at) => (value > values[top] ? at : top), 0);
 }
 
-// As softmax has them; outputs that already are parts of one stay.
+// Convert outputs to probabilities by softmax, unless they already are probabilities.
 function chances(output) {
   const sum = output.reduce((a, b) => a + b, 0);
   const parts = output.every((value) => value >= 0) && Math.abs(sum - 1) < 1e-3;

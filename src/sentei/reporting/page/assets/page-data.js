@@ -1,4 +1,4 @@
-// What the page is about, read once.
+// The data of the page, parsed once.
 
 import { unpack } from "./decoding.js";
 
@@ -8,7 +8,7 @@ export const lastStep = page.steps.loss.length - 1;
 
 for (const group of page.groups) group.death = unpack(group.death);
 
-// Samples to choose from, as the network takes them.
+// The samples that the page offers, in the form that the network reads.
 export const samples = page.samples && readSamples(page.samples);
 
 function readSamples(held) {

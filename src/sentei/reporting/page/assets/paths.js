@@ -1,14 +1,15 @@
-// Which way a class is reached. Our definitions: a path's strength is the product of what joins its
-// units, and a unit's is the sum over its paths to the class. A feature's energy is the sum of its
-// strengths' sizes over the classes, times how much the feature varies.
+// Paths from units to a class. Our definitions: the strength of a path is the product of the
+// strengths of its connections; the strength of a unit is the sum over its paths to the class. The
+// energy of a feature is the sum over the classes of the absolute values of its strengths, times
+// the feature's standard deviation.
 
 import { unpack } from "./decoding.js";
 import { layers, links } from "./network.js";
 import { page } from "./page-data.js";
 
-const CLASSES = 64; // beyond them, energy is taken over the first ones
+const CLASSES = 64; // energy is summed over at most this many classes, the first ones
 
-// For each layer: the strength of each unit's paths to `target`, and whether there is a path.
+// Return, for each layer, the strength of each unit's paths to `target`, and whether a path exists.
 export function pathsTo(network, target) {
   const strength = [];
   const reaches = [];
@@ -35,7 +36,7 @@ export function pathsTo(network, target) {
   return { strength, reaches };
 }
 
-// What a unit reads, followed back to the inputs through every path.
+// Return the strength of the paths from each input to a unit.
 export function fieldOf(network, layer, unit) {
   let field = Float32Array.from({ length: layers[layer].size }, (_, i) => (i === unit ? 1 : 0));
   for (let at = layer - 1; at >= 0; at--) {
@@ -65,7 +66,7 @@ export function energy(network) {
   return perUnit ? total.map((value, feature) => value * spread[feature]) : total;
 }
 
-// How many units of each layer a class is reached from.
+// Count the units of each layer that have a path to the class.
 export function counted(network, { reaches }) {
   return links.map((link) => reaches[link.from].reduce((sum, on, unit) => sum + (on && network.alive[link.from][unit] ? 1 : 0), 0));
 }

@@ -1,8 +1,8 @@
-// Small pictures: weights as two colours, amounts as one.
+// Small pictures on canvases: signed weights in two colours, amounts in one.
 
 import { colours } from "./colours.js";
 
-// Positive values green, negative ones brown, on a canvas of one pixel a value.
+// Draw positive values green and negative ones brown, one pixel for each value.
 export function drawWeights(canvas, values, height, width) {
   const reach = largest(values);
   fill(canvas, height, width, (at) => {
@@ -11,12 +11,12 @@ export function drawWeights(canvas, values, height, width) {
   });
 }
 
-// Amounts from 0 up, from the card's colour to the ink's or another.
+// Draw amounts of 0 or more, from the card's colour to the ink's or to another colour.
 export function drawAmounts(canvas, values, height, width, colour = "ink", reach = largest(values)) {
   fill(canvas, height, width, (at) => mixed(colours.card.rgb, colours[colour].rgb, Math.max(values[at], 0) / reach));
 }
 
-// One bar a value, to the right if positive and to the left if negative.
+// Draw a bar for each value, to the right if it is positive and to the left if it is negative.
 export function drawBars(canvas, values) {
   const [width, height] = [144, 144];
   Object.assign(canvas, { width, height });

@@ -1,4 +1,4 @@
-// Every unit that went, in order.
+// The table of removed units, in order of removal.
 
 import { byId, make } from "./dom.js";
 import { layers } from "./network.js";
@@ -32,7 +32,7 @@ export function startRemoved() {
     parts.push(make("p", {}, more));
   }
   const proposal = page.run.find(([name]) => name === "proposal")?.[1];
-  const words = `The score is what the criterion said when the unit went: the lowest go first.${told ? "" : " Nobody took over: what read them was cut."}${proposal ? ` The proposal was ${proposal}.` : ""}`;
+  const words = `The score is that of the criterion when the unit was removed; the lowest scores are removed first.${told ? "" : " No unit took over their work: the weights that read them were cut."}${proposal ? ` The proposal was ${proposal}.` : ""}`;
   byId("removed").append(make("p", { class: "note" }, words), ...parts);
   const show = () =>
     rows.forEach(({ row, element }) => {
@@ -63,8 +63,8 @@ function line(row, several, told, body) {
 
 export function heirs(row, repaired) {
   if (row.heirs.length) return row.heirs.map(([unit, part]) => (unit < 0 ? `the biases (${signed(part)})` : `unit ${unit} (${signed(part)})`)).join(", ");
-  if (row.score === null) return "nobody: it had fallen silent";
-  return repaired ? "nobody" : "nobody: what read it was cut";
+  if (row.score === null) return "no unit: it was swept as unread or constant";
+  return repaired ? "no unit" : "no unit: the weights that read it were cut";
 }
 
 function isChosen(row) {

@@ -1,12 +1,12 @@
-// What the reader has chosen, and who wants to know when it changes.
+// The choices of the reader (step, class, unit, input), and callbacks for when they change.
 
 export const state = {
-  step: 0, // of the run
-  class: null, // whose paths are lit
-  unit: null, // {layer, unit} that is looked at
-  input: null, // Float32Array that the network is shown
-  mode: "weights", // what synapses show: "weights", or "sent" by the input
-  cap: 1000, // synapses drawn at most
+  step: 0, // the step of the run that is shown
+  class: null, // the output whose paths are shown
+  unit: null, // {layer, unit} whose details are shown
+  input: null, // Float32Array that the network is run on
+  mode: "weights", // what lines show: "weights", or "sent" (values for this input)
+  cap: 1000, // synapses that are drawn, at most
 };
 
 const listeners = [];

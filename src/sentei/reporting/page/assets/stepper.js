@@ -1,4 +1,4 @@
-// The slider that picks a step; everything on the page follows it.
+// The slider that chooses the step of the run that the whole page shows.
 
 import { byId, make } from "./dom.js";
 import { lastStep, page } from "./page-data.js";

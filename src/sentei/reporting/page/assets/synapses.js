@@ -1,12 +1,12 @@
-// Synapses as lines: which are drawn, and how.
+// Synapses drawn as lines: choosing the strongest ones, and drawing them.
 
 import { colours } from "./colours.js";
 import { layers, links, sent } from "./network.js";
 
-const LEVELS = 12; // widths that lines are drawn in
+const LEVELS = 12; // number of line widths
 
-// The strongest synapses, `cap` in all and shared fairly between links: [{link, to, from, value,
-// part}], and how many could be drawn.
+// Return the strongest synapses, at most `cap` in all and evenly divided among links, as
+// [{link, to, from, value, part}]; and the number of synapses that could be drawn.
 export function strongest(network, { cap, mode, result, paths, target, places }) {
   const found = links.map((link, at) => valued(network, link, at, { mode, result, paths, target, places }));
   let room = cap;
@@ -20,7 +20,7 @@ export function strongest(network, { cap, mode, result, paths, target, places })
   return { drawn, total: found.reduce((sum, { count }) => sum + count, 0) };
 }
 
-// (to × from) what each synapse of a link is worth drawing; 0 where there is none to draw.
+// Return (to × from) the value that each synapse of a link is drawn by; 0 for those not drawn.
 function valued(network, link, at, { mode, result, paths, target, places }) {
   const size = layers[link.from].size;
   const strength = network.strength[at];
@@ -60,7 +60,7 @@ function top(link, { values, count }, share) {
   return kept;
 }
 
-// Draw lines onto a context, thin ones first.
+// Draw lines on a canvas context, thin ones first.
 export function drawSynapses(context, drawn, places) {
   const buckets = new Map();
   for (const each of drawn) {

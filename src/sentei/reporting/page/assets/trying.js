@@ -1,4 +1,4 @@
-// Something to show the network: a drawing, a sample, or sliders for features.
+// Inputs for the network: a drawing, a sample, or a slider for each feature.
 
 import { centred } from "./centring.js";
 import { colours, onTheme } from "./colours.js";
@@ -33,7 +33,7 @@ function board(size) {
   const pen = ink.getContext("2d", { willReadFrequently: true });
   Object.assign(pen, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#000", fillStyle: "#000" });
   let from = null;
-  let own = null; // the input that was drawn here
+  let own = null; // the input that was drawn on this board
   const at = (event) => {
     const frame = canvas.getBoundingClientRect();
     return [((event.clientX - frame.left) * SIDE) / frame.width, ((event.clientY - frame.top) * SIDE) / frame.height];
@@ -142,7 +142,7 @@ function sampleSelect() {
   return make("p", { class: "controls" }, make("label", {}, "Held-out sample", select));
 }
 
-// A slider for each feature, in the unit it was measured in; those that nobody reads are faint.
+// A slider for each feature, in its original unit of measure; unread features are faint.
 function sliders() {
   const { features, mean, std } = page.input;
   const low = unpack(page.input.low);

@@ -1,4 +1,4 @@
-// One unit, closely: what it reads, whom it speaks to, and the loss along its gate.
+// Details of one unit: its weights, the units that read it, and the loss against its gain.
 
 import { onTheme } from "./colours.js";
 import { unpack } from "./decoding.js";
@@ -24,7 +24,7 @@ export function startUnit() {
 }
 
 function other() {
-  const words = state.unit ? inputWords(state.unit.unit) : "Choose a unit in the drawing above, in the list of what went, or among the dots below.";
+  const words = state.unit ? inputWords(state.unit.unit) : "Choose a unit in the drawing above, in the list of removed units, or among the dots below.";
   return [make("p", { class: "note" }, words)];
 }
 
@@ -33,12 +33,12 @@ function inputWords(unit) {
   const heard = network.strength[0];
   const size = layers[0].size;
   const listeners = Array.from({ length: heard.length / size }, (_, row) => heard[row * size + unit]).filter(Boolean).length;
-  return `${page.input.features[unit] ?? `Input ${unit}`} is ${network.alive[0][unit] ? `read by ${listeners} units` : "read by nobody"}.`;
+  return `${page.input.features[unit] ?? `Input ${unit}`} is ${network.alive[0][unit] ? `read by ${listeners} units` : "not read by any unit"}.`;
 }
 
 function closely({ layer, unit }) {
   const network = networkAt(state.step);
-  const shown = networkAt(network.alive[layer][unit] ? state.step : 0); // a dead unit as it was
+  const shown = networkAt(network.alive[layer][unit] ? state.step : 0); // a dead unit as it was at the start
   const canvas = make("canvas", { class: "big", role: "img" });
   const result = state.input && layers[layer].channels ? forward(shown, state.input) : null;
   const what = portrait(canvas, shown, layer, unit, result);
@@ -51,9 +51,9 @@ function closely({ layer, unit }) {
 
 function history(layer, unit, network) {
   const row = page.removed.find((each) => page.groups[each.group].operation === layers[layer].operation && each.unit === unit);
-  if (!row) return network.alive[layer][unit] ? "It stays to the end." : "It is not heard by anybody.";
-  const score = row.score === null ? "Nothing heard it any more" : `Its score was ${brief(row.score)}, the lowest then left`;
-  return `It went in step ${row.step}. ${score}. Who took over: ${heirs(row, false)}.`;
+  if (!row) return network.alive[layer][unit] ? "It is never removed." : "No unit reads it.";
+  const score = row.score === null ? "It had no score" : `Its score was ${brief(row.score)}, among the lowest at that step`;
+  return `It was removed in step ${row.step}. ${score}. Its work was taken over by ${heirs(row, false)}.`;
 }
 
 function speaksTo(network, layer, unit) {
@@ -69,10 +69,10 @@ function speaksTo(network, layer, unit) {
     const name = layers[layer + 1].isOutput ? className(to) : `unit ${to}`;
     box.append(make("span", { class: "name", title: name }, name), make("div", { class: "track", "aria-hidden": "true" }, bar), make("span", { class: "value" }, signed(value)));
   }
-  return make("div", {}, make("h3", {}, "Speaks loudest to"), box);
+  return make("div", {}, make("h3", {}, "Read most strongly by"), box);
 }
 
-let far = false; // draw the surface as far as gain 10
+let far = false; // draw the surface up to gain 10, not 2.5
 
 function surface(box, layer, unit) {
   const group = page.groups.findIndex((each) => each.operation === layers[layer].operation && each.kind !== "synapse");
@@ -93,14 +93,14 @@ function surface(box, layer, unit) {
     const parabola = bend === null ? [] : [{ values: x.map((gain, i) => tangent[i] + (bend / 2) * (gain - 1) ** 2), look: "earth thin" }];
     const [low, high] = limits(values);
     const room = (high - low) * 0.35;
-    const label = `Loss if the unit's output is multiplied: ${brief(values[0])} without it, ${brief(loss)} as it is`;
-    const svg = chart({ x, width, height: 220, title: "loss by the unit's gain", xLabel: "gain: 0 removed, 1 as it is", label, here: 1, range: [low - room, high + room], series: [{ values: tangent, look: "ink thin dots" }, ...parabola, { values, look: "leaf" }] });
-    const button = make("button", { type: "button" }, far ? "near 1" : "as far as 10");
+    const label = `Loss if the unit's output is multiplied: ${brief(values[0])} without it, ${brief(loss)} unchanged`;
+    const svg = chart({ x, width, height: 220, title: "loss by the unit's gain", xLabel: "gain: 0 removed, 1 unchanged", label, here: 1, range: [low - room, high + room], series: [{ values: tangent, look: "ink thin dots" }, ...parabola, { values, look: "leaf" }] });
+    const button = make("button", { type: "button" }, far ? "gains up to 2.5" : "gains up to 10");
     button.addEventListener("click", () => {
       far = !far;
       draw(width);
     });
-    const words = `Removing it alone raises the loss by ${signed(values[0] - loss)}; first order (dotted) says ${signed(-slope)}${bend === null ? "" : `, second order (brown) ${signed(-slope + bend / 2)}`}. Measured on the untouched network.`;
+    const words = `Removing it alone raises the loss by ${signed(values[0] - loss)}; the first-order estimate (dotted) is ${signed(-slope)}${bend === null ? "" : `, the second-order one (brown) ${signed(-slope + bend / 2)}`}. Measured on the untouched network.`;
     box.replaceChildren(svg, make("p", { class: "note" }, words), button);
   };
   draw(Math.max(box.clientWidth, 240));

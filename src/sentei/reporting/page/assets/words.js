@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Format numbers as text.
 
 export function count(value) {
   return Math.round(value).toLocaleString("en");
