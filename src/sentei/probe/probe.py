@@ -195,7 +195,7 @@ class Probe:
         """
         self.check_units(group)
         width = (len(gains),)
-        return self._per_member(group, units, lambda e, b, own: e.gained(b, own, gains), width)
+        return self._per_member(group, units, lambda e, b, o: e.rises_at_gains(b, o, gains), width)
 
     def slopes(self, group: Group, asked: Slope | None = None) -> Tensor:
         """Derivative of the mean loss along each member's gate, where all gates are 1.

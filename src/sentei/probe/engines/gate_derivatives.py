@@ -66,5 +66,5 @@ def second_by_autograd(along: GateLoss) -> GateLoss:
 # What to ask together, what alone, and the attribute that says whether together works.
 BatchedOperator = tuple[GateOperator, GateOperator, str]
 VALUE: BatchedOperator = (lambda along: along, lambda along: along, "batched")
-FIRST: BatchedOperator = (first_by_jvp, first_by_autograd, "derived")
-SECOND: BatchedOperator = (second_by_func, second_by_autograd, "derived")
+FIRST: BatchedOperator = (first_by_jvp, first_by_autograd, "batched_derivatives")
+SECOND: BatchedOperator = (second_by_func, second_by_autograd, "batched_derivatives")
