@@ -41,10 +41,10 @@ def angles(probe: Probe, group: Group, centre: str = "half", *, precise: bool = 
 
     Source: Gedeon and Harris (1991), with "half"; their worked example fits no other centre.
     """
-    moments = second_moments(probe, group, precise=precise).values()
-    dots = torch.stack([_about(each, centre) for each in moments]).sum(0)
+    moments = second_moments(probe, group, precise=precise)
+    dots = torch.stack([_about(each, centre) for each in moments.values()]).sum(0)
     lengths = dots.diagonal().clamp(min=0).sqrt()
-    is_zero = lengths <= 1e-7 * torch.stack([_scale(each) for each in moments]).sum(0)
+    is_zero = lengths <= 1e-7 * torch.stack([_scale(each) for each in moments.values()]).sum(0)
     cosines = dots / lengths / lengths[:, None]
     cosines.masked_fill_(is_zero | is_zero[:, None], torch.nan)
     degrees = cosines.clamp_(-1, 1).acos_().rad2deg_().cpu()
@@ -108,9 +108,8 @@ def contribution(probe: Probe, group: Group) -> Tensor:
     Squared, not absolute, so that one pass over the samples serves all criteria in this module.
     """
     total = torch.zeros(_units(group, "contribution").size, dtype=torch.float64)
-    for part, moments in second_moments(probe, group).items():
-        sums = moments.about(torch.zeros_like(moments.means)).diagonal().clamp(min=0)
-        squares = sums / moments.count
+    for part, m in second_moments(probe, group).items():
+        squares = m.about(torch.zeros_like(m.means)).diagonal().clamp(min=0) / m.count
         total += (squares.cpu() * squared_listener_weights(probe, part)).sqrt()
     return total
 

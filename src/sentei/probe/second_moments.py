@@ -98,11 +98,13 @@ def accumulate(
             sums, products = parts[name]
             sums += centred.sum(1)
             products.addmm_(centred, centred.T)
-            range_ = torch.stack([rows.amin(1), rows.amax(1)]).to(ranges[name])
+            low_high = torch.stack([rows.amin(1), rows.amax(1)]).to(ranges[name])
             if counts[i, list(origins).index(name)] > 0:  # not the first call of this listener
                 before = ranges[name][i]
-                range_ = torch.stack([range_[0].minimum(before[0]), range_[1].maximum(before[1])])
-            ranges[name][i] = range_
+                low_high = torch.stack(
+                    [low_high[0].minimum(before[0]), low_high[1].maximum(before[1])]
+                )
+            ranges[name][i] = low_high
             counts[i, list(origins).index(name)] += rows.shape[1]
 
         if i in own:
@@ -243,8 +245,7 @@ class MomentCache:
         for part, moments in self.second_moments(recording, group).items():
             inverse = self._inverses.get((group, names[part]))
             if inverse is None or (alive & ~inverse.alive).any():
-                label = f"{group.kind} group {group.name!r}"
-                inverse = InverseCovariance.of(moments, alive, label)
+                inverse = InverseCovariance.of(moments, alive, f"{group.kind} group {group.name!r}")
             else:
                 inverse = inverse.without((inverse.alive & ~alive).nonzero().flatten())
             found[part] = self._inverses[group, names[part]] = inverse

@@ -120,8 +120,11 @@ class Gates:
             if self.batched:
                 try:
                     with hide_torch_warnings():
-                        run = torch.func.vmap(lambda r, i: total(r, i, wrapped=True))
-                        sums.append(run(rows, indicators))
+                        sums.append(
+                            torch.func.vmap(lambda r, i: total(r, i, wrapped=True))(
+                                rows, indicators
+                            )
+                        )
                     continue
                 except (RuntimeError, ValueError):
                     self.batched = False
@@ -259,7 +262,7 @@ class Gates:
             gates: for every listener, a factor for each of its columns.
             terms: for every listener, the only columns whose factor is not 1, and that factor.
             wrapped: whether tensors that depend on a gate are wrapped by `torch.func`, so that
-                calls that do not depend on one can be told apart and replayed.
+                calls that do not depend on one can be recognized and replayed.
             plain: compute attention from its definition: fused kernels cannot be differentiated
                 twice.
         """
