@@ -39,7 +39,8 @@ class Thresholded:
         criterion: the criterion whose scores are replaced.
         middle: the replacement: "mean" or "median".
         two_sided: compare absolute values if True, scores if False.
-        quantile: a score is extreme beyond this quantile of the alive members' values.
+        quantile: a score is extreme beyond this quantile of the alive members' absolute values
+            (two-sided) or scores (one-sided).
         times: if given, in place of the quantile: a score is extreme beyond this multiple of the
             median absolute value.
 
