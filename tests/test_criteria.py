@@ -230,11 +230,11 @@ def test_bad_scores_are_named(probe, model):
     def hollow(probe, group):
         return torch.full((group.size,), torch.nan)
 
-    with pytest.raises(CriterionError, match=r"'short' must give one score .*\(5,\)"):
+    with pytest.raises(CriterionError, match=r"'short' must return one score .*\(5,\)"):
         scores(short, probe, group)
     with pytest.raises(CriterionError, match=r"'hollow' .* member 0 of '0' is NaN"):
         scores(hollow, probe, group)
-    with pytest.raises(CriterionError, match="it gave list"):
+    with pytest.raises(CriterionError, match="it returned list"):
         scores(lambda probe, group: [0.0] * group.size, probe, group)
 
 

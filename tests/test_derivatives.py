@@ -287,7 +287,7 @@ def test_derivatives_that_do_not_exist_are_refused(monkeypatch):
     with pytest.raises(CriterionError, match="differentiated twice"):
         taylor2(once, group)
     assert taylor1(once, group).isfinite().all()
-    with pytest.raises(CriterionError, match="not for a callable"):
+    with pytest.raises(CriterionError, match="not defined for a callable"):
         skeletonization(once, group)
     with pytest.raises(CriterionError, match="whole units"):
         skeletonization(Probe(model, (x, y)), find_synapses(model)[0])

@@ -67,14 +67,14 @@ def test_on_networks_of_every_kind_what_is_fitted_is_what_is_folded(name, monkey
     with torch.no_grad():
         out = tensors(model(x))[0]
     y, told = torch.rand_like(out), []
-    real = _Fit._at
+    real = _Fit._loss_and_gradient
 
     def noted(self, moved):
         value, steep = real(self, moved)
         told.append((value.item(), self._mix(moved)))
         return value, steep
 
-    monkeypatch.setattr(_Fit, "_at", noted)
+    monkeypatch.setattr(_Fit, "_loss_and_gradient", noted)
     for group in [g for g in find_units(model, x) if g.kind != "input"][:2]:
         layers = [model.get_submodule(part.layer) for part in group.listeners]
         if any(getattr(layer, "bias", None) is None for layer in layers) or any(

@@ -186,7 +186,7 @@ def test_ablation_after_least_squares_on_networks_of_every_kind(name):
         )
         layer = model.get_submodule(group.listeners[0].layer)
         if getattr(layer, "transposed", False) and layer.groups > 1:
-            with pytest.raises(StructureError, match="none can take over from another"):
+            with pytest.raises(StructureError, match="no unit can replace another"):
                 Ablation("affine")(probe, group)
         elif biased:
             assert_measured(model, probe, group, "affine", x, y, squares, 1e-9)
@@ -242,10 +242,10 @@ def test_repairs_lean_on_the_living_alone():
         (rows,) = repair(how)(probe, group, torch.tensor([5]), mask.without({group: [5]})).values()
         assert rows[0, 6] == 0
     leaning = SingleSurvivor(affine=True, partners=(-1, -1, -1, -1, -1, 6, -1, -1))
-    with pytest.raises(GroupError, match=r"lean only on units that stay.*6 is dead"):
+    with pytest.raises(GroupError, match=r"replaced only by a unit that stays.*6 is dead"):
         leaning(probe, group, torch.tensor([5]), mask.without({group: [5]}))
     nobody = mask.without({group: range(8)})
-    with pytest.raises(GroupError, match="somebody must stay for the repair 'twin'"):
+    with pytest.raises(GroupError, match="the repair 'twin' needs at least one unit"):
         twin(probe, group, torch.arange(8), nobody)
     (rows,) = affine(probe, group, torch.arange(8), nobody).values()
     assert torch.allclose(rows[:, -1], model[:2](x).mean(0))

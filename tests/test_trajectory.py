@@ -149,7 +149,7 @@ def test_a_trajectory_is_cut_along_and_saved():
     trajectory.load_state_dict(held)
     assert trajectory.updates == 3
     assert torch.equal(trajectory.start("0.1.weight"), start[rows][:, columns])
-    with pytest.raises(GroupError, match="goes with the network"):
+    with pytest.raises(GroupError, match="only for the network it was recorded on"):
         Trajectory(hand.mlp(4, 6, 3)).load_state_dict(held)
     model[2] = nn.Linear(4, 3)
     with pytest.raises(GroupError, match="replaced"):

@@ -1,7 +1,7 @@
-"""Which members of a group matter least: functions (probe, group) -> scores, lower goes first.
+"""Criteria: functions (probe, group) -> scores of a group's members; the lowest is removed first.
 
 A criterion is a function, or a frozen dataclass with `__call__` if it has settings. To add one,
-write it and give it its line in `CRITERIA`.
+write it and register it under a name in `CRITERIA`.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def criterion(name: str | Criterion) -> Criterion:
-    """The criterion of this name; a function is its own.
+    """Return the criterion registered under a name; a function is returned unchanged.
 
     Raises:
-        ValueError: there is none, with the nearest name.
+        ValueError: no criterion has this name; suggests the nearest one.
     """
     if callable(name):
         return name
@@ -137,24 +137,24 @@ def criterion(name: str | Criterion) -> Criterion:
 
 
 def scores(name: str | Criterion, probe: Probe, group: Group) -> Tensor:
-    """(size,) float64 scores of a group's members, checked.
+    """Score a group's members with a criterion and check the result, (size,) float64 on the CPU.
 
     Raises:
-        CriterionError: not one number per member, or NaN; names the criterion.
+        CriterionError: the criterion does not return one number per member, or returns NaN.
     """
-    asked = criterion(name)
-    called = name if isinstance(name, str) else getattr(asked, "__name__", repr(asked))
-    given = asked(probe, group)
-    if not isinstance(given, Tensor) or given.shape != (group.size,):
-        form = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+    function = criterion(name)
+    label = name if isinstance(name, str) else getattr(function, "__name__", repr(function))
+    values = function(probe, group)
+    if not isinstance(values, Tensor) or values.shape != (group.size,):
+        form = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise CriterionError(
-            f"criterion {called!r} must give one score for each of the {group.size} members of "
-            f"{group.name!r}, a tensor of shape ({group.size},); it gave {form}"
+            f"criterion {label!r} must return one score for each of the {group.size} members of "
+            f"{group.name!r}, a tensor of shape ({group.size},); it returned {form}"
         )
-    given = given.detach().to("cpu", torch.float64)
-    if given.isnan().any():
+    values = values.detach().to("cpu", torch.float64)
+    if values.isnan().any():
         raise CriterionError(
-            f"criterion {called!r} must give numbers; the score of member "
-            f"{int(given.isnan().nonzero()[0])} of {group.name!r} is NaN"
+            f"criterion {label!r} must return numbers; the score of member "
+            f"{int(values.isnan().nonzero()[0])} of {group.name!r} is NaN"
         )
-    return given
+    return values

@@ -1,4 +1,4 @@
-"""Exact ablation: what the loss would be without each unit, measured."""
+"""Exact ablation: score each unit by the measured rise in loss when it is removed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from sentei.probe.probe import Probe
 
 @dataclass(frozen=True)
 class Ablation:
-    """Rise in mean loss if each unit alone were removed: exact, for any network and loss.
+    """Rise in mean loss when each unit alone is removed: exact, for any network and loss.
 
-    A removed unit's columns are zero in all its listeners. Dead units score 0.
+    Removing a unit sets the columns that read it to zero in all its listeners. Dead units score 0.
 
     Attributes:
-        repair: who takes over a unit's work before it goes, by name or as a function; nobody if
-            None. The loss is measured after the fold, with its constant in the listener's bias.
+        repair: the repair applied before each removal, by name or as a function; None for none. The
+            loss is measured after the fold, which adds the repair's constant to the listener's
+            bias.
 
     Source: the brute-force criterion of Sharma, Wolfe and Raj, "The Incredible Shrinking Neural
-    Network" (arXiv 1701.04465), there one forward pass for each unit, and without repair.
+    Network" (arXiv 1701.04465). The paper runs one forward pass for each unit, and does not repair.
     """
 
     repair: str | Repair | None = None
@@ -34,25 +35,25 @@ class Ablation:
             repair(self.repair)
 
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """(size,) float64, in the loss's unit; lower goes first.
+        """Return the rises in mean loss, (size,) float64; lower goes first.
 
         Raises:
-            CriterionError: the group is one of synapses.
+            CriterionError: the group is a group of synapses.
         """
         if not isinstance(group, Neurons):
             raise CriterionError(
-                f"ablation scores whole units, and {group.name!r} is a group of synapses; score "
-                'those with "magnitude"'
+                f"ablation scores whole units; {group.name!r} is a group of synapses. Score "
+                'synapses with "magnitude"'
             )
         if self.repair is None:
             return probe.rises_without(group)
         alive = probe.alive(group).nonzero().flatten()
         mix = repair(self.repair)(probe, group, alive, probe.mask, alone=True)
-        whole = {}
+        full = {}
         for part, rows in mix.items():
-            whole[part] = torch.zeros(group.size, group.size + 1, dtype=rows.dtype)
-            whole[part][alive] = rows
-        return probe.rises_without(group, mix=whole)
+            full[part] = torch.zeros(group.size, group.size + 1, dtype=rows.dtype)
+            full[part][alive] = rows
+        return probe.rises_without(group, mix=full)
 
 
 ablation = Ablation()

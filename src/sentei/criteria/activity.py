@@ -1,4 +1,4 @@
-"""Scores read off what units put out: how much, how varied, how like another."""
+"""Criteria computed from units' outputs: size, variance, contribution, similarity."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from sentei.probe.probe import Probe, inverse_covariances, mean_squared_gradient
 from sentei.probe.second_moments import SecondMoments
 
 CENTRES = ("half", "mean", "minmax", "none")
-CONSTANT = 1e-12  # a unit's variance, as a part of its mean square, below which it is constant
+CONSTANT = 1e-12  # a unit whose variance is below this part of its mean square is constant
 
 
 def angles(probe: Probe, group: Group, centre: str = "half", *, precise: bool = False) -> Tensor:
-    """Angles between units' vectors of outputs over the samples, in degrees.
+    """Compute the angles between units' output vectors over the samples, in degrees.
 
-    Vectors run over all samples, and over a unit's positions and columns, as its listeners hear
-    them; they are streamed, never held. Constant units, dead ones among them, have an angle with
-    `centre="half"` (they point straight away from the middle, or along it) but say nothing: see
-    `steady`.
+    A unit's vector holds its outputs at its listeners, over all samples, positions and columns. The
+    vectors are streamed, never stored whole. With `centre="half"` constant units, dead ones among
+    them, have an angle too, but it carries no information: see `steady`.
 
     Args:
         probe: the network and its samples.
-        group: whose units.
-        centre: what is taken from the outputs first: "half" (0.5, the middle of a sigmoid's range),
-            "mean" (each unit's own: the arc cosine of correlation), "minmax" (halfway between each
-            unit's least and largest output) or "none".
-        precise: multiply in float64 instead of the network's own type, in which angles near 0 and
-            180 are good to about 0.03 degrees.
+        group: the group of the units.
+        centre: what is subtracted from the outputs first: "half" (0.5, the middle of a sigmoid's
+            range), "mean" (each unit's own: the arc cosine of correlation), "minmax" (halfway
+            between each unit's least and largest output) or "none" (nothing).
+        precise: multiply in float64 instead of the network's dtype, in which angles near 0 and 180
+            are accurate to about 0.03 degrees.
 
     Returns:
         (size, size) float64; NaN where a vector is zero and so has no direction.
@@ -42,38 +41,42 @@ def angles(probe: Probe, group: Group, centre: str = "half", *, precise: bool = 
 
     Source: Gedeon and Harris (1991), with "half"; their worked example fits no other centre.
     """
-    known = second_moments(probe, group, precise=precise)
-    dots = torch.stack([_about(gram, centre) for gram in known.values()]).sum(0)
+    moments = second_moments(probe, group, precise=precise)
+    dots = torch.stack([_about(each, centre) for each in moments.values()]).sum(0)
     lengths = dots.diagonal().clamp(min=0).sqrt()
-    nothing = lengths <= 1e-7 * torch.stack([_size(gram) for gram in known.values()]).sum(0)
+    is_zero = lengths <= 1e-7 * torch.stack([_scale(each) for each in moments.values()]).sum(0)
     cosines = dots / lengths / lengths[:, None]
-    cosines.masked_fill_(nothing | nothing[:, None], torch.nan)
-    found = cosines.clamp_(-1, 1).acos_().rad2deg_().cpu()
-    found.diagonal()[~nothing.cpu()] = 0
-    return found
+    cosines.masked_fill_(is_zero | is_zero[:, None], torch.nan)
+    degrees = cosines.clamp_(-1, 1).acos_().rad2deg_().cpu()
+    degrees.diagonal()[~is_zero.cpu()] = 0
+    return degrees
 
 
 def steady(probe: Probe, group: Group, *, precise: bool = True) -> Tensor:
-    """(size,) bool: which units put out the same number for all samples, dead ReLUs among them."""
+    """(size,) bool: which units output the same number on all samples, dead ReLUs among them."""
     steady = [
-        gram.covariance.diagonal()
-        <= CONSTANT * (gram.means.square() + gram.covariance.diagonal().mean())
-        for gram in second_moments(probe, group, precise=precise).values()
+        moments.covariance.diagonal()
+        <= CONSTANT * (moments.means.square() + moments.covariance.diagonal().mean())
+        for moments in second_moments(probe, group, precise=precise).values()
     ]
     return torch.stack(steady).all(0).cpu()
 
 
 def distinctiveness(probe: Probe, group: Group) -> Tensor:
-    """Angle to the nearest other alive unit, complements counting as near; constant units are at 0.
+    """Angle between a unit's output vector and that of the most similar other alive unit.
+
+    Outputs are centred at 0.5. A complementary unit, at 180 degrees, counts as one at 0. Constant
+    units score 0.
 
     Returns:
-        (size,) float64 degrees, 0 to 90, with outputs centred at 0.5; lower goes first.
+        (size,) float64 degrees, 0 to 90; lower goes first.
 
-    Source: Gedeon and Harris (1991) remove pairs, not units; folded to 90 degrees as Gedeon (1995).
+    Source: Gedeon and Harris (1991), who remove pairs, not units; angles are folded to 90 degrees
+    as in Gedeon (1995).
     """
     alive = probe.alive(_units(group, "distinctiveness"))
-    found = angles(probe, group)
-    folded = torch.minimum(found, 180 - found)
+    degrees = angles(probe, group)
+    folded = torch.minimum(degrees, 180 - degrees)
     folded.fill_diagonal_(torch.inf)
     folded = torch.where(alive & folded.isfinite(), folded, torch.inf)
     nearest = folded.amin(1).clamp(max=90)
@@ -81,91 +84,96 @@ def distinctiveness(probe: Probe, group: Group) -> Tensor:
 
 
 def variance(probe: Probe, group: Group) -> Tensor:
-    """Variance of a unit's output over the samples: what a bias could not say in its place.
+    """Variance of a unit's output over the samples: the part that a bias cannot replace.
 
     Returns:
         (size,) float64, the mean over its listeners; lower goes first.
 
-    Source: the first stage of Sietsma and Dow (1991), there the standard deviation.
+    Source: the first stage of Sietsma and Dow (1991), who use the standard deviation.
     """
     _units(group, "variance")
-    found = [g.covariance.diagonal().cpu() for g in second_moments(probe, group).values()]
-    return torch.stack(found).mean(0).clamp(min=0) * probe.alive(group)
+    variances = [m.covariance.diagonal().cpu() for m in second_moments(probe, group).values()]
+    return torch.stack(variances).mean(0).clamp(min=0) * probe.alive(group)
 
 
 def contribution(probe: Probe, group: Group) -> Tensor:
-    """Root mean square of what a unit adds to its listeners' sums, over samples and sums.
+    """Root mean square of a unit's contribution to its listeners' pre-activations.
+
+    Squares are averaged over samples and added over a listener's pre-activations.
 
     Returns:
         (size,) float64, summed over its listeners; lower goes first.
 
-    Source: Sanger (1989), who analyses the contributions o_k w_ck and ranks by nothing. Squared,
-    not absolute, so that one pass over the samples serves all measures here.
+    Source: Sanger (1989), who analyses the contributions o_k w_ck but does not rank by them.
+    Squared, not absolute, so that one pass over the samples serves all criteria in this module.
     """
     total = torch.zeros(_units(group, "contribution").size, dtype=torch.float64)
-    for part, gram in second_moments(probe, group).items():
-        squares = gram.about(torch.zeros_like(gram.means)).diagonal().clamp(min=0) / gram.count
+    for part, m in second_moments(probe, group).items():
+        squares = m.about(torch.zeros_like(m.means)).diagonal().clamp(min=0) / m.count
         total += (squares.cpu() * squared_listener_weights(probe, part)).sqrt()
     return total
 
 
 def badness(probe: Probe, group: Group) -> Tensor:
-    """The error that is sent back into a unit, squared; the unit that gets most of it goes first.
+    """Minus the mean squared error that backpropagation sends to a unit; the largest goes first.
 
     Returns:
-        (size,) float64: less the mean over samples of the squared derivative of the loss along the
-        unit's output, so that lower goes first.
+        (size,) float64: minus the mean over samples of the squared derivative of the loss by the
+        unit's output; lower goes first.
 
-    Source: Hagiwara (1990), as told by Gedeon and Harris (1991); the power is our reading.
+    Source: Hagiwara (1990), as described by Gedeon and Harris (1991); the square is our reading.
     """
     return -mean_squared_gradient(probe, _units(group, "badness"))
 
 
 def obs(probe: Probe, group: Group) -> Tensor:
-    """Half the mean squared change of the listeners' sums if a unit goes and all others make up.
+    """Optimal brain surgeon for units: change in the listeners when a unit is removed and repaired.
 
-    With C the covariance of the alive units: |w_k|^2 / (2 [C^-1]_kk). This is optimal brain surgeon
-    on all outgoing weights of a unit at once, with the squared error of what the listeners sum up
-    in place of the loss; it foretells removal with `repair="least_squares"`.
+    The score is half the mean squared change of the listeners' pre-activations after all other
+    alive units compensate for the unit by least squares: |w_k|^2 / (2 [C^-1]_kk), with C the
+    covariance of the alive units. This is optimal brain surgeon on all outgoing weights of a unit
+    at once, with the squared error of the pre-activations in place of the loss. It predicts removal
+    with `repair="least_squares"`.
 
     Returns:
         (size,) float64, summed over listeners; lower goes first.
 
     Source: Hassibi and Stork (1993); for units Stahlberger and Riedmiller (1996), whose Hessian
-    this is where what follows the listeners is linear.
+    this is if everything after the listeners is linear.
     """
     total = torch.zeros(_units(group, "obs").size, dtype=torch.float64)
-    for part, span in inverse_covariances(probe, group).items():
-        total += span.unexplained.cpu() * squared_listener_weights(probe, part) / 2
+    for part, inverse in inverse_covariances(probe, group).items():
+        total += inverse.unexplained.cpu() * squared_listener_weights(probe, part) / 2
     return total
 
 
 @dataclass(frozen=True)
 class SietsmaDow:
-    """How little is lost by the best of three replacements: a constant, a twin, an opposite.
+    """Error of the best replacement for a unit: a constant, a twin unit or an opposite unit.
 
     The least of std(o_b), RMS(o_b - o_a) and RMS(o_b + o_a - 1) over the other alive units a.
 
     Attributes:
-        opposite: what a unit and its opposite add up to: 1 for sigmoids, 0 for tanh.
+        opposite: the sum of a unit's output and its opposite's: 1 for sigmoids, 0 for tanh. It
+            replaces the 1 in the formula.
 
-    Source: Sietsma and Dow (1991), as SNNS has it ("noncontributing units").
+    Source: Sietsma and Dow (1991), as implemented in SNNS ("noncontributing units").
     """
 
     opposite: float = 1.0
 
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """(size,) float64; lower goes first. 0 for the dead."""
+        """Return (size,) float64 errors, summed over listeners; lower goes first. 0 if dead."""
         alive = probe.alive(_units(group, "sietsma-dow"))
         total = torch.zeros(group.size, dtype=torch.float64)
-        for gram in second_moments(probe, group).values():
-            middle = torch.full_like(gram.means, self.opposite / 2)
-            dots = (gram.about(middle) / gram.count).cpu()
+        for moments in second_moments(probe, group).values():
+            middle = torch.full_like(moments.means, self.opposite / 2)
+            dots = (moments.about(middle) / moments.count).cpu()
             squares = dots.diagonal() + dots.diagonal()[:, None]
             nearest = torch.minimum(squares - 2 * dots, squares + 2 * dots)
             nearest = torch.where(alive, nearest, torch.inf).fill_diagonal_(torch.inf)
-            varied = gram.covariance.diagonal().cpu()
-            total += torch.minimum(nearest.amin(1), varied).clamp(min=0).sqrt()
+            variances = moments.covariance.diagonal().cpu()
+            total += torch.minimum(nearest.amin(1), variances).clamp(min=0).sqrt()
         return total * alive
 
 
@@ -174,40 +182,42 @@ sietsma_dow = SietsmaDow()
 
 @torch.no_grad()
 def squared_listener_weights(probe: Probe, part: Listener) -> Tensor:
-    """(size,) float64 sum of squared weights with which a listener reads each unit."""
+    """(size,) float64 sum of the squared weights of a listener that read each unit."""
     weight = probe.model.get_parameter(part.parameter).double().cpu().movedim(part.dim, 0)
     return weight[part.index].square().flatten(1).sum(1)
 
 
 def check_centre(centre: str) -> None:
-    """Refuse an unknown centre.
+    """Raise ValueError if a centre is not one of `CENTRES`.
 
     Raises:
-        ValueError: with the nearest known one.
+        ValueError: suggests the nearest known one.
     """
     if centre not in CENTRES:
         raise ValueError(unknown("centre", centre, CENTRES))
 
 
-def _about(gram: SecondMoments, centre: str) -> Tensor:
+def _about(moments: SecondMoments, centre: str) -> Tensor:
+    """(size, size) sums of products of outputs after subtracting the centre."""
     check_centre(centre)
     if centre == "mean":
-        return gram.about(gram.means)
+        return moments.about(moments.means)
     if centre == "minmax":
-        return gram.about((gram.low + gram.high) / 2)
-    return gram.about(torch.full_like(gram.means, 0.5 if centre == "half" else 0.0))
+        return moments.about((moments.low + moments.high) / 2)
+    return moments.about(torch.full_like(moments.means, 0.5 if centre == "half" else 0.0))
 
 
-def _size(gram: SecondMoments) -> Tensor:
-    """(size,) what lengths are measured against: how far outputs are from zero at all."""
-    squares = gram.about(torch.zeros_like(gram.means)).diagonal()
+def _scale(moments: SecondMoments) -> Tensor:
+    """(size,) length of the uncentred output vectors, to decide which centred ones are zero."""
+    squares = moments.about(torch.zeros_like(moments.means)).diagonal()
     return (squares.clamp(min=0).sqrt() + squares.clamp(min=0).mean().sqrt()) + 1e-300
 
 
 def _units(group: Group, what: str) -> Neurons:
+    """The group; raises CriterionError if it is a group of synapses."""
     if not isinstance(group, Neurons):
         raise CriterionError(
-            f"{what} scores whole units, and {group.name!r} is a group of synapses; score those "
+            f"{what} scores whole units; {group.name!r} is a group of synapses. Score synapses "
             'with "magnitude"'
         )
     return group

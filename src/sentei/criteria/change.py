@@ -1,4 +1,4 @@
-"""Units that have stopped learning: how far their weights went since some moment."""
+"""Score units by how far their weights changed since an earlier moment of training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sentei.probe.probe import Probe
 def _angle(past: Tensor, now: Tensor) -> Tensor:
     lengths = past.norm(dim=1) * now.norm(dim=1)
     cosine = (past * now).sum(1) / lengths.clamp(min=torch.finfo(torch.float64).tiny)
-    # A row that was or became zero points nowhere: it has turned by a right angle if it moved.
-    turned = torch.where(lengths > 0, cosine, (past == now).all(1).double())
-    return turned.clamp(-1, 1).arccos().rad2deg()
+    # A zero row has no direction: its angle is 90 degrees if the row changed, else 0.
+    cosine = torch.where(lengths > 0, cosine, (past == now).all(1).double())
+    return cosine.clamp(-1, 1).arccos().rad2deg()
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -37,18 +37,20 @@ MOMENTS: dict[str, Callable[[Trajectory, str], Tensor]] = {
 
 @dataclass(frozen=True)
 class WeightChange:
-    """How far a unit's incoming weights and bias have moved; a unit that learns no more scores 0.
+    """Change of a unit's incoming weights and bias in training; 0 for a unit that no longer learns.
 
     Attributes:
-        kind: of all the unit's changes, "mean_signed" takes the size of their mean (the literal
-            reading, in which changes cancel), "mean_abs" the mean of their sizes, "l2" their
-            Euclidean norm, "angle" the angle in degrees between the weights then and now.
-        since: "check", the Trajectory's last `check_` (one at each epoch's end makes it an epoch;
-            `PruneWhileTraining` makes one at every proposal); "update", the last update; "start".
+        kind: how the unit's weight changes become one score. "mean_signed": the absolute value of
+            their mean (the literal reading, in which changes cancel); "mean_abs": the mean of their
+            absolute values; "l2": their Euclidean norm; "angle": the angle in degrees between the
+            weights then and now.
+        since: the earlier moment. "check": the Trajectory's last `check_` (call it at the end of
+            each epoch to measure one epoch; `PruneWhileTraining` calls it at every proposal);
+            "update": before the last update; "start": the start of the record.
 
-    Source: Singh (2018), Sensitivity based pruning of hidden neurons, after Karnin as told by
-    Gedeon and Harris (1991); its abstract breaks off where the formula should be. The angle is its
-    future work.
+    Source: Singh (2018), Sensitivity based pruning of hidden neurons, after Karnin as described by
+    Gedeon and Harris (1991); its abstract breaks off where the formula should be. It names the
+    angle as future work.
 
     Raises:
         ValueError: an unknown kind or moment.
@@ -58,36 +60,36 @@ class WeightChange:
     since: str = "check"
 
     def __post_init__(self) -> None:
-        for what, given, known in (("kind", self.kind, KINDS), ("moment", self.since, MOMENTS)):
-            if given not in known:
-                raise ValueError(unknown(what, given, known))
+        for what, name, table in (("kind", self.kind, KINDS), ("moment", self.since, MOMENTS)):
+            if name not in table:
+                raise ValueError(unknown(what, name, table))
 
     @torch.no_grad()
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """(size,) float64; lower goes first.
+        """Return the changes, (size,) float64; lower goes first.
 
         Raises:
-            CriterionError: no trajectory, or the angle of single synapses.
+            CriterionError: no trajectory, or kind "angle" for a group of synapses.
         """
         if self.kind == "angle" and not isinstance(group, Neurons):
             raise CriterionError(
-                f"a single weight has no direction that could turn; score the synapses of "
-                f"{group.name!r} by another kind of change than the angle"
+                'kind="angle" needs whole units, since a single weight has no direction; '
+                f"{group.name!r} is a group of synapses. Use another kind of change"
             )
         trajectory = recorded(probe, "weight_change", group)
         past, now = [], []
         for name, dim, index in _owned(group):
-            for found, value in (
+            for rows, value in (
                 (past, MOMENTS[self.since](trajectory, name)),
                 (now, probe.model.get_parameter(name).detach()),
             ):
-                lined = value.flatten() if dim is None else value.movedim(dim, 0)
-                found.append(lined.double().cpu()[index].reshape(group.size, -1))
+                slices = value.flatten() if dim is None else value.movedim(dim, 0)
+                rows.append(slices.double().cpu()[index].reshape(group.size, -1))
         return KINDS[self.kind](torch.cat(past, 1), torch.cat(now, 1))
 
 
 def _owned(group: Group) -> list[tuple[str, int | None, Tensor]]:
-    """A group's own weights: parameter, dimension (None where it is laid flat) and positions."""
+    """The weights of a group's members: parameter, dimension (None if flattened) and positions."""
     if isinstance(group, Neurons):
         return [(p.parameter, p.dim, p.index) for p in group.producers or group.listeners]
     return [(group.parameter, None, torch.arange(group.size).reshape(-1, 1))]

@@ -1,8 +1,9 @@
-"""What the loss would rise by, told from its derivatives along the gates: one measurement, no cut.
+"""Criteria that estimate the rise in loss from its derivatives along the members' gates.
 
-A gate is 1 for a member that is there and 0 for one that is gone, so the rise of E from 1 to 0 is
--E' + E''/2 up to third order. Sources: Sharma, Wolfe and Raj, "The Incredible Shrinking Neural
-Network" (arXiv 1701.04465); LeCun, Denker and Solla (1990); Mozer and Smolensky (1989).
+A gate multiplies a member: 1 leaves it unchanged, 0 removes it. The rise of the loss E from gate 1
+to gate 0 is -E' + E''/2, up to third order. Sources: Sharma, Wolfe and Raj, "The Incredible
+Shrinking Neural Network" (arXiv 1701.04465); LeCun, Denker and Solla (1990); Mozer and Smolensky
+(1989).
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ CURVATURES = ("full", "diagonal")
 
 @dataclass(frozen=True)
 class Taylor1:
-    """First-order estimate of the rise in loss: -E'.
+    """First-order estimate of the rise in loss when a member is removed: -E'.
 
     Attributes:
-        form: "signed", as the estimate says; "absolute", its size, which keeps members whose
-            removal would help; "per-sample", the mean size of each sample's own, in which samples
-            cannot cancel (for one position a unit, the criterion of Molchanov et al., 2017).
+        form: "signed", the estimate itself; "absolute", its absolute value, which also keeps
+            members whose removal would reduce the loss; "per-sample", the mean of the absolute
+            values for each sample, in which samples cannot cancel (for units with one position,
+            the criterion of Molchanov et al., 2017).
 
     Raises:
-        ValueError: another form.
+        ValueError: an unknown form.
     """
 
     form: str = "signed"
@@ -42,7 +44,9 @@ class Taylor1:
             raise ValueError(unknown("form", self.form, FORMS))
 
     def __call__(self, probe: Probe, group: Group, **settings: Any) -> Tensor:
-        """(size,) float64 in the loss's unit, of units or synapses; `settings` replace one's own.
+        """Score units or synapses, (size,) float64 in the unit of the loss; lower goes first.
+
+        Keyword `settings` replace the dataclass's own.
 
         Raises:
             CriterionError: the loss has no derivative.
@@ -57,16 +61,17 @@ class Taylor1:
 
 @dataclass(frozen=True)
 class Taylor2:
-    """Second-order estimate of the rise in loss: -E' + E''/2.
+    """Second-order estimate of the rise in loss when a member is removed: -E' + E''/2.
 
     Attributes:
-        curvature: "full" is exact for every network and loss. "diagonal" is the paper's recursion,
-            which drops cross terms between the units of a layer: exact for the last hidden layer of
-            squared error or binary cross-entropy, and off by about a third to a half of the
-            curvature elsewhere. It exists for plain chains alone.
+        curvature: how E'' is computed. "full" is exact for every network and loss. "diagonal" is
+            the paper's recursion, which drops cross terms between the units of a layer: exact for
+            the last hidden layer with squared error or binary cross-entropy, and off by about a
+            third to a half of the curvature elsewhere. It exists only for plain chains: a linear
+            layer followed by activations and linear layers.
 
     Raises:
-        ValueError: another curvature.
+        ValueError: an unknown curvature.
     """
 
     curvature: str = "full"
@@ -76,7 +81,9 @@ class Taylor2:
             raise ValueError(unknown("curvature", self.curvature, CURVATURES))
 
     def __call__(self, probe: Probe, group: Group, **settings: Any) -> Tensor:
-        """(size,) float64 in the loss's unit, of units or synapses; `settings` replace one's own.
+        """Score units or synapses, (size,) float64 in the unit of the loss; lower goes first.
+
+        Keyword `settings` replace the dataclass's own.
 
         Raises:
             CriterionError: the loss has no second derivative, or the recursion does not apply.
@@ -89,13 +96,13 @@ class Taylor2:
 
 @dataclass(frozen=True)
 class Obd:
-    """Optimal brain damage: E''/2, the slope taken to be zero as it is at a minimum.
+    """Optimal brain damage: E''/2, with the first derivative taken as zero, as at a minimum.
 
     Attributes:
-        curvature: "diagonal", as LeCun, Denker and Solla (1990) have it, or "full"; see `Taylor2`.
+        curvature: "diagonal", as in LeCun, Denker and Solla (1990), or "full"; see `Taylor2`.
 
     Raises:
-        ValueError: another curvature.
+        ValueError: an unknown curvature.
     """
 
     curvature: str = "diagonal"
@@ -103,7 +110,9 @@ class Obd:
     __post_init__ = Taylor2.__post_init__
 
     def __call__(self, probe: Probe, group: Group, **settings: Any) -> Tensor:
-        """(size,) float64 in the loss's unit, of units or synapses; `settings` replace one's own.
+        """Score units or synapses, (size,) float64 in the unit of the loss; lower goes first.
+
+        Keyword `settings` replace the dataclass's own.
 
         Raises:
             CriterionError: the loss has no second derivative, or the recursion does not apply.
@@ -116,27 +125,29 @@ class Obd:
 def skeletonization(probe: Probe, group: Group) -> Tensor:
     """Relevance of a unit: -E' of the *linear* error, the sum of |output - target|.
 
-    Near a minimum the squared error's own slopes vanish and say little; the linear error's do not.
-    Where the network puts out logits the error is that of the probabilities they stand for.
+    Near a minimum the derivatives of the squared error vanish and carry little information; those
+    of the linear error do not. If the network outputs logits, the error is that of the
+    probabilities.
 
     Returns:
-        (size,) float64, in outputs per sample; lower goes first.
+        (size,) float64, in units of the output, per sample; lower goes first.
 
     Raises:
-        CriterionError: synapses, or a loss that does not say what an output stands for.
+        CriterionError: a group of synapses, or a loss that does not define what an output means.
 
-    Source: Mozer and Smolensky (1989); "The Incredible Shrinking Neural Network" gives this name to
+    Source: Mozer and Smolensky (1989). "The Incredible Shrinking Neural Network" gives this name to
     the first order of the squared error, which is `taylor1` here.
     """
     if not isinstance(group, Neurons):
         raise CriterionError(
-            f"skeletonization scores whole units, and {group.name!r} is a group of synapses; score "
-            'those with "taylor1" or "obd"'
+            f"skeletonization scores whole units; {group.name!r} is a group of synapses. Score "
+            'synapses with "taylor1" or "obd"'
         )
     if probe.loss_name is None or probe.loss_name not in _LINEAR:
         raise CriterionError(
-            "skeletonization has to know what an output stands for; it does for the losses "
-            f'{", ".join(_LINEAR)}, not for {probe.loss_name or "a callable"}. Use "taylor1".'
+            "skeletonization needs a loss that defines what an output means, one of "
+            f"{', '.join(_LINEAR)}; it is not defined for {probe.loss_name or 'a callable'}. "
+            'Use "taylor1".'
         )
     return -probe.slopes(group, Slope(loss=_LINEAR[probe.loss_name]))
 

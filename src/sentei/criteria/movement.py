@@ -1,4 +1,4 @@
-"""Scores read off a Trajectory, and where growth would help: how weights moved, or would."""
+"""Criteria for single weights: their change in training, and the gradient of the loss by them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sentei.probe.recording.recording import Pass, model_output
 
 @torch.no_grad()
 def wsf(probe: Probe, group: Group) -> Tensor:
-    """Weight significance factor of a synapse: how far training moved it, |w - w(0)|.
+    """Weight significance factor of a synapse: its change in training, |w - w(0)|.
 
     w(0) is the weight when the Probe's trajectory began, however often the network was retrained
-    since. A synapse from an input that never varies from zero does not move under plain SGD; weight
-    decay moves it, and Adam rescales those that move rarely.
+    since. Under plain SGD, a synapse from an input that is always zero does not change; weight
+    decay changes it, and Adam rescales the changes of synapses that change rarely.
 
     Returns:
         (size,) float64; lower goes first.
@@ -33,8 +33,8 @@ def wsf(probe: Probe, group: Group) -> Tensor:
     """
     if isinstance(group, Neurons):
         raise CriterionError(
-            f"wsf scores single synapses, and {group.name!r} is a group of {group.kind}s; take "
-            "groups from find_synapses, and let the sweep remove units that are left with nothing"
+            f"wsf scores single synapses; {group.name!r} is a group of {group.kind}s. Use groups "
+            "from find_synapses; the sweep removes units that have no synapses left"
         )
     trajectory = recorded(probe, "wsf", group)
     weight = probe.model.get_parameter(group.parameter)
@@ -44,15 +44,16 @@ def wsf(probe: Probe, group: Group) -> Tensor:
 
 @torch.no_grad()
 def karnin(probe: Probe, group: Group) -> Tensor:
-    """Karnin's sensitivity: how much of the fall in loss in training is a synapse's own work.
+    """Karnin's sensitivity: estimated rise in loss if a synapse is set to zero.
 
-    -sum over updates of gradient times change of weight, scaled by w / (w - w(0)): what the loss
-    would rise by if the weight went on from its value to zero along the line it came. A unit's is
-    the sum over the synapses that read it. The gradient is each update's own, of its batch; the
-    product with the change itself holds for every optimizer, not for plain descent alone.
+    The sum over training updates of -gradient times weight change is the synapse's share of the
+    fall in loss. Scaled by w / (w - w(0)), it estimates the rise in loss if the weight moves from
+    its value to zero along the line on which it came from w(0). A unit's score is the sum over the
+    synapses that read it. The gradient is that of each update's batch. Multiplying it by the actual
+    weight change makes the sum valid for every optimizer, not only for plain gradient descent.
 
     Returns:
-        (size,) float64, in the loss's unit; 0 for a weight that never moved; lower goes first.
+        (size,) float64, in the loss's unit; 0 for a weight that never changed; lower goes first.
 
     Raises:
         CriterionError: no trajectory.
@@ -69,15 +70,18 @@ def karnin(probe: Probe, group: Group) -> Tensor:
 
 
 def _karnin(probe: Probe, group: Group, parameter: str) -> Tensor:
+    """Karnin's sensitivity of every entry of a parameter, float64, shaped like it."""
     trajectory = recorded(probe, "karnin", group)
     weight = probe.model.get_parameter(parameter).double()
     moved = weight - trajectory.start(parameter).double()
-    share = torch.where(moved == 0, 0.0, weight / moved.where(moved != 0, 1.0))
-    return (trajectory.karnin(parameter) * share).cpu()
+    scale = torch.where(moved == 0, 0.0, weight / moved.where(moved != 0, 1.0))
+    return (trajectory.karnin(parameter) * scale).cpu()
 
 
 def gradient(probe: Probe, group: Group) -> Tensor:
-    """Size of the loss's derivative by each weight, dead ones too: where giving back would help.
+    """Absolute derivative of the mean loss by each weight, dead synapses included.
+
+    It shows where regrowing a dead synapse would reduce the loss.
 
     Returns:
         (size,) float64, of the mean loss in evaluation mode.
@@ -85,18 +89,19 @@ def gradient(probe: Probe, group: Group) -> Tensor:
     Raises:
         CriterionError: a group of units.
         LossError: the loss is not finite.
-        StaleError: weights changed unannounced.
+        StaleError: weights changed without `Probe.update_` or `Probe.forget_`.
     """
     if isinstance(group, Neurons):
         raise CriterionError(
-            f"gradient scores single synapses, and {group.name!r} is a group of {group.kind}s"
+            f"gradient scores single synapses; {group.name!r} is a group of {group.kind}s. Use "
+            "groups from find_synapses"
         )
     weight = probe.model.get_parameter(group.parameter)
 
     def of_block(block: Pass) -> Tensor:
         with torch.enable_grad():
-            found = model_output(probe.model, block.samples)
-            total = probe.per_sample(found, block.samples.targets).sum()
+            outputs = model_output(probe.model, block.samples)
+            total = probe.per_sample(outputs, block.samples.targets).sum()
             (slope,) = torch.autograd.grad(total, weight, materialize_grads=True)
         return slope.double().flatten().cpu()
 
@@ -106,7 +111,7 @@ def gradient(probe: Probe, group: Group) -> Tensor:
 
 @contextmanager
 def _differentiable(weight: nn.Parameter) -> Iterator[None]:
-    """Let a derivative by this weight be taken, frozen or not."""
+    """Make a weight require grad inside the block, frozen or not, and restore it afterwards."""
     before = weight.requires_grad
     weight.requires_grad_(True)
     try:

@@ -1,4 +1,4 @@
-"""Error surfaces: the loss along one unit's gate, from removed through as it is to far louder."""
+"""Error surfaces: compute the loss as one unit's output is multiplied by a range of gains."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ Gains = Sequence[float] | Tensor
 
 
 def surface(probe: Probe, group: Group, unit: Units, gains: Gains) -> Tensor:
-    """Mean loss with one unit's output times each gain, everything else as it is.
+    """Compute the mean loss with one unit's output multiplied by each gain, all else unchanged.
 
-    At gain 1 it is the loss, at 0 the loss without the unit. All gains of all units are one problem
-    for the engine that `ablation` uses: nothing that a gate cannot change is computed twice.
+    At gain 1 this is the network's loss, at gain 0 the loss without the unit. The engine of
+    `ablation` computes all gains of all units together; whatever the gains cannot change is
+    computed once.
 
     Args:
         probe: the network and its samples.
-        group: whose unit.
+        group: the group of the unit.
         unit: its position, or several.
         gains: finite, of any shape.
 
@@ -32,62 +33,64 @@ def surface(probe: Probe, group: Group, unit: Units, gains: Gains) -> Tensor:
 
     Raises:
         ValueError: a gain is not finite.
-        CriterionError: the group is one of synapses.
+        CriterionError: the group is a group of synapses.
         GroupError: no such unit.
 
     Source: figures 5 to 7 and 10 to 12 of "The Incredible Shrinking Neural Network" (arXiv
-    1701.04465), whose errors are sums over samples.
+    1701.04465). The paper's errors are sums over samples; these are means.
     """
-    units, wanted = _asked(group, unit, gains)
-    rises = probe.rises_at(group, units, wanted.flatten())
-    return _shaped(probe.loss() + rises, unit, wanted)
+    units, values = _checked(group, unit, gains)
+    rises = probe.rises_at(group, units, values.flatten())
+    return _shaped(probe.loss() + rises, unit, values)
 
 
 def approximations(
     probe: Probe, group: Group, unit: Units, gains: Gains, curvature: str = "full"
 ) -> tuple[Tensor, Tensor]:
-    """What first and second order make of a `surface`: its tangent and its parabola at gain 1.
+    """Compute the first- and second-order Taylor approximations of a `surface` at gain 1.
 
     Args:
         probe: the network and its samples.
-        group: whose unit.
+        group: the group of the unit.
         unit: its position, or several.
         gains: finite, of any shape.
-        curvature: of the parabola; see `Taylor2`.
+        curvature: of the second order: "full" or "diagonal"; see `Taylor2`.
 
     Returns:
-        Two tensors shaped like the surface. At gain 0 they are the loss plus `taylor1`, `taylor2`.
+        The tangent and the parabola, each shaped like the surface. At gain 0 they are the loss plus
+        `taylor1` and the loss plus `taylor2`.
 
     Raises:
         ValueError, CriterionError, GroupError: as `surface`.
     """
-    units, wanted = _asked(group, unit, gains)
-    away = wanted.flatten() - 1
-    tangents = probe.loss() + probe.slopes(group)[units, None] * away
-    bends = probe.curvatures(group, curvature)[units, None] / 2 * away.square()
-    return _shaped(tangents, unit, wanted), _shaped(tangents + bends, unit, wanted)
+    units, values = _checked(group, unit, gains)
+    offsets = values.flatten() - 1
+    tangents = probe.loss() + probe.slopes(group)[units, None] * offsets
+    seconds = probe.curvatures(group, curvature)[units, None] / 2 * offsets.square()
+    return _shaped(tangents, unit, values), _shaped(tangents + seconds, unit, values)
 
 
-def _asked(group: Group, unit: Units, gains: Gains) -> tuple[Tensor, Tensor]:
-    """(k,) units and the gains as float64.
+def _checked(group: Group, unit: Units, gains: Gains) -> tuple[Tensor, Tensor]:
+    """The units as (k,) positions and the gains as a float64 tensor.
 
     Raises:
         ValueError, CriterionError: see `surface`.
     """
     if not isinstance(group, Neurons):
         raise CriterionError(
-            f"a surface is drawn along a whole unit's gate, and {group.name!r} is a group of "
-            "synapses; choose a group from find_units"
+            f"a surface needs a group of whole units; {group.name!r} is a group of synapses. "
+            "Choose a group from find_units"
         )
-    wanted = torch.as_tensor(gains, dtype=torch.float64)
-    if not wanted.isfinite().all():
-        at = int((~wanted.flatten().isfinite()).nonzero()[0, 0])
+    values = torch.as_tensor(gains, dtype=torch.float64)
+    if not values.isfinite().all():
+        at = int((~values.flatten().isfinite()).nonzero()[0, 0])
         raise ValueError(
-            f"gains must be finite numbers; that at position {at} is {wanted.flatten()[at].item()}"
+            f"gains must be finite; the gain at position {at} is {values.flatten()[at].item()}"
         )
-    return torch.as_tensor(unit).reshape(-1), wanted
+    return torch.as_tensor(unit).reshape(-1), values
 
 
 def _shaped(values: Tensor, unit: Units, gains: Tensor) -> Tensor:
+    """(k, g) values shaped like the gains, with a first dimension if there are several units."""
     one = torch.as_tensor(unit).ndim == 0
     return values.reshape(gains.shape if one else (-1, *gains.shape))

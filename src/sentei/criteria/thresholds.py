@@ -1,4 +1,4 @@
-"""Scores too large to be believed, replaced by something ordinary."""
+"""Replace extreme scores of a criterion by the mean or median of the ordinary ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def _median(scores: Tensor) -> Tensor:
-    # torch.median of two scores is the lower: the higher would be replaced by it, and tie with it.
+    # torch.median of two scores is the lower: the higher would be replaced by it and tie with it.
     return scores.quantile(0.5)
 
 
@@ -27,19 +27,22 @@ MIDDLES = {"mean": torch.mean, "median": _median}
 
 @dataclass(frozen=True)
 class Thresholded:
-    """A criterion whose extreme scores are replaced by the mean or median of ordinary ones.
+    """A criterion whose extreme scores are replaced by the mean or median of the ordinary ones.
 
-    The paper does not say what it compares with, nor with which sign. One-sided, as its words have
-    it, large rises are replaced by the mean of all, and the lowest score stays the lowest: which
-    member goes first never changes. Two-sided, a score whose *size* is extreme is replaced by the
-    mean of the others, so that a wildly negative estimate is not believed either.
+    The paper specifies neither the threshold nor whether signs count. One-sided, its literal
+    reading, large rises are replaced by the mean (or median) of all scores; the lowest score stays
+    the lowest, so the member that is removed first never changes. Two-sided, a score whose absolute
+    value is extreme is replaced by the mean (or median) of the others, which also replaces extreme
+    negative estimates.
 
     Attributes:
-        criterion: whose scores.
-        middle: "mean" or "median".
-        two_sided: whether sizes are compared, or scores.
-        quantile: of the alive members' sizes (or scores) beyond which one is extreme.
-        times: in place of the quantile, how many medians of the sizes are extreme.
+        criterion: the criterion whose scores are replaced.
+        middle: the replacement: "mean" or "median".
+        two_sided: compare absolute values if True, scores if False.
+        quantile: a score is extreme beyond this quantile of the alive members' absolute values
+            (two-sided) or scores (one-sided).
+        times: if given, in place of the quantile: a score is extreme beyond this multiple of the
+            median absolute value.
 
     Raises:
         ValueError: an unknown middle, a quantile outside 0 to 1, or `times` not above 0.
@@ -57,12 +60,12 @@ class Thresholded:
         if self.middle not in MIDDLES:
             raise ValueError(unknown("middle", self.middle, MIDDLES))
         if not 0 <= self.quantile <= 1:
-            raise ValueError(f"a quantile is from 0 to 1, not {self.quantile}")
+            raise ValueError(f"quantile= must be from 0 to 1, not {self.quantile}")
         if self.times is not None and not self.times > 0:
-            raise ValueError(f"times= is above 0, not {self.times}")
+            raise ValueError(f"times= must be above 0, not {self.times}")
 
     def __call__(self, probe: Probe, group: Group, **settings: Any) -> Tensor:
-        """(size,) scores of `criterion`, which is given `settings`, with extreme ones replaced."""
+        """Return the (size,) scores of `criterion(**settings)` with extreme ones replaced."""
         scores = self.criterion(probe, group, **settings).clone()
         alive = probe.alive(group)
         if alive.any():
@@ -70,16 +73,16 @@ class Thresholded:
         return scores
 
     def replaced(self, scores: Tensor) -> Tensor:
-        """(k,) the same scores, all alive, with extreme ones replaced; logs the threshold."""
-        sizes = scores.abs() if self.two_sided else scores
+        """Replace the extreme ones among the alive members' scores, (k,); logs the threshold."""
+        compared = scores.abs() if self.two_sided else scores
         if self.times is not None:
             limit = self.times * _median(scores.abs())
         else:
-            limit = sizes.quantile(self.quantile)
-        extreme = sizes > limit
+            limit = compared.quantile(self.quantile)
+        extreme = compared > limit
         ordinary = scores[~extreme] if self.two_sided else scores
         if not extreme.any() or not len(ordinary):
             return scores
         middle = MIDDLES[self.middle](ordinary)
-        log.info("%d scores beyond %.4g stand at %.4g", int(extreme.sum()), limit, middle)
+        log.info("%d scores beyond %.4g replaced by %.4g", int(extreme.sum()), limit, middle)
         return torch.where(extreme, middle, scores)

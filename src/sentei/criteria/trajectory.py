@@ -1,4 +1,4 @@
-"""The Trajectory: what training did to the weights, recorded while it happened."""
+"""The Trajectory: a record of a network's weights during training, for criteria that need it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ _PARTS = ("start", "checked", "before", "now", "karnin")
 
 
 class Trajectory:
-    """Records a network's weights as they move; goes along with any loop as an after-update call.
+    """Record how a network's weights change in training, as a callback after each update.
 
         trajectory = Trajectory(model)                    # before training: these weights are w(0)
         train(model, data, after_update=[trajectory])
         probe = Probe(model, data, trajectory=trajectory)
 
-    In a loop of one's own, call it after `optimizer.step()` and before gradients are cleared. It
-    keeps four copies of the parameters and, for Karnin's sensitivity, one of sums in float64.
+    In your own training loop, call it after `optimizer.step()` and before the gradients are
+    cleared. It keeps four copies of the parameters and, for Karnin's sensitivity, one tensor of
+    float64 sums for each parameter.
 
     Args:
-        model: its floating-point parameters are followed, also through `shrink_`, which cuts the
-            record along.
-        sums: also add up Karnin's sums, which is most of the work; without them `karnin` is not
-            to be had.
+        model: the network; its floating-point parameters are recorded. `shrink_` cuts the record
+            along with the parameters.
+        sums: also add up Karnin's sums, which takes most of the time; without them the criterion
+            `karnin` is not available.
 
     Attributes:
         model: the network.
-        sums: whether Karnin's sums are there.
-        updates: how many were seen.
+        sums: whether Karnin's sums are recorded.
+        updates: the number of updates recorded.
     """
 
     def __init__(self, model: nn.Module, sums: bool = True):
@@ -47,7 +48,7 @@ class Trajectory:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Take note of an update: where every weight is now, and what Karnin's sums gain.
+        """Record an update: copy every weight, and add to Karnin's sums.
 
         Raises:
             GroupError: a parameter was replaced by another object since the record began.
@@ -56,7 +57,7 @@ class Trajectory:
         followed = [(self._of(n, p), p) for n, p in named if p.is_floating_point()]
         for parts, _ in followed:
             parts["before"], parts["now"] = parts["now"], parts["before"]
-        # One call for all of them: there is an update of tiny tensors to keep up with.
+        # One call for all parameters, so as not to slow down fast updates of small tensors.
         torch._foreach_copy_([parts["now"] for parts, _ in followed], [p for _, p in followed])
         for parts, parameter in followed if self.sums else ():
             if parameter.grad is not None:
@@ -64,45 +65,45 @@ class Trajectory:
         self.updates += 1
 
     def check_(self) -> None:
-        """Remember the present weights as those of a check: what `since_check` is counted from."""
+        """Save the current weights as those of the last check, which `checked` returns."""
         for parts in self._record.values():
             parts["checked"].copy_(parts["now"])
 
-    # What is asked of it, by the name of a parameter.
+    # The record of a parameter, by its name.
 
     def start(self, parameter: str) -> Tensor:
-        """w(0): the weights when the record began; a copy, as all that follow."""
+        """Return a copy of the weights w(0) at the start of the record."""
         return self._copy(parameter, "start")
 
     def karnin(self, parameter: str) -> Tensor:
-        """Minus the sum over all updates of gradient times change of weight, float64.
+        """Return minus the sum over all updates of gradient times weight change, float64.
 
         Raises:
-            CriterionError: this trajectory leaves the sums out.
+            CriterionError: this trajectory was made with `sums=False`.
         """
         if not self.sums:
             raise CriterionError(
-                f"Karnin's sums of {parameter!r} were not added up: this is a Trajectory(model, "
-                "sums=False); record with sums=True"
+                f"Karnin's sums of {parameter!r} were not recorded: this is a Trajectory(model, "
+                "sums=False). Record with sums=True"
             )
         return self._copy(parameter, "karnin")
 
     def before(self, parameter: str) -> Tensor:
-        """The weights one update ago."""
+        """Return a copy of the weights before the last update."""
         return self._copy(parameter, "before")
 
     def checked(self, parameter: str) -> Tensor:
-        """The weights at the last `check_`; those of the start if there was none."""
+        """Return a copy of the weights at the last `check_`, or at the start if there was none."""
         return self._copy(parameter, "checked")
 
-    # What happens to it.
+    # Changes of the record.
 
     def keep_(self, parameter: str, dim: int, kept: Tensor) -> None:
-        """Go along with surgery: only positions `kept` along `dim` of a parameter stay.
+        """Cut the record of a parameter like the parameter: keep positions `kept` along `dim`.
 
         Args:
-            parameter: its name at this moment; anything that is not followed is passed over.
-            dim: which dimension is cut.
+            parameter: its current name; a parameter that is not recorded is ignored.
+            dim: the dimension that is cut.
             kept: (k,) int64.
         """
         layer, _, short = parameter.rpartition(".")
@@ -112,26 +113,27 @@ class Trajectory:
             parts[name] = value.index_select(dim, kept.to(value.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """The record, copied: dicts of tensors by the parameters' present names."""
+        """Return a copy of the record: dicts of tensors by the parameters' current names."""
         named = self.model.named_parameters()
         held = {n: self._of(n, p) for n, p in named if p.is_floating_point()}
         weights = {n: {k: v.clone() for k, v in parts.items()} for n, parts in held.items()}
         return {"updates": self.updates, "sums": self.sums, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back, or forward, to a state of the same network.
+        """Restore the record from a state of the same network.
 
         Raises:
-            GroupError: the state is another network's; nothing has changed then.
+            GroupError: the state belongs to another network; nothing has changed then.
         """
         own = {n: p for n, p in self.model.named_parameters() if p.is_floating_point()}
         given: Mapping[str, Mapping[str, Tensor]] = state["weights"]
-        other = sorted(own.keys() ^ given.keys())
-        other += [n for n in own.keys() & given.keys() if given[n]["now"].shape != own[n].shape]
-        if other:
+        differing = sorted(own.keys() ^ given.keys())
+        differing += [n for n in own.keys() & given.keys() if given[n]["now"].shape != own[n].shape]
+        if differing:
             raise GroupError(
-                f"a trajectory goes with the network it was recorded on; this one's differs in "
-                f"{other[0]!r}. Load the state that was saved with this network."
+                "a trajectory can be loaded only for the network it was recorded on; this state "
+                f"differs from the network in {differing[0]!r}. Load the state that was saved with "
+                "this network."
             )
         self.updates, self.sums = state["updates"], state.get("sums", True)
         for name, parameter in own.items():
@@ -139,41 +141,44 @@ class Trajectory:
             self._record[id(parameter)] = parts
 
     def _copy(self, parameter: str, part: str) -> Tensor:
+        """A copy of one part, such as "start", of a parameter's record."""
         return self._of(parameter, self.model.get_parameter(parameter))[part].clone()
 
     def _of(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
+        """The record of a parameter; raises GroupError if it has none of the same shape."""
         parts = self._record.get(id(parameter))
         if parts is None or parts["now"].shape != parameter.shape:
             raise GroupError(
                 f"parameter {name!r} is not the one this trajectory recorded: it was replaced, or "
-                "cut without the record. Cut with shrink_(..., trajectory=trajectory), or record "
-                "anew with Trajectory(model)."
+                "cut without cutting the record. Cut with shrink_(..., trajectory=trajectory), or "
+                "start a new record with Trajectory(model)."
             )
         return parts
 
 
 def recorded(probe: Any, asking: str, group: Any) -> Trajectory:
-    """The trajectory of a Probe, for a criterion that cannot do without.
+    """Return a Probe's trajectory, or raise if it has none, for a criterion that needs one.
 
     Args:
-        probe: whose.
+        probe: the Probe.
         asking: the criterion's name.
-        group: what is to be scored.
+        group: the group to score.
 
     Raises:
-        CriterionError: there is none; says how to record one.
-        GroupError: it is another network's.
+        CriterionError: the Probe has no trajectory; the message explains how to record one.
+        GroupError: the trajectory was recorded on another network.
     """
     trajectory: Trajectory | Callable[..., Any] | None = probe.trajectory
     if not isinstance(trajectory, Trajectory):
         raise CriterionError(
-            f"criterion {asking!r} asks what training did to {group.name!r}, and no trajectory was "
-            "recorded: make trajectory = Trajectory(model) before training, train(..., "
-            "after_update=[trajectory]), then Probe(model, data, trajectory=trajectory)"
+            f"criterion {asking!r} needs a record of how the weights of {group.name!r} changed in "
+            "training, and this Probe has none. Make trajectory = Trajectory(model) before "
+            "training, call train(..., after_update=[trajectory]), then Probe(model, data, "
+            "trajectory=trajectory)"
         )
     if trajectory.model is not probe.model:
         raise GroupError(
-            f"the trajectory is another network's, so {asking!r} cannot score {group.name!r}; "
-            "make one of this model, and load_state_dict() what was recorded on its original"
+            f"the trajectory is another network's, so {asking!r} cannot score {group.name!r}. Make "
+            "a Trajectory of this model and load the original's record with load_state_dict()"
         )
     return trajectory

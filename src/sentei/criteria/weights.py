@@ -1,4 +1,4 @@
-"""Scores read off the weights, drawn at random or given: nothing is measured."""
+"""Criteria that measure nothing: weight magnitude, random scores, and scores given in advance."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sentei.probe.probe import Probe
 
 @torch.no_grad()
 def magnitude(probe: Probe, group: Group) -> Tensor:
-    """Size of what was learnt: |w| of a synapse, the Euclidean norm of a unit's incoming weights.
+    """Weight magnitude: |w| of a synapse, the Euclidean norm of a unit's incoming weights.
 
-    Biases do not count. An input feature, which nothing computes, is scored by the weights that
-    read it.
+    Biases do not count. An input feature has no incoming weights; the weights that read it are
+    used.
 
     Returns:
         (size,) float64; lower goes first.
@@ -37,17 +37,17 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
 
 @dataclass(frozen=True)
 class Random:
-    """Scores that mean nothing, for comparison: uniform, and the same whenever they are asked for.
+    """Uniform random scores as a baseline; the same scores on every call.
 
     Attributes:
-        seed: another seed, another order. The global random state is neither read nor moved.
+        seed: determines the scores. The global random state is neither read nor changed.
     """
 
     seed: int = 0
 
     def __call__(self, probe: Probe, group: Group) -> Tensor:  # noqa: ARG002 - measures nothing
-        """(size,) float64 in [0, 1), fixed by the seed and the group's kind and name."""
-        # A hash of both: of a longer seed torch's generator reads only the lower 32 bits.
+        """Return (size,) float64 in [0, 1), set by the seed and the group's kind and name."""
+        # A 32-bit hash of all three: torch's generator uses only the lower 32 bits of a seed.
         seed = crc32(f"{self.seed} {group.kind} {group.name}".encode())
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(group.size, generator=generator, dtype=torch.float64)
@@ -58,41 +58,50 @@ random = Random()
 
 @dataclass(frozen=True, eq=False)
 class Fixed:
-    """Scores that were made beforehand: a single overall ranking. Built by `fixed`."""
+    """A criterion that returns scores computed in advance: one ranking for the whole run.
+
+    Built by `fixed`.
+
+    Attributes:
+        scores: the scores by group, or a tensor for a single group.
+    """
 
     scores: Mapping[Group, Tensor] | Tensor
 
     @property
     def bare(self) -> bool:
-        """Whether these are the scores of a single group that was not named."""
+        """Whether the scores are one tensor, for a single group that is not named."""
         return isinstance(self.scores, Tensor)
 
     def __call__(self, probe: Probe, group: Group) -> Tensor:  # noqa: ARG002 - measures nothing
-        """(size,) the scores given for this group.
+        """Return the scores given for this group, (size,).
 
         Raises:
-            GroupError: none were given, or their number is not the group's size.
+            GroupError: no scores were given for the group, or not one for each member.
         """
         if isinstance(self.scores, Tensor):
             scores = self.scores
         elif group in self.scores:
             scores = self.scores[group]
         else:
-            known = ", ".join(f"{g.kind} {g.name!r}" for g in self.scores) or "none"
+            scored = ", ".join(f"{g.kind} {g.name!r}" for g in self.scores) or "none"
             raise GroupError(
-                f"no fixed scores for {group.kind} group {group.name!r}; there are some for: "
-                f"{known}. Score every group that is to be cut."
+                f"no fixed scores for {group.kind} group {group.name!r}; groups with scores: "
+                f"{scored}. Give scores for every group to be cut."
             )
         _check_size(scores, group)
         return scores
 
 
 def fixed(scores: Mapping[Group, Tensor | Sequence[float]] | Tensor | Sequence[float]) -> Fixed:
-    """A criterion that gives these scores: a mapping from groups, or a tensor for a single one.
+    """Make a criterion that returns given scores, so that a whole run uses one ranking.
+
+    Args:
+        scores: one score for each member, by group; or only the scores, for a single group.
 
     Raises:
         CriterionError: a score is NaN.
-        GroupError: a group has another size than its scores.
+        GroupError: the number of scores is not the group's size.
     """
     if not isinstance(scores, Mapping):
         return Fixed(_numbers(scores, "the group"))
@@ -105,17 +114,18 @@ def fixed(scores: Mapping[Group, Tensor | Sequence[float]] | Tensor | Sequence[f
 def _check_size(scores: Tensor, group: Group) -> None:
     if scores.shape != (group.size,):
         raise GroupError(
-            f"fixed scores must be one for each member; {group.kind} group {group.name!r} has "
-            f"{group.size} and was given {tuple(scores.shape)}"
+            f"fixed scores must hold one number for each member; {group.kind} group "
+            f"{group.name!r} has {group.size} and was given {tuple(scores.shape)}"
         )
 
 
-def _numbers(given: Tensor | Sequence[float], whose: str) -> Tensor:
+def _numbers(given: Tensor | Sequence[float], label: str) -> Tensor:
+    """Scores as a float64 tensor on the CPU, without NaN."""
     scores = torch.as_tensor(given).detach().double().cpu().clone()
     if scores.isnan().any():
         at = int(scores.isnan().nonzero()[0, 0]) if scores.ndim else 0
         raise CriterionError(
-            f"scores must be numbers; that of member {at} of {whose} is NaN. Use infinity for what "
-            "must stay."
+            f"scores must be numbers; the score of member {at} of {label} is NaN. Use infinity for "
+            "members that must stay."
         )
     return scores

@@ -1,4 +1,4 @@
-"""Measure the loss of a network on samples, and what it would be without a unit.
+"""Measure a network's loss on fixed samples, and the change in loss when a unit is removed.
 
 Imports `network`.
 """

@@ -1,4 +1,4 @@
-"""Which way of leaving units out fits a group: the fast one where it is right, else the general."""
+"""Choose the engine that measures a group: a fast chain where it is exact, else the general one."""
 
 from __future__ import annotations
 
@@ -26,50 +26,52 @@ Engine = Chain | Gates | SynapseGates
 
 
 def engine_for(
-    recording: Recording, group: Group, members: Tensor, ending: CandidateLosses
+    recording: Recording, group: Group, members: Tensor, losses: CandidateLosses
 ) -> Engine:
-    """The engine for a group, after it was tried.
+    """Choose the engine for a group and check it against the network.
 
     Raises:
-        StructureError: a group of units that not even the general engine is right for.
+        StructureError: no engine measures this group of units correctly.
     """
     if isinstance(group, Neurons):
-        return unit_engine(recording, listeners_of(recording.model, group), members, ending)
-    return synapse_engine(recording, group, ending)
+        return unit_engine(recording, listeners_of(recording.model, group), members, losses)
+    return synapse_engine(recording, group, losses)
 
 
 def unit_engine(
-    recording: Recording, listeners: Mapping[str, Listener], units: Tensor, ending: CandidateLosses
+    recording: Recording, listeners: Mapping[str, Listener], units: Tensor, losses: CandidateLosses
 ) -> Chain | Gates:
-    """The engine for a group of units, after it told the loss without one of the `units` correctly.
+    """Choose the engine for a group of units: `Chain` if it agrees with the network, else `Gates`.
+
+    Each is checked on the loss without one of the `units`, see `agrees_with_model`.
 
     Raises:
-        StructureError: not even the general one does.
+        StructureError: neither agrees with the network.
     """
     model, survey = recording.model, recording.survey
-    chain = find_chain(recording, listeners, ending)
+    chain = find_chain(recording, listeners, losses)
     if chain is not None and agrees_with_model(recording, chain, listeners, units):
         return chain
     gates = Gates(model, survey, listeners, recording.per_sample)
     if agrees_with_model(recording, gates, listeners, units):
         return gates
     raise StructureError(
-        "the loss without a unit must be what the network gives with the unit's columns zeroed in "
-        f"its listeners, and is not; a weight of {', '.join(sorted(listeners))} is used in a way "
-        "that cannot be seen. Leave the group out."
+        "the measured loss without a unit must equal the network's own loss with the unit's "
+        "columns set to zero in its listeners; it differs, so the network uses a weight of "
+        f"{', '.join(sorted(listeners))} in a way that sentei cannot trace. Leave the group out."
     )
 
 
-def synapse_engine(recording: Recording, group: Synapses, ending: CandidateLosses) -> SynapseGates:
-    """What measures along the gates of a group's synapses, after its chain, if any, was tried."""
+def synapse_engine(recording: Recording, group: Synapses, losses: CandidateLosses) -> SynapseGates:
+    """Build the engine for a group of synapses, with a chain if one agrees with the network."""
     model = recording.model
     name = names_of(model)[id(model.get_parameter(group.parameter))]
     chain = None
     if len(group.shape) == 2:
         columns = Listener(group.name, name, 1, torch.arange(group.shape[1])[:, None])
-        found = find_chain(recording, {name: columns}, ending)
-        heard = torch.arange(group.shape[1])
-        if found is not None and agrees_with_model(recording, found, {name: columns}, heard):
+        found = find_chain(recording, {name: columns}, losses)
+        inputs = torch.arange(group.shape[1])
+        if found is not None and agrees_with_model(recording, found, {name: columns}, inputs):
             chain = found
     return SynapseGates(model, name, recording.per_sample, chain)
 
@@ -77,30 +79,34 @@ def synapse_engine(recording: Recording, group: Synapses, ending: CandidateLosse
 def agrees_with_model(
     recording: Recording, engine: Chain | Gates, listeners: Mapping[str, Listener], units: Tensor
 ) -> bool:
-    """Whether the network itself, with the loudest unit's columns zeroed, agrees with an engine."""
+    """Whether an engine measures the same rise in loss as the network with a unit's columns zeroed.
+
+    The check removes the unit of `units` that is read with the largest weight, on the recording's
+    check samples.
+    """
     sample = recording.check_pass
     recording.complete_(sample, engine.need)
     recording.complete_(sample, "outputs")
     assert sample.losses is not None
-    loudest = units[largest_weight_read(recording.model, listeners)[units].argmax().cpu()][None]
+    unit = units[largest_weight_read(recording.model, listeners)[units].argmax().cpu()][None]
     zeroed = {
         name: recording.model.get_parameter(name).index_fill(
-            part.dim, part.index[loudest].flatten().to(recording.device), 0.0
+            part.dim, part.index[unit].flatten().to(recording.device), 0.0
         )
         for name, part in listeners.items()
     }
-    real = output_with_weights(recording.model, zeroed, sample.samples)
-    told = per_sample_losses(recording.per_sample, real, sample.samples.targets)
-    rise = (told.double().sum() - sample.losses.double().sum()).item()
-    apart = abs(engine.rises(sample, loudest)[0].item() - rise) / len(told)
-    # A loss that is not finite is nobody's error here: the answer itself will say so.
-    return not apart > tolerance(real) * max(1.0, told.abs().mean().item())
+    outputs = output_with_weights(recording.model, zeroed, sample.samples)
+    losses = per_sample_losses(recording.per_sample, outputs, sample.samples.targets)
+    rise = (losses.double().sum() - sample.losses.double().sum()).item()
+    difference = abs(engine.rises(sample, unit)[0].item() - rise) / len(losses)
+    # A NaN passes here on purpose: the measurement itself raises a LossError with the samples.
+    return not difference > tolerance(outputs) * max(1.0, losses.abs().mean().item())
 
 
 def output_with_weights(
     model: nn.Module, zeroed: Mapping[str, Tensor], samples: ProbeData
 ) -> Tensor:
-    """What the model puts out with other weights in some places; the model is not touched."""
+    """Run the model with some weights replaced and return its output; the model does not change."""
 
     class Zeroed(nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,14 +116,17 @@ def output_with_weights(
 
 
 def parameters_read(model: nn.Module, group: Group) -> set[str]:
-    """The parameters that a cut of the group changes, by the names under which calls use them."""
+    """Return the names of the parameters that a cut of the group changes, as calls use them."""
     names = names_of(model)
     parts = group.listeners if isinstance(group, Neurons) else (group,)
     return {names[id(model.get_parameter(part.parameter))] for part in parts}
 
 
 def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
-    """What reads a group, by the names under which calls use it."""
+    """Return a group's listeners by the parameter names under which calls use them.
+
+    Listeners of the same parameter and dimension are joined into one with all their columns.
+    """
     names = names_of(model)
     found: dict[str, Listener] = {}
     for part in group.listeners:
@@ -131,49 +140,53 @@ def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
 
 
 def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str, Tensor]:
-    """The mixes for listeners, by the names under which calls use them."""
+    """Return the mixes by the parameter names under which calls use their listeners."""
     names = names_of(model)
     return {names[id(model.get_parameter(part.parameter))]: rows for part, rows in mix.items()}
 
 
 def largest_weight_read(model: nn.Module, listeners: Mapping[str, Listener]) -> Tensor:
-    """(size,) largest weight with which anything listens to each unit; 0 for a dead unit."""
-    loudest = []
+    """(size,) largest absolute weight that reads each unit; 0 for a dead unit."""
+    largest = []
     for name, part in listeners.items():
         weight = model.get_parameter(name).detach().abs()
         other = [dim for dim in range(weight.ndim) if dim != part.dim]
         columns = weight.amax(other) if other else weight
-        loudest.append(columns[part.index.to(weight.device)].amax(1))
-    return torch.stack(loudest).amax(0)
+        largest.append(columns[part.index.to(weight.device)].amax(1))
+    return torch.stack(largest).amax(0)
 
 
 def can_matter(model: nn.Module, group: Group) -> Tensor:
-    """(size,) bool: which members anything could come of: units that are heard, weights not 0."""
+    """(size,) bool: members whose removal can change the loss: units read with a nonzero weight,
+    and nonzero synapses.
+    """
     if isinstance(group, Neurons):
         return largest_weight_read(model, listeners_of(model, group)).cpu() > 0
     return model.get_parameter(group.parameter).detach().flatten().cpu() != 0
 
 
 def check_recording(recording: Recording) -> None:
-    """Refuse to answer from a record that the network does not bear out.
+    """Raise StaleError if the network's outputs differ from the recorded ones.
+
+    The outputs are compared on the recording's check samples.
 
     Raises:
-        StaleError: weights changed unannounced.
+        StaleError: weights changed after the Probe recorded the outputs.
     """
     sample = recording.check_pass
     recording.complete_(sample, "outputs")
-    recorded, real = sample.outputs, model_output(recording.model, sample.samples)
+    recorded, current = sample.outputs, model_output(recording.model, sample.samples)
     assert recorded is not None
-    apart = (recorded - real).abs().max().item() if real.numel() else 0.0
-    scale = max(1.0, real.abs().max().item()) if real.numel() else 1.0
-    if apart > scale * tolerance(real):
+    difference = (recorded - current).abs().max().item() if current.numel() else 0.0
+    scale = max(1.0, current.abs().max().item()) if current.numel() else 1.0
+    if difference > scale * tolerance(current):
         raise StaleError(
-            f"weights may change only with the Probe's knowledge; recorded outputs are off by "
-            f"{apart:.3g}. Call probe.cut_(cut) after a cut and probe.forget_() after training "
-            "or any other change."
+            "weights changed since this Probe recorded the network's outputs: the outputs now "
+            f"differ by up to {difference:.3g}. Call probe.update_(cut) after applying a cut, and "
+            "probe.forget_() after training or any other change of weights."
         )
 
 
 def tolerance(outputs: Tensor) -> float:
-    """How far apart two ways of computing the same numbers may be, as a part of their size."""
+    """The largest relative difference allowed between two computations of the same outputs."""
     return TOLERANCE.get(outputs.dtype, 1e-4) / 10

@@ -1,4 +1,4 @@
-"""The Probe: what the loss of a network on some samples is, and would be without a unit."""
+"""The Probe: measure a network's loss on fixed samples, and its change when units are removed."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from sentei.probe.recording.recording import (
     count_correct,
     sum_losses,
 )
-from sentei.probe.recording.recording import per_sample_losses as losses_of
+from sentei.probe.recording.recording import per_sample_losses as checked_losses
 from sentei.probe.second_moments import InverseCovariance, MomentCache, SecondMoments
 from sentei.samples import fingerprint
 
-RECORDED_BYTES = 2**30
-_ROWS = 2500  # samples in a pass over a masked copy
-EXAMPLE = 64  # inputs in a Probe's example
+RECORDED_BYTES = 2**30  # of layer inputs and outputs that a Probe keeps
+_ROWS = 2500  # samples per batch when a masked copy is run
+EXAMPLE = 64  # inputs in `Probe.example`
 
 
 class _CutLike(Protocol):
@@ -58,30 +58,32 @@ class _CutLike(Protocol):
 
 
 class Probe:
-    """Measures a network on fixed samples, without disturbing it and without repeating work.
+    """Measure a network's loss on fixed samples, and how removing units would change it.
 
-    Everything is measured in evaluation mode; mode, buffers, gradients and random state are left as
-    they were found. Outputs of the network's layers are recorded (up to 1 GiB of them; blocks of
-    samples beyond that are computed again each time) and replayed up to where weights have changed.
-    Whoever changes weights says so: `cut_` after a cut, `forget_` after anything else. Before each
-    answer the record is compared with the network itself on a few hundred samples.
+    All measurements run in evaluation mode; the model's mode, buffers, gradients and the random
+    state do not change. The Probe records the outputs of the network's layers (up to 1 GiB; blocks
+    of samples beyond that are computed again each time) and replays those that come before changed
+    weights. After changing weights, call `update_` for a cut and `forget_` for any other change.
+    Before each measurement, the Probe compares the recorded outputs with the network's own outputs
+    on up to 128 samples and raises StaleError if they differ.
 
     Args:
-        model: any module; the first tensor it puts out is what the loss sees.
+        model: any module; the loss is computed from the first tensor that it returns.
         data: `(inputs, targets)`, a Dataset or a DataLoader, read once into memory. Inputs are a
             tensor (N, ...), or a tuple of them for a model with several arguments.
-        loss: the name of a loss, or a callable(outputs, targets) that gives one loss per sample.
-        trajectory: what training did to the weights, for criteria that ask.
+        loss: the name of a loss, or a callable(outputs, targets) that returns one loss per sample.
+        trajectory: the record of the weights during training, for criteria that need one.
 
     Attributes:
-        loss_name: the loss, where it was named; None for a callable.
-        samples: what it measures on, in memory.
-        mask: what is alive, as far as this Probe was told of cuts.
-        one_at_a_time: how many answers took a pass of their own, since `torch.func.vmap` could not
-            run the model for many units at once.
+        loss_name: the name of the loss; None for a callable.
+        samples: the samples, in memory.
+        mask: which members are alive, according to the cuts passed to `update_`.
+        one_at_a_time: how many values each took a forward pass of their own, because
+            `torch.func.vmap` could not run the model for many units at once.
 
     Raises:
-        DataError: no rows, other lengths, NaN, or inputs that the model cannot take.
+        DataError: no rows, inputs and targets of different length, NaN, or inputs that the model
+            does not accept.
     """
 
     def __init__(
@@ -102,49 +104,52 @@ class Probe:
         self.samples = read(data)
         self.forget_()
         with undisturbed(model):
-            self._recording = self._fresh()
+            self._recording = self._new_recording()
 
     def on(self, data: Any) -> Probe:
-        """A Probe of the same network and loss on other samples."""
+        """Return a Probe of the same network and loss on other samples."""
         return Probe(self.model, data, self._loss, self.trajectory)
 
     @property
     def example(self) -> Example:
-        """A few of the inputs, for whoever needs the network to run."""
+        """The first 64 inputs (all, if there are fewer), to run the network on."""
         return resized(self.samples.inputs, lambda tensor: tensor[:EXAMPLE])
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that tell these samples from any others."""
+        """Return sixteen hex digits that identify the samples."""
         return fingerprint((*tensors(self.samples.inputs), self.samples.targets))
 
-    # What is.
+    # The network as it is.
 
     def loss(self) -> float:
-        """Mean loss per sample.
+        """Return the mean loss per sample.
 
         Raises:
-            LossError: it is not finite, or not one number per sample.
-            StaleError: weights changed unannounced.
+            LossError: the loss is not finite, or not one number per sample.
+            StaleError: weights changed without `update_` or `forget_`.
         """
         return self.mean(sum_losses, 1).item()
 
     def accuracy(self) -> float | None:
-        """Part of the samples whose largest output is their target; None without class targets."""
+        """Return the fraction of samples whose largest output is at their target's class, 0 to 1.
+
+        None if the targets are not class numbers.
+        """
         targets = self.samples.targets
         if targets.is_floating_point() or targets.ndim != 1:
             return None
         return self.mean(count_correct, 1).item()
 
     def alive(self, group: Group) -> Tensor:
-        """(size,) bool: which members were not cut."""
+        """Return which members of a group have not been cut, (size,) bool."""
         if group in self.mask.groups:
             return self.mask.alive(group)
         return torch.ones(group.size, dtype=torch.bool)
 
-    # What would be.
+    # The network without a unit.
 
     def losses_without(self, group: Group, units: Tensor | Sequence[int] | None = None) -> Tensor:
-        """Mean loss with a unit removed, (k,) float64: `loss()` plus `rises_without`."""
+        """Return the mean loss with each unit removed alone: `loss()` + `rises_without`, (k,)."""
         return self.loss() + self.rises_without(group, units)
 
     def rises_without(
@@ -153,37 +158,40 @@ class Probe:
         units: Tensor | Sequence[int] | None = None,
         mix: Mapping[Listener, Tensor] | None = None,
     ) -> Tensor:
-        """Rise in mean loss with a unit removed: that unit alone, its columns zero everywhere.
+        """Measure the rise in mean loss when each unit is removed alone.
 
-        Units that are dead, or that nobody listens to, change nothing and cost nothing.
+        Removing a unit sets the columns that read it to zero in all its listeners. The rise is 0
+        for a dead unit and for one whose columns are all zero; neither is computed.
 
         Args:
-            group: whose units.
+            group: the group of the units.
             units: (k,) positions; all of the group if None.
-            mix: for each listener (size, size + 1): who takes over from each unit first, as
-                `network.folding.fold_` would do it; nobody if None.
+            mix: for each listener (size, size + 1): the repair applied before each removal, a row
+                for each unit, as `network.folding.fold_` applies it; no repair if None.
 
         Returns:
             (k,) float64.
 
         Raises:
-            GroupError: the group is not of units, or not this model's.
+            GroupError: the group is not of units, or not of this model.
             LossError: a loss is not finite.
-            StaleError: weights changed unannounced.
+            StaleError: weights changed without `update_` or `forget_`.
         """
         self.check_units(group)
         if mix is None:
-            return self._per_member(group, units, lambda e, block, own: e.rises(block, own))
+            return self._per_member(group, units, lambda e, b, own: e.rises(b, own))
         mixes = mixes_by_name(self.model, mix)
         return self._per_member(group, units, lambda e, b, own: e.rises_after(b, own, mixes))
 
-    # What would be, little by little.
+    # The loss along a member's gate.
 
     def rises_at(self, group: Group, units: Tensor | Sequence[int] | None, gains: Tensor) -> Tensor:
-        """Rise in mean loss with a unit's gate at each of some gains: 1 as it is, 0 removed.
+        """Measure the rise in mean loss with each unit's output multiplied by each gain.
+
+        The gain is the value of the unit's gate: 1 leaves the unit unchanged, 0 removes it.
 
         Args:
-            group: whose units.
+            group: the group of the units.
             units: (k,) positions; all of the group if None.
             gains: (g,) finite.
 
@@ -195,18 +203,17 @@ class Probe:
         """
         self.check_units(group)
         width = (len(gains),)
-        return self._per_member(
-            group, units, lambda e, b, own: e.rises_at_gains(b, own, gains), width
-        )
+        return self._per_member(group, units, lambda e, b, o: e.rises_at_gains(b, o, gains), width)
 
     def slopes(self, group: Group, asked: Slope | None = None) -> Tensor:
-        """Derivative of the mean loss along each member's gate, where all gates are 1.
+        """Compute the derivative of the mean loss along each member's gate, all gates at 1.
 
-        Units are observed where they are heard, at every listener, and the derivatives added.
+        A unit's gate multiplies its output at each of its listeners; the derivatives at all
+        listeners are added.
 
         Args:
-            group: of units or of synapses.
-            asked: each sample's by its size, or of another loss; plain if None.
+            group: a group of units or of synapses.
+            asked: options: absolute per-sample derivatives, or another loss; neither if None.
 
         Returns:
             (size,) float64; 0 for the dead.
@@ -215,16 +222,17 @@ class Probe:
             CriterionError: the loss has no derivative.
             GroupError, LossError, StaleError: as `rises_without`.
         """
-        how = asked or Slope()
-        ask = lambda e, block, own: e.slopes(block, own, how)  # noqa: E731
-        return self._per_member(group, None, ask, smooth=1)
+        options = asked or Slope()
+        measure = lambda e, block, own: e.slopes(block, own, options)  # noqa: E731
+        return self._per_member(group, None, measure, derivatives=1)
 
     def curvatures(self, group: Group, kind: str = "full") -> Tensor:
-        """Second derivative of the mean loss along each member's own gate, where all are 1.
+        """Compute the second derivative of the mean loss along each member's gate, all gates at 1.
 
         Args:
-            group: of units or of synapses.
-            kind: "full", which is exact; "diagonal", the recursion that drops cross terms.
+            group: a group of units or of synapses.
+            kind: "full", exact; "diagonal", the recursion that drops cross terms between the
+                features of a layer.
 
         Returns:
             (size,) float64; 0 for the dead.
@@ -233,18 +241,23 @@ class Probe:
             CriterionError: the loss has no second derivative, or the recursion does not apply.
             GroupError, LossError, StaleError: as `rises_without`.
         """
-        ask = lambda e, block, own: e.curvatures(block, own, kind)  # noqa: E731
-        return self._per_member(group, None, ask, smooth=2)
+        measure = lambda e, block, own: e.curvatures(block, own, kind)  # noqa: E731
+        return self._per_member(group, None, measure, derivatives=2)
 
     def mean(self, of: Callable[[Pass], Tensor], count: int) -> Tensor:
-        """(count,) float64 mean per sample of what `of` sums up over each recorded block."""
+        """Return the mean per sample of a quantity that `of` sums over a block, (count,) float64.
+
+        Args:
+            of: takes a recorded block, returns the (count,) sums over its samples.
+            count: how many numbers `of` returns.
+        """
         with self.measuring() as recording:
             return self._mean(recording, "outputs", of, count)
 
-    # What happened.
+    # Changes of weights.
 
     def update_(self, cut: _CutLike) -> None:
-        """Take note of a cut whose weights have been changed already: drop what it made stale."""
+        """Update the mask after a cut was applied to the weights, and drop outdated recordings."""
         groups_cut = (*cut.doomed, *cut.regrown)
         groups = dict.fromkeys([*self.mask.groups, *groups_cut])
         dead = {group: self.mask.dead(group) for group in self.mask.groups}
@@ -259,27 +272,31 @@ class Probe:
     cut_ = update_  # its name in the first release
 
     def forget_(self) -> None:
-        """Drop everything recorded: after training, an undo, or any other change of weights."""
+        """Drop all recordings; call after training, an undo or any other change of weights."""
         self._recording: Recording | None = None
         self._engines: dict[Group, Engine] = {}
         self.moments = MomentCache()
 
     @contextmanager
     def measuring(self) -> Iterator[Recording]:
-        """The record, borne out by the network; in evaluation mode meanwhile."""
+        """Yield the recording, checked against the network, with the model in evaluation mode.
+
+        Raises:
+            StaleError: weights changed without `update_` or `forget_`.
+        """
         with undisturbed(self.model):
             if self._recording is None:
-                self._recording = self._fresh()
+                self._recording = self._new_recording()
             check_recording(self._recording)
             yield self._recording
 
-    def _fresh(self) -> Recording:
+    def _new_recording(self) -> Recording:
         return Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES)
 
     def _mean(
         self, recording: Recording, need: Need, of: Callable[[Pass], Tensor], count: int = 1
     ) -> Tensor:
-        """(count,) float64: sums over blocks, added in block order on any number of ranks."""
+        """(count,) float64 mean per sample; adds the blocks in order on any number of ranks."""
         slots = torch.zeros(len(recording.starts), count, dtype=torch.float64)
         for i, block in recording.passes(need):
             slots[i] = of(block)
@@ -289,22 +306,22 @@ class Probe:
             start = recording.starts[int((~finite).nonzero()[0])]
             stop = min(start + recording.starts.step, len(self.samples))
             raise LossError(
-                f"a loss must be finite; it is not on samples {start} to {stop - 1}. Look for NaN "
-                "or infinity in the weights, and for logarithms of 0 in the loss."
+                f"the loss must be finite; it is NaN or infinite on samples {start} to {stop - 1}. "
+                "Check the weights for NaN and infinity, and the loss for logarithms of 0."
             )
         return total / len(self.samples)
 
     def check_units(self, group: Group) -> Neurons:
-        """The group, if it is of units."""
+        """Return the group; raise GroupError if it is a group of synapses."""
         if not isinstance(group, Neurons):
             raise GroupError(
-                f"the loss without a member is measured for units; {group.name!r} is a group of "
+                f"removal is measured for whole units only; {group.name!r} is a group of "
                 "synapses. Use a criterion for synapses, such as magnitude."
             )
         return group
 
     def check_smooth(self, recording: Recording, order: int) -> None:
-        """Refuse a loss that cannot be differentiated so often."""
+        """Raise CriterionError if the loss cannot be differentiated `order` times (1 or 2)."""
         sample = recording.check_pass
         check_smooth(self.per_sample, completed(sample.outputs), sample.samples.targets, order)
 
@@ -312,45 +329,45 @@ class Probe:
         self,
         group: Group,
         members: Tensor | Sequence[int] | None,
-        ask: Callable[[Any, Pass, Tensor], Tensor],
-        each: tuple[int, ...] = (),
-        smooth: int = 0,
+        measure: Callable[[Any, Pass, Tensor], Tensor],
+        shape: tuple[int, ...] = (),
+        derivatives: int = 0,
     ) -> Tensor:
-        """(k, *each) float64 means over all samples of what an engine answers about members.
+        """(k, *shape) float64 mean over all samples of what an engine measures for each member.
 
         Args:
-            group: of units or of synapses.
+            group: a group of units or of synapses.
             members: (k,) positions; all if None.
-            ask: (engine, block, members) -> sums over a block.
-            each: the shape of one answer.
-            smooth: how often the loss has to be differentiable.
+            measure: (engine, block, members) -> (k, *shape) sums over a block.
+            shape: of the values of one member.
+            derivatives: how many times the loss has to be differentiable.
         """
         chosen = torch.arange(group.size) if members is None else torch.as_tensor(members)
         chosen = chosen if chosen.numel() else chosen.long()
         Mask.full([group]).without({group: chosen}).check(self.model)
-        found = torch.zeros(len(chosen), *each, dtype=torch.float64)
+        values = torch.zeros(len(chosen), *shape, dtype=torch.float64)
         live = (self.alive(group) & can_matter(self.model, group))[chosen]
         with self.measuring() as recording:
-            if smooth:
-                self.check_smooth(recording, smooth)
+            if derivatives:
+                self.check_smooth(recording, derivatives)
             if live.any():
-                found[live] = self._asked(recording, group, chosen[live], ask, each)
-        return found
+                values[live] = self._measured(recording, group, chosen[live], measure, shape)
+        return values
 
-    def _asked(
+    def _measured(
         self,
         recording: Recording,
         group: Group,
         members: Tensor,
-        ask: Callable[[Any, Pass, Tensor], Tensor],
-        each: tuple[int, ...],
+        measure: Callable[[Any, Pass, Tensor], Tensor],
+        shape: tuple[int, ...],
     ) -> Tensor:
-        engine, shape = self._engine(recording, group, members), (len(members), *each)
-        of_block = lambda block: ask(engine, block, members).flatten()  # noqa: E731
-        means = self._mean(recording, engine.need, of_block, math.prod(shape))
+        engine, whole = self._engine(recording, group, members), (len(members), *shape)
+        of_block = lambda block: measure(engine, block, members).flatten()  # noqa: E731
+        means = self._mean(recording, engine.need, of_block, math.prod(whole))
         if isinstance(engine, Gates) and not engine.batched:
             self.one_at_a_time += means.numel()
-        return means.view(shape)
+        return means.view(whole)
 
     def _engine(self, recording: Recording, group: Group, members: Tensor) -> Engine:
         if group not in self._engines:
@@ -361,12 +378,12 @@ class Probe:
 def second_moments(
     probe: Probe, group: Group, *, precise: bool = True
 ) -> dict[Listener, SecondMoments]:
-    """Second moments of a group's units, dead ones too, as each listener hears them.
+    """Return the second moments of a group's outputs, dead units included, by listener.
 
     Args:
         probe: the network and its samples.
-        group: of units.
-        precise: multiply in float64; otherwise in the network's own type, which is faster.
+        group: a group of units.
+        precise: multiply in float64; otherwise in the network's dtype, which is faster.
 
     Raises:
         GroupError, StaleError: as `Probe.rises_without`.
@@ -377,7 +394,7 @@ def second_moments(
 
 
 def inverse_covariances(probe: Probe, group: Group) -> dict[Listener, InverseCovariance]:
-    """What the alive units of a group know of each other, for each listener.
+    """Return the inverse covariance of a group's alive units, by listener.
 
     Raises:
         GroupError, StaleError: as `Probe.rises_without`.
@@ -388,9 +405,12 @@ def inverse_covariances(probe: Probe, group: Group) -> dict[Listener, InverseCov
 
 
 def mean_squared_gradient(probe: Probe, group: Group) -> Tensor:
-    """(size,) float64 mean squared derivative of a sample's loss along a unit's output.
+    """Compute the mean over samples of the squared derivative of the loss by each unit's output.
 
-    Squares are added up over a unit's positions and columns. 0 for the dead.
+    Squares are added over a unit's positions and columns.
+
+    Returns:
+        (size,) float64; 0 for dead units.
 
     Raises:
         CriterionError: the loss has no derivative.
@@ -402,19 +422,17 @@ def mean_squared_gradient(probe: Probe, group: Group) -> Tensor:
         listeners = listeners_of(recording.model, units)
 
         def of_block(block: Pass) -> Tensor:
-            each = input_gradients(recording, block, listeners, probe.per_sample)
-            return torch.stack([found.square().sum(1, dtype=torch.float64) for found in each]).sum(
-                0
-            )
+            gradients = input_gradients(recording, block, listeners, probe.per_sample)
+            return torch.stack([g.square().sum(1, dtype=torch.float64) for g in gradients]).sum(0)
 
         return probe.mean(of_block, group.size) * probe.alive(group)
 
 
 def loss_with_mask(probe: Probe, mask: Mask) -> float:
-    """Mean loss on a Probe's samples with all that is dead in a mask removed, by a pass of its own.
+    """Compute the mean loss on a Probe's samples of a copy of the model with a mask applied.
 
     Raises:
-        GroupError: the mask is not the model's.
+        GroupError: the mask does not belong to the model.
         LossError: the loss is not one number per sample.
     """
     trial = copy.deepcopy(probe.model)
@@ -425,6 +443,6 @@ def loss_with_mask(probe: Probe, mask: Mask) -> float:
             rows = slice(first, first + _ROWS)
             block = resized(samples.inputs, lambda tensor, own=rows: tensor[own])
             targets = samples.targets[rows]
-            found = losses_of(probe.per_sample, tensors(run(trial, block))[0], targets)
-            total += float(found.double().sum())
+            values = checked_losses(probe.per_sample, tensors(run(trial, block))[0], targets)
+            total += float(values.double().sum())
     return total / len(samples.targets)

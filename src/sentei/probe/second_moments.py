@@ -1,4 +1,4 @@
-"""Which units say the same: second moments of a group's units, and what the others know of each."""
+"""Compute second moments of a group's outputs and the inverse of their covariance."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from sentei.probe.recording.recording import Recording
 
 log = logging.getLogger("sentei")
 
-RIDGE = 1e-9  # added to each unit's variance, as a part of it: below what float32 can tell apart
-SINGULAR = 1e-7  # a unit whose rest is this part of its variance is as good as a mix of the others
+RIDGE = 1e-9  # added to each unit's variance, as a part of it: below the resolution of float32
+SINGULAR = 1e-7  # unexplained part of its variance at or below which a unit is a mix of the others
 
 
 @dataclass(frozen=True, eq=False)
 class SecondMoments:
-    """Second moments of units as one listener hears them, about an origin near their means.
+    """Second moments of units' outputs o at one listener, about an origin near their means.
 
     Attributes:
-        count: over how many values: samples times positions times columns per unit.
-        origin: (size,) float64.
+        count: the number of values per unit: samples times positions times columns per unit.
+        origin: (size,) float64 reference point, near the means, that keeps the sums accurate.
         sums: (size,) float64 sums of o - origin.
         products: (size, size) float64 sums of products of o - origin.
         low, high: (size,) float64 least and largest o.
@@ -45,41 +45,44 @@ class SecondMoments:
 
     @cached_property
     def means(self) -> Tensor:
-        """(size,) float64."""
+        """(size,) float64 mean output of each unit."""
         return self.origin + self.sums / self.count
 
     @cached_property
     def covariance(self) -> Tensor:
-        """(size, size) float64."""
+        """(size, size) float64 covariance of the units' outputs, divided by `count`."""
         return self.about(self.means) / self.count
 
     def about(self, centre: Tensor) -> Tensor:
-        """(size, size) float64 sums of products of o - centre."""
+        """Return the (size, size) float64 sums of products of o - centre."""
         shift = self.origin - centre
-        found = self.products.addr(self.sums, shift).addr_(shift, self.sums)
-        return found.addr_(shift, shift, alpha=self.count)
+        products = self.products.addr(self.sums, shift).addr_(shift, self.sums)
+        return products.addr_(shift, shift, alpha=self.count)
 
 
 def accumulate(
     recording: Recording, listeners: Mapping[str, Listener], *, precise: bool = True
 ) -> dict[str, SecondMoments]:
-    """The moments of a group by listener, in one pass over the samples that keeps no activations.
+    """Compute the second moments by listener, in one pass over the samples.
 
-    Blocks are multiplied in float64, or in the network's own type if not `precise`, and added in
-    float64, in block order on any number of ranks.
+    No activations are kept. Blocks are multiplied in float64, or in the network's dtype if not
+    `precise`, and added in float64, in block order on any number of ranks.
     """
     size = len(next(iter(listeners.values())).index)
     origins: dict[str, Tensor] = {}
 
-    def first(name: str, rows: Tensor) -> None:
+    def set_origin(name: str, rows: Tensor) -> None:
         origins.setdefault(name, rows.double().mean(1))
 
-    read_listener_inputs(recording, recording.check_pass, listeners, first)
+    read_listener_inputs(recording, recording.check_pass, listeners, set_origin)
     totals = {
-        name: (torch.zeros(size, **_wide(o)), torch.zeros(size, size, **_wide(o)))
+        name: (torch.zeros(size, **_float64(o)), torch.zeros(size, size, **_float64(o)))
         for name, o in origins.items()
     }
-    reach = {n: torch.zeros(len(recording.starts), 2, size, **_wide(o)) for n, o in origins.items()}
+    ranges = {
+        name: torch.zeros(len(recording.starts), 2, size, **_float64(o))
+        for name, o in origins.items()
+    }
     counts = torch.zeros(len(recording.starts), len(origins), dtype=torch.float64)
     own = dict(recording.own_passes)
     dtype = torch.float64 if precise else None
@@ -90,16 +93,18 @@ def accumulate(
         }
 
         def add(name: str, rows: Tensor, i: int = i, parts: dict = parts) -> None:
-            given = rows.to(dtype or rows.dtype)
-            centred = given - origins[name].to(given)[:, None]
+            o = rows.to(dtype or rows.dtype)
+            centred = o - origins[name].to(o)[:, None]
             sums, products = parts[name]
             sums += centred.sum(1)
             products.addmm_(centred, centred.T)
-            ends = torch.stack([rows.amin(1), rows.amax(1)]).to(reach[name])
-            if counts[i, list(origins).index(name)] > 0:  # one of several calls of a listener
-                before = reach[name][i]
-                ends = torch.stack([ends[0].minimum(before[0]), ends[1].maximum(before[1])])
-            reach[name][i] = ends
+            low_high = torch.stack([rows.amin(1), rows.amax(1)]).to(ranges[name])
+            if counts[i, list(origins).index(name)] > 0:  # not the first call of this listener
+                before = ranges[name][i]
+                low_high = torch.stack(
+                    [low_high[0].minimum(before[0]), low_high[1].maximum(before[1])]
+                )
+            ranges[name][i] = low_high
             counts[i, list(origins).index(name)] += rows.shape[1]
 
         if i in own:
@@ -110,27 +115,28 @@ def accumulate(
     number = dict(zip(origins, sum_across(counts).tolist(), strict=True))
     found = {}
     for name, total in totals.items():
-        ends = gathered(reach[name])
-        low, high = ends[:, 0].amin(0), ends[:, 1].amax(0)
+        extremes = gathered(ranges[name])
+        low, high = extremes[:, 0].amin(0), extremes[:, 1].amax(0)
         found[name] = SecondMoments(int(number[name]), origins[name], *total, low, high)
     return found
 
 
-def _wide(like: Tensor) -> dict:
+def _float64(like: Tensor) -> dict:
+    """Arguments for a float64 tensor on the device of `like`."""
     return {"dtype": torch.float64, "device": like.device}
 
 
 @dataclass(frozen=True, eq=False)
 class InverseCovariance:
-    """What alive units know of each other: the inverse of their covariance.
+    """The inverse P of the covariance of a group's alive units.
 
-    With P that inverse, unit k is best mixed from the others as -P_kj / P_kk, and 1 / P_kk of its
-    variance is left over. As units go, P is updated, not computed again.
+    The least-squares fit of unit k by the other units has the coefficients -P_kj / P_kk and the
+    residual variance 1 / P_kk. When units are removed, P is updated instead of computed again.
 
     Attributes:
-        gram: of all units.
+        moments: the second moments of all units.
         alive: (size,) bool.
-        inverse: (size, size) float64; zero where a unit is dead.
+        inverse: (size, size) float64; rows and columns of dead units are zero.
     """
 
     moments: SecondMoments
@@ -138,73 +144,84 @@ class InverseCovariance:
     inverse: Tensor = field(repr=False)
 
     @classmethod
-    def of(cls, gram: SecondMoments, alive: Tensor, whose: str) -> InverseCovariance:
-        """Ridge makes a singular covariance one that has an inverse; that is logged."""
+    def of(cls, moments: SecondMoments, alive: Tensor, label: str) -> InverseCovariance:
+        """Invert the covariance of the alive units, with a ridge.
+
+        Logs, under `label`, how many units are constant or mixes of others.
+        """
         at = alive.nonzero().flatten()
-        own = gram.covariance[at[:, None], at]
+        own = moments.covariance[at[:, None], at]
         variances = own.diagonal().clamp(min=0)
         floor = variances.mean() * RIDGE if len(at) else variances
         ridged = own + torch.diag(variances * RIDGE + floor * RIDGE + 1e-300)
         factor, failed = torch.linalg.cholesky_ex(ridged)
-        if failed:  # rounding took more than the ridge gave
+        if failed:  # rounding errors exceed the ridge
             ridged += torch.diag(variances * SINGULAR + floor)
             factor = torch.linalg.cholesky(ridged)
-        found = torch.zeros_like(gram.covariance)
-        found[at[:, None], at] = torch.cholesky_inverse(factor)
-        span = cls(gram, alive.clone(), found)
-        left = span.unexplained[at]
-        mixed = int((left <= SINGULAR * variances).sum())
+        inverse = torch.zeros_like(moments.covariance)
+        inverse[at[:, None], at] = torch.cholesky_inverse(factor)
+        result = cls(moments, alive.clone(), inverse)
+        unexplained = result.unexplained[at]
+        mixed = int((unexplained <= SINGULAR * variances).sum())
         if mixed:
             log.info(
                 "%s: the Gram matrix is singular: %d of %d units are constant or mixes of others; "
                 "inverted with a ridge of %.0e of each unit's variance",
-                *(whose, mixed, len(at), RIDGE),
+                *(label, mixed, len(at), RIDGE),
             )
-        return span
+        return result
 
     @cached_property
     def unexplained(self) -> Tensor:
-        """(size,) float64 variance of each that a mix of the others leaves over; 0 for the dead."""
+        """(size,) float64 residual variance of each unit fitted by the others; 0 if it is dead."""
         own = self.inverse.diagonal()
         return torch.where(self.alive & (own > 0), 1 / own, 0.0)
 
     def without(self, units: Tensor) -> InverseCovariance:
-        """The span of those that stay when units go: one update of the inverse."""
+        """Return the inverse covariance without some units, by one update of the inverse."""
         if not len(units):
             return self
         columns = self.inverse[:, units]
         if len(units) == 1:
             scaled = columns[:, 0] / columns[units[0], 0]
-            left = torch.addr(self.inverse, columns[:, 0], scaled, alpha=-1)
+            inverse = torch.addr(self.inverse, columns[:, 0], scaled, alpha=-1)
         else:
-            left = self.inverse - columns @ torch.linalg.solve(columns[units], columns.T)
-        left[units], left[:, units] = 0, 0
+            inverse = self.inverse - columns @ torch.linalg.solve(columns[units], columns.T)
+        inverse[units], inverse[:, units] = 0, 0
         alive = self.alive.clone()
         alive[units] = False
-        return InverseCovariance(self.moments, alive, left)
+        return InverseCovariance(self.moments, alive, inverse)
 
     def mixes(self, units: Tensor) -> Tensor:
-        """(k, size + 1) float64: each unit from all the others that are alive, and a constant."""
-        shares = self.inverse[units]
-        own = shares.gather(1, units[:, None])
-        shares = -shares / torch.where(own > 0, own, 1.0)
-        return self._whole(units, shares.scatter_(1, units[:, None], 0))
+        """Fit each unit by all other alive units and a constant, (k, size + 1) float64."""
+        coefficients = self.inverse[units]
+        own = coefficients.gather(1, units[:, None])
+        coefficients = -coefficients / torch.where(own > 0, own, 1.0)
+        return self._with_constants(units, coefficients.scatter_(1, units[:, None], 0))
 
     def mixes_without(self, units: Tensor) -> Tensor:
-        """(k, size + 1) float64: each unit from those that are alive once all of these are gone."""
-        columns = self.inverse[:, units]
-        shares = -torch.linalg.solve(columns[units], columns.T)
-        shares[:, units] = 0
-        return self._whole(units, shares)
+        """Fit each of `units` by the alive units outside `units` and a constant.
 
-    def _whole(self, units: Tensor, shares: Tensor) -> Tensor:
-        constants = self.moments.means[units] - shares @ self.moments.means
-        return torch.cat([shares, constants[:, None]], 1)
+        Returns:
+            (k, size + 1) float64.
+        """
+        columns = self.inverse[:, units]
+        coefficients = -torch.linalg.solve(columns[units], columns.T)
+        coefficients[:, units] = 0
+        return self._with_constants(units, coefficients)
+
+    def _with_constants(self, units: Tensor, coefficients: Tensor) -> Tensor:
+        """Append the constant of each fit, which makes the means agree."""
+        constants = self.moments.means[units] - coefficients @ self.moments.means
+        return torch.cat([coefficients, constants[:, None]], 1)
 
 
 @dataclass
 class MomentCache:
-    """Gram matrices and spans by group and listener, kept until weights before them change."""
+    """Cache of second moments and inverse covariances by group and listener.
+
+    An entry is dropped when weights before its listener change.
+    """
 
     _moments: dict[tuple[Neurons, bool], dict[str, SecondMoments]] = field(default_factory=dict)
     _inverses: dict[tuple[Neurons, str], InverseCovariance] = field(default_factory=dict)
@@ -212,36 +229,37 @@ class MomentCache:
     def second_moments(
         self, recording: Recording, group: Neurons, *, precise: bool = True
     ) -> dict[Listener, SecondMoments]:
-        """Second moments as each listener hears them."""
+        """Return the second moments of a group's outputs by listener, computed once."""
         Mask.full([group]).check(recording.model)
         if (group, precise) not in self._moments:
             listeners = listeners_of(recording.model, group)
             self._moments[group, precise] = accumulate(recording, listeners, precise=precise)
-        known, names = self._moments[group, precise], _names(recording.model, group)
-        return {part: known[name] for part, name in names.items() if name in known}
+        moments, names = self._moments[group, precise], _names(recording.model, group)
+        return {part: moments[name] for part, name in names.items() if name in moments}
 
     def inverse_covariances(
         self, recording: Recording, group: Neurons, alive: Tensor
     ) -> dict[Listener, InverseCovariance]:
-        """What the alive units know of each other."""
+        """Return the inverse covariance of the alive units by listener, updated or computed."""
         found, names = {}, _names(recording.model, group)
-        for part, gram in self.second_moments(recording, group).items():
-            known = self._inverses.get((group, names[part]))
-            if known is None or (alive & ~known.alive).any():
-                known = InverseCovariance.of(gram, alive, f"{group.kind} group {group.name!r}")
+        for part, moments in self.second_moments(recording, group).items():
+            inverse = self._inverses.get((group, names[part]))
+            if inverse is None or (alive & ~inverse.alive).any():
+                inverse = InverseCovariance.of(moments, alive, f"{group.kind} group {group.name!r}")
             else:
-                known = known.without((known.alive & ~alive).nonzero().flatten())
-            found[part] = self._inverses[group, names[part]] = known
+                inverse = inverse.without((inverse.alive & ~alive).nonzero().flatten())
+            found[part] = self._inverses[group, names[part]] = inverse
         return found
 
     def forget_(self, recording: Recording, position: int) -> None:
-        """Drop what was heard after the call at `position`, whose weights have changed."""
+        """Drop all moments of listeners after the call at `position`, whose weights changed."""
         for group, precise in [*self._moments]:
             if max(listener_positions(recording, listeners_of(recording.model, group))) > position:
                 del self._moments[group, precise]
-                self._inverses = {k: span for k, span in self._inverses.items() if k[0] != group}
+                self._inverses = {k: v for k, v in self._inverses.items() if k[0] != group}
 
 
 def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:
+    """The parameter names under which calls use a group's listeners."""
     names = names_of(model)
     return {part: names[id(model.get_parameter(part.parameter))] for part in group.listeners}

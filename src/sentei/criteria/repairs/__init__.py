@@ -1,1 +1,4 @@
-"""Let the remaining units take over the work of a removed one. Imports `probe` and `network`."""
+"""Repairs: compensate for a removed unit by an affine mix of the remaining units.
+
+Imports `probe` and `network`.
+"""

@@ -1,4 +1,4 @@
-"""Affine mixes of units that stay, fitted to what the units that go put out."""
+"""Repairs that fit the outputs of removed units by affine mixes of the remaining units."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from sentei.probe.second_moments import SecondMoments
 Mix = dict[Listener, Tensor]
 
 
-def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False) -> Mix:  # noqa: ARG001 - leans on nobody
-    """Each unit's mean goes into its listeners' biases; exact for units that never change.
+def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False) -> Mix:  # noqa: ARG001 - fits each unit alone
+    """Replace each removed unit by its mean output, added to its listeners' biases.
+
+    Exact for constant units.
 
     Source: the first stage of Sietsma and Dow (1991).
     """
     remaining(probe, group, mask)
-    found = {}
-    for part, gram in second_moments(probe, group).items():
-        found[part] = torch.zeros(len(units), group.size + 1, dtype=torch.float64)
-        found[part][:, -1] = gram.means.cpu()[units]
-    return found
+    mix = {}
+    for part, moments in second_moments(probe, group).items():
+        mix[part] = torch.zeros(len(units), group.size + 1, dtype=torch.float64)
+        mix[part][:, -1] = moments.means.cpu()[units]
+    return mix
 
 
 @dataclass(frozen=True)
 class SingleSurvivor:
-    """A single survivor takes over: the one that leaves least of the unit over, or a named one.
+    """Replace each removed unit by one remaining unit: the best fit, or a given partner.
+
+    The best fit is the unit with the least mean squared residual.
 
     Attributes:
-        affine: fit o_b = s o_a + r by least squares: exact for duplicates, scaled copies and
-            complements. Otherwise s = 1, r = 0: the survivor takes over as it is, exact for
-            duplicates alone.
-        partners: for each unit of the group who takes over from it, -1 where nobody was named. Of a
-            chain (a for b, b for c) the end that stays takes over all.
+        affine: if True, fit o_b = s o_a + r by least squares: exact for duplicates, scaled copies
+            and complements. If False, s = 1 and r = 0: exact for duplicates only.
+        partners: for each unit of the group, the position of the unit that replaces it; -1 for the
+            best fit. In a chain (a replaces b, b replaces c) the remaining unit at its end replaces
+            all.
 
-    Source: affine: Babaeizadeh, Smaragdis and Campbell (2016), NoiseOut; as it is: Gedeon and
+    Source: affine: Babaeizadeh, Smaragdis and Campbell (2016), NoiseOut; not affine: Gedeon and
     Harris (1991), on the outgoing side, and Sietsma and Dow (1991).
     """
 
@@ -50,25 +54,25 @@ class SingleSurvivor:
     def __call__(
         self, probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False
     ) -> Mix:
-        """The mix for each listener.
+        """Return the mix for each listener, (k, size + 1).
 
         Raises:
-            GroupError: a named partner is dead, or nobody is left to take over as it is.
+            GroupError: a given partner is dead, or no unit remains and `affine` is False.
         """
         alive = remaining(probe, group, mask)
         if not self.affine and int(alive.sum()) <= (alone and len(units) > 0):
             raise GroupError(
-                f"somebody must stay for the repair 'twin' to lean on; {group.name!r} has nobody "
+                f"the repair 'twin' needs at least one unit that stays; {group.name!r} has none "
                 "left. Keep a unit, or use 'affine', which then leaves a constant."
             )
-        named = self._named_survivors(group, units, alive)
+        partners = self._final_partners(group, units, alive)
         return {
-            part: self._rows(gram, units, alive, named, alone)
-            for part, gram in second_moments(probe, group).items()
+            part: self._rows(moments, units, alive, partners, alone)
+            for part, moments in second_moments(probe, group).items()
         }
 
-    def _named_survivors(self, group: Group, units: Tensor, alive: Tensor) -> Tensor:
-        """(k,) who was named, followed to the end of each chain; -1 where nobody was."""
+    def _final_partners(self, group: Group, units: Tensor, alive: Tensor) -> Tensor:
+        """(k,) the partner at the end of each unit's chain; -1 where none was given."""
         if not self.partners:
             return torch.full((len(units),), -1)
         ends = []
@@ -80,35 +84,37 @@ class SingleSurvivor:
                 last, end = end, self.partners[end]
             if last >= 0 and (end < 0 or not alive[end]):
                 raise GroupError(
-                    f"a repair can lean only on units that stay; {group.name!r} has none at the "
-                    f"end of what takes over from unit {unit}: {last} is dead"
+                    f"a removed unit can be replaced only by a unit that stays; in {group.name!r} "
+                    f"the partners of unit {unit} end at a dead unit: {last} is dead. Choose a "
+                    "partner that is alive."
                 )
             ends.append(end)
         return torch.tensor(ends, dtype=torch.long)
 
     def _rows(
-        self, gram: SecondMoments, units: Tensor, alive: Tensor, named: Tensor, alone: bool
+        self, moments: SecondMoments, units: Tensor, alive: Tensor, partners: Tensor, alone: bool
     ) -> Tensor:
-        covariance, means = gram.covariance.cpu(), gram.means.cpu()
+        """(k, size + 1) float64 mix for one listener."""
+        covariance, means = moments.covariance.cpu(), moments.means.cpu()
         if self.affine:
-            spread = covariance.diagonal().clamp(min=0)
-            varies = spread > 1e-20 * (spread + means.square())
-            share = covariance[units] / torch.where(varies, spread, 1.0)
-            share = torch.where(varies, share, 0.0)
-            known = share * covariance[units]  # of the unit's variance
+            variances = covariance.diagonal().clamp(min=0)
+            varies = variances > 1e-20 * (variances + means.square())
+            scale = covariance[units] / torch.where(varies, variances, 1.0)
+            scale = torch.where(varies, scale, 0.0)
+            explained = scale * covariance[units]  # part of the unit's variance
         else:
-            size, around = len(alive), gram.about(torch.zeros_like(gram.means)).cpu()
-            squares = around.diagonal()
-            known = 2 * around[units] - squares  # |o_b - o_a|^2 is |o_b|^2 less this
-            share = torch.ones(len(units), size, dtype=torch.float64)
-        known = known.masked_fill(~alive, -torch.inf)
+            size, products = len(alive), moments.about(torch.zeros_like(moments.means)).cpu()
+            squares = products.diagonal()
+            explained = 2 * products[units] - squares  # |o_b|^2 minus this is |o_b - o_a|^2
+            scale = torch.ones(len(units), size, dtype=torch.float64)
+        explained = explained.masked_fill(~alive, -torch.inf)
         if alone:
-            known[torch.arange(len(units)), units] = -torch.inf
-        best = torch.where(named >= 0, named, known.argmax(1))
+            explained[torch.arange(len(units)), units] = -torch.inf
+        best = torch.where(partners >= 0, partners, explained.argmax(1))
         rows = torch.zeros(len(units), len(alive) + 1, dtype=torch.float64)
         at = torch.arange(len(units))
-        usable = known[at, best] > -torch.inf
-        rows[at, best] = torch.where(usable, share[at, best], 0.0)
+        usable = explained[at, best] > -torch.inf
+        rows[at, best] = torch.where(usable, scale[at, best], 0.0)
         if self.affine:
             rows[:, -1] = means[units] - rows[:, :-1] @ means
         return rows
@@ -121,38 +127,44 @@ affine = SingleSurvivor(affine=True)
 def least_squares(
     probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False
 ) -> Mix:
-    """Each unit as the best linear mix of all that stay, and a constant.
+    """Replace each removed unit by its least-squares fit: all remaining units and a constant.
 
-    One inverse covariance serves all units and all steps: it is updated as units go. A singular one
-    (units that are mixes of others) gets a ridge, which is logged.
+    One inverse covariance serves all units and all steps: it is updated when units are removed. If
+    the covariance is singular (some units are mixes of others), a ridge makes it invertible, and a
+    log message says so.
 
-    Source: Castellano, Fanelli and Pelillo (1997), compensation by least squares on removal; for
-    one unit at a time equal to optimal brain surgeon on the listeners' weights (Hassibi and Stork,
-    1993) if what follows were linear.
+    Source: Castellano, Fanelli and Pelillo (1997), compensation by least squares on removal. For
+    one unit at a time it equals optimal brain surgeon on the listeners' weights (Hassibi and Stork,
+    1993) if everything after the listeners were linear.
     """
     alive = remaining(probe, group, mask)
-    found = {}
-    for part, span in inverse_covariances(probe, group).items():
-        going = units if alone else (span.alive & ~alive).nonzero().flatten()
+    mix = {}
+    for part, inverse in inverse_covariances(probe, group).items():
+        removed = units if alone else (inverse.alive & ~alive).nonzero().flatten()
         rows = torch.zeros(group.size, group.size + 1, dtype=torch.float64)
-        rows[going] = (span.mixes(going) if alone else span.mixes_without(going)).cpu()
-        found[part] = rows[units]
-    return found
+        rows[removed] = (inverse.mixes(removed) if alone else inverse.mixes_without(removed)).cpu()
+        mix[part] = rows[units]
+    return mix
 
 
 def remaining(probe: Probe, group: Group, mask: Mask) -> Tensor:
-    """(size,) bool: who may take over."""
+    """(size,) bool: the units that may replace others: alive in the mask and for the Probe.
+
+    Raises:
+        GroupError: a group of synapses.
+        StructureError: a listener is a grouped transposed convolution.
+    """
     if not isinstance(group, Neurons):
         raise GroupError(
-            f"only a unit's work can be handed over; {group.name!r} is a group of synapses. Leave "
+            f"a repair applies to whole units only; {group.name!r} is a group of synapses. Leave "
             "repair= out for it."
         )
     for part in group.listeners:
         layer = probe.model.get_submodule(part.layer)
         if getattr(layer, "transposed", False) and getattr(layer, "groups", 1) > 1:
             raise StructureError(
-                f"in a grouped transposed convolution units reach different outputs, so none can "
-                f"take over from another; {part.layer!r} is one. Leave repair= out for "
+                f"in a grouped transposed convolution different units reach different outputs, so "
+                f"no unit can replace another; {part.layer!r} is one. Leave repair= out for "
                 f"{group.name!r}."
             )
     alive = mask.alive(group) if group in mask.groups else torch.ones(group.size, dtype=torch.bool)

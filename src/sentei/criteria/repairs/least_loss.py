@@ -1,4 +1,4 @@
-"""A repair that asks the loss: the mix with which the network itself does best on the samples."""
+"""A repair that minimizes the network's loss on the samples over the mixes of a group's units."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from sentei.probe.recording.recording import Pass, Recording, model_output, per_
 
 @dataclass(frozen=True)
 class LeastLoss:
-    """Each unit as the mix of all that stay, and a constant, that leaves the least mean loss.
+    """Replace each removed unit by the mix of remaining units and a constant with the least loss.
 
-    From the mix of least squares on, limited-memory BFGS in coordinates in which the units that
-    stay are uncorrelated. Unlike the other repairs it looks at the targets: in the directions that
-    the removed units leave behind it is training, of the listeners alone and with no step size.
-    With `alone=True`, for scores, each mix is that of least squares: fitting every candidate would
-    cost as many fits.
+    Starts at the least-squares mix and minimizes the mean loss by limited-memory BFGS, in
+    coordinates in which the remaining units are uncorrelated. Unlike the other repairs it uses the
+    targets: it trains the listeners, and only in the directions of the removed units' weights, with
+    no step size to choose. With `alone=True`, for scores, each mix is the least-squares mix: one
+    fit for each candidate would cost too much.
 
     Attributes:
-        updates: of the mix; each takes one to three passes back from the loss to the listeners.
+        updates: BFGS updates of the mix; each takes one to three backward passes from the loss to
+            the listeners.
 
     Source: the Newton step on a removed unit's compensation is optimal brain surgeon (Hassibi and
     Stork, 1993) with the loss in place of its quadratic form.
@@ -42,7 +43,7 @@ class LeastLoss:
     def __call__(
         self, probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False
     ) -> Mix:
-        """The mix for each listener.
+        """Return the mix for each listener, (k, size + 1).
 
         Raises:
             CriterionError: the loss has no derivative.
@@ -53,33 +54,41 @@ class LeastLoss:
             return start
         alive = remaining(probe, group, mask)
         alive[units] = False
-        ways = {}
-        for part, span in inverse_covariances(probe, group).items():
-            left = span.without((span.alive & ~alive).nonzero().flatten())
-            ways[part] = _uncorrelated_directions(
-                left.inverse.cpu(), alive, left.moments.means.cpu()
+        directions = {}
+        for part, inverse in inverse_covariances(probe, group).items():
+            remaining_inverse = inverse.without((inverse.alive & ~alive).nonzero().flatten())
+            directions[part] = _uncorrelated_directions(
+                remaining_inverse.inverse.cpu(), alive, remaining_inverse.moments.means.cpu()
             )
         with probe.measuring() as recording:
             probe.check_smooth(recording, 1)
-            return _Fit(recording, group, units, start, ways).after(self.updates)
+            return _Fit(recording, group, units, start, directions).after(self.updates)
 
 
 least_loss = LeastLoss()
 
 
 def _uncorrelated_directions(inverse: Tensor, alive: Tensor, means: Tensor) -> Tensor:
-    """(size + 1, alive + 1) what a mix changes by along directions that do not meddle."""
+    """(size + 1, alive + 1) directions of a mix, one a column, whose outputs are uncorrelated."""
     at = alive.nonzero().flatten()
     size = len(alive)
-    found = torch.zeros(size + 1, len(at) + 1, dtype=torch.float64)
-    found[at, : len(at)] = torch.linalg.cholesky(inverse[at[:, None], at])
-    found[-1, : len(at)] = -(means[at] @ found[at, : len(at)])
-    found[-1, -1] = 1
-    return found
+    directions = torch.zeros(size + 1, len(at) + 1, dtype=torch.float64)
+    directions[at, : len(at)] = torch.linalg.cholesky(inverse[at[:, None], at])
+    directions[-1, : len(at)] = -(means[at] @ directions[at, : len(at)])
+    directions[-1, -1] = 1
+    return directions
 
 
 class _Fit:
-    """The loss as a function of how a group's units are mixed."""
+    """Minimizes the loss over the mixes of a group's removed units.
+
+    Args:
+        recording: the recording of the network.
+        group: the group of the units.
+        units: (k,) positions of the removed units.
+        start: the mix to start from, by listener.
+        directions: (size + 1, alive + 1) the directions in which it may change, by listener.
+    """
 
     def __init__(
         self,
@@ -87,48 +96,51 @@ class _Fit:
         group: Neurons,
         units: Tensor,
         start: Mapping[Listener, Tensor],
-        ways: Mapping[Listener, Tensor],
+        directions: Mapping[Listener, Tensor],
     ):
-        self.recording, self.units, self.start, self.ways = recording, units, start, ways
+        self.recording, self.units = recording, units
+        self.start, self.directions = start, directions
         self.listeners = listeners_of(recording.model, group)
         self.first = min(listener_positions(recording, self.listeners))
-        self.sizes = [len(units) * way.shape[1] for way in ways.values()]
+        self.sizes = [len(units) * each.shape[1] for each in directions.values()]
 
     def after(self, updates: int) -> Mix:
-        """The mix after so many updates."""
-        moved = torch.zeros(sum(self.sizes), dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([moved], max_iter=updates, line_search_fn="strong_wolfe")
+        """Return the mix after some updates."""
+        steps = torch.zeros(sum(self.sizes), dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([steps], max_iter=updates, line_search_fn="strong_wolfe")
 
-        def told() -> Tensor:
-            value, moved.grad = self._at(moved.detach())
+        def closure() -> Tensor:
+            value, steps.grad = self._loss_and_gradient(steps.detach())
             return value
 
         with torch.enable_grad():
-            optimizer.step(told)
-        return self._mix(moved.detach())
+            optimizer.step(closure)
+        return self._mix(steps.detach())
 
-    def _mix(self, moved: Tensor) -> Mix:
-        parts = moved.split(self.sizes)
+    def _mix(self, steps: Tensor) -> Mix:
+        """The mix by listener after steps along the directions."""
+        parts = steps.split(self.sizes)
         return {
-            part: self.start[part] + own.view(len(self.units), -1) @ way.T
-            for (part, way), own in zip(self.ways.items(), parts, strict=True)
+            part: self.start[part] + own.view(len(self.units), -1) @ directions.T
+            for (part, directions), own in zip(self.directions.items(), parts, strict=True)
         }
 
-    def _at(self, moved: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss and its gradient, summed over blocks in their order."""
-        slots = torch.zeros(len(self.recording.starts), 2 + len(moved), dtype=torch.float64)
+    def _loss_and_gradient(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and its gradient by the steps; blocks are added in order."""
+        slots = torch.zeros(len(self.recording.starts), 2 + len(steps), dtype=torch.float64)
         for i, block in self.recording.passes("kept"):
             with torch.enable_grad():
-                leaf = moved.clone().requires_grad_()
+                leaf = steps.clone().requires_grad_()
                 value = self._loss(block, self._mix(leaf))
-                steep = slope(value, leaf)
+                gradient = slope(value, leaf)
             slots[i, 0], slots[i, 1] = len(block.samples.targets), value.detach()
-            slots[i, 2:] = steep
-        count, *total = sum_across(slots).split([1, 1, len(moved)])
-        value, steep = (part / count for part in total)
-        return value[0], steep
+            slots[i, 2:] = gradient
+        count, *total = sum_across(slots).split([1, 1, len(steps)])
+        value, gradient = (part / count for part in total)
+        return value[0], gradient
 
     def _loss(self, block: Pass, mix: Mix) -> Tensor:
+        """Summed loss of a block with the units replaced by a mix."""
         rows = mixes_by_name(self.recording.model, mix)
 
         def answer(call: Call) -> Tensor:
@@ -145,16 +157,16 @@ class _Fit:
         )
 
     def _folded(self, call: Call, rows: Tensor) -> Tensor:
-        """The call's result once the units are handed over, as `fold_` would do it."""
+        """The call's output with the removed units folded into the others, as `fold_` does it."""
         part = self.listeners[call.weight]
         weight = call.given[call.use.weight].detach().movedim(part.dim, 0)
-        index, shares = part.index.to(weight.device), rows.to(weight)
-        leaving = weight[index[self.units]]
-        added = torch.einsum("ks,kc...->sc...", shares[:, :-1], leaving).flatten(0, 1)
+        index, coefficients = part.index.to(weight.device), rows.to(weight)
+        removed = weight[index[self.units]]
+        added = torch.einsum("ks,kc...->sc...", coefficients[:, :-1], removed).flatten(0, 1)
         whole = weight.index_add(0, index.flatten(), added)
         whole = whole.index_fill(0, index[self.units].flatten(), 0.0).movedim(0, part.dim)
         given = {**call.given, call.use.weight: whole}
         out = call.function(*given.values()) if call.by_position else call.function(**given)
-        constant = torch.einsum("k,kc...->c...", shares[:, -1], leaving).sum(0)
+        constant = torch.einsum("k,kc...->c...", coefficients[:, -1], removed).sum(0)
         constant = constant.reshape(len(constant), -1).sum(1)
         return out + constant.reshape(-1, *[1] * (-1 - call.axis))

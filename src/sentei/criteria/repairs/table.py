@@ -1,10 +1,10 @@
-"""Who takes over a removed unit's work: an affine mix of those that stay, fitted on the samples.
+"""The repairs by name: functions that fit removed units by the remaining ones on the samples.
 
-A repair is a function (probe, group, units, mask, alone=False) that gives each listener a mix (k,
-size + 1) for `network.folding.fold_`: a row for each unit that goes, its share for each unit that
-stays, and a constant. With `alone=True` each is mixed as if only that one left. All read the same
-second moments of the units, which are gathered in one pass and stay as they are while units of the
-group go.
+A repair is a function (probe, group, units, mask, alone=False) that returns for each listener a mix
+(k, size + 1) for `network.folding.fold_`: a row for each removed unit, with a coefficient for each
+remaining unit and a constant. With `alone=True` each unit is fitted as if it alone were removed.
+All repairs use the same second moments of the units, which are computed in one pass and do not
+change while units of the group are removed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ REPAIRS: dict[str, Repair] = {
 
 
 def repair(name: str | Repair) -> Repair:
-    """The repair of this name; a function is its own.
+    """Return the repair registered under a name; a function is returned unchanged.
+
+    Hyphens in the name count as underscores.
 
     Raises:
-        ValueError: there is none, with the nearest name.
+        ValueError: no repair has this name; suggests the nearest one.
     """
     if callable(name):
         return name
-    known = name.replace("-", "_")
-    if known not in REPAIRS:
+    key = name.replace("-", "_")
+    if key not in REPAIRS:
         raise ValueError(unknown("repair", name, REPAIRS))
-    return REPAIRS[known]
+    return REPAIRS[key]

@@ -1,4 +1,4 @@
-"""Compute the loss without each unit, and its derivatives, from a recorded pass.
+"""Compute the loss without each unit, and the loss's derivatives, from recorded passes.
 
 Imports `probe.recording` and `network`.
 """

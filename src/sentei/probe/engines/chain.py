@@ -1,9 +1,10 @@
-"""The loss without a unit, fast: where one linear call hears it and a plain chain follows.
+"""Compute the loss without each unit quickly, where one linear layer reads the units.
 
-Leaving out unit k takes o_k w_k from the pre-activations z of the layer that hears it. All units
-are one elementwise problem then, done in blocks that stay in cache, with tensors laid out
-(features, units, samples) so that sums over classes run along memory. From z on only elementwise
-functions and linear layers follow, each a single operation on such a block.
+Only elementwise functions and linear layers may follow that layer (a plain chain). Removing unit k
+subtracts o_k w_k from the layer's pre-activations z, so all units are removed by one elementwise
+operation and every later step is a single operation on many units. The work is done in blocks that
+fit the cache, with tensors laid out (features, units, samples), so that sums over classes run along
+memory.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from sentei.probe.recording.recording import (
     Slope,
 )
 
-_REMEMBERED_BYTES = 256 * 2**20  # of exponentials, for all samples together
+_CACHED_BYTES = 256 * 2**20  # of exponentials, for all samples together
 
-# Elementwise functions, and a form of the common ones that works in place on a scratch tensor.
+# Elementwise functions, each with an in-place form for scratch tensors where one is listed.
 _ELEMENTWISE: dict[Any, Callable[..., Tensor] | None] = {
     **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, F.sigmoid), torch.sigmoid_),
     **dict.fromkeys((torch.sigmoid_, Tensor.sigmoid_), torch.sigmoid_),
@@ -49,8 +50,10 @@ _ELEMENTWISE: dict[Any, Callable[..., Tensor] | None] = {
     **dict.fromkeys((F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.logsigmoid)),
     **dict.fromkeys((F.hardsigmoid, F.hardswish, torch.exp, Tensor.exp, torch.square)),
 }
-# Functions that only ask what a tensor looks like.
-_ASKING = frozenset((Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point)) | frozenset(
+# Functions that read a tensor's metadata, not its values.
+_METADATA = frozenset(
+    (Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point)
+) | frozenset(
     getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad")
 )
 
@@ -59,13 +62,13 @@ Step = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear call as a step on (features, anything), with the model's own parameters."""
+    """A linear layer applied to (features, ...) tensors, with the model's own parameters."""
 
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(features out, ...) from (features in, ...)."""
+        """Map (features in, ...) to (features out, ...)."""
         flat = x.reshape(x.shape[0], -1)
         if self.bias is None:
             return (self.weight @ flat).reshape(-1, *x.shape[1:])
@@ -74,15 +77,16 @@ class Linear:
 
 @dataclass(eq=False)
 class Chain:
-    """Scores units from the pre-activations of the one layer that hears them.
+    """Engine for units that one linear layer reads, followed by a plain chain to the output.
 
     Attributes:
-        listener: which columns are whose.
-        position: the call that hears the units; the recording keeps its input.
-        hearing: that call.
-        steps: everything after it, in order.
-        ending: the loss on outputs laid out (features, units, samples).
-        softmax: the short way, where the layer that hears the units is a classifier.
+        listener: the columns of that layer's weight that read each unit.
+        position: the position of that layer's call; the recording keeps its input.
+        listening: that layer.
+        steps: the functions after it, in order.
+        losses: the loss on outputs laid out (features, units, samples).
+        softmax: a faster computation of the rises, for a listening layer that outputs the logits.
+        width: the largest number of features of a linear layer in the chain.
     """
 
     listener: Listener
@@ -100,138 +104,147 @@ class Chain:
 
     @property
     def need(self) -> Need:
-        """What has to be recorded of a pass: what the listening call heard."""
+        """What a pass must record: the input of the listening layer."""
         return self.position
 
     def rises(self, block: Pass, units: Tensor) -> Tensor:
-        """(k,) float64: rise of the summed loss over a block, for each unit left out alone."""
-        heard, columns = block.call_inputs[self.position], self.listener.index[units]
-        columns = columns.to(heard.o.device)
-        if self._is_classifier(heard) and columns.shape[1] == 1:
-            z, weight = self.listening(heard.o), self.listening.weight
-            return self.softmax(z, weight, heard, columns[:, 0], self._scratch(z))
+        """Return the rise of a block's summed loss with each unit removed alone, (k,) float64."""
+        inputs, columns = block.call_inputs[self.position], self.listener.index[units]
+        columns = columns.to(inputs.o.device)
+        if self._is_classifier(inputs) and columns.shape[1] == 1:
+            z, weight = self.listening(inputs.o), self.listening.weight
+            return self.softmax(z, weight, inputs, columns[:, 0], self._scratch(z))
         parts = [self._rises(o, targets, columns) for o, targets in self.rows(block)]
         return torch.stack(parts).sum(0)
 
     def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
-        """(k,) float64: as `rises`, after each unit was handed over by its row of the mix.
+        """As `rises`, but after each unit is repaired by its row of the mix, (k,) float64.
 
-        What is then missing is not the unit's output but what the mix leaves over of it.
+        The pre-activations lose the residual of the unit's fit instead of its whole output.
 
         Args:
-            block: what was recorded.
+            block: the recorded pass.
             units: (k,) positions.
             mixes: (size, size + 1) for the one listener.
         """
-        heard, (mix,) = block.call_inputs[self.position], mixes.values()
-        columns, rows = self.listener.index.to(heard.o.device), mix.to(heard.o)[units]
-        left = CallInput(torch.zeros_like(heard.o), heard.targets)
-        for own in columns.T:  # a unit's first column is mixed from first columns, and so on
-            known = torch.addmm(rows[:, -1:], rows[:, :-1], heard.o[own])
-            left.o[own[units]] = heard.o[own[units]] - known
+        inputs, (mix,) = block.call_inputs[self.position], mixes.values()
+        columns, rows = self.listener.index.to(inputs.o.device), mix.to(inputs.o)[units]
+        residuals = CallInput(torch.zeros_like(inputs.o), inputs.targets)
+        for own in columns.T:  # a unit's i-th column is a mix of the i-th columns of the others
+            fitted = torch.addmm(rows[:, -1:], rows[:, :-1], inputs.o[own])
+            residuals.o[own[units]] = inputs.o[own[units]] - fitted
         columns = columns[units]
-        if self._is_classifier(heard) and columns.shape[1] == 1:
-            z, weight = self.listening(heard.o), self.listening.weight
+        if self._is_classifier(inputs) and columns.shape[1] == 1:
+            z, weight = self.listening(inputs.o), self.listening.weight
             scratch = self._scratch(z)
-            return self.softmax(z, weight, left, columns[:, 0], scratch, passing=True)
-        blocks = zip(self.rows(block), left.o.split(self._rows, 1), strict=True)
-        return torch.stack([self._rises(o, y, columns, gone) for (o, y), gone in blocks]).sum(0)
+            return self.softmax(z, weight, residuals, columns[:, 0], scratch, passing=True)
+        blocks = zip(self.rows(block), residuals.o.split(self._rows, 1), strict=True)
+        return torch.stack([self._rises(o, y, columns, lost) for (o, y), lost in blocks]).sum(0)
 
     def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
-        """(k, g) float64: rise of the summed loss with each unit's gate at each gain."""
+        """Return the rise of the summed loss with each unit's gate at each gain, (k, g) float64."""
         rises = 0.0
         for o, targets in self.rows(block):
             z = self.listening(o)
             base = self.losses(self._run_steps(z[:, None].clone()), targets)
             columns = self.listener.index[units].to(o.device)
-            sums = [self._at_gains(z, o, targets, own, gains.to(z)) for own in columns]
+            sums = [self._losses_at_gains(z, o, targets, own, gains.to(z)) for own in columns]
             rises = rises + torch.stack(sums) - base
         assert isinstance(rises, Tensor)
         return rises
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
-        """(k,) float64: derivative of the summed loss along each unit's gate."""
+        """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
         total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
         for o, targets in self.rows(block):
             columns = self.listener.index[units].to(o.device)
-            known = self.derivatives(o, targets, asked.loss)
-            terms = o[columns.flatten()] * (self._columns(columns).T @ known.gradient)
+            derivatives = self.derivatives(o, targets, asked.loss)
+            terms = o[columns.flatten()] * (self._columns(columns).T @ derivatives.gradient)
             each = terms.view(*columns.shape, -1).sum(1)
             total += (each.abs() if asked.absolute else each).sum(1, dtype=torch.float64)
         return total
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
-        """(k,) float64: second derivative of the summed loss along each unit's gate."""
+        """Return the second derivative of the summed loss along each unit's gate, (k,) float64."""
         total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
         for o, targets in self.rows(block):
             columns = self.listener.index[units].to(o.device)
-            known, heard = self.derivatives(o, targets), o[columns.flatten()]
+            derivs, inputs = self.derivatives(o, targets), o[columns.flatten()]
             if kind == "diagonal":
-                each = heard.square() * (self._columns(columns).square().T @ known.diagonal())
+                each = inputs.square() * (self._columns(columns).square().T @ derivs.diagonal())
                 each = each.view(*columns.shape, -1).sum(1)
-            elif columns.shape[1] == 1 and not known.steps:
-                each = heard.square() * known.end.at_columns(self._columns(columns))
+            elif columns.shape[1] == 1 and not derivs.steps:
+                each = inputs.square() * derivs.end.at_columns(self._columns(columns))
             else:
-                each = torch.cat(list(self._second_along_gates(known, o, columns)))
+                each = torch.cat(list(self._second_along_gates(derivs, o, columns)))
             total += each.sum(1, dtype=torch.float64)
         return total
 
     def derivatives(
         self, o: Tensor, targets: Tensor, loss: PerSample | None = None
     ) -> ChainDerivatives:
-        """Derivatives from the layer that hears `o` (units, n) to the loss, or to another one."""
-        ending = (
+        """Compute derivatives of the loss, or of `loss`, by the outputs of the listening layer.
+
+        Args:
+            o: (units, n) inputs of that layer.
+            targets: (n, ...).
+            loss: the loss to differentiate; the engine's own if None.
+        """
+        at_outputs = (
             loss_derivatives(self.losses.name, self.losses.per_sample)
             if loss is None
             else loss_derivatives(None, loss)
         )
         weights = [step.weight if isinstance(step, Linear) else None for step in self.steps]
-        return chain_derivatives(self.steps, weights, self.listening(o), targets, ending)
+        return chain_derivatives(self.steps, weights, self.listening(o), targets, at_outputs)
 
     def _columns(self, columns: Tensor) -> Tensor:
+        """(features, units x columns per unit) of the listening layer's weight."""
         return self.listening.weight[:, columns.flatten()]
 
     def _second_along_gates(
-        self, known: ChainDerivatives, o: Tensor, columns: Tensor
+        self, derivatives: ChainDerivatives, o: Tensor, columns: Tensor
     ) -> Iterator[Tensor]:
-        """(k, n) second derivatives along some units' gates at a time."""
+        """Yield (k, n) second derivatives along the gates of k units at a time."""
         for own in columns.split(max(1, BLOCK_ELEMENTS // (self.width * o.shape[1]))):
             terms = torch.bmm(self.listening.weight[:, own].transpose(0, 1), o[own])
-            yield known.along_tangents(terms.transpose(0, 1))
+            yield derivatives.along_tangents(terms.transpose(0, 1))
 
-    def _at_gains(
+    def _losses_at_gains(
         self, z: Tensor, o: Tensor, targets: Tensor, own: Tensor, gains: Tensor
     ) -> Tensor:
-        """(g,) float64 summed losses with one unit, whose columns these are, at each gain."""
-        term, room = self.listening.weight[:, own] @ o[own], self._scratch(z)
+        """(g,) float64 summed losses with the unit of columns `own` at each gain."""
+        term, scratch = self.listening.weight[:, own] @ o[own], self._scratch(z)
         sums = []
-        for chunk in (gains - 1).split(room.numel() // z.numel()):
-            out = room[: z.numel() * len(chunk)].view(len(z), len(chunk), -1)
+        for chunk in (gains - 1).split(scratch.numel() // z.numel()):
+            out = scratch[: z.numel() * len(chunk)].view(len(z), len(chunk), -1)
             torch.addcmul(z[:, None], term[:, None], chunk[:, None], out=out)
             sums.append(self.losses(self._run_steps(out), targets))
         return torch.cat(sums)
 
     def rows(self, block: Pass) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the layer heard, (units, n) with its targets, some samples at a time."""
-        heard = block.call_inputs[self.position]
-        return zip(heard.o.split(self._rows, 1), heard.targets.split(self._rows), strict=True)
+        """Iterate over (inputs (units, n) of the listening layer, targets), n samples at a time."""
+        inputs = block.call_inputs[self.position]
+        return zip(inputs.o.split(self._rows, 1), inputs.targets.split(self._rows), strict=True)
 
     @property
     def _rows(self) -> int:
+        """Samples per block of work."""
         return max(128, BLOCK_ELEMENTS // self.width)
 
-    def _is_classifier(self, heard: CallInput) -> bool:
-        wide = heard.o.dtype in (torch.float32, torch.float64)  # exponentials need the range
-        return wide and not self.steps and self.losses.is_cross_entropy(heard.targets)
+    def _is_classifier(self, inputs: CallInput) -> bool:
+        """Whether the listening layer outputs the logits of a cross-entropy of class numbers."""
+        wide = inputs.o.dtype in (torch.float32, torch.float64)  # exponentials need the range
+        return wide and not self.steps and self.losses.is_cross_entropy(inputs.targets)
 
     def _rises(
-        self, o: Tensor, targets: Tensor, columns: Tensor, gone: Tensor | None = None
+        self, o: Tensor, targets: Tensor, columns: Tensor, lost: Tensor | None = None
     ) -> Tensor:
-        """(k,): `gone` is what goes with each column, all that it puts out if None."""
-        z, gone = self.listening(o), o if gone is None else gone
+        """(k,) rises; `lost` (units, n) is the part of each input to remove, all of it if None."""
+        z, lost = self.listening(o), o if lost is None else lost
         base = self.losses(self._run_steps(z[:, None].clone()), targets)
-        without = self._without(z, gone, columns)
-        return torch.cat([self.losses(self._run_steps(left), targets) for left in without]) - base
+        without = self._without(z, lost, columns)
+        return torch.cat([self.losses(self._run_steps(each), targets) for each in without]) - base
 
     def _run_steps(self, x: Tensor) -> Tensor:
         for step in self.steps:
@@ -239,14 +252,14 @@ class Chain:
         return x
 
     def _without(self, z: Tensor, o: Tensor, columns: Tensor) -> Iterator[Tensor]:
-        """(features, k, samples) pre-activations without k units at a time; scratch to the taker.
+        """Yield (features, k, samples) pre-activations without k units at a time.
 
-        `columns`: (units, columns per unit).
+        The caller may overwrite each. `columns` is (units, columns per unit).
         """
-        weight, room = self.listening.weight, self._scratch(z)
-        for own in columns.split(room.numel() // z.numel()):
+        weight, scratch = self.listening.weight, self._scratch(z)
+        for own in columns.split(scratch.numel() // z.numel()):
             if own.shape[1] == 1:
-                one, out = own[:, 0], room[: z.numel() * len(own)].view(len(z), len(own), -1)
+                one, out = own[:, 0], scratch[: z.numel() * len(own)].view(len(z), len(own), -1)
                 torch.addcmul(z[:, None], weight[:, one, None], o[one], value=-1, out=out)
                 yield out
             else:  # (k, features, m) @ (k, m, samples)
@@ -254,9 +267,9 @@ class Chain:
                 yield z[:, None] - terms.transpose(0, 1)
 
     def _scratch(self, z: Tensor) -> Tensor:
-        """Room for as many candidates as make a block of work, one at least.
+        """Return a flat buffer for one block of candidates, at least one candidate.
 
-        The same memory each time: to touch new pages costs a tenth of the whole ranking.
+        The memory is reused: touching new pages costs a tenth of the time of a whole ranking.
         """
         size = max(1, BLOCK_ELEMENTS // (self.width * z.shape[1])) * z.numel()
         if self._buffer is None or self._buffer.numel() < size:
@@ -265,43 +278,43 @@ class Chain:
 
 
 def find_chain(
-    recording: Recording, listeners: Mapping[str, Listener], ending: CandidateLosses
+    recording: Recording, listeners: Mapping[str, Listener], losses: CandidateLosses
 ) -> Chain | None:
-    """The chain behind a group's only listener, or None if what was seen is anything else."""
+    """Find the plain chain from a group's only listener to the output; None if there is none."""
     names, survey = names_of(recording.model), recording.survey
     positions = [at for name in listeners for at in survey.users(name)]
-    heard = [
+    reading = [
         event
         for event in survey.events
         if event.function is F.linear and names.get(id(_given(event)["weight"])) in listeners
     ]
-    if len(listeners) != 1 or len(positions) != 1 or len(heard) != 1:
+    if len(listeners) != 1 or len(positions) != 1 or len(reading) != 1:
         return None
-    (listener,), (event,) = listeners.values(), heard
-    hearing = _linear(event, names)
+    (listener,), (event,) = listeners.values(), reading
+    listening = _linear(event, names)
     after = survey.events[survey.events.index(event) + 1 :]
-    steps = _followed(after, event.result, survey.output, names)
-    if hearing is None or steps is None or listener.dim != 1 or event.result.ndim != 2:
+    steps = _chain_steps(after, event.result, survey.output, names)
+    if listening is None or steps is None or listener.dim != 1 or event.result.ndim != 2:
         return None
-    remembered = hearing.weight.nbytes * recording.starts.stop
-    softmax = SoftmaxRises(remembers=remembered <= _REMEMBERED_BYTES)
-    return Chain(listener, positions[0], hearing, steps, ending, softmax)
+    cached = listening.weight.nbytes * recording.starts.stop
+    softmax = SoftmaxRises(remembers=cached <= _CACHED_BYTES)
+    return Chain(listener, positions[0], listening, steps, losses, softmax)
 
 
-def _followed(
+def _chain_steps(
     events: Sequence[FunctionCall], z: Tensor, output: Tensor, names: dict[int, str]
 ) -> tuple[Step, ...] | None:
-    """The steps from z to the output; None if anything else was done with a tensor on the way."""
+    """The steps from z to the output; None if another function reads a tensor of the chain."""
     steps: list[Step] = []
     current, past = z, []
     for event in events:
         given = tensors((event.args, event.kwargs))
-        if event.function in _ASKING or not any(t is x for t in given for x in (current, *past)):
+        if event.function in _METADATA or not any(t is x for t in given for x in (current, *past)):
             continue
-        found = _steps(event, current, names)
-        if found is None:
+        added = _steps(event, current, names)
+        if added is None:
             return None
-        steps += found
+        steps += added
         if event.result is not current:
             past.append(current)
         current = event.result
@@ -309,7 +322,7 @@ def _followed(
 
 
 def _steps(event: FunctionCall, current: Tensor, names: dict[int, str]) -> list[Step] | None:
-    """The event as steps (none for an idle dropout), if it is elementwise or linear."""
+    """A function call as steps (none for inactive dropout); None unless elementwise or linear."""
     given = dict(event.kwargs)
     first, *rest = event.args or (given.pop("input", None),)
     given.pop("inplace", None)
@@ -327,7 +340,7 @@ def _steps(event: FunctionCall, current: Tensor, names: dict[int, str]) -> list[
 
 
 def _linear(event: FunctionCall, names: dict[int, str]) -> Linear | None:
-    """The event's own parameters; None if one is computed on the way, and so not there to read."""
+    """A linear call as a `Linear`; None if its weight or bias is computed, not stored."""
     given = _given(event)
     weight, bias = given["weight"], given.get("bias")
     if id(weight) not in names or not (bias is None or id(bias) in names):
@@ -336,4 +349,5 @@ def _linear(event: FunctionCall, names: dict[int, str]) -> Linear | None:
 
 
 def _given(event: FunctionCall) -> dict[str, Any]:
+    """The arguments of a linear call by name."""
     return {**dict(zip(("input", "weight", "bias"), event.args, strict=False)), **event.kwargs}

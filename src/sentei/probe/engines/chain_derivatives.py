@@ -1,12 +1,13 @@
-"""First and second derivatives of a loss along a plain chain: exact, and as the paper has them.
+"""Compute first and second derivatives of a loss along a plain chain: exact, or the paper's way.
 
-All tensors are laid out (features, samples) or (features, candidates, samples), as in `chain`. For
-a tangent t of the pre-activations where the chain begins, carried forward through its steps,
+A plain chain is a sequence of elementwise functions and linear layers. All tensors are laid out
+(features, samples) or (features, candidates, samples), as in `chain`. For a tangent t of the
+pre-activations where the chain begins, propagated forward through its steps,
 
     E'' = sum over elementwise steps of (g f'') . t**2  +  t H t at the output,
 
-with g the gradient that comes back to the step and H the Hessian of the loss over the outputs. No
-matrix between two units of a layer is ever formed.
+with g the gradient backpropagated to the step's output and H the Hessian of the loss by the
+outputs. No matrix of size units x units is formed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sentei.errors import CriterionError
 from sentei.losses import wanted
 from sentei.probe.recording.recording import PerSample, per_sample_losses
 
-_ONCE = (
+_NOT_TWICE = (
     "a curvature needs a loss that can be differentiated twice; this one cannot: {}. "
     'Use "taylor1" or "ablation".'
 )
@@ -31,12 +32,12 @@ BLOCK_ELEMENTS = 1_000_000  # numbers in one block of work: 4 MB as float32
 
 @dataclass(frozen=True, eq=False)
 class OutputCurvature:
-    """A quadratic form of each sample: diag(diagonal) - factor factor' + whole.
+    """The Hessian of each sample's loss: diag(diagonal) - factor factor' + whole.
 
     Attributes:
         diagonal: (features, n).
-        factor: (features, n), or None for nothing.
-        whole: (features, features, n), or None for nothing.
+        factor: (features, n); None if the form has no such term.
+        whole: (features, features, n); None if the form has no such term.
     """
 
     diagonal: Tensor
@@ -44,30 +45,30 @@ class OutputCurvature:
     whole: Tensor | None = None
 
     def per_feature(self) -> Tensor:
-        """(features, n): its diagonal entries, cross terms left out."""
+        """Return the diagonal entries of the Hessian, (features, n)."""
         entries = self.diagonal
         if self.factor is not None:
             entries = entries - self.factor.square()
         return entries if self.whole is None else entries + self.whole.diagonal().mT
 
-    def before_elementwise(self, slope: Tensor, bend: Tensor) -> OutputCurvature:
-        """The form before an elementwise step with this slope f' and this g f'' of its input."""
+    def before_elementwise(self, slope: Tensor, second: Tensor) -> OutputCurvature:
+        """Return the Hessian by the input of an elementwise step with slope f' and second g f''."""
         factor = None if self.factor is None else self.factor * slope
         whole = None if self.whole is None else self.whole * slope * slope[:, None]
-        return OutputCurvature(self.diagonal * slope.square() + bend, factor, whole)
+        return OutputCurvature(self.diagonal * slope.square() + second, factor, whole)
 
     def along_tangents(self, tangents: Tensor) -> Tensor:
-        """(candidates, n): the form at `tangents` (features, candidates, n)."""
-        found = _weighed(tangents.square(), self.diagonal)
+        """Return t' H t for `tangents` t (features, candidates, n), (candidates, n)."""
+        found = _weighted_sum(tangents.square(), self.diagonal)
         if self.factor is not None:
-            found -= _weighed(tangents, self.factor).square_()
+            found -= _weighted_sum(tangents, self.factor).square_()
         if self.whole is not None:
             for row, tangent in zip(self.whole, tangents, strict=True):
-                found += _weighed(tangents, row) * tangent
+                found += _weighted_sum(tangents, row) * tangent
         return found
 
     def at_columns(self, weight: Tensor) -> Tensor:
-        """(columns, n): w' (form) w for every column w of `weight` (features, columns)."""
+        """Return w' H w for every column w of `weight` (features, columns), (columns, n)."""
         found = weight.square().T @ self.diagonal
         if self.factor is not None:
             found -= (weight.T @ self.factor).square_()
@@ -79,7 +80,12 @@ class OutputCurvature:
 
 @dataclass(frozen=True, eq=False)
 class ElementwiseStep:
-    """An elementwise step on one block: slope f' and bend g f'', both (features, n)."""
+    """Derivatives of an elementwise step on one block.
+
+    Attributes:
+        slope: (features, n) f'.
+        second: (features, n) g f'', with g the gradient by the step's output.
+    """
 
     slope: Tensor
     second: Tensor
@@ -87,13 +93,13 @@ class ElementwiseStep:
 
 @dataclass(frozen=True, eq=False)
 class ChainDerivatives:
-    """What is known along a chain on one block, from where it begins to the loss.
+    """Derivatives of each sample's loss along a chain, on one block of samples.
 
     Attributes:
-        steps: in order; a Tensor is the weight of a linear step.
-        gradient: (features, n) where the chain begins, of every sample's own loss.
-        end: the curvature of the loss over the outputs, at the last linear step's outputs (or where
-            the chain begins, if it has none).
+        steps: the steps in order; a Tensor is the weight of a linear step.
+        gradient: (features, n) derivatives of each sample's loss where the chain begins.
+        end: the Hessian of the loss by the outputs of the last linear step (by the input of the
+            chain, if it has no linear step).
     """
 
     steps: tuple[ElementwiseStep | Tensor, ...]
@@ -101,11 +107,15 @@ class ChainDerivatives:
     end: OutputCurvature
 
     def along_tangents(self, tangents: Tensor) -> Tensor:
-        """(candidates, n): each sample's E'' along `tangents` (features, candidates, n), exact."""
+        """Return each sample's exact E'' along `tangents` (features, candidates, n).
+
+        Returns:
+            (candidates, n).
+        """
         found = tangents.new_zeros(tangents.shape[1:])
         for step in self.steps:
             if isinstance(step, ElementwiseStep):
-                found += _weighed(tangents.square(), step.second)
+                found += _weighted_sum(tangents.square(), step.second)
                 tangents = tangents * step.slope[:, None]
             else:
                 flat = step @ tangents.flatten(1)
@@ -113,20 +123,22 @@ class ChainDerivatives:
         return found + self.end.along_tangents(tangents)
 
     def per_feature(self) -> Tensor:
-        """(features, n): second derivatives where the chain begins, exact."""
+        """Return the exact second derivatives where the chain begins, (features, n)."""
         if not self.steps:
             return self.end.per_feature()
-        each = torch.eye(len(self.gradient)).to(self.gradient)[:, :, None]
+        tangents = torch.eye(len(self.gradient)).to(self.gradient)[:, :, None]
         size = max(1, BLOCK_ELEMENTS // self.gradient.numel())
-        parts = (part.expand(-1, -1, self.gradient.shape[1]) for part in each.split(size, 1))
+        parts = (part.expand(-1, -1, self.gradient.shape[1]) for part in tangents.split(size, 1))
         return torch.cat([self.along_tangents(part) for part in parts])
 
     def diagonal(self) -> Tensor:
-        """(features, n): second derivatives where the chain begins, cross terms dropped on the way.
+        """Return second derivatives where the chain begins, without cross terms, (features, n).
+
+        Each linear step drops the cross terms between its features. Exact if no linear step follows
+        and the loss has no cross terms.
 
         Source: the appendix of "The Incredible Shrinking Neural Network" (there for logistic units
-        and squared error), and LeCun, Denker and Solla (1990). Exact if no linear step follows and
-        the loss has no cross terms.
+        and squared error), and LeCun, Denker and Solla (1990).
         """
         second = self.end.per_feature()
         for step in reversed(self.steps):
@@ -142,47 +154,47 @@ def chain_derivatives(
     weights: Sequence[Tensor | None],
     z: Tensor,
     targets: Tensor,
-    ending: Callable[[Tensor, Tensor], tuple[Tensor, OutputCurvature]],
+    at_outputs: Callable[[Tensor, Tensor], tuple[Tensor, OutputCurvature]],
 ) -> ChainDerivatives:
-    """Derivatives along a chain.
+    """Compute the derivatives along a chain by one forward and one backward pass.
 
     Args:
         steps: functions on (features, n).
-        weights: of each step, its weight if it is linear; None if it is elementwise.
-        z: (features, n) where the chain begins.
+        weights: for each step, its weight if it is linear; None if it is elementwise.
+        z: (features, n) input of the chain.
         targets: (n, ...).
-        ending: (outputs (n, classes), targets) -> gradient (classes, n), curvature.
+        at_outputs: (outputs (n, classes), targets) -> gradient (classes, n), curvature.
     """
-    seen: list[tuple[Tensor, Tensor] | Tensor] = []
+    forwards: list[tuple[Tensor, Tensor] | Tensor] = []
     for step, weight in zip(steps, weights, strict=True):
         if weight is None:
             z, slope, second = _derivatives(step, z)
-            seen.append((slope, second))
+            forwards.append((slope, second))
         else:
             z = step(z)
-            seen.append(weight)
-    back, end = ending(z.T, targets)
+            forwards.append(weight)
+    back, end = at_outputs(z.T, targets)
     backwards: list[ElementwiseStep | Tensor] = []
-    for part in reversed(seen):
+    for part in reversed(forwards):
         if isinstance(part, Tensor):
             back = part.T @ back
             backwards.append(part)
             continue
-        steep, second = part
-        bend = back * second
-        back = back * steep
+        slope, second = part
+        scaled = back * second
+        back = back * slope
         if backwards:
-            backwards.append(ElementwiseStep(steep, bend))
-        else:  # elementwise steps at the end bend the loss itself
-            end = end.before_elementwise(steep, bend)
+            backwards.append(ElementwiseStep(slope, scaled))
+        else:  # elementwise steps after the last linear step become part of the loss
+            end = end.before_elementwise(slope, scaled)
     return ChainDerivatives(tuple(reversed(backwards)), back, end)
 
 
 def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, ...]:
-    """f, f' and f'' of an elementwise function, by differentiating it twice."""
+    """f, f' and f'' of an elementwise function at x, by differentiating it twice."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        value = function(leaf.clone())  # it may work in place
+        value = function(leaf.clone())  # the function may work in place
         first = slope(value.sum(), leaf, create_graph=True)
         second = gradient(first.sum(), leaf)
     return value.detach(), first.detach(), second.detach()
@@ -191,27 +203,30 @@ def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tenso
 def loss_derivatives(
     name: str | None, per_sample: PerSample
 ) -> Callable[..., tuple[Tensor, OutputCurvature]]:
-    """Gradient and curvature of a loss over outputs (n, classes), in closed form where known."""
+    """Return the function that computes a loss's gradient and Hessian by outputs (n, classes).
+
+    It uses a closed form for the losses in `_CLOSED_FORMS`, autograd for all others.
+    """
     if name in _CLOSED_FORMS:
         return _CLOSED_FORMS[name]
     return lambda outputs, targets: _by_autograd(per_sample, outputs, targets)
 
 
 def _squared(outputs: Tensor, targets: Tensor) -> tuple[Tensor, OutputCurvature]:
-    apart = (outputs - wanted(outputs, targets)).T
-    return apart, OutputCurvature(torch.ones_like(apart))
+    errors = (outputs - wanted(outputs, targets)).T
+    return errors, OutputCurvature(torch.ones_like(errors))
 
 
 def _binary(outputs: Tensor, targets: Tensor) -> tuple[Tensor, OutputCurvature]:
-    chance = outputs.sigmoid()
-    return (chance - wanted(outputs, targets)).T, OutputCurvature((chance * (1 - chance)).T)
+    p = outputs.sigmoid()
+    return (p - wanted(outputs, targets)).T, OutputCurvature((p * (1 - p)).T)
 
 
 def _softmax(outputs: Tensor, targets: Tensor) -> tuple[Tensor, OutputCurvature]:
-    aims = wanted(outputs, targets).T
-    total = aims.sum(0)
-    chance = outputs.T.softmax(0)
-    return chance * total - aims, OutputCurvature(chance * total, chance * total.sqrt())
+    target_p = wanted(outputs, targets).T
+    total = target_p.sum(0)
+    p = outputs.T.softmax(0)
+    return p * total - target_p, OutputCurvature(p * total, p * total.sqrt())
 
 
 _CLOSED_FORMS = {
@@ -233,25 +248,26 @@ def _by_autograd(
 
 
 def check_smooth(per_sample: PerSample, outputs: Tensor, targets: Tensor, times: int) -> None:
-    """Refuse a loss that cannot be differentiated so many times, once or twice.
+    """Raise CriterionError if a loss cannot be differentiated `times` times, once or twice.
 
     Raises:
-        CriterionError: with what to use instead.
+        CriterionError: names the criteria to use instead.
     """
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
-        # Weights that ask for derivatives too make torch note a derivative that has none itself.
+        # With weights that require grad, the graph of the first derivative shows a node that
+        # cannot be differentiated again.
         weights = torch.ones(len(outputs)).to(outputs).requires_grad_(times > 1)
-        weighed = (per_sample_losses(per_sample, leaf, targets) * weights).sum()
-        first = slope(weighed, leaf, create_graph=times > 1)
+        weighted = (per_sample_losses(per_sample, leaf, targets) * weights).sum()
+        first = slope(weighted, leaf, create_graph=times > 1)
         if times > 1:
             if _cannot_differentiate_again(first):
-                raise CriterionError(_ONCE.format("it is marked as differentiable once"))
+                raise CriterionError(_NOT_TWICE.format("it is marked as differentiable once"))
             gradient(first.sum(), leaf)
 
 
 def _cannot_differentiate_again(value: Tensor) -> bool:
-    """Whether torch noted anywhere that nothing can be differentiated further."""
+    """Whether the autograd graph holds an Error node, for a function differentiable only once."""
     todo, seen = [value.grad_fn], set()
     while todo:
         node = todo.pop()
@@ -265,31 +281,37 @@ def _cannot_differentiate_again(value: Tensor) -> bool:
 
 
 def slope(value: Tensor, of: Tensor, *, create_graph: bool = False) -> Tensor:
-    """The gradient of a loss.
+    """Compute the gradient of a loss by a tensor; zero if the loss does not depend on it.
 
     Raises:
-        CriterionError: it has none: it was made of comparisons or roundings, or left torch.
+        CriterionError: the loss has no autograd graph: it is computed by comparisons or rounding,
+            or outside torch.
     """
     if not value.requires_grad:
         raise CriterionError(
-            "a criterion that asks for derivatives needs a loss that has them; this one does not "
-            'depend on the outputs in a way torch can follow. Use "ablation", or another loss.'
+            "a criterion based on derivatives needs a differentiable loss; torch cannot "
+            "differentiate this one by the network's outputs. "
+            'Use "ablation", or another loss.'
         )
     found = torch.autograd.grad(value, of, create_graph=create_graph, allow_unused=True)[0]
     return torch.zeros_like(of) if found is None else found
 
 
 def gradient(value: Tensor, of: Tensor) -> Tensor:
-    """The gradient; zero where there is nothing left to differentiate."""
+    """Compute the gradient of a first derivative; zero if it has no autograd graph.
+
+    Raises:
+        CriterionError: it cannot be differentiated.
+    """
     if not value.requires_grad:
         return torch.zeros_like(of)
     try:
         found = torch.autograd.grad(value, of, retain_graph=True, allow_unused=True)[0]
     except RuntimeError as error:
-        raise CriterionError(_ONCE.format(error)) from error
+        raise CriterionError(_NOT_TWICE.format(error)) from error
     return torch.zeros_like(of) if found is None else found
 
 
-def _weighed(values: Tensor, weights: Tensor) -> Tensor:
-    """(candidates, n) sums over features of values (features, candidates, n)."""
+def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
+    """(candidates, n) sums over features of values (features, candidates, n) times weights."""
     return (values * weights[:, None]).sum(0)  # a quarter of the time that einsum takes

@@ -1,4 +1,4 @@
-"""What can be asked of losses along a gate: their value, slope and curvature, by autograd."""
+"""Compute the value, first and second derivative of per-sample losses along a gate by autograd."""
 
 from __future__ import annotations
 
@@ -11,60 +11,65 @@ from torch import Tensor
 
 from sentei.probe.engines.chain_derivatives import gradient, slope
 
-GateLoss = Callable[[Tensor], Tensor]  # a gate -> one number per sample
+GateLoss = Callable[[Tensor], Tensor]  # a gate's value -> (n,) losses, one per sample
 GateOperator = Callable[[GateLoss], GateLoss]
 
 
 @contextmanager
 def hide_torch_warnings() -> Iterator[None]:
-    """Of what `torch.func` says while it works, nothing concerns whoever asked."""
+    """Suppress the warnings of `torch.func` that do not affect results."""
     with warnings.catch_warnings():
-        # An operation without a batching rule is slower, not wrong.
+        # Operations without a batching rule are slower but correct.
         warnings.filterwarnings("ignore", message=".*batching rule.*")
-        # The rules for carrying derivatives forward are compiled in a way torch means to drop.
+        # torch compiles its forward-mode rules with torch.jit.script, which it deprecates.
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
         yield
 
 
 def first_by_jvp(along: GateLoss) -> GateLoss:
-    """First derivatives, one per sample, carried forward."""
+    """Return the function that computes first derivatives per sample by forward mode."""
     return lambda gain: torch.func.jvp(along, (gain,), (torch.ones_like(gain),))[1]
 
 
 def second_by_func(along: GateLoss) -> GateLoss:
-    """Second derivative of the sum, by two passes back.
+    """Return the function that computes the second derivative of the sum by reverse mode twice.
 
-    Not forward: of layer norm, among others, torch 2.13 carries second derivatives forward wrongly.
+    Not by forward mode: torch 2.13 computes wrong second derivatives of layer norm, among others.
     """
     return torch.func.grad(torch.func.grad(lambda gain: along(gain).sum()))
 
 
 def first_by_autograd(along: GateLoss) -> GateLoss:
-    """First derivatives, one per sample, by two passes back: the sum's slope is linear in `u`."""
+    """Return the function that computes first derivatives per sample by reverse mode twice.
 
-    def ask(gain: Tensor) -> Tensor:
+    The derivative of the sum weighted by `u` is linear in `u`; its gradient by `u` holds the
+    derivatives of the samples.
+    """
+
+    def derivative(gain: Tensor) -> Tensor:
         with torch.enable_grad():
             gain = gain.detach().requires_grad_()
             values = along(gain)
             u = torch.ones_like(values).requires_grad_()
             return gradient(slope((u * values).sum(), gain, create_graph=True), u)
 
-    return ask
+    return derivative
 
 
 def second_by_autograd(along: GateLoss) -> GateLoss:
-    """Second derivative of the sum, by two passes back."""
+    """Return the function that computes the second derivative of the sum by autograd."""
 
-    def ask(gain: Tensor) -> Tensor:
+    def derivative(gain: Tensor) -> Tensor:
         with torch.enable_grad():
             gain = gain.detach().requires_grad_()
             return gradient(slope(along(gain).sum(), gain, create_graph=True), gain)
 
-    return ask
+    return derivative
 
 
-# What to ask together, what alone, and the attribute that says whether together works.
+# The operator under vmap, the operator for one gate at a time, and the attribute of `Gates` that
+# says whether vmap works for it.
 BatchedOperator = tuple[GateOperator, GateOperator, str]
 VALUE: BatchedOperator = (lambda along: along, lambda along: along, "batched")
-FIRST: BatchedOperator = (first_by_jvp, first_by_autograd, "derived")
-SECOND: BatchedOperator = (second_by_func, second_by_autograd, "derived")
+FIRST: BatchedOperator = (first_by_jvp, first_by_autograd, "batched_derivatives")
+SECOND: BatchedOperator = (second_by_func, second_by_autograd, "batched_derivatives")

@@ -1,8 +1,8 @@
-"""The loss without a unit, for any network: gates at its listeners, all candidates in one pass.
+"""Compute the loss without each unit for any network, by gates at the listeners of the units.
 
-`torch.func.vmap` runs the model over the candidates. What no gate can change is replayed from the
-recording; a listener that hears nothing else new is its recorded output less the unit's own
-contribution; everything after it is computed.
+`torch.func.vmap` runs the model for many candidates in one pass. Calls that no gate can change are
+replayed from the recording. The output of a listener whose other inputs are unchanged is its
+recorded output minus the unit's contribution. Everything after it is computed.
 """
 
 from __future__ import annotations
@@ -46,12 +46,15 @@ PerListener = dict[str, Tensor]
 
 @dataclass(eq=False)
 class Gates:
-    """Runs a network on from a group's listeners, once for each unit left out.
+    """Engine for units of any network: runs it from the group's listeners on, once per unit.
 
     Attributes:
-        listeners: the group's listeners by parameter, under the name the recording uses.
-        batched: whether `torch.func.vmap` can run the model; found out by trying.
-        derived: whether it can with derivatives as well.
+        model: the network.
+        survey: the calls of its forward pass.
+        listeners: the group's listeners by the parameter names under which calls use them.
+        per_sample: the loss, one number per sample.
+        batched: whether `torch.func.vmap` can run the model; False after the first failure.
+        batched_derivatives: whether it can also compute derivatives; False after the first failure.
     """
 
     model: nn.Module
@@ -63,44 +66,44 @@ class Gates:
 
     def __post_init__(self) -> None:
         users = {name: self.survey.users(name) for name in self.listeners}
-        if deaf := [name for name, positions in users.items() if not positions]:
+        if unused := [name for name, positions in users.items() if not positions]:
             raise StructureError(
-                f"a listener must be a weight that a layer call uses; {deaf[0]!r} is not used so "
-                "in a pass over this data"
+                f"a listener must be a weight that a layer call uses; no call uses {unused[0]!r} "
+                "in a forward pass over this data. Leave its group out."
             )
         self.first = min((at for positions in users.values() for at in positions), default=0)
 
     @property
     def need(self) -> Need:
-        """What has to be recorded of a pass: all there is to replay."""
+        """What a pass must record: the outputs of all mixing calls."""
         return "kept"
 
     def rises(self, block: Pass, units: Tensor) -> Tensor:
-        """(k,) float64: rise of the summed loss over a block, for each unit left out alone."""
+        """Return the rise of a block's summed loss with each unit removed alone, (k,) float64."""
         return self.rises_at_gains(block, units, torch.zeros(1))[:, 0]
 
     def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
-        """(k, g) float64: rise of the summed loss with each unit's gate at each gain."""
+        """Return the rise of the summed loss with each unit's gate at each gain, (k, g) float64."""
         assert block.losses is not None
         base = block.losses.sum(dtype=torch.float64)
-        each = units.repeat_interleave(len(gains)), gains.repeat(len(units))
-        found = self._for_each(VALUE, block, *each)
-        sums = [per_sample.sum(dtype=torch.float64) for per_sample in found]
+        pairs = units.repeat_interleave(len(gains)), gains.repeat(len(units))
+        losses = self._for_each(VALUE, block, *pairs)
+        sums = [per_sample.sum(dtype=torch.float64) for per_sample in losses]
         rises = torch.stack(sums) - base if sums else base.new_zeros(0)
         return rises.view(len(units), len(gains))
 
     def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
-        """(k,) float64: as `rises`, after each unit was handed over by its row of the mix."""
+        """As `rises`, but after each unit is repaired by its row of the mix, (k,) float64."""
         assert block.losses is not None
         folds = FoldedCalls(self.model, self.listeners)
         sums = []
 
-        def total(rows: PerListener, hits: PerListener, seen: bool) -> Tensor:
+        def total(rows: PerListener, indicators: PerListener, wrapped: bool) -> Tensor:
             def answer(call: Call) -> Tensor:
                 first = call.position <= self.first
-                same = call.mixes and (first or (seen and not _depends(call)))
+                same = call.mixes and (first or (wrapped and not _depends(call)))
                 if call.weight in rows:
-                    return folds(call, hits[call.weight], rows[call.weight])
+                    return folds(call, indicators[call.weight], rows[call.weight])
                 return block.call_outputs[call.position].clone() if same else call()
 
             with Calls(self.model, answer):
@@ -113,46 +116,48 @@ class Gates:
             rows = {
                 name: mix[chunk].to(self.model.get_parameter(name)) for name, mix in mixes.items()
             }
-            hits, _ = self._choices(chunk)
+            indicators, _ = self._indicators(chunk)
             if self.batched:
                 try:
                     with hide_torch_warnings():
                         sums.append(
-                            torch.func.vmap(lambda r, h: total(r, h, seen=True))(rows, hits)
+                            torch.func.vmap(lambda r, i: total(r, i, wrapped=True))(
+                                rows, indicators
+                            )
                         )
                     continue
                 except (RuntimeError, ValueError):
                     self.batched = False
             for i in range(len(chunk)):
-                one = [{name: value[i] for name, value in of.items()} for of in (rows, hits)]
-                sums.append(total(*one, seen=False)[None])
+                one = [{name: v[i] for name, v in of.items()} for of in (rows, indicators)]
+                sums.append(total(*one, wrapped=False)[None])
         return torch.cat(sums) - block.losses.sum(dtype=torch.float64)
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
-        """(k,) float64: derivative of the summed loss along each unit's gate."""
+        """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
         if not asked.absolute:
             return self._gradient(block, asked.loss)[units.to(block.samples.targets.device)]
-        once = self._for_each(FIRST, block, units, torch.ones(len(units)), asked.loss)
-        return torch.stack([each.abs().sum(dtype=torch.float64) for each in once])
+        first = self._for_each(FIRST, block, units, torch.ones(len(units)), asked.loss)
+        return torch.stack([each.abs().sum(dtype=torch.float64) for each in first])
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
-        """(k,) float64: second derivative of the summed loss along each unit's gate.
+        """Return the second derivative of the summed loss along each unit's gate, (k,) float64.
 
         Raises:
-            CriterionError: the diagonal recursion is asked for, and this is no plain chain.
+            CriterionError: `kind` is "diagonal", which exists for plain chains only.
         """
         if kind == "diagonal":
             raise CriterionError(
-                "the diagonal recursion needs one linear layer that hears the units and a plain "
-                "chain of activations and linear layers after it; what hears "
-                f"{', '.join(sorted(self.listeners))} is something else. Ask for "
+                "the diagonal recursion needs a single linear layer that reads the units, followed "
+                "only by activations and linear layers; the network around "
+                f"{', '.join(sorted(self.listeners))} is built differently. Use "
                 'curvature="full", which is exact for any network.'
             )
-        twice = self._for_each(SECOND, block, units, torch.ones(len(units)))
-        return torch.stack([each.sum(dtype=torch.float64) for each in twice])
+        second = self._for_each(SECOND, block, units, torch.ones(len(units)))
+        return torch.stack([each.sum(dtype=torch.float64) for each in second])
 
     def _gradient(self, block: Pass, loss: PerSample | None) -> Tensor:
-        """(size,) float64: E' along all gates at once, by one pass back."""
+        """(size,) float64 derivatives E' along all gates, by one backward pass."""
         first = next(iter(self.listeners.values()))
         gate = torch.ones(
             len(first.index), dtype=torch.float64, device=block.samples.targets.device
@@ -176,80 +181,95 @@ class Gates:
             return slope(total, gate).detach()
 
     def _chunk(self, rows: int, passes: int) -> int:
-        largest = max(seen.bytes_out for seen in self.survey.calls[self.first :])
+        """How many candidates fit into one chunk of work."""
+        largest = max(call.bytes_out for call in self.survey.calls[self.first :])
         return max(1, _CHUNK_BYTES // max(1, rows * largest * passes))
 
     def _for_each(
         self,
-        what: BatchedOperator,
+        operator: BatchedOperator,
         block: Pass,
         units: Tensor,
         gains: Tensor,
         loss: PerSample | None = None,
     ) -> Iterator[Tensor]:
-        """What is asked of the per-sample losses along each unit's gate, at its gain."""
-        together, alone, able = what
+        """Yield the operator's result on the per-sample losses along each unit's gate at its gain.
 
-        def at(
-            ask: GateOperator, hit: PerListener, columns: PerListener, gain: Tensor, seen: bool
+        Args:
+            operator: `VALUE`, `FIRST` or `SECOND`.
+            block: the recorded pass.
+            units: (k,) positions.
+            gains: (k,) the gate's value for each unit.
+            loss: the loss; the engine's own if None.
+        """
+        batched, alone, flag = operator
+
+        def apply(
+            of: GateOperator,
+            indicator: PerListener,
+            columns: PerListener,
+            at: Tensor,
+            wrapped: bool,
         ) -> Tensor:
             def along(gain: Tensor) -> Tensor:
-                gates = {name: 1 + (gain.to(mine) - 1) * mine for name, mine in hit.items()}
+                gates = {name: 1 + (gain.to(own) - 1) * own for name, own in indicator.items()}
                 terms = {name: (own, gain) for name, own in columns.items()}
-                out = self._run(block, gates, terms, seen, plain=what is not VALUE)
+                out = self._run(block, gates, terms, wrapped, plain=operator is not VALUE)
                 return per_sample_losses(loss or self.per_sample, out, block.samples.targets)
 
-            return ask(along)(gain)
+            return of(along)(at)
 
-        size = self._chunk(len(block.samples), passes=1 if what is VALUE else 4)
-        for chunk, at_gain in zip(units.split(size), gains.split(size), strict=True):
-            hits, columns = self._choices(chunk)
-            own = at_gain.to(next(iter(hits.values())))
-            if getattr(self, able):
+        size = self._chunk(len(block.samples), passes=1 if operator is VALUE else 4)
+        for chunk, chunk_gains in zip(units.split(size), gains.split(size), strict=True):
+            indicators, columns = self._indicators(chunk)
+            at = chunk_gains.to(next(iter(indicators.values())))
+            if getattr(self, flag):
                 try:
                     with hide_torch_warnings():
-                        run = torch.func.vmap(lambda h, c, g: at(together, h, c, g, seen=True))
-                        found = run(hits, columns, own)
-                    yield from found
+                        run = torch.func.vmap(lambda i, c, g: apply(batched, i, c, g, wrapped=True))
+                        results = run(indicators, columns, at)
+                    yield from results
                     continue
                 except (RuntimeError, ValueError):
-                    setattr(self, able, False)
+                    setattr(self, flag, False)
             for i in range(len(chunk)):
-                hit = {name: value[i] for name, value in hits.items()}
-                mine = {name: value[i] for name, value in columns.items()}
-                yield at(alone, hit, mine, own[i], seen=False)
+                indicator = {name: value[i] for name, value in indicators.items()}
+                own = {name: value[i] for name, value in columns.items()}
+                yield apply(alone, indicator, own, at[i], wrapped=False)
 
-    def _choices(self, units: Tensor) -> tuple[PerListener, PerListener]:
-        """For each unit: 1 at its columns of each listener and 0 elsewhere, and which they are."""
-        hits, columns = {}, {}
+    def _indicators(self, units: Tensor) -> tuple[PerListener, PerListener]:
+        """For each listener: (k, columns) 1 at each unit's columns, else 0; and those columns."""
+        indicators, columns = {}, {}
         for name, listener in self.listeners.items():
             weight = self.model.get_parameter(name)
             own = listener.index[units].to(weight.device)
-            hit = weight.new_zeros(len(units), weight.shape[listener.dim])
-            hits[name], columns[name] = hit.scatter(1, own, 1.0), own
-        return hits, columns
+            zeros = weight.new_zeros(len(units), weight.shape[listener.dim])
+            indicators[name], columns[name] = zeros.scatter(1, own, 1.0), own
+        return indicators, columns
 
     def _run(
         self,
         block: Pass,
         gates: PerListener,
         terms: Mapping[str, tuple[Tensor, Tensor]] | None = None,
-        seen: bool = False,
+        wrapped: bool = False,
         plain: bool = True,
     ) -> Tensor:
-        """The outputs with gated columns.
+        """Run the model with gated columns and return its outputs.
 
         Args:
-            block: what was recorded.
-            gates: of every listener, a factor for each of its columns.
-            terms: the only columns whose factor is not 1, and that factor.
-            seen: whether tensors show that they depend on a gate, being wrapped.
-            plain: attention from its definition: fused kernels cannot be differentiated twice.
+            block: the recorded pass.
+            gates: for every listener, a factor for each of its columns.
+            terms: for every listener, the only columns whose factor is not 1, and that factor.
+            wrapped: whether tensors that depend on a gate are wrapped by `torch.func`, so that
+                calls that do not depend on one can be recognized and replayed.
+            plain: compute attention from its definition: fused kernels cannot be differentiated
+                twice.
         """
 
         def answer(call: Call) -> Tensor:
             first = call.position <= self.first
-            same = call.mixes and (first or (seen and not _depends(call)))
+            same = call.mixes and (first or (wrapped and not _depends(call)))
             listener = self.listeners.get(call.weight)
             if listener is None:
                 return block.call_outputs[call.position].clone() if same else call()
@@ -266,32 +286,32 @@ class Gates:
 
 
 def _depends(call: Call) -> bool:
-    """Whether anything the call is given depends on a gate of a vmap, or of a derivative in it."""
+    """Whether an argument of the call depends on a gate: it is wrapped by `torch.func`."""
     given = (value for value in call.given.values() if isinstance(value, Tensor))
     return any(is_functorch_wrapped_tensor(value) for value in given)
 
 
 def _is_small(call: Call) -> bool:
-    """Whether one unit's contribution can be computed by itself."""
+    """Whether the contribution of single columns to the call's output can be computed alone."""
     linear = call.function in (F.linear, torch.addmm)
     return linear or call.function in _ONE_COLUMN_CONVS
 
 
 def _contribution(call: Call, columns: Tensor) -> Tensor:
-    """What the columns add to the call's output: the same call on these columns alone."""
+    """Compute the contribution of some columns to the call's output: the call on them alone."""
     weight = call.given[call.use.weight]
     dim = call.use.columns
     assert dim is not None
     own = weight.index_select(dim, columns)
-    heard = call.input.index_select(call.axis, _channels(call, columns).flatten())
+    inputs = call.input.index_select(call.axis, _channels(call, columns).flatten())
     if call.function is torch.addmm:
-        return heard @ own
-    given = {**call.given, call.use.reads: heard, call.use.weight: own, call.use.bias: None}
+        return inputs @ own
+    given = {**call.given, call.use.reads: inputs, call.use.weight: own, call.use.bias: None}
     return call.function(**given)
 
 
 def _channels(call: Call, columns: Tensor) -> Tensor:
-    """Input channels that columns hear: in a grouped convolution, one in each of its groups."""
+    """Input channels that columns read: in a grouped convolution, one in each of its groups."""
     assert call.use.columns is not None
     width = call.given[call.use.weight].shape[call.use.columns]
     steps = torch.arange(0, call.input.shape[call.axis], width, device=columns.device)
@@ -299,13 +319,13 @@ def _channels(call: Call, columns: Tensor) -> Tensor:
 
 
 def _spread(gate: Tensor, call: Call) -> Tensor:
-    """A gate over weight columns as one over the call's input."""
+    """Expand a gate over weight columns to a factor on the call's input."""
     times = call.input.shape[call.axis] // gate.shape[0]
     return gate.repeat(times).reshape(-1, *[1] * (-1 - call.axis))
 
 
 def _reweighted(call: Call, gate: Tensor, dim: int) -> Tensor:
-    """The call with the gated slices of its weight at zero: right for every use of a weight."""
+    """Run the call with its weight multiplied by a gate along `dim`; works for any use of it."""
     weight = call.given[call.use.weight]
     shape = [1] * weight.ndim
     shape[dim] = -1

@@ -1,4 +1,4 @@
-"""Derivatives of the loss along the gates of single synapses: w E' and w w E''."""
+"""Compute derivatives of the loss along the gates of single synapses: w E' and w w E''."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from sentei.probe.recording.recording import (
     per_sample_losses,
 )
 
-_CANDIDATES = 32  # synapses that a general network is run for at once
+_CANDIDATES = 32  # synapses per vmap over a general network
 
 
 @dataclass(eq=False)
 class SynapseGates:
-    """Measures along the gates of one weight's entries.
+    """Engine for synapses: derivatives of the loss along a gate at each entry of one weight.
 
     Attributes:
         model: the network.
         parameter: the weight's name.
-        per_sample: the loss.
-        chain: what follows the weight, where it is a plain chain from its outputs to the loss.
+        per_sample: the loss, one number per sample.
+        chain: the plain chain from the weight's layer to the output; None if there is none.
     """
 
     model: nn.Module
@@ -43,14 +43,14 @@ class SynapseGates:
 
     @property
     def need(self) -> Need:
-        """What has to be recorded of a pass."""
+        """What a pass must record: the input of the weight's layer if there is a chain."""
         return "outputs" if self.chain is None else self.chain.need
 
     def slopes(self, block: Pass, members: Tensor, asked: Slope) -> Tensor:
-        """(k,) float64: derivative of the summed loss along each synapse's gate.
+        """Return the derivative of the summed loss along each synapse's gate, (k,) float64.
 
         Raises:
-            CriterionError: each sample's own is asked for, and the network is no plain chain there.
+            CriterionError: absolute per-sample derivatives are requested, and there is no chain.
         """
         weight = self.model.get_parameter(self.parameter).detach().double()
         if self.chain is not None:
@@ -62,41 +62,44 @@ class SynapseGates:
             found = found * (weight.abs() if asked.absolute else weight)
         elif asked.absolute:
             raise CriterionError(
-                "each sample's own slope along a synapse is known where a linear layer and a plain "
-                f'chain follow; {self.parameter!r} is elsewhere. Ask for form="signed".'
+                "each sample's own derivative along a synapse is available only for a linear layer "
+                "followed only by activations and linear layers; "
+                f'{self.parameter!r} is not the weight of one. Use form="signed".'
             )
         else:
             found = self._slope(block, asked.loss or self.per_sample).double() * weight
         return found.flatten()[members.to(found.device)]
 
     def curvatures(self, block: Pass, members: Tensor, kind: str) -> Tensor:
-        """(k,) float64: second derivative of the summed loss along each synapse's gate.
+        """Return the second derivative of the summed loss along each synapse's gate, (k,) float64.
 
         Raises:
-            CriterionError: the diagonal recursion is asked for, and this is no plain chain.
+            CriterionError: `kind` is "diagonal", and there is no chain.
         """
         if self.chain is None:
             if kind == "diagonal":
                 raise CriterionError(
-                    "the diagonal recursion needs a linear layer and a plain chain of activations "
-                    f"and linear layers after it; {self.parameter!r} is elsewhere. Ask for "
+                    "the diagonal recursion needs a linear layer followed only by activations and "
+                    f"linear layers; {self.parameter!r} is not the weight of one. Use "
                     'curvature="full", which is exact for any network.'
                 )
-            return self._twice(block, members)
+            return self._second(block, members)
         weight = self.model.get_parameter(self.parameter).detach().double()
         found: Any = 0.0
         for o, targets in self.chain.rows(block):
-            known = self.chain.derivatives(o, targets)
-            second = known.diagonal() if kind == "diagonal" else known.per_feature()
+            derivatives = self.chain.derivatives(o, targets)
+            second = derivatives.diagonal() if kind == "diagonal" else derivatives.per_feature()
             found = found + second.double() @ o.double().square().T
         return (found * weight.square()).flatten()[members.to(found.device)]
 
     def _slope(self, block: Pass, loss: PerSample) -> Tensor:
+        """Gradient of the summed loss by the weight."""
         with torch.enable_grad():
             leaf = self.model.get_parameter(self.parameter).detach().clone().requires_grad_()
             return slope(self._losses(block, leaf, loss).double().sum(), leaf)
 
-    def _twice(self, block: Pass, members: Tensor) -> Tensor:
+    def _second(self, block: Pass, members: Tensor) -> Tensor:
+        """(k,) float64 second derivatives of the summed loss along each gate, by autograd."""
         weight = self.model.get_parameter(self.parameter).detach()
 
         def second(member: Tensor) -> Tensor:
@@ -113,12 +116,13 @@ class SynapseGates:
             return torch.cat([run(part) for part in members.to(weight.device).split(_CANDIDATES)])
 
     def _losses(self, block: Pass, weight: Tensor, loss: PerSample) -> Tensor:
+        """(n,) losses with the parameter replaced by `weight`."""
         name, model = self.parameter, self.model
 
-        class Changed(nn.Module):
+        class Replaced(nn.Module):
             def forward(self, *args: Any, **kwargs: Any) -> Any:
                 return functional_call(model, {name: weight}, args, kwargs)
 
         return per_sample_losses(
-            loss, model_output(Changed(), block.samples), block.samples.targets
+            loss, model_output(Replaced(), block.samples), block.samples.targets
         )

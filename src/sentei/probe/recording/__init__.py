@@ -1,1 +1,4 @@
-"""Record one pass of a network over the samples, and replay it. Imports `network`."""
+"""Record the layer outputs of one forward pass over the samples and replay them.
+
+Imports `network`.
+"""

@@ -1,4 +1,4 @@
-"""The samples a Probe measures on: read once into memory, checked, and handed out in blocks."""
+"""Read the samples that a Probe measures on into memory, check them and slice them into blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sentei.errors import DataError
 from sentei.network.example import Example, resized, tensors
 from sentei.samples import check_classes, check_finite, check_rows
 
-_AT_ONCE = 1024
+_BATCH = 1024  # samples per batch when a Dataset is read
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class ProbeData:
     """Inputs and targets with the same number of rows.
 
     Attributes:
-        inputs: what the model takes: a tensor, a tuple of tensors (arguments) or a mapping
-            (keywords), each (N, ...).
+        inputs: the model's inputs: a tensor, a tuple of tensors (positional arguments) or a mapping
+            (keyword arguments), each (N, ...).
         targets: (N, ...).
     """
 
@@ -34,61 +34,61 @@ class ProbeData:
         return self.targets.shape[0]
 
     def rows(self, start: int, stop: int, device: torch.device) -> ProbeData:
-        """Rows `start` to `stop`, on a device."""
+        """Return rows `start` to `stop` (exclusive), on a device."""
         return ProbeData(
             resized(self.inputs, lambda t: t[start:stop].to(device)),
             self.targets[start:stop].to(device),
         )
 
     def check_classes(self, outputs: Tensor) -> None:
-        """Refuse class numbers that the model has no output for.
+        """Raise DataError if a target is a class number that the model has no output for.
 
         Raises:
-            DataError: with the number and the row it was found in.
+            DataError: names the class number and its row.
         """
         if not self.targets.is_floating_point() and self.targets.ndim == 1 and outputs.ndim == 2:
             check_classes(self.targets, outputs.shape[1])
 
 
 def read(data: Any) -> ProbeData:
-    """Samples in memory from `(inputs, targets)`, a Dataset or a DataLoader.
+    """Read `(inputs, targets)`, a Dataset or a DataLoader into memory and check it.
 
-    A DataLoader is read once, in the order in which it comes; the last item of its batches is the
-    target. The global random state is left as it was.
+    A DataLoader is read once, in its own order; the last item of each batch is the target. The
+    global random state does not change.
 
     Raises:
         DataError: no rows, lengths that differ, NaN or infinite inputs, or an unknown form.
     """
     if isinstance(data, DataLoader):
-        samples = _collected(data)
+        samples = _read_batches(data)
     elif isinstance(data, Dataset):
-        samples = _collected(DataLoader(data, batch_size=_AT_ONCE))
+        samples = _read_batches(DataLoader(data, batch_size=_BATCH))
     elif isinstance(data, Sequence) and len(data) == 2:
         samples = ProbeData(data[0], torch.as_tensor(data[1]))
     else:
         raise DataError(
             f"data must be (inputs, targets), a Dataset or a DataLoader, not {type(data).__name__}"
         )
-    _check(samples)
+    _check_rows(samples)
     return samples
 
 
-def _collected(loader: DataLoader) -> ProbeData:
+def _read_batches(loader: DataLoader) -> ProbeData:
     with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
         batches = [tuple(batch) for batch in loader if isinstance(batch, (tuple, list))]
     if not batches or min(map(len, batches)) < 2:
         raise DataError(
-            "a Dataset or DataLoader must give (inputs, ..., target) and at least one sample; "
-            "pass (inputs, targets) as tensors if yours gives something else"
+            "a Dataset or DataLoader must yield (inputs, ..., target) and at least one sample; "
+            "if yours yields something else, pass (inputs, targets) as tensors"
         )
     *inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return ProbeData(inputs[0] if len(inputs) == 1 else tuple(inputs), targets)
 
 
-def _check(samples: ProbeData) -> None:
+def _check_rows(samples: ProbeData) -> None:
     given = tensors(samples.inputs)
     if not given:
-        raise DataError("inputs must be tensors with a row for each sample; there are none")
+        raise DataError("inputs must be tensors with a row for each sample; there is no tensor")
     for tensor in given:
         check_rows(tensor, samples.targets)
         check_finite("inputs", tensor)

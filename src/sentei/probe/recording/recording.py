@@ -1,7 +1,7 @@
-"""What a network did on the samples: recorded once, replayed as far as it still holds.
+"""Record the outputs of a network's layer calls on the samples, and replay those still valid.
 
-A recording keeps the output of every call that mixes units, for each block of samples. When weights
-change from some call on, everything before it is replayed instead of computed.
+A recording keeps the output of every call that mixes units, for each block of samples. When the
+weights of a call change, the outputs of all earlier calls are replayed instead of computed.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ from sentei.network.example import run, tensors
 from sentei.probe.recording.data import ProbeData
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
-# Of a pass: outputs and losses alone, also the outputs of all mixing calls, or what one call heard.
+# What a pass must hold: "outputs" (the model's outputs and losses), "kept" (also the outputs of all
+# mixing calls), or the position of a call whose input is needed.
 Need = Literal["outputs", "kept"] | int
 
-# Blocks are fixed by model and data alone, so that sums are added in the same order everywhere.
+# Block boundaries depend on model and data alone, so every machine adds sums in the same order.
 _BLOCK_ROWS = 5000
 _BLOCK_BYTES = 64 * 2**20  # of the largest output in one block
-_SURVEY_ROWS = 4  # samples that show what a pass consists of
-_CHECK_ROWS = 128  # samples on which the record is compared with the network itself
+_SURVEY_ROWS = 4  # samples in the run that lists the calls of a pass
+_CHECK_ROWS = 128  # samples on which the recorded outputs are compared with the network's
 
 
 @dataclass(frozen=True)
 class Slope:
-    """Which derivative along gates is asked for.
+    """Options for the derivative of the loss along gates.
 
     Attributes:
-        absolute: each sample's derivative by its size, so that samples cannot cancel.
-        loss: to differentiate in place of the network's own.
+        absolute: sum the absolute values of the per-sample derivatives, so that samples of opposite
+            sign do not cancel.
+        loss: the loss to differentiate; the Probe's own if None.
     """
 
     absolute: bool = False
@@ -47,7 +49,7 @@ class Slope:
 
 @dataclass(frozen=True)
 class CallRecord:
-    """One call of a pass: its weight, everything per-unit that it uses, and its size in bytes."""
+    """One call of a pass: its weight, the per-unit tensors it uses, bytes per sample in and out."""
 
     weight: str
     tensors: tuple[str, ...]
@@ -58,7 +60,7 @@ class CallRecord:
 
 @dataclass(frozen=True, eq=False)
 class FunctionCall:
-    """One torch function that a pass called, whether or not it used a weight."""
+    """One torch function call of a pass, with or without a weight of the model."""
 
     function: Any
     args: tuple
@@ -68,12 +70,12 @@ class FunctionCall:
 
 @dataclass(frozen=True)
 class PassSurvey:
-    """What one pass consists of, from a run on a few samples.
+    """The calls of one forward pass, listed by running the model on a few samples.
 
     Attributes:
-        calls: the calls that use weights; positions elsewhere count along these.
-        events: every torch function that ran.
-        output: what the model returned.
+        calls: the calls that use weights, in order; a call's position is its index here.
+        events: every torch function call, in order.
+        output: the model's output.
     """
 
     calls: tuple[CallRecord, ...]
@@ -81,17 +83,17 @@ class PassSurvey:
     output: Tensor
 
     def users(self, parameter: str) -> list[int]:
-        """Positions of the calls that use a parameter."""
-        return [i for i, seen in enumerate(self.calls) if parameter in seen.tensors]
+        """Return the positions of the calls that use a parameter."""
+        return [i for i, call in enumerate(self.calls) if parameter in call.tensors]
 
 
 @dataclass(frozen=True, eq=False)
 class CallInput:
-    """What one call heard on a block, and what follows from that alone.
+    """The input of one call on a block of samples, with statistics computed from it.
 
     Attributes:
-        o: (units, n): units first.
-        targets: (n, ...).
+        o: (units, n) the outputs of the units that the call reads.
+        targets: (n, ...) the targets of the block.
     """
 
     o: Tensor
@@ -99,26 +101,26 @@ class CallInput:
 
     @cached_property
     def peaks(self) -> Tensor:
-        """(units,) largest |o| of each."""
+        """(units,) largest |o| of each unit on the block."""
         return self.o.abs().amax(1)
 
     @cached_property
     def by_class(self) -> Tensor:
-        """(largest class + 1, units) sums of o over the samples of each class."""
+        """(largest class + 1, units) sum of o over the samples of each class."""
         classes = torch.arange(int(self.targets.max()) + 1, device=self.o.device)
         return (classes[:, None] == self.targets).to(self.o.dtype) @ self.o.T
 
 
 @dataclass
 class Pass:
-    """What is recorded of one block of samples.
+    """The recorded forward pass of one block of samples.
 
     Attributes:
         samples: the block.
-        kept: outputs of mixing calls by position.
-        heard: what the wanted calls heard, by position.
-        outputs: what the model put out; None until the pass has run.
-        losses: (n,) per-sample losses of `outputs`.
+        call_outputs: outputs of mixing calls by position.
+        call_inputs: inputs of the calls in `Recording.wanted_inputs`, by position.
+        outputs: the model's outputs; None until the pass has run.
+        losses: (n,) per-sample losses of `outputs`; None until the pass has run.
     """
 
     samples: ProbeData
@@ -128,20 +130,20 @@ class Pass:
     losses: Tensor | None = None
 
     def forget_(self, position: int) -> None:
-        """Drop all that depends on the output of the call at `position`."""
+        """Drop everything that depends on the output of the call at `position`."""
         self.outputs = self.losses = None
         self.call_outputs = {at: kept for at, kept in self.call_outputs.items() if at < position}
-        self.call_inputs = {at: heard for at, heard in self.call_inputs.items() if at <= position}
+        self.call_inputs = {at: kept for at, kept in self.call_inputs.items() if at <= position}
 
 
 class Recording:
-    """The passes of one network over its samples, complete whenever they are handed out.
+    """Recorded forward passes of a network over all its samples, in blocks.
 
     Args:
         model: the network, in any mode.
-        samples: everything it is measured on.
-        per_sample: its loss.
-        budget: bytes that may be kept; blocks beyond are computed again each time.
+        samples: all samples to measure on.
+        per_sample: the loss, one number per sample.
+        budget: bytes of recorded tensors to keep; blocks beyond it are computed again each time.
     """
 
     def __init__(self, model: nn.Module, samples: ProbeData, per_sample: PerSample, budget: int):
@@ -150,7 +152,7 @@ class Recording:
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.survey = survey(model, samples.rows(0, _SURVEY_ROWS, self.device))
         samples.check_classes(self.survey.output)
-        largest = max((seen.bytes_out for seen in self.survey.calls), default=1)
+        largest = max((call.bytes_out for call in self.survey.calls), default=1)
         size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(largest, 1)))
         self.starts = range(0, len(samples), size)
         self.wanted_inputs: set[int] = set()
@@ -159,47 +161,47 @@ class Recording:
             i: Pass(samples.rows(self.starts[i], self.starts[i] + size, self.device))
             for i in own_blocks(len(self.starts))
         }
-        each = size * sum(seen.bytes_in + seen.bytes_out for seen in self.survey.calls)
+        each = size * sum(call.bytes_in + call.bytes_out for call in self.survey.calls)
         self._affordable = budget // max(each, 1)
 
     def passes(self, need: Need) -> Iterator[tuple[int, Pass]]:
-        """Blocks of this rank, each with its number, complete as far as `need` says."""
-        for rank, (i, block) in enumerate(self._passes.items()):
+        """Yield (block number, pass) for each block of this rank, with what `need` requires."""
+        for count, (i, block) in enumerate(self._passes.items()):
             self.complete_(block, need)
             yield i, block
-            if rank >= self._affordable:
+            if count >= self._affordable:
                 block.call_outputs, block.call_inputs = {}, {}
 
     @property
     def own_passes(self) -> Iterator[tuple[int, Pass]]:
-        """Blocks of this rank, each with its number, with what happens to be recorded of them."""
+        """Return (block number, pass) for each block of this rank, whether complete or not."""
         return iter(self._passes.items())
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's weights."""
+        """The dtype of the model's first parameter; torch's default if it has none."""
         return next((p.dtype for p in self.model.parameters()), torch.get_default_dtype())
 
     def complete_(self, block: Pass, need: Need) -> None:
-        """Run the network on a block unless what is needed of the pass is there."""
+        """Run the network on a block unless everything that `need` requires is recorded."""
         if isinstance(need, int):
             self.wanted_inputs.add(need)
-            there = need in block.call_inputs
+            complete = need in block.call_inputs
         else:
-            whole = len(block.call_outputs) == sum(seen.mixes for seen in self.survey.calls)
-            there = block.outputs is not None and (whole or need == "outputs")
-        if not there:
+            whole = len(block.call_outputs) == sum(call.mixes for call in self.survey.calls)
+            complete = block.outputs is not None and (whole or need == "outputs")
+        if not complete:
             with Calls(self.model, lambda call: self._answer(block, call)):
                 block.outputs = model_output(self.model, block.samples)
             block.losses = per_sample_losses(self.per_sample, block.outputs, block.samples.targets)
 
     def forget_(self, position: int = 0) -> None:
-        """Drop all that depends on the outputs of calls from `position` on."""
+        """Drop everything that depends on the outputs of calls from `position` on."""
         for block in (self.check_pass, *self._passes.values()):
             block.forget_(position)
 
     def check(self, call: Call) -> None:
-        """Refuse a pass that is not the one that was surveyed.
+        """Raise StructureError if a call uses another weight than the survey found there.
 
         Raises:
             StructureError: another weight is used at this position.
@@ -207,8 +209,9 @@ class Recording:
         at = call.position
         if at >= len(self.survey.calls) or self.survey.calls[at].weight != call.weight:
             raise StructureError(
-                "the network must use its weights in the same order for all samples; call "
-                f"{at} uses {call.weight!r} here and did not before"
+                "a network must use its weights in the same order on all samples; call number "
+                f"{at} uses {call.weight!r} on these samples and another weight, or none, on the "
+                "first samples. Remove data-dependent branches from forward."
             )
 
     def _answer(self, block: Pass, call: Call) -> Tensor:
@@ -220,11 +223,11 @@ class Recording:
             return call()
         if at not in block.call_outputs:
             block.call_outputs[at] = call()
-        return block.call_outputs[at].clone()  # what follows may work in place
+        return block.call_outputs[at].clone()  # later functions may change it in place
 
 
 class _FunctionLog(TorchFunctionMode):
-    """Notes every torch function."""
+    """Append every torch function call to a list."""
 
     def __init__(self, events: list[FunctionCall]):
         super().__init__()
@@ -237,10 +240,10 @@ class _FunctionLog(TorchFunctionMode):
 
 
 def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
-    """What a pass consists of.
+    """Run the model on a few samples and list the calls of its forward pass.
 
     Raises:
-        DataError: the model cannot take these inputs, with the model's own complaint.
+        DataError: the model fails on these inputs; the message holds the model's own error.
     """
     calls: list[CallRecord] = []
     events: list[FunctionCall] = []
@@ -258,43 +261,44 @@ def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors(samples.inputs))
         raise DataError(
-            f"the data must run through the model; with inputs {shapes} it stops: {error}"
+            f"the model must accept the data; on inputs of shape {shapes} its forward fails with: "
+            f"{error}"
         ) from error
     return PassSurvey(tuple(calls), tuple(events), result)
 
 
 def model_output(model: nn.Module, samples: ProbeData) -> Tensor:
-    """What the model puts out; of several tensors, the first."""
+    """Run the model and return its output; the first tensor if it returns several."""
     return tensors(run(model, samples.inputs))[0]
 
 
 def per_sample_losses(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
-    """(n,) losses.
+    """Compute the (n,) losses of a batch and check their shape.
 
     Raises:
-        LossError: they are not one number per sample.
+        LossError: the loss does not return one number per sample.
     """
-    found = per_sample(outputs, targets)
-    if not isinstance(found, Tensor) or found.shape != targets.shape[:1]:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    values = per_sample(outputs, targets)
+    if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise LossError(
-            f"a loss must give one number per sample, shape ({targets.shape[0]},); this one gave "
-            f'{shape}. Use reduction="none" and sum over what belongs to one sample.'
+            f"a loss must return one number per sample, shape ({targets.shape[0]},); this one "
+            f'returns {shape}. Use reduction="none" and sum over the outputs of each sample.'
         )
-    return found
+    return values
 
 
 def completed(value: Tensor | None) -> Tensor:
-    """A part of a pass that is there once the pass is complete."""
-    assert value is not None  # passes are complete when they are handed out
+    """Return an optional tensor of a pass that has run, typed as not None."""
+    assert value is not None  # `Recording.passes` yields only passes that have run
     return value
 
 
 def sum_losses(block: Pass) -> Tensor:
-    """Sum of the block's losses, float64."""
+    """Return the sum of the block's per-sample losses, float64."""
     return completed(block.losses).sum(dtype=torch.float64)
 
 
 def count_correct(block: Pass) -> Tensor:
-    """How many of the block's samples have their largest output where their target is."""
+    """Count the block's samples whose largest output is at the index of their target, float64."""
     return (completed(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)
