@@ -165,8 +165,8 @@ def _accuracies(model: nn.Module, how: Setting, *data: Samples) -> list[float]:
 def _truncated(model: nn.Sequential, budget: int) -> nn.Sequential | None:
     """Return a copy whose first layer keeps only its largest singular values.
 
-    It keeps as many as fit `budget` parameters, with the layer stored as two factors. Return None if
-    the other layers leave no room for a single one.
+    It keeps as many as fit `budget` parameters, with the layer stored as two factors. Return None
+    if the other layers leave no room for a single one.
     """
     low = copy.deepcopy(model)
     first = low[0]
