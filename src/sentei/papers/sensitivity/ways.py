@@ -46,7 +46,8 @@ def _hack(runs: Runs) -> Claim:
         f"gradients and are learnt anew. Test: hack {spread(accuracies(hack), 1, 100, '%')} with "
         f"all {hack[0]['parameters']:,} parameters, masked "
         f"{spread(accuracies(mask), 1, 100, '%')}, "
-        f"deleted {spread(accuracies(delete), 1, 100, '%')} with {spread([run['parameters'] for run in delete], 0)}",
+        f"deleted {spread(accuracies(delete), 1, 100, '%')} "
+        f"with {spread([run['parameters'] for run in delete], 0)}",
     )
 
 
