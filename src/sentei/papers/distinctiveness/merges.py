@@ -1,6 +1,6 @@
 """The merges that the paper may mean: literal readings of its text, as edits of the weights.
 
-Most of them are no repairs: they leave a removed unit read by the next layer, or drop its constant
+None of them is a repair: most leave a removed unit read by the next layer, or drop its constant
 output without adding it to the bias. `w_in` are a unit's incoming weights and bias, `w_out` its
 outgoing weights. A pair is (removed unit, kept unit); the removed unit's weights are set to zero.
 """
@@ -19,7 +19,7 @@ Edit = Callable[[nn.Linear, nn.Linear, Pairing], None]
 
 @torch.no_grad()
 def incoming(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:  # noqa: ARG001
-    """Add the removed unit's w_in to the kept unit's, and set it to zero; w_out is not changed."""
+    """Add the removed unit's w_in to the kept unit's, and zero the former; w_out is not changed."""
     for removed, kept in pairing.alike:
         before.weight[kept] += before.weight[removed]
         before.bias[kept] += before.bias[removed]
@@ -30,7 +30,7 @@ def incoming(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:  # 
 
 @torch.no_grad()
 def both_sides(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:
-    """Add the removed unit's w_in and w_out to the kept unit's, and set both to zero."""
+    """Add the removed unit's w_in and w_out to the kept unit's, and zero the former."""
     for removed, kept in pairing.alike:
         before.weight[kept] += before.weight[removed]
         before.bias[kept] += before.bias[removed]
