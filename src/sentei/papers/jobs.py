@@ -119,10 +119,12 @@ def one_thread() -> Iterator[None]:
 
 
 def _use_one_thread() -> None:
+    """Run torch on one thread; called at the start of each worker process."""
     torch.set_num_threads(1)
 
 
 def _file(job: Job, folder: Path) -> Path:
+    """Return the path of a job's result file."""
     return folder / (job.name + ENDING)
 
 

@@ -39,7 +39,7 @@ class Variant:
         words: text for legends.
         dropout: whether the network has the two dropout layers.
         padding: padding of the first convolution.
-        propose: creates the proposal that is asked every fifty updates; None prunes nothing.
+        propose: creates the proposal that is called every fifty updates; None prunes nothing.
         units: whether whole units of every layer are removed, and deleted at once.
         learning: settings that differ from the poster's recipe.
         distorted: strength of the random distortion of each image, see `distortion.distorted`; 0

@@ -120,12 +120,12 @@ def reading(
     if (pairing, one_stays) not in known:  # many thresholds give the same pairs
         known[pairing, one_stays] = _merged(head, pairing, one_stays, seed)
     after, control = known[pairing, one_stays]
-    gone = pairing.gone
+    removed = pairing.gone
     return {
         "centre": centre,
         "degrees": degrees,
-        "removed": len(gone),
-        "removed dead": int(dead[gone].sum()) if gone else 0,
+        "removed": len(removed),
+        "removed dead": int(dead[removed].sum()) if removed else 0,
         "opposite": len(pairing.opposite) // 2,
         "one stays": len(one_stays.gone),
         "after": after,
@@ -152,8 +152,8 @@ def ours(head: Head, degrees: float) -> dict[str, Any]:
     cut = twins(degrees)(head.probe, [head.group], mask, Progress(1, None, size, size))
     if cut is not None:
         mask = mask_cut_(copied.network, mask, cut)
-    gone = size - mask.count(head.group)
-    return {"degrees": degrees, "removed": gone, **copied.accuracies("test")}
+    removed = size - mask.count(head.group)
+    return {"degrees": degrees, "removed": removed, **copied.accuracies("test")}
 
 
 def curve(head: Head, name: str, repair: str | None, seed: int) -> dict[str, list[float]]:

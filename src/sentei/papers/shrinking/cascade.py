@@ -69,6 +69,7 @@ def _extended(features: Tensor, unit: Tensor) -> Tensor:
 
 
 def _accuracy(out: Tensor, targets: Tensor) -> float:
+    """Return the share of samples whose largest output is their class."""
     return float((out.argmax(1) == targets).float().mean())
 
 

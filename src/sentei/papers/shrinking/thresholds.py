@@ -42,8 +42,8 @@ def replaced(name: str, seed: int, quick: bool) -> Result:
     seen, criterion = learn.first(how.ranked), CRITERIA[G2]
     found = {}
     for words, settings in READINGS.items():
-        judged = Thresholded(criterion, **settings) if settings else criterion
-        found[words] = emptied(model, seen, held, how, judged)
+        thresholded = Thresholded(criterion, **settings) if settings else criterion
+        found[words] = emptied(model, seen, held, how, thresholded)
     return {words: {kind: c[kind] for kind in ("error", "accuracy")} for words, c in found.items()}
 
 
