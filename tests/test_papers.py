@@ -61,7 +61,7 @@ def test_results_of_other_settings_are_refused(tmp_path):
     with pytest.raises(JournalError, match="other settings"):
         jobs.run([jobs.Job("a", square, {"number": 2})], tmp_path)
     (tmp_path / "a.json").write_text('{"resu')
-    with pytest.raises(JournalError, match="no result of a job"):
+    with pytest.raises(JournalError, match="not the result of a job"):
         jobs.run([jobs.Job("a", square, {"number": 1})], tmp_path)
     with pytest.raises(ValueError, match="'a' is there twice"):
         jobs.run([jobs.Job("a", square), jobs.Job("a", square)], tmp_path)

@@ -1,7 +1,14 @@
-"""The five papers, reproduced: what each says, and what comes out.
+"""Reproductions of five papers: run their experiments, draw the figures and judge the claims.
 
-A paper is a package here with `TITLE` and `reproduce(order) -> list[Claim]`. It says what to do as
-jobs, draws its figures with `order.figure`, and returns its claims with what was measured.
+- `annealing`: Bartoldson's poster (2016), with FSA (Barbu and others, 2017).
+- `distinctiveness`: Zheng, after Gedeon and Harris (1991).
+- `sensitivity`: Singh (2018).
+- `shrinking`: Sharma, Wolfe and Raj (arXiv 1701.04465).
+- `wsf`: Bulin and Smidl (2017).
+
+A paper is a package here with `TITLE` and `reproduce(order) -> list[Claim]`. It describes its
+experiments as jobs, draws its figures with `order.figure`, and returns its claims with the measured
+values.
 """
 
 from __future__ import annotations
@@ -27,17 +34,18 @@ PAPERS: tuple[str, ...] = ("annealing", "distinctiveness", "sensitivity", "shrin
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked of a reproduction, and where its results go.
+    """The options of a reproduction, and the folder that its results are written to.
 
     Attributes:
-        folder: of this paper: `results/*.json`, `figures/*`, `claims.md` and `claims.json`.
-        quick: smaller experiments, about a minute; never published.
-        seeds: how often each experiment is repeated; at least five where anything is published.
-        processes: how many jobs run side by side.
-        on_progress: called with (how many jobs are done, of how many, the name of the last).
+        folder: the folder of this paper: `results/*.json`, `figures/*`, `claims.md` and
+            `claims.json`.
+        quick: run smaller experiments, about a minute in all; their results are never published.
+        seeds: how often each experiment is repeated; at least five where results are published.
+        processes: how many jobs run in parallel.
+        on_progress: called after each job with (jobs done, jobs in all, name of the job).
 
     Raises:
-        ValueError: no seed.
+        ValueError: `seeds` is below 1.
     """
 
     folder: Path
@@ -47,7 +55,7 @@ class Order:
     on_progress: Callable[[int, int, str], None] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be measured with, before anything is."""
+        """Raise ValueError if `seeds` is below 1, before any experiment runs."""
         if self.seeds < 1:
             raise ValueError(
                 f"seeds is how often each experiment is repeated, at least 1; got {self.seeds}. "
@@ -55,7 +63,7 @@ class Order:
             )
 
     def work(self, todo: Sequence[jobs.Job]) -> dict[str, jobs.Result]:
-        """Results of jobs by name; what is there already is not done again."""
+        """Run the jobs without a stored result, and return all results by name."""
         finished = 0
 
         def done(job: jobs.Job) -> None:
@@ -68,24 +76,25 @@ class Order:
         return jobs.run(todo, self.folder / kind, self.processes, done)
 
     def figure(self, name: str, figure: Figure) -> Path:
-        """Keep a matplotlib figure as PNG and SVG; gives the PNG's path."""
+        """Write a matplotlib figure as PNG and SVG; return the path of the PNG."""
         from sentei.reporting.figures import write
 
         return write(figure, self.folder / "figures" / name)[0]
 
 
 def reproduce(paper: str, order: Order) -> Report:
-    """Reproduce a paper: do its experiments, draw its figures, judge its claims.
+    """Reproduce a paper: run its experiments, draw its figures, judge its claims.
 
     Args:
         paper: one of `PAPERS`.
-        order: how, and where to.
+        order: the options and the folder for results.
 
     Returns:
-        What came out, which also lies in the folder as `claims.md` and `claims.json`.
+        The claims with the measured values. They are also written to the folder as `claims.md` and
+        `claims.json`.
 
     Raises:
-        ValueError: an unknown paper, with the nearest known name.
+        ValueError: the paper is unknown; the message names the nearest known one.
         JournalError: the folder holds results of other settings.
     """
     if paper not in PAPERS:

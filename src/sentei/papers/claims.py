@@ -1,4 +1,7 @@
-"""What a paper says beside what came out: rows of a table that is data, not prose."""
+"""Claims of a paper as table rows: published value, measured value and verdict.
+
+Also the statistics of the measured values: mean and deviation over seeds, paired t-tests.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ SMALLER = "Measured with `--quick`: smaller experiments, not for publication."
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of a paper that a run can check.
+    """One claim of a paper that an experiment can check: a row of the table.
 
     Attributes:
-        claim: what the paper says, in a few words.
-        published: the paper's figure, as it prints it.
-        measured: ours, with its spread and the number of seeds: see `spread`.
-        verdict: what follows.
-        remark: what a reader has to know to agree; how the setting differs, if it does.
+        claim: what the paper claims, in a few words.
+        published: the number in the paper, as printed there.
+        measured: our number, with its deviation and the number of seeds: see `spread`.
+        verdict: whether our number confirms the claim.
+        remark: what the verdict rests on, and how our setting differs from the paper's, if it does.
     """
 
     claim: str
@@ -37,10 +40,10 @@ class Report:
     """A paper's claims and the command that measured them.
 
     Attributes:
-        paper: its key.
-        title: its title and authors.
-        command: what to run to get the same rows.
-        quick: whether smaller experiments stood in; such a report is never published.
+        paper: the name of the paper's package.
+        title: title and authors of the paper.
+        command: the command that produces the same rows.
+        quick: whether the experiments were smaller (`--quick`); such a report is never published.
         claims: the rows.
     """
 
@@ -51,7 +54,7 @@ class Report:
     claims: Sequence[Claim]
 
     def markdown(self) -> str:
-        """The table, for a page."""
+        """Return the claims as a Markdown table."""
         lines = [f"<!-- {self.command} -->", ""]
         if self.quick:
             lines += [f"**{SMALLER}**", ""]
@@ -62,21 +65,21 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def json(self) -> str:
-        """The same rows for programs."""
+        """Return the same claims as JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
-    """Mean and standard deviation of one value per seed: "96.41 ± 0.12 % (5 seeds)".
+    """Format mean and standard deviation of one value per seed: "96.41 ± 0.12 % (5 seeds)".
 
     Args:
-        values: one for each seed; NaN is shown as such, never dropped.
-        digits: after the point.
-        scale: what to multiply with, 100 for percent.
-        unit: what follows the number.
+        values: one for each seed; NaN is shown, never dropped.
+        digits: number of decimals.
+        scale: factor that the values are multiplied by, 100 for percent.
+        unit: text after the number.
     """
     if not values:
-        raise ValueError("a spread needs at least one value")
+        raise ValueError("a spread needs at least one value; got none")
     scaled = [value * scale for value in values]
     tail = f" {unit}" if unit else ""
     if len(scaled) == 1:
@@ -88,14 +91,14 @@ def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0, unit: s
 
 @dataclass(frozen=True)
 class Paired:
-    """Two ways compared seed by seed.
+    """The differences between two methods that were run with the same seeds.
 
     Attributes:
-        mean: of the differences, one minus other.
-        deviation: their standard deviation.
-        p: how likely a mean this far from 0 is by chance (two-sided paired t-test); NaN for fewer
-            than two pairs, or without any spread.
-        pairs: how many there are.
+        mean: mean of the differences, one minus other.
+        deviation: standard deviation of the differences.
+        p: p-value of the two-sided paired t-test against a mean of 0; NaN for fewer than two pairs,
+            or if all differences are equal.
+        pairs: number of pairs.
     """
 
     mean: float
@@ -104,36 +107,39 @@ class Paired:
     pairs: int
 
     def words(self, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
-        """Such as "+0.13 ± 0.05 points (5 pairs, p = 0.003)"."""
+        """Format as text, such as "+0.13 ± 0.05 points (5 pairs, p = 0.003)"."""
         tail = f" {unit}" if unit else ""
-        chance = "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
-        told = "" if math.isnan(self.p) else f", p {chance}"
-        around = "" if math.isnan(self.deviation) else f" ± {self.deviation * scale:.{digits}f}"
-        counted = f"{self.pairs} pair{'s' * (self.pairs > 1)}"
-        return f"{self.mean * scale:+,.{digits}f}{around}{tail} ({counted}{told})"
+        p_value = "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
+        p_text = "" if math.isnan(self.p) else f", p {p_value}"
+        deviation = "" if math.isnan(self.deviation) else f" ± {self.deviation * scale:.{digits}f}"
+        count = f"{self.pairs} pair{'s' * (self.pairs > 1)}"
+        return f"{self.mean * scale:+,.{digits}f}{deviation}{tail} ({count}{p_text})"
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Paired:
-    """Compare two ways on the same seeds.
+    """Compare two methods on the same seeds by a two-sided paired t-test.
 
     Raises:
-        ValueError: other lengths, or none.
+        ValueError: the two sequences differ in length, or are empty.
     """
     if len(one) != len(other) or not one:
-        raise ValueError(f"pairs need as many values on both sides; {len(one)} and {len(other)}")
-    apart = [a - b for a, b in zip(one, other, strict=True)]
-    count, mean = len(apart), statistics.fmean(apart)
-    deviation = statistics.stdev(apart) if count > 1 else math.nan
+        raise ValueError(
+            f"pairs need as many values on both sides, at least one; {len(one)} and {len(other)}"
+        )
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    count, mean = len(differences), statistics.fmean(differences)
+    deviation = statistics.stdev(differences) if count > 1 else math.nan
     if not deviation > 0:
         return Paired(mean, deviation, math.nan, count)
     t = abs(mean) / (deviation / math.sqrt(count))
-    return Paired(mean, deviation, 2 * _beyond(t, count - 1), count)
+    return Paired(mean, deviation, 2 * _upper_tail(t, count - 1), count)
 
 
-def _beyond(t: float, freedom: int) -> float:
-    """The upper tail of Student's distribution, by Simpson's rule in the angle atan(t / sqrt(n)).
+def _upper_tail(t: float, freedom: int) -> float:
+    """Return the upper tail probability of Student's t distribution beyond `t`.
 
-    There the density is a power of the cosine, smooth up to the end.
+    It is integrated by Simpson's rule over the angle atan(t / sqrt(n)), n degrees of freedom. As a
+    function of that angle the density is a power of the cosine, which is smooth up to the end.
     """
     low, high, parts = math.atan(t / math.sqrt(freedom)), math.pi / 2, 1_000
 

@@ -1,4 +1,7 @@
-"""Experiments as jobs: a function and its settings, done once, side by side, never lost."""
+"""Run experiments as jobs in parallel and store each result, so that none is computed twice.
+
+A job is a function with its settings. Its result is a JSON file.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ ENDING = ".json"
 
 @dataclass(frozen=True)
 class Job:
-    """One experiment: a function of a module, called with plain settings.
+    """One experiment: a module-level function and the keyword arguments that it is called with.
 
     Attributes:
-        name: of its result's file; different for every job of a run.
-        function: at the top of a module, so that another process can find it; gives a dict that
-            JSON can hold.
-        settings: its keyword arguments: numbers, strings, lists of them.
+        name: the name of the result file; unique among the jobs of a run.
+        function: defined at the top level of a module, so that another process can import it;
+            returns a dict that JSON can store.
+        settings: the keyword arguments of `function`: numbers, strings, lists of them.
     """
 
     name: str
@@ -36,7 +39,7 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        """What has to be the same for a result on disk to be this job's."""
+        """Return the function and settings that a stored result must have to belong to this job."""
         function = f"{self.function.__module__}.{self.function.__qualname__}"
         return {"function": function, "settings": json.loads(json.dumps(self.settings))}
 
@@ -47,33 +50,34 @@ def run(
     processes: int = 1,
     done: Callable[[Job], None] | None = None,
 ) -> dict[str, Result]:
-    """Do what is not done yet, and give every job's result.
+    """Run the jobs that have no stored result, and return the results of all jobs by name.
 
-    Results lie in `folder`, one JSON file each, written whole: a run that was stopped goes on where
-    it was, and a result of other settings is refused, not reused.
+    Each result is written to `folder` as one JSON file, in one piece. A run that was stopped
+    continues with the jobs that have no file yet. A stored result of other settings is refused, not
+    reused.
 
     Args:
-        jobs: their order is that of the results.
-        folder: where results are kept.
-        processes: how many run at once, each on one thread of torch; 1 stays in this process.
-        done: called after each job, also for those that were done already.
+        jobs: what to run; the results have the same order.
+        folder: where results are stored.
+        processes: how many jobs run at once, each on one torch thread; 1 runs them in this process.
+        done: called after each job, also for jobs that already had a stored result.
 
     Raises:
         JournalError: `folder` holds a result of that name with other settings.
-        ValueError: two jobs of one name, or no process to do them.
+        ValueError: two jobs have the same name, or `processes` is below 1.
     """
     if processes < 1:
         raise ValueError(f"processes is how many jobs run at once, at least 1; got {processes}")
     names = [job.name for job in jobs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"each job needs a name of its own; {twice[0]!r} is there twice")
-    results = {job.name: _kept(job, folder) for job in jobs}
-    open_jobs = [job for job in jobs if results[job.name] is None]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"each job needs a unique name; {repeated[0]!r} is there twice")
+    results = {job.name: _stored(job, folder) for job in jobs}
+    pending = [job for job in jobs if results[job.name] is None]
     for job in jobs:
         if results[job.name] is not None and done is not None:
             done(job)
-    for job, result in _work(open_jobs, processes):
+    for job, result in _execute(pending, processes):
         record = {**job.identity(), "result": result}
         storage.write(_file(job, folder), (json.dumps(record, indent=1) + "\n").encode())
         results[job.name] = json.loads(json.dumps(result))
@@ -82,21 +86,22 @@ def run(
     return {name: result for name, result in results.items() if result is not None}
 
 
-def _work(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Result]]:
+def _execute(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Result]]:
+    """Yield each job with its result, in this process or from a pool of processes."""
     if processes == 1 or len(jobs) < 2:
         with one_thread():
             for job in jobs:
                 yield job, job.function(**job.settings)
         return
-    context = multiprocessing.get_context("spawn")  # forked torch threads can hang
-    with ProcessPoolExecutor(processes, context, initializer=_alone) as pool:
-        waiting: dict[Future[Result], Job] = {
+    context = multiprocessing.get_context("spawn")  # torch can hang in a forked process
+    with ProcessPoolExecutor(processes, context, initializer=_use_one_thread) as pool:
+        running: dict[Future[Result], Job] = {
             pool.submit(job.function, **job.settings): job for job in jobs
         }
         try:
-            while waiting:
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    yield waiting.pop(future), future.result()
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -104,7 +109,7 @@ def _work(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Result]]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread, so that a job gives the same alone and beside others."""
+    """Run torch on one thread, so that a job's result does not depend on other running jobs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -113,15 +118,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _alone() -> None:
+def _use_one_thread() -> None:
+    """Run torch on one thread; called at the start of each worker process."""
     torch.set_num_threads(1)
 
 
 def _file(job: Job, folder: Path) -> Path:
+    """Return the path of a job's result file."""
     return folder / (job.name + ENDING)
 
 
-def _kept(job: Job, folder: Path) -> Result | None:
+def _stored(job: Job, folder: Path) -> Result | None:
+    """Return the stored result of a job, or None if it has no file yet."""
     file = _file(job, folder)
     if not file.exists():
         return None
@@ -129,7 +137,9 @@ def _kept(job: Job, folder: Path) -> Result | None:
         record = json.loads(file.read_text())
         result = record.pop("result")
     except (ValueError, KeyError, AttributeError) as error:
-        raise JournalError(f"{file} is no result of a job: delete it to have it redone") from error
+        raise JournalError(
+            f"{file} is not the result of a job. Delete it to run the job again."
+        ) from error
     if record != job.identity():
         raise JournalError(
             f"{file} holds the result of other settings, {record.get('settings')}; "

@@ -1,4 +1,4 @@
-"""What came out, put where a paper's page shows it: tables between marks, figures beside."""
+"""Update a paper's Markdown page with the tables and figures of a reproduction."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ SHOWN = "figures/*.png"
 
 
 def publish(report: Report, folder: Path, page: Path) -> list[Path]:
-    """Bring a page up to date with a reproduction.
+    """Replace the marked tables of a page, and copy its figures, from a reproduction's folder.
 
-    What stands between `<!-- NAME -->` and `<!-- /NAME -->` becomes the text of `NAME.md` in the
-    folder; the page's other words stay. Its figures that the page shows, and `claims.json`, are
-    copied beside it, into a folder of the page's name.
+    The text between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by that of `NAME.md` in the
+    folder; the rest of the page stays. The figures that the page shows, and `claims.json`, are
+    copied into a folder with the page's name, in the same directory as the page.
 
     Args:
-        report: what came out.
-        folder: of the reproduction.
-        page: Markdown with at least the marks of `claims`.
+        report: the claims with the measured values.
+        folder: the folder that the reproduction wrote its files to.
+        page: a Markdown file that contains at least the marks of `claims`.
 
     Returns:
         The figures that the page does not show.
 
     Raises:
-        ValueError: the report is of a quick run, the page has no marks for the claims, or shows a
-            figure that there is not.
+        ValueError: the report comes from a quick run, the page has no marks for the claims, or the
+            page shows a figure that the run did not draw.
     """
     if report.quick:
+        raise ValueError(f"{page} would show results of --quick; publish a run without --quick")
+    page_text = page.read_text()
+    if "<!-- claims -->" not in page_text or "<!-- /claims -->" not in page_text:
         raise ValueError(
-            f"{page} would hold what --quick measured: published tables come from whole runs"
+            f"{page} has no <!-- claims --> and <!-- /claims --> marks to put the table between"
         )
-    words = page.read_text()
-    if "<!-- claims -->" not in words or "<!-- /claims -->" not in words:
-        raise ValueError(f"{page} has no <!-- claims --> and <!-- /claims --> to stand between")
-    for part in sorted(folder.glob("*.md")):
-        words = _between(words, part.stem, part.read_text().strip())
+    for table in sorted(folder.glob("*.md")):
+        page_text = _between(page_text, table.stem, table.read_text().strip())
     figures = {file.name: file for file in sorted(folder.glob(SHOWN))}
-    shown = set(re.findall(rf"\({re.escape(page.stem)}/([^)]+\.png)\)", words))
+    shown = set(re.findall(rf"\({re.escape(page.stem)}/([^)]+\.png)\)", page_text))
     missing = sorted(shown - figures.keys())
     if missing:
         raise ValueError(f"{page} shows {', '.join(missing)}, which this run did not draw")
@@ -52,10 +52,11 @@ def publish(report: Report, folder: Path, page: Path) -> list[Path]:
     for name in sorted(shown):
         storage.write(beside / name, figures[name].read_bytes())
     storage.write(beside / "claims.json", report.json().encode())
-    storage.write(page, words.encode())
+    storage.write(page, page_text.encode())
     return [file for name, file in figures.items() if name not in shown]
 
 
-def _between(words: str, name: str, text: str) -> str:
+def _between(page_text: str, name: str, text: str) -> str:
+    """Replace the text between the marks of `name`; the marks stay."""
     marks = re.compile(rf"(<!-- {re.escape(name)} -->).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
-    return marks.sub(lambda found: f"{found[1]}\n\n{text}\n\n{found[2]}", words)
+    return marks.sub(lambda found: f"{found[1]}\n\n{text}\n\n{found[2]}", page_text)

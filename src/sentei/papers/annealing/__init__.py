@@ -1,4 +1,9 @@
-"""Annealed pruning while a convolutional network trains, instead of dropout (Bartoldson 2016)."""
+"""Reproduction of Bartoldson's poster, Annealed Pruning of Neural Network Connections (2016).
+
+The poster trains a convolutional network without dropout, and instead removes the smallest weights
+of its dense layers by a schedule during training. The idea is that of feature selection with
+annealing (FSA; Barbu, She, Ding and Gramajo, 2017), which is reproduced on a linear model.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +18,15 @@ from sentei.papers.jobs import Job
 TITLE = "Bartoldson: Annealed Pruning of Neural Network Connections; Barbu et al. 2017 (FSA)"
 
 TODAY = {"epochs": 20, "images": 60_000}
-TODAY_QUICK = {"epochs": 2, "images": 6_400}  # as few as let a proposal come
+TODAY_QUICK = {"epochs": 2, "images": 6_400}  # enough updates for one proposal
 
 
 def reproduce(order: Order) -> list[Claim]:
-    """Train every variant, select features, draw the curves, judge what the poster says."""
+    """Run the experiments, draw the figures and judge the poster's claims."""
     epochs, images = (2, 3_200) if order.quick else (EPOCHS, 60_000)
     seeds = range(1 if order.quick else order.seeds)
     size = {"epochs": epochs, "images": images}
-    # Seed by seed: a run that was stopped has whole rows of variants to compare.
+    # Ordered by seed: a run that was stopped has all variants of its first seeds to compare.
     networks = [
         Job(f"{name}-{seed}", trained, {"variant": name, "seed": seed, **size})
         for seed in seeds

@@ -1,4 +1,4 @@
-"""How far annealing goes today: a larger network, distorted digits, a rate that falls to zero."""
+"""Annealed pruning of a larger, modern network: batch norm, distorted digits, cosine decay."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ FILTERS = (24, 32, 64, 64)
 
 
 def serious(seed: int, epochs: int, images: int, keep: str = "25 %") -> dict[str, Any]:
-    """Train a network of today, a quarter of whose synapses stay; its settings were not searched.
+    """Train a modern network and prune it during training to a quarter of its synapses.
 
-    Every epoch sees each image turned, stretched and moved anew. In every layer the synapses of
-    least magnitude go, along a cubic schedule that ends after four fifths of the updates.
+    Every epoch shows each image with another random rotation, scaling and shift. In every layer the
+    synapses of least magnitude are removed, by a cubic schedule that ends after four fifths of the
+    updates. The settings of this training were not searched.
 
     Args:
         seed: of the weights, the distortions and the order of samples.
         epochs: passes through the data.
-        images: how many of MNIST's training images are used, and of its test images at most.
-        keep: of the synapses.
+        images: how many of MNIST's training images are used, and at most how many test images.
+        keep: part of the synapses that is kept.
 
     Returns:
-        Test accuracy and loss after every epoch, and how many synapses are left of how many.
+        Test accuracy and loss after every epoch, the number of synapses that are left, and the
+        number of all synapses.
     """
     data = load("mnist:full", flat=False)
     samples, test = data.train.first(images), data.test.first(images)
@@ -49,30 +51,30 @@ def serious(seed: int, epochs: int, images: int, keep: str = "25 %") -> dict[str
     pruner = PruneWhileTraining(
         model, groups, ranked("magnitude", cubic(keep), within="group"), EVERY, updates, finish=0.8
     ).attach(course.optimizer)
-    told: dict[str, Any] = {"test": []}
+    result: dict[str, Any] = {"test": []}
     for epoch in range(epochs):
         course.samples = epoch_of(samples, seed, epoch)
         course.epoch(epoch, ())
-        told["test"].append(list(evaluate(model, test, batch_size=BATCH)))
-    told["kept"] = sum(pruner.mask.count(group) for group in groups)
-    told["synapses"] = sum(group.size for group in groups)
-    return told
+        result["test"].append(list(evaluate(model, test, batch_size=BATCH)))
+    result["kept"] = sum(pruner.mask.count(group) for group in groups)
+    result["synapses"] = sum(group.size for group in groups)
+    return result
 
 
 def network(seed: int) -> nn.Sequential:
-    """Four convolutions with batch norm, two poolings, 128 hidden units."""
+    """Return a network of four convolutions with batch norm, two poolings and 128 hidden units."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with seeded(seed):
-        heard = 1
+        channels = 1
         for place, width in enumerate(FILTERS, 1):
-            layers[f"conv{place}"] = nn.Conv2d(heard, width, 3, bias=False)
+            layers[f"conv{place}"] = nn.Conv2d(channels, width, 3, bias=False)
             layers[f"norm{place}"] = nn.BatchNorm2d(width)
             layers[f"act{place}"] = nn.ReLU()
             if place % 2 == 0:
                 layers[f"pool{place}"] = nn.MaxPool2d(2)
-            heard = width
+            channels = width
         layers["flatten"] = nn.Flatten()
-        layers["fc1"] = nn.Linear(heard * 16, 128, bias=False)
+        layers["fc1"] = nn.Linear(channels * 16, 128, bias=False)
         layers["norm5"] = nn.BatchNorm1d(128)
         layers["act5"] = nn.ReLU()
         layers["fc2"] = nn.Linear(128, 10)

@@ -1,4 +1,4 @@
-"""Digits turned, stretched and moved by chance: other images in every epoch."""
+"""Random rotation, scaling and shift of images, different in every epoch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.nn import functional as F
 from sentei.samples import Samples
 from sentei.training.seeds import seeded
 
-TURN, SCALE, SHIFT = 12.0, 0.12, 2.5  # degrees, part, pixels: the most either way
+TURN, SCALE, SHIFT = 12.0, 0.12, 2.5  # largest rotation in degrees, scaling, shift in pixels
 
 
 def epoch_of(samples: Samples, seed: int, epoch: int, strength: float = 1.0) -> Samples:
-    """The samples as this epoch shows them."""
+    """Return the samples with the distortions of this epoch."""
     with seeded(seed, 1000 + epoch):
         return Samples(distorted(samples.inputs, strength), samples.targets)
 
 
 def distorted(images: Tensor, strength: float = 1.0) -> Tensor:
-    """(N, 1, H, W) each turned about its middle, stretched and moved, by chance.
+    """Rotate each image about its centre, scale it and shift it, at random.
 
     Args:
-        images: with brightness 0 outside.
-        strength: 1 goes as far as `TURN`, `SCALE` and `SHIFT`; 0.5 half as far.
+        images: (N, 1, H, W); the background has the value 0.
+        strength: factor on the largest rotation, scaling and shift: `TURN`, `SCALE`, `SHIFT`.
     """
     turn, scale, shift = (strength * most for most in (TURN, SCALE, SHIFT))
     rows, side = len(images), images.shape[-1]

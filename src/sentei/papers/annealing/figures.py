@@ -1,4 +1,4 @@
-"""The poster's curves, and what it did not draw."""
+"""Figures of the annealing reproduction: the poster's training curves, and three of ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOURS = {"annealed": LEAF, "dropout": EARTH, "neither": INK}
 
 
 def draw(order: Order, runs: Runs, selected: Mapping[float, Sequence[Result]]) -> None:
-    """All figures of the page."""
+    """Draw every figure and write it as PNG and SVG."""
     for name, make in (
         ("curves", lambda axes: curves(axes, runs)),
         ("accuracies", lambda axes: accuracies(axes, runs)),
@@ -32,7 +32,7 @@ def draw(order: Order, runs: Runs, selected: Mapping[float, Sequence[Result]]) -
 
 
 def curves(axes: Axes, runs: Runs) -> None:
-    """Error by epoch, in training (dashed) and test: mean over seeds, with its deviation."""
+    """Plot training (dashed) and test error by epoch: mean over seeds, with standard deviation."""
     for name, colour in COLOURS.items():
         for which, style in (("test", "-"), ("train", "--")):
             errors = _errors(runs[name], which)
@@ -48,7 +48,7 @@ def curves(axes: Axes, runs: Runs) -> None:
 
 
 def accuracies(axes: Axes, runs: Runs) -> None:
-    """Test accuracy of every seed after the last epoch, by variant: dots, and a bar at the mean."""
+    """Plot final test accuracy by variant: a dot for each seed, and a bar at the mean."""
     names = list(runs)[::-1]
     for published, words in ((98.89, "ANN_A"), (98.76, "ANN_D")):
         axes.axvline(published, color=PALE, zorder=0)
@@ -63,17 +63,17 @@ def accuracies(axes: Axes, runs: Runs) -> None:
 
 
 def kept(axes: Axes, runs: Runs) -> None:
-    """Connections of the first dense layer that are left, by epoch."""
+    """Plot the share of connections left in the first dense layer, by epoch."""
     for name, style in (("annealed", "-"), ("geometric", "--"), ("fsa", "-."), ("fsa-0.7", ":")):
-        left = [100 * at["fc1"] / DENSE_SYNAPSES["fc1"] for at in runs[name][0]["kept"]]
-        axes.plot([0, *range(1, len(left) + 1)], [100, *left], style, color=LEAF,
+        remaining = [100 * at["fc1"] / DENSE_SYNAPSES["fc1"] for at in runs[name][0]["kept"]]
+        axes.plot([0, *range(1, len(remaining) + 1)], [100, *remaining], style, color=LEAF,
                   label=VARIANTS[name].words)  # fmt: skip
     axes.set(xlabel="epoch", ylabel="connections left in fc1 (%)", ylim=(0, 102))
     axes.legend(frameon=False)
 
 
 def selection(axes: Axes, selected: Mapping[float, Sequence[Result]]) -> None:
-    """How many of the ten variables are found, against what the schedule costs."""
+    """Plot how many of the ten variables are found, against the cost of the schedule."""
     for mu, results in selected.items():
         area = results[0]["area"]
         found = [result["found"] for result in results]
@@ -85,4 +85,5 @@ def selection(axes: Axes, selected: Mapping[float, Sequence[Result]]) -> None:
 
 
 def _errors(runs: Sequence[Result], which: str) -> Any:
+    """Return the error in percent, (seeds, epochs)."""
     return 100 * (1 - np.array([[epoch[0] for epoch in run[which]] for run in runs]))

@@ -1,4 +1,4 @@
-"""What the poster says, and what came out."""
+"""Judge the claims of the annealing poster by the measured results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALIKE, ALIKE_WORDS = 0.0025, "the same is within a quarter of a point of the pos
 def claims(
     runs: Runs, selected: Mapping[float, Sequence[Result]], timed: Result, today: Result
 ) -> list[Claim]:
-    """The rows of the poster's table, then our own questions."""
+    """Return all rows: the poster's claims, and questions of our own."""
     return [
         *_accuracies(runs),
         *_beyond_the_poster(runs),
@@ -32,26 +32,27 @@ def claims(
 
 
 def final(runs: Sequence[Result], which: str = "test") -> list[float]:
-    """Accuracy after the last epoch, of every seed."""
+    """Return the accuracy after the last epoch, for every seed."""
     return [run[which][-1][0] for run in runs]
 
 
 def gap(runs: Sequence[Result]) -> list[float]:
-    """Training accuracy minus test accuracy after the last epoch, of every seed."""
+    """Return training minus test accuracy after the last epoch, for every seed."""
     return [a - b for a, b in zip(final(runs, "train"), final(runs), strict=True)]
 
 
 def _accuracies(runs: Runs) -> list[Claim]:
+    """Claims: test accuracy of annealing and dropout, their difference, and a control."""
     annealed, dropout, neither = (final(runs[name]) for name in ("annealed", "dropout", "neither"))
-    apart = paired(annealed, dropout)
+    difference = paired(annealed, dropout)
     return [
         _beside_the_poster("annealing (ANN_A) after 12 epochs, test", annealed, POSTER),
         _beside_the_poster("dropout (ANN_D), test", dropout, POSTER_DROPOUT),
         Claim(
             "annealing beats dropout by 13 images of 10,000",
             "+0.13 points",
-            apart.words(2, 100, "points"),
-            _beats(apart.mean, apart.p),
+            difference.words(2, 100, "points"),
+            _beats(difference.mean, difference.p),
             "paired by seed; the poster has one run of each",
         ),
         Claim(
@@ -59,7 +60,7 @@ def _accuracies(runs: Runs) -> list[Claim]:
             "not tried",
             f"neither: {spread(neither, 2, 100, '%')}",
             "cannot be judged",
-            f"annealing minus neither: {_from_neither(runs, 'annealed')}",
+            f"annealing minus neither: {_minus_neither(runs, 'annealed')}",
         ),
         Claim(
             "annealing closes the gap between training and test as dropout does",
@@ -76,20 +77,22 @@ def _accuracies(runs: Runs) -> list[Claim]:
 
 
 def _beside_the_poster(claim: str, ours: Sequence[float], published: float) -> Claim:
-    apart = paired(ours, [published] * len(ours))
+    """Compare our accuracies with the single accuracy that the poster gives."""
+    difference = paired(ours, [published] * len(ours))
     return Claim(
         claim,
         f"{100 * published:.2f} %",
         spread(ours, 2, 100, "%"),
-        "holds" if abs(apart.mean) < ALIKE else "does not hold",
-        f"against {100 * published:.2f}: {apart.words(3, 100, 'points')}; {ALIKE_WORDS}",
+        "holds" if abs(difference.mean) < ALIKE else "does not hold",
+        f"against {100 * published:.2f}: {difference.words(3, 100, 'points')}; {ALIKE_WORDS}",
     )
 
 
 def _beyond_the_poster(runs: Runs) -> list[Claim]:
+    """Claims: accuracy with other paddings, and the accuracy that we aim at."""
     dropout, distorted = final(runs["dropout"]), final(runs["distorted"])
     padded = {kind: final(runs[f"dropout-{kind}"]) for kind in ("full", "same")}
-    beaten = paired(distorted, [POSTER] * len(distorted))
+    difference = paired(distorted, [POSTER] * len(distorted))
     return [
         Claim(
             "the example's header promises more than its network gives",
@@ -104,8 +107,8 @@ def _beyond_the_poster(runs: Runs) -> list[Claim]:
         Claim(
             "98.89 % beaten with at most 44 % of the dense connections",
             "our aim",
-            f"against 98.89: {beaten.words(2, 100, 'points')}",
-            _beats(beaten.mean, beaten.p),
+            f"against 98.89: {difference.words(2, 100, 'points')}",
+            _beats(difference.mean, difference.p),
             "annealing on distorted digits, as in the next row",
         ),
         Claim(
@@ -120,12 +123,14 @@ def _beyond_the_poster(runs: Runs) -> list[Claim]:
 
 
 def _beats(mean: float, p: float) -> Verdict:
+    """Return whether a mean difference is above zero, and whether it is significant."""
     if mean <= 0:
         return "does not hold"
     return "holds" if p < SURE else "holds in part"
 
 
 def _costs(runs: Runs, timed: Result) -> list[Claim]:
+    """Claims: training time of annealing, and of deleting units instead of masking connections."""
     slower = median(timed["annealed"]) / median(timed["dropout"])
     share = sum(timed["hook"]) / (sum(timed["annealed"]) - sum(timed["hook"]))
     units = runs["units"]
@@ -148,32 +153,34 @@ def _costs(runs: Runs, timed: Result) -> list[Claim]:
             f"masked annealing's ({turns} turns each)",
             "holds" if max(of_dropout, of_annealed) < 1 else "does not hold",
             f"{units[0]['parameters']:,} of {PARAMETERS:,} parameters left; test "
-            f"{spread(final(units), 2, 100, '%')}; minus neither: {_from_neither(runs, 'units')}",
+            f"{spread(final(units), 2, 100, '%')}; minus neither: {_minus_neither(runs, 'units')}",
         ),
     ]
 
 
 def _sizes(runs: Runs) -> list[Claim]:
+    """Claims: the share of connections that each schedule keeps."""
     rows = []
     for name, published in (("annealed", "44 %"), ("geometric", "57 %"), ("fsa", "44 %"),
                             ("fsa-0.7", "44 %")):  # fmt: skip
-        left = runs[name][0]["kept"][-1]
+        remaining = runs[name][0]["kept"][-1]
         died = sum(sum(run["died"].values()) for run in runs[name])
-        share = sum(left.values()) / sum(DENSE_SYNAPSES.values())
+        share = sum(remaining.values()) / sum(DENSE_SYNAPSES.values())
         rows.append(
             Claim(
                 f"connections kept, {VARIANTS[name].words}",
                 published,
-                f"{100 * share:.1f} %: " + ", ".join(f"{k} {n:,}" for k, n in left.items()),
+                f"{100 * share:.1f} %: " + ", ".join(f"{k} {n:,}" for k, n in remaining.items()),
                 "holds" if abs(100 * share - float(published.split()[0])) < 1 else "does not hold",
                 f"test {spread(final(runs[name]), 2, 100, '%')}; minus neither: "
-                f"{_from_neither(runs, name)}; units that died of it, over all seeds: {died}",
+                f"{_minus_neither(runs, name)}; units that died of it, over all seeds: {died}",
             )
         )
     return rows
 
 
 def _selections(selected: Mapping[float, Sequence[Result]]) -> list[Claim]:
+    """Claims: the cost of FSA on a linear model, and the variables that it finds."""
     published = {0.0: "125", 1.0: "97", 10.0: "41", 100.0: "10", 300.0: "5"}
     return [
         Claim(
@@ -189,6 +196,7 @@ def _selections(selected: Mapping[float, Sequence[Result]]) -> list[Claim]:
 
 
 def _state_of_the_art(today: Result) -> Claim:
+    """Claim: annealing in a modern network comes near the state of the art."""
     right = today["test"][-1][0]
     return Claim(
         "annealing in a network of today comes near the state of the art",
@@ -201,7 +209,8 @@ def _state_of_the_art(today: Result) -> Claim:
     )
 
 
-def _from_neither(runs: Runs, name: str) -> str:
+def _minus_neither(runs: Runs, name: str) -> str:
+    """Format the paired difference in accuracy between a variant and the control with neither."""
     return paired(final(runs[name]), final(runs["neither"])).words(2, 100, "points")
 
 

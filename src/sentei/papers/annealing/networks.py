@@ -1,4 +1,7 @@
-"""The poster's network, 600,810 parameters, trained with dropout, with annealing, with neither."""
+"""Train the poster's network (600,810 parameters) in variants: dropout, annealing, or neither.
+
+Also the timing of some variants.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from sentei.training.models import annealing_cnn
 from sentei.training.train import Course
 
 EPOCHS, EVERY, BATCH = 12, 50, 128
-SEEN = 10_000  # training images that the training curve is read off
+SEEN = 10_000  # training images that the training accuracy is measured on
 DENSE = ("fc1", "fc2")
 
 
@@ -33,13 +36,14 @@ class Variant:
     """One way of training the network.
 
     Attributes:
-        words: for legends.
-        dropout: with the two dropout layers.
-        padding: of the first convolution.
-        propose: what goes every fifty updates; nothing if None.
-        units: whole units of every layer go, and are deleted at once.
-        learning: what differs from the poster's recipe.
-        distorted: how far every epoch turns, stretches and moves each image anew; see `distorted`.
+        words: text for legends.
+        dropout: whether the network has the two dropout layers.
+        padding: padding of the first convolution.
+        propose: creates the proposal that is called every fifty updates; None prunes nothing.
+        units: whether whole units of every layer are removed, and deleted at once.
+        learning: settings that differ from the poster's recipe.
+        distorted: strength of the random distortion of each image, see `distortion.distorted`; 0
+            is none.
     """
 
     words: str
@@ -52,6 +56,7 @@ class Variant:
 
 
 def _by_half_a_percent() -> Proposal:
+    """Propose the smallest weights of each layer, each time 0.5 % of their number at the start."""
     return ranked("magnitude", linear(by="0.5 %"), within="group")
 
 
@@ -87,16 +92,17 @@ VARIANTS: dict[str, Variant] = {
 
 
 def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]:
-    """Train one variant and tell its course.
+    """Train one variant; return accuracy, loss, seconds and sizes by epoch.
 
     Args:
         variant: a name in `VARIANTS`.
         seed: of the initial weights, the order of samples and dropout.
         epochs: passes through the data.
-        images: how many of MNIST's training images are used, and of its test images at most.
+        images: how many of MNIST's training images are used, and at most how many test images.
 
     Returns:
-        Accuracy and loss by epoch, on training and test images; what is left; seconds.
+        By epoch: accuracy and loss on training and test images, seconds, and members left in each
+        group. Also the number of parameters and of units that died.
     """
     chosen = VARIANTS[variant]
     data = load("mnist:full", flat=False)
@@ -108,58 +114,60 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     if chosen.propose is not None:
         total = epochs * -(-images // BATCH)
         pruner = attached(network, chosen, course.optimizer, total, samples.inputs[:64])
-    told: dict[str, Any] = {"train": [], "test": [], "seconds": [], "kept": []}
+    result: dict[str, Any] = {"train": [], "test": [], "seconds": [], "kept": []}
     for epoch in range(epochs):
         start = perf_counter()
         if chosen.distorted:
             course.samples = epoch_of(samples, seed, epoch, chosen.distorted)
         course.epoch(epoch, ())
-        told["seconds"].append(perf_counter() - start)
-        told["train"].append(list(evaluate(network, samples.first(SEEN), batch_size=BATCH)))
-        told["test"].append(list(evaluate(network, test, batch_size=BATCH)))
+        result["seconds"].append(perf_counter() - start)
+        result["train"].append(list(evaluate(network, samples.first(SEEN), batch_size=BATCH)))
+        result["test"].append(list(evaluate(network, test, batch_size=BATCH)))
         if pruner is not None:
-            told["kept"].append({group.name: pruner.mask.count(group) for group in pruner.groups})
-    told["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+            result["kept"].append({group.name: pruner.mask.count(group) for group in pruner.groups})
+    result["parameters"] = sum(parameter.numel() for parameter in network.parameters())
     if pruner is not None and not chosen.units:
-        told["died"] = _died(network, pruner.mask, samples.inputs[:64])
-    return told
+        result["died"] = _died(network, pruner.mask, samples.inputs[:64])
+    return result
 
 
 def timed(seed: int, blocks: int) -> dict[str, Any]:
-    """Time updates of several variants, in turns of fifty, in one process.
+    """Measure the training time of several variants, alternating in blocks of fifty updates.
 
-    Schedules that end do so within these blocks: what a block takes on average is what it takes on
-    average in a whole training, which has more of them.
+    All variants run in one process. Schedules that have an end reach it within these
+    blocks, so that the mean time of a block is that of a full training, which has more blocks.
 
     Returns:
-        Seconds of every block of fifty updates by variant, with one proposal in each, and seconds
-        inside the hook of the annealed one.
+        Seconds for every block of fifty updates, by variant, with one proposal in each block; and
+        seconds inside the pruner's hooks of the annealed variant.
     """
     data = load("mnist:full", flat=False).train.first(EVERY * BATCH)
     turns = {name: _course(name, seed, data, blocks * EVERY) for name in TIMED}
     inside: list[float] = []
     course, pruner = turns["annealed"]
     if pruner is not None:
-        _clock(pruner, course.optimizer, inside)
-    told: dict[str, Any] = {name: [] for name in TIMED}
+        _time_hooks(pruner, course.optimizer, inside)
+    seconds: dict[str, Any] = {name: [] for name in TIMED}
     for block in range(blocks):
         for name, (course, _) in turns.items():
             start = perf_counter()
             course.epoch(block, ())
-            told[name].append(perf_counter() - start)
-    return {**told, "hook": inside}
+            seconds[name].append(perf_counter() - start)
+    return {**seconds, "hook": inside}
 
 
 TIMED = ("dropout", "annealed", "neither", "units")
 
 
 def _network(variant: Variant, seed: int) -> torch.nn.Module:
-    # Channels last: every variant takes about a sixth less time on a CPU.
+    """Return the poster's network for a variant."""
+    # Channels last makes every variant about a sixth faster on a CPU.
     network = annealing_cnn(variant.padding, variant.dropout, seed=seed)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _recipe(variant: Variant, seed: int, epochs: int) -> Recipe:
+    """Return the poster's training recipe with the variant's changes."""
     poster = {"optimizer": "adadelta", "lr": 1.0, "batch_size": BATCH}
     return Recipe(epochs, seed=seed, **{**poster, **variant.learning})
 
@@ -167,6 +175,7 @@ def _recipe(variant: Variant, seed: int, epochs: int) -> Recipe:
 def _course(
     variant: str, seed: int, samples: Samples, total: int
 ) -> tuple[Course, PruneWhileTraining | None]:
+    """Return a training of a variant with its pruner, if it has one; `total` updates in all."""
     chosen = VARIANTS[variant]
     network = _network(chosen, seed)
     course = Course(network, samples, _recipe(chosen, seed, 1))
@@ -175,10 +184,10 @@ def _course(
     return course, attached(network, chosen, course.optimizer, total, samples.inputs[:64])
 
 
-def _clock(
+def _time_hooks(
     pruner: PruneWhileTraining, optimizer: torch.optim.Optimizer, inside: list[float]
 ) -> None:
-    """Put a hook before each of the pruner's and one behind it; `inside` gets what lies between."""
+    """Register hooks before and after each hook of the pruner; append the seconds between them."""
     since = [0.0]
 
     def begin(*_: Any) -> None:
@@ -204,9 +213,9 @@ def attached(
     total: int,
     example: torch.Tensor,
 ) -> PruneWhileTraining:
-    """The variant's pruner, at work on the layers that dropout guarded, or on all units."""
+    """Attach a pruner for the dense layers' synapses, or for units of all layers."""
     if variant.propose is None:
-        raise ValueError(f"{variant.words} prunes nothing")
+        raise ValueError(f"a pruner needs a variant with propose=; {variant.words!r} has none")
     if variant.units:
         groups = list(find_units(network, example))
     else:
@@ -217,10 +226,10 @@ def attached(
 
 
 def _died(network: torch.nn.Module, mask: Mask, example: torch.Tensor) -> dict[str, int]:
-    """How many units of each place have died because all their connections have."""
+    """Return how many units of each group died because all their connections were removed."""
     units = find_units(network, example)
-    both = Mask.full([*mask.groups, *units]).without(
+    mask_with_units = Mask.full([*mask.groups, *units]).without(
         {group: mask.dead(group) for group in mask.groups}
     )
-    swept = sweep_(network, both, example)
+    swept = sweep_(network, mask_with_units, example)
     return {group.name: int(swept.dead(group).numel()) for group in units}

@@ -1,4 +1,7 @@
-"""FSA itself: which of a thousand variables a linear model needs, found while it is trained."""
+"""Feature selection with annealing (FSA): find the ten relevant of 1,000 variables during training.
+
+The model is a logistic regression.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ TRUE, VARIABLES, ROWS, UPDATES, LR = 10, 1_000, 500, 500, 0.015
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
-    """One selection for each seed and each mu."""
+    """Return one job for each seed and each mu."""
     return [
         Job(f"fsa-mu-{mu:g}-{seed}", selected, {"mu": mu, "seed": seed})
         for seed in seeds
@@ -29,18 +32,20 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 
 
 def gathered(results: Mapping[str, Result], seeds: Sequence[int]) -> dict[float, list[Result]]:
-    """The results of `jobs`, by mu."""
+    """Return the results of `jobs`, grouped by mu."""
     return {mu: [results[f"fsa-mu-{mu:g}-{seed}"] for seed in seeds] for mu in MUS}
 
 
 def selected(mu: float, seed: int) -> dict[str, Any]:
-    """Logistic regression on 1,000 variables, ten of which matter, annealed to those ten.
+    """Train a logistic regression on 1,000 variables, ten of them relevant, and prune it to ten.
 
-    Variables share a common part, x_j = z + noise, so that every one of them is correlated with
-    what decides. The model starts at zero and is pruned after every update, as in algorithm 1.
+    Variables share a common part, x_j = z + noise, so that each of them is correlated with the
+    target. The model starts at zero and is pruned after every update, as in algorithm 1
+    of the paper.
 
     Returns:
-        How many of the ten were found, the accuracy on fresh rows, and the area under the schedule.
+        How many of the ten were found, the accuracy on new samples, and the area under the
+        schedule.
     """
     with seeded(seed):
         train, test = _drawn(ROWS), _drawn(10 * ROWS)
@@ -60,11 +65,12 @@ def selected(mu: float, seed: int) -> dict[str, Any]:
         area += pruner.mask.count(links)
     found = int(pruner.mask.alive(links)[:TRUE].sum())
     with torch.no_grad():
-        right = ((model(test[0]) > 0) == (test[1] > 0.5)).double().mean().item()
-    return {"found": found, "accuracy": right, "area": (area - TRUE * UPDATES) / VARIABLES}
+        accuracy = ((model(test[0]) > 0) == (test[1] > 0.5)).double().mean().item()
+    return {"found": found, "accuracy": accuracy, "area": (area - TRUE * UPDATES) / VARIABLES}
 
 
 def _drawn(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw inputs, (rows, 1000), and targets, (rows, 1), that depend on the first ten variables."""
     inputs = torch.randn(rows, 1) + torch.randn(rows, VARIABLES)
-    told = inputs[:, :TRUE].sum(1, keepdim=True)
-    return inputs / 2**0.5, (torch.rand(rows, 1) < torch.sigmoid(told)).float()
+    logits = inputs[:, :TRUE].sum(1, keepdim=True)
+    return inputs / 2**0.5, (torch.rand(rows, 1) < torch.sigmoid(logits)).float()

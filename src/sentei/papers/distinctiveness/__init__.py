@@ -1,4 +1,8 @@
-"""Units that say the same are merged without retraining (Zheng; Gedeon and Harris)."""
+"""Reproduction of Zheng, Pruning Technique based on Distinctiveness for Deep Neural Network (ANU).
+
+After Gedeon and Harris (1991): hidden units are merged, without retraining, if the angle between
+their vectors of outputs over the training samples is near 0 or 180 degrees.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,9 @@ TITLE = (
     "Gedeon and Harris 1991"
 )
 EPOCHS = {"cnn": 10, "fnn": 100}
-REPEATS = {"cnn": 2, "fnn": 1}  # for each seed: ten and five
+REPEATS = {"cnn": 2, "fnn": 1}  # trainings for each seed; with five seeds, ten and five
 
-# What else may matter, on a quarter of the images and fewer passes: one setting changed at a time.
+# Other settings that may matter, each changed alone, with a quarter of the images and fewer epochs.
 SMALL: dict[str, dict[str, Any]] = {
     "cnn": {"network": "cnn", "epochs": 5, "images": 5_000, "curves": False},
     "fnn": {"network": "fnn", "epochs": 20, "images": 5_000, "curves": False},
@@ -47,11 +51,12 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "pixels 0 to 1": {"scaled": False},
     },
 }
-LATE = ("nobody", "badness", "magnitude", "random")  # who goes while training
+# Criteria of removal during training; "nobody" removes no unit.
+LATE = ("nobody", "badness", "magnitude", "random")
 
 
 def reproduce(order: Order) -> list[Claim]:
-    """Train the paper's networks, merge and remove in every way, draw it, judge it."""
+    """Run the experiments, draw the figures and judge the paper's claims."""
     seeds = range(1 if order.quick else order.seeds)
     results = order.work(jobs(order.quick, seeds))
     found = Found(
@@ -72,7 +77,7 @@ def reproduce(order: Order) -> list[Claim]:
 
 
 def jobs(quick: bool, seeds: range) -> list[Job]:
-    """Everything that is measured."""
+    """Return the jobs of all experiments."""
     sizes = {"epochs": 2, "images": 2_000} if quick else {}
     todo = []
     for kind, epochs in EPOCHS.items():
@@ -94,14 +99,17 @@ def jobs(quick: bool, seeds: range) -> list[Job]:
 
 
 def _repeats(kind: str, seeds: range, quick: bool) -> range:
+    """Return the seeds that a network is trained with."""
     return seeds if quick else range(REPEATS[kind] * len(seeds))
 
 
 def _changes(quick: bool) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the settings that are changed one at a time; with `quick`, only two per network."""
     if not quick:
         return CHANGES
-    return {kind: {n: every[n] for n in (USUAL, "width 16")} for kind, every in CHANGES.items()}
+    return {kind: {n: changes[n] for n in (USUAL, "width 16")} for kind, changes in CHANGES.items()}
 
 
 def _name(kind: str, name: str, seed: int) -> str:
+    """Return the name of the job of a changed setting."""
     return f"{kind}-{name.replace(' ', '-')}-{seed}"

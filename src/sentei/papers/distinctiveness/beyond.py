@@ -1,4 +1,4 @@
-"""What the paper leaves for later, and what nobody asked: rows of their own."""
+"""Claims beyond the paper: its future work, and comparisons of every criterion and repair."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATER = "named as future work"
 
 
 def claims(found: Found) -> list[Claim]:
-    """The rows."""
+    """Return the rows that are not claims of the paper itself."""
     return [
         *_influence(found.changed),
         *(_redundancy(kind, settings) for kind, settings in found.changed.items()),
@@ -31,7 +31,7 @@ def claims(found: Found) -> list[Claim]:
 
 
 def curves(runs: Sequence[Run]) -> list[Curve]:
-    """Every way to prune the hidden layer, of all networks on which it was tried."""
+    """Return the accuracy curves of all ways to prune the hidden layer, over all networks."""
     found = []
     for seed, run in enumerate(runs):
         for way in run.get("ways", ()):
@@ -42,7 +42,7 @@ def curves(runs: Sequence[Run]) -> list[Curve]:
 
 
 def table(runs: Runs) -> str:
-    """Areas under accuracy against units left, in Markdown: a line for each criterion."""
+    """Return a Markdown table of areas under accuracy against units left, by criterion."""
     lines = []
     for kind, found in runs.items():
         by_way = {row.way: row for row in rows(curves(found))}
@@ -64,6 +64,7 @@ def table(runs: Runs) -> str:
 
 
 def _influence(changed: Mapping[str, Runs]) -> list[Claim]:
+    """Claims: what each changed setting does to accuracy, removal and effective rank."""
     found = []
     for kind, settings in changed.items():
         for knob, words in {**KNOBS, "pixels": "the scaling of pixels"}.items():
@@ -85,29 +86,31 @@ def _influence(changed: Mapping[str, Runs]) -> list[Claim]:
 
 
 def _in_words(kind: str, name: str, found: Sequence[Run]) -> str:
-    gone = [readings(run, LITERAL[kind], 30)["removed"] / run["size"] for run in found]
-    lost = [
+    """Describe the networks of one setting: accuracy, units removed, their cost, effective rank."""
+    shares = [readings(run, LITERAL[kind], 30)["removed"] / run["size"] for run in found]
+    change = [
         readings(run, LITERAL[kind], 30)["after"]["incoming"]["test"] - run["accuracy"]["test"]
         for run in found
     ]
     ranks = [run["effective rank"] for run in found]
     return (
         f"{name}: {spread([run['accuracy']['test'] for run in found], 1, 100, '%')} right, "
-        f"{100 * statistics.fmean(gone):.0f} % go and cost {-100 * statistics.fmean(lost):.1f} "
+        f"{100 * statistics.fmean(shares):.0f} % go and cost {-100 * statistics.fmean(change):.1f} "
         f"points, effective rank {statistics.fmean(ranks):.1f}"
     )
 
 
 def _redundancy(kind: str, settings: Runs) -> Claim:
+    """Claim: redundancy, removal and generalisation go together."""
     every = [run for found in settings.values() for run in found]
-    fill = [run["effective rank"] / run["size"] for run in every]
+    rank = [run["effective rank"] / run["size"] for run in every]
     gaps = [run["accuracy"]["train"] - run["accuracy"]["test"] for run in every]
-    gone = [readings(run, LITERAL[kind], 30)["removed"] / run["size"] for run in every]
+    share = [readings(run, LITERAL[kind], 30)["removed"] / run["size"] for run in every]
     return Claim(
         f"{kind.upper()}: do redundancy, removal and generalisation go together?",
         LATER,
-        f"rank correlation of effective rank per unit with removal {_agree(fill, gone)}, with the "
-        f"train-test gap {_agree(fill, gaps)}; of removal with that gap {_agree(gone, gaps)}",
+        f"rank correlation of effective rank per unit with removal {_agree(rank, share)}, with the "
+        f"train-test gap {_agree(rank, gaps)}; of removal with that gap {_agree(share, gaps)}",
         "cannot be judged",
         f"over {len(every)} networks, {len(settings)} settings; effective rank is e to the entropy "
         "of the covariance's spectrum (Roy and Vetterli, 2007)",
@@ -115,17 +118,18 @@ def _redundancy(kind: str, settings: Runs) -> Claim:
 
 
 def _late(late: Runs) -> Claim:
+    """Claim: removing the unit with the largest badness whenever training stalls."""
     tests = {name: [run["accuracy"]["test"] for run in found] for name, found in late.items()}
-    gone = {name: [len(run["gone"]) for run in found] for name, found in late.items()}
-    told = paired(tests["badness"], tests["random"])
+    counts = {name: [len(run["gone"]) for run in found] for name, found in late.items()}
+    difference = paired(tests["badness"], tests["random"])
     shown = "; ".join(
-        f"{name}: {statistics.fmean(gone[name]):.1f} units go, {spread(values, 2, 100, '%')}"
+        f"{name}: {statistics.fmean(counts[name]):.1f} units go, {spread(values, 2, 100, '%')}"
         for name, values in tests.items()
     )
     return Claim(
         "badness: while the FNN trains, the worst unit goes once the error has stalled",
         "used when the error falls by less than 1 to 5 % (Hagiwara, as told by Gedeon and Harris)",
-        f"{shown}; badness less random {told.words(2, 100, 'points')}",
+        f"{shown}; badness less random {difference.words(2, 100, 'points')}",
         "cannot be judged",
         "asked after each of the first 48 of 60 epochs over 5,000 images, at 5 %; an epoch is 50 "
         "updates",
@@ -133,54 +137,61 @@ def _late(late: Runs) -> Claim:
 
 
 def _compared(kind: str, runs: Sequence[Run]) -> Claim:
-    told = rows(curves(runs))
-    plain, mended = (
-        [row for row in told if not row.way.retrain and bool(row.way.repair) == with_it]
+    """Claim: pruning by every criterion, with and without a least-squares repair."""
+    areas = rows(curves(runs))
+    plain, repaired = (
+        [row for row in areas if not row.way.retrain and bool(row.way.repair) == with_it]
         for with_it in (False, True)
     )
-    by_way = {row.way: row for row in mended}
+    by_way = {row.way: row for row in repaired}
     better = sum(by_way[Way(r.way.criterion, "least_squares", 0)].area > r.area for r in plain)
     agreeing = sorted(plain, key=lambda row: -row.agreement)
     closest = [row for row in agreeing if row.way.criterion != "ablation"][:3]
     return Claim(
         f"{kind.upper()}: every criterion, with and without least squares",
         "not the paper's",
-        f"area under accuracy: {_best(plain)} alone, {_best(mended)} with least squares; least "
+        f"area under accuracy: {_best(plain)} alone, {_best(repaired)} with least squares; least "
         f"squares is better for {better} of {len(plain)} criteria",
         "cannot be judged",
-        f"64 to 6 units in 9 cuts, no retraining, {told[0].seeds} networks; nearest to exact "
+        f"64 to 6 units in 9 cuts, no retraining, {areas[0].seeds} networks; nearest to exact "
         "ablation at the start are "
         + ", ".join(f"{r.way.criterion} ({_sign(r.agreement)})" for r in closest),
     )
 
 
 def _retraining(kind: str, runs: Sequence[Run]) -> Claim:
-    told = rows(curves(runs))
-    taught = [row for row in told if row.way.retrain]
-    still = {row.way: row for row in told if not row.way.retrain}
-    gains = [row.area - still[Way(row.way.criterion, row.way.repair, 0)].area for row in taught]
-    best_still = max(still.values(), key=lambda row: row.area)
+    """Claim: the accuracy that one epoch of retraining after each cut adds."""
+    areas = rows(curves(runs))
+    retrained = [row for row in areas if row.way.retrain]
+    not_retrained = {row.way: row for row in areas if not row.way.retrain}
+    gains = [
+        row.area - not_retrained[Way(row.way.criterion, row.way.repair, 0)].area
+        for row in retrained
+    ]
+    best = max(not_retrained.values(), key=lambda row: row.area)
     return Claim(
         f"{kind.upper()}: what a little retraining adds",
         "not the paper's: it does without",
         f"one epoch over 5,000 images after each cut adds {100 * min(gains):+.2f} to "
-        f"{100 * max(gains):+.2f} points of area; {_best(taught)} with it, {_best([best_still])} "
+        f"{100 * max(gains):+.2f} points of area; {_best(retrained)} with it, {_best([best])} "
         "without",
         "cannot be judged",
         "of the hidden layer and the classifier; over the whole way from 64 to 6 units",
     )
 
 
-def _best(told: Sequence[Row]) -> str:
-    best = max(told, key=lambda row: row.area)
+def _best(areas: Sequence[Row]) -> str:
+    """Format the row with the largest area."""
+    best = max(areas, key=lambda row: row.area)
     return f"{best.way} {100 * best.area:.2f} ± {100 * best.deviation:.2f} %"
 
 
 def _agree(a: Sequence[float], b: Sequence[float]) -> str:
-    """Spearman's; a dash where one of the two is the same for all."""
+    """Format Spearman's rank correlation; a dash if one of the sequences is constant."""
     found = spearman(torch.tensor(a), torch.tensor(b))
     return "-" if math.isnan(found) else f"{found:+.2f}"
 
 
 def _sign(agreement: float) -> str:
+    """Format a correlation with its sign; a dash for NaN."""
     return "-" if math.isnan(agreement) else f"{agreement:+.2f}"

@@ -1,4 +1,4 @@
-"""The experiments: one job trains one network and measures all that is asked of it."""
+"""Distinctiveness experiments: each job trains a network and prunes it in many ways."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from sentei.training import Recipe, mlp, train
 
 THRESHOLDS = tuple(range(15, 65, 5))
 CENTRES = ("half", "none", "mean", "minmax")
-DRAWS = 5  # of random units, as the control
+DRAWS = 5  # random choices of units, as the control
 FEW = ("ablation", "ablation-least-squares", "magnitude", "random")  # compared with --quick
-LITTLE = 5_000  # images that criteria compared look at, and that retraining learns from
+LITTLE = 5_000  # images for the criteria that are compared, and for retraining
 
-# A criterion and a repair each, one unit at a time, re-ranked: the curves.
+# A criterion and a repair for each curve; units are removed one at a time and ranked again.
 METHODS: dict[str, tuple[str, str | None]] = {
     "ablation": ("ablation", None),
     "ablation + least squares": ("ablation-least-squares", "least_squares"),
@@ -66,16 +66,20 @@ def trial(
 
     Args:
         network: "cnn" or "fnn".
-        seed: of everything.
-        epochs: passes; the paper has 10 and 100.
-        width: hidden units.
-        filters: of the first convolution; the second has twice as many.
-        images: to learn from.
-        scaled: pixels to mean 0 and deviation 1; otherwise from 0 to 1.
+        seed: of all random numbers.
+        epochs: passes through the data; the paper has 10 and 100.
+        width: number of hidden units.
+        filters: filters of the first convolution; the second has twice as many.
+        images: number of training images.
+        scaled: whether pixels are scaled to mean 0 and deviation 1; otherwise they are from 0 to 1.
         curves: whether to try all centres and thresholds, and to remove units one by one with
             `METHODS`; otherwise only the centre that fits the paper's counts, at 30 degrees.
-        compared: whether to prune it by every criterion there is as well.
-        quick: by a few of them only.
+        compared: whether to prune it also by every criterion of sentei.
+        quick: whether `compared` uses only a few criteria.
+
+    Returns:
+        Accuracies, size, number of dead units, loss, effective rank and angles of the trained
+        network; and the result of each way to prune it.
     """
     head = trained(network, seed, epochs, width, filters, images, scaled, compared)
     probe, group = head.probe, head.group
@@ -101,18 +105,27 @@ def trial(
 def reading(
     head: Head, centre: str, degrees: float, dead: Tensor, seed: int, known: dict[Any, Any]
 ) -> dict[str, Any]:
-    """The paper's procedure with one centre at one threshold, and every way to merge."""
+    """Run the paper's procedure with one centre and threshold; merge the pairs in every way.
+
+    Args:
+        head: the trained layers.
+        centre: what outputs are measured from; see `criteria.angles`.
+        degrees: the threshold on the angle.
+        dead: which units are constant, (units,) bool.
+        seed: of the random control.
+        known: cache of results by pairs; is extended.
+    """
     found = angles(head.probe, head.group, centre, precise=True)
     pairing, one_stays = pairs(found, degrees, "paper", both=True), pairs(found, degrees)
-    if (pairing, one_stays) not in known:  # thresholds often agree
+    if (pairing, one_stays) not in known:  # many thresholds give the same pairs
         known[pairing, one_stays] = _merged(head, pairing, one_stays, seed)
     after, control = known[pairing, one_stays]
-    gone = pairing.gone
+    removed = pairing.gone
     return {
         "centre": centre,
         "degrees": degrees,
-        "removed": len(gone),
-        "removed dead": int(dead[gone].sum()) if gone else 0,
+        "removed": len(removed),
+        "removed dead": int(dead[removed].sum()) if removed else 0,
         "opposite": len(pairing.opposite) // 2,
         "one stays": len(one_stays.gone),
         "after": after,
@@ -121,6 +134,7 @@ def reading(
 
 
 def _merged(head: Head, pairing: Pairing, one_stays: Pairing, seed: int) -> tuple[dict, list]:
+    """Merge the pairs in every way; return the test accuracies, and those of random removals."""
     after = {}
     for name, edit in EDITS.items():
         copied = head.copy() if name in REWIRING else head.reading_it()
@@ -133,17 +147,20 @@ def _merged(head: Head, pairing: Pairing, one_stays: Pairing, seed: int) -> tupl
 
 
 def ours(head: Head, degrees: float) -> dict[str, Any]:
-    """`twins` as the package has it: constants told apart, the best pairs first, affine."""
+    """Prune with sentei's own `twins` at one threshold; return units removed and accuracy."""
     copied, mask, size = head.reading_it(), Mask.full([head.group]), head.group.size
     cut = twins(degrees)(head.probe, [head.group], mask, Progress(1, None, size, size))
     if cut is not None:
         mask = mask_cut_(copied.network, mask, cut)
-    gone = size - mask.count(head.group)
-    return {"degrees": degrees, "removed": gone, **copied.accuracies("test")}
+    removed = size - mask.count(head.group)
+    return {"degrees": degrees, "removed": removed, **copied.accuracies("test")}
 
 
 def curve(head: Head, name: str, repair: str | None, seed: int) -> dict[str, list[float]]:
-    """Accuracy after each removal, until one unit is left; everything decided on `train`."""
+    """Remove units one by one until one is left; return accuracy after each removal.
+
+    Scores and repairs are computed on the training samples.
+    """
     criterion: Criterion = Random(seed) if name == "random" else CRITERIA[name]
     copied, group, mask = head.reading_it(), head.group, Mask.full([head.group])
     probe = copied.probe
@@ -160,10 +177,10 @@ def curve(head: Head, name: str, repair: str | None, seed: int) -> dict[str, lis
 
 
 def every_way(head: Head, seed: int, criteria: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """`sentei compare` on the hidden layer, with and without a little retraining of it.
+    """Run `sentei compare` on the hidden layer, with and without a little retraining.
 
-    Criteria look at the first 5,000 training images, and retraining is one epoch over them after
-    each of nine cuts; accuracy is of all test images, which decide nothing.
+    Criteria use the first 5,000 training images. Retraining is one epoch over them after each of
+    nine cuts. Accuracy is that on all test images, which are used for nothing else.
     """
     learn = head.parts["train"].first(LITTLE)
     past = Trajectory(head.network)
@@ -190,22 +207,22 @@ def every_way(head: Head, seed: int, criteria: Sequence[str] | None = None) -> l
 
 
 def without(head: Head, units: list[int], repair: str | None) -> Head:
-    """The head after these units went, their work handed over."""
-    copied, mask = head.reading_it(), Mask.full([head.group])
+    """Return a copy of the head without these units, after the given repair."""
+    pruned, mask = head.reading_it(), Mask.full([head.group])
     if units:
         doomed: dict[Group, Tensor] = {head.group: torch.tensor(units)}
-        mask_cut_(copied.network, mask, Cut(doomed, mixed(repair, head.probe, doomed, mask)))
-    return copied
+        mask_cut_(pruned.network, mask, Cut(doomed, mixed(repair, head.probe, doomed, mask)))
+    return pruned
 
 
 def drawn(head: Head, count: int, seed: int) -> list[int]:
-    """Some units at random."""
+    """Return `count` random units."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(head.group.size, generator=generator)[:count].tolist()
 
 
 def effective_rank(probe: Probe, group: Neurons) -> float:
-    """How many directions the centred activations fill: e to the entropy of their spectrum.
+    """Return the effective rank of the centred outputs: e to the entropy of their spectrum.
 
     Source: Roy and Vetterli (2007), The effective rank.
     """
@@ -216,19 +233,24 @@ def effective_rank(probe: Probe, group: Neurons) -> float:
 
 
 def angle_summary(probe: Probe, group: Neurons, dead: Tensor) -> dict[str, list[float]]:
-    """Deciles of the angles between units that are not constant, for each centre."""
+    """Return the deciles of the angles between units that are not constant, for each centre."""
     found = {}
     for centre in CENTRES:
         matrix = angles(probe, group, centre, precise=True)[~dead][:, ~dead]
-        off = matrix[tuple(torch.triu_indices(len(matrix), len(matrix), 1))]
-        off = off[off.isfinite()]
-        ends = torch.linspace(0, 1, 11, dtype=off.dtype)
-        found[centre] = off.quantile(ends).tolist() if len(off) else []
+        pair_angles = matrix[tuple(torch.triu_indices(len(matrix), len(matrix), 1))]
+        pair_angles = pair_angles[pair_angles.isfinite()]
+        ends = torch.linspace(0, 1, 11, dtype=pair_angles.dtype)
+        found[centre] = pair_angles.quantile(ends).tolist() if len(pair_angles) else []
     return found
 
 
 def hundred(seed: int, epochs: int = 10, images: int | None = None) -> dict[str, Any]:
-    """A sigmoid network 784-100-10 on all of MNIST's training images, pruned without retraining.
+    """Train a sigmoid network 784-100-10 on MNIST and prune it, without retraining, by `HUNDRED`.
+
+    Args:
+        seed: of all random numbers.
+        epochs: passes through the data.
+        images: number of training images; all if None.
 
     Returns:
         Test accuracy of the dense network, and for each of `HUNDRED` after each removal.

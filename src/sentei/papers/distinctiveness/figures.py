@@ -1,4 +1,4 @@
-"""The paper's figures, redrawn from our runs, and those it does not have."""
+"""Figures of the distinctiveness reproduction: those of the paper, and those of ours."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LINES = {
 
 
 def draw(order: Order, found: Found) -> None:
-    """All of them."""
+    """Draw every figure and write it as PNG and SVG."""
     order.figure("runs", _side_by_side(found.runs, one_by_one))
     order.figure("sweep", _sweep(found.runs))
     order.figure("curves", _side_by_side(found.runs, curves))
@@ -60,6 +60,7 @@ def draw(order: Order, found: Found) -> None:
 
 
 def _side_by_side(runs: Mapping[str, Any], axes_of: Any, height: float = 4.2) -> Figure:
+    """Return a figure with one panel for each network."""
     figure = Figure(figsize=(10, height), layout="constrained", dpi=95)
     for place, (kind, found) in enumerate(runs.items()):
         axes = figure.add_subplot(1, 2, place + 1)
@@ -69,7 +70,7 @@ def _side_by_side(runs: Mapping[str, Any], axes_of: Any, height: float = 4.2) ->
 
 
 def one_by_one(axes: Axes, kind: str, found: Sequence[Any]) -> None:
-    """Figures 2 to 5: each run's accuracy before and after, and how many units went."""
+    """Plot each run's accuracy before and after, and units removed: the paper's figures 2 to 5."""
     degrees = 15 if kind == "cnn" else 25
     after = [readings(run, LITERAL[kind], degrees) for run in found]
     places = np.arange(len(found))
@@ -92,6 +93,7 @@ def one_by_one(axes: Axes, kind: str, found: Sequence[Any]) -> None:
 
 
 def _sweep(runs: Runs) -> Figure:
+    """Plot accuracy and units removed against the threshold, for both networks."""
     figure = Figure(figsize=(10, 7), layout="constrained", dpi=85)
     for column, (kind, found) in enumerate(runs.items()):
         above, below = (figure.add_subplot(2, 2, column + 1 + 2 * row) for row in (0, 1))
@@ -103,7 +105,7 @@ def _sweep(runs: Runs) -> Figure:
 
 
 def sweep_accuracy(axes: Axes, kind: str, found: Sequence[Any]) -> None:
-    """Figures 6 and 8: accuracy after merging at each threshold, for every way to merge."""
+    """Plot accuracy against the threshold, for every way to merge: figures 6 and 8."""
     for merge, (color, style, label) in MERGES.items():
         mean = [
             100
@@ -121,7 +123,7 @@ def sweep_accuracy(axes: Axes, kind: str, found: Sequence[Any]) -> None:
 
 
 def sweep_removal(axes: Axes, found: Sequence[Any]) -> None:
-    """Figures 7 and 9: units gone at each threshold, for every centre; of them dead ones."""
+    """Plot units removed against the threshold, for every centre: figures 7 and 9."""
     for centre, style in {"half": "-", "none": "--", "mean": ":", "minmax": "-."}.items():
         shares = [
             100 * np.mean([readings(run, centre, d)["removed"] / run["size"] for run in found])
@@ -138,7 +140,7 @@ def sweep_removal(axes: Axes, found: Sequence[Any]) -> None:
 
 
 def curves(axes: Axes, kind: str, found: Sequence[Any]) -> None:
-    """Accuracy against units gone, one at a time, without retraining."""
+    """Plot accuracy against units removed one at a time, without retraining."""
     for method in METHODS:
         color, style = LINES[method]
         mean = 100 * np.mean([run["curves"][method]["test"] for run in found], 0)
@@ -149,7 +151,7 @@ def curves(axes: Axes, kind: str, found: Sequence[Any]) -> None:
 
 
 def hundred(wide: Sequence[Mapping[str, list[float]]]) -> Figure:
-    """The sigmoid network 784-100-10."""
+    """Plot accuracy against units removed from the sigmoid network 784-100-10."""
     figure = Figure(figsize=(7, 4.2), layout="constrained", dpi=120)
     axes = figure.add_subplot()
     tidy(axes)
@@ -166,12 +168,13 @@ def hundred(wide: Sequence[Mapping[str, list[float]]]) -> Figure:
 
 
 def _influence(changed: Mapping[str, Any]) -> Figure:
+    """Plot units removed against effective rank and train-test gap, for all settings."""
     figure = Figure(figsize=(10, 7.4), layout="constrained", dpi=85)
     for column, (kind, settings) in enumerate(changed.items()):
         above, below = (figure.add_subplot(2, 2, column + 1 + 2 * row) for row in (0, 1))
         tidy(above)
         tidy(below)
-        _by_setting(above, kind, settings, _fill, "effective rank (% of the units)")
+        _by_setting(above, kind, settings, _rank_share, "effective rank (% of the units)")
         _by_setting(below, kind, settings, _gap, "train-test gap (points)")
         above.set_title(f"{NAMES[kind]}, 5,000 images", loc="left", color=INK)
         above.legend(frameon=False, fontsize=8)
@@ -179,13 +182,13 @@ def _influence(changed: Mapping[str, Any]) -> Figure:
 
 
 def _by_setting(axes: Axes, kind: str, settings: Mapping[str, Any], across: Any, name: str) -> None:
-    """How much goes at 30 degrees against something else, a dot for each network."""
+    """Plot units removed at 30 degrees against `across(run)`, a dot for each network."""
     shades = np.linspace(0.0, 0.95, len(settings))
     for shade, (setting, found) in zip(shades, settings.items(), strict=True):
-        gone = [100 * readings(run, LITERAL[kind], 30)["removed"] / run["size"] for run in found]
+        removed = [100 * readings(run, LITERAL[kind], 30)["removed"] / run["size"] for run in found]
         axes.plot(
             [across(run) for run in found],
-            gone,
+            removed,
             MARKS[setting.split()[0]],
             color=colormaps["viridis"](shade),
             label=setting,
@@ -194,23 +197,25 @@ def _by_setting(axes: Axes, kind: str, settings: Mapping[str, Any], across: Any,
     axes.set(xlabel=name, ylabel=f"gone at 30 degrees, centre {LITERAL[kind]} (%)")
 
 
-def _fill(run: Any) -> float:
+def _rank_share(run: Any) -> float:
+    """Return the effective rank as a percentage of the units."""
     return 100 * run["effective rank"] / run["size"]
 
 
 def _gap(run: Any) -> float:
+    """Return training minus test accuracy, in points."""
     return 100 * (run["accuracy"]["train"] - run["accuracy"]["test"])
 
 
 def best_ways(axes: Axes, kind: str, found: Sequence[Curve]) -> None:
-    """Accuracy against units left, for every way that was compared without retraining."""
-    still = [curve for curve in found if not curve.way.retrain]
-    comparison(axes, still)
+    """Plot accuracy against units left, for every way that was compared without retraining."""
+    not_retrained = [curve for curve in found if not curve.way.retrain]
+    comparison(axes, not_retrained)
     axes.set_title(f"{NAMES[kind]}, no retraining", loc="left", color=INK)
 
 
 def _areas(compared: Mapping[str, Sequence[Curve]]) -> Figure:
-    """Area under accuracy against units left: a line for each criterion, four ways on it."""
+    """Plot the area under accuracy against units left: a row for each criterion, with four ways."""
     figure = Figure(figsize=(10, 6.4), layout="constrained", dpi=95)
     for place, (kind, found) in enumerate(compared.items()):
         axes = figure.add_subplot(1, 2, place + 1)

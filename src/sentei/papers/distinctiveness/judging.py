@@ -1,4 +1,4 @@
-"""What the paper says beside what came out."""
+"""Judge the claims of the distinctiveness paper by the measured results."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Runs = Mapping[str, Sequence[Run]]
 
 @dataclass(frozen=True)
 class Found:
-    """All that was measured, one result for each seed.
+    """All results of the reproduction, one for each seed.
 
     Attributes:
-        runs: of the paper's two networks, by name.
-        changed: of those with one setting changed, by network and setting.
-        wide: of the sigmoid network 784-100-10.
-        late: of trainings during which units go, by who goes.
+        runs: results of the paper's two networks, by name.
+        changed: results with one setting changed, by network and setting.
+        wide: results of the sigmoid network 784-100-10.
+        late: results of trainings during which units are removed, by criterion.
     """
 
     runs: Runs
@@ -35,11 +35,11 @@ class Found:
     late: Runs
 
 
-WITHIN = 0.001  # a tenth of a point, what "unchanged" means here
+WITHIN = 0.001  # a change of accuracy by at most this counts as unchanged: a tenth of a point
 
 
 def claims(found: Found) -> list[Claim]:
-    """The rows that judge what the paper says, and those about removal without retraining."""
+    """Return the claims of the paper, and those about removal without retraining."""
     cnn, fnn = found.runs["cnn"], found.runs["fnn"]
     return [
         _networks(),
@@ -60,31 +60,31 @@ def claims(found: Found) -> list[Claim]:
 
 
 def readings(run: Run, centre: str, degrees: int) -> Run:
-    """What one centre and threshold did."""
+    """Return the result of the paper's procedure with one centre and threshold."""
     (found,) = [r for r in run["readings"] if (r["centre"], r["degrees"]) == (centre, degrees)]
     return found
 
 
 def ours(run: Run, degrees: int) -> Run:
-    """What `twins` did at one threshold."""
+    """Return the result of `twins` at one threshold."""
     (found,) = [r for r in run["ours"] if r["degrees"] == degrees]
     return found
 
 
 def change(run: Run, reading: Run, merge: str, on: str = "test") -> float:
-    """How much accuracy rose."""
+    """Return the change of accuracy after merging, on one part of the data."""
     return reading["after"][merge][on] - run["accuracy"][on]
 
 
 def removable(run: Run, method: str) -> int:
-    """How many units went before validation accuracy first fell by more than `WITHIN`."""
-    held = run["curves"][method]["validation"]
-    fallen = [count for count, value in enumerate(held) if value < held[0] - WITHIN - 1e-9]
-    return fallen[0] - 1 if fallen else len(held) - 1
+    """Return how many units are removed before validation accuracy falls by more than `WITHIN`."""
+    accuracy = run["curves"][method]["validation"]
+    fallen = [count for count, value in enumerate(accuracy) if value < accuracy[0] - WITHIN - 1e-9]
+    return fallen[0] - 1 if fallen else len(accuracy) - 1
 
 
 def paired(differences: Sequence[float]) -> tuple[float, float]:
-    """Mean of paired differences and the two-sided p-value of a sign-flip test, exact."""
+    """Return the mean of paired differences and the exact two-sided p-value of a sign-flip test."""
     values = np.asarray(differences)
     signs = np.array(np.meshgrid(*[(-1, 1)] * len(values))).reshape(len(values), -1)
     means = np.abs(values @ signs) / len(values)
@@ -93,6 +93,7 @@ def paired(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def _networks() -> Claim:
+    """Claim: the two networks have 26,474 and 50,890 parameters."""
     counted = {
         "cnn": sum(p.numel() for p in distinctiveness_cnn().parameters()),
         "fnn": sum(p.numel() for p in mlp("784-64-10").parameters()),
@@ -108,6 +109,7 @@ def _networks() -> Claim:
 
 
 def _same_accuracy(cnn: Sequence[Run]) -> Claim:
+    """Claim: the CNN's accuracy at 15 degrees is the same before and after."""
     after = [readings(run, "half", 15) for run in cnn]
     changes = [change(run, r, "incoming") for run, r in zip(cnn, after, strict=True)]
     dense = spread([run["accuracy"]["paper"] for run in cnn], 2, 100, "%")
@@ -123,6 +125,7 @@ def _same_accuracy(cnn: Sequence[Run]) -> Claim:
 
 
 def _removal(cnn: Sequence[Run]) -> Claim:
+    """Claim: the share of units that are removed from the CNN at 15 degrees."""
     found = [readings(run, "half", 15) for run in cnn]
     shares = [r["removed"] / run["size"] for run, r in zip(cnn, found, strict=True)]
     mean = statistics.fmean(shares)
@@ -136,28 +139,32 @@ def _removal(cnn: Sequence[Run]) -> Claim:
 
 
 def _connected(fnn: Sequence[Run]) -> Claim:
-    parts, alike = [], []
+    """Claim: at 25 degrees few units of the FNN are removed, and little accuracy is lost."""
+    parts, as_published = [], []
     for centre in ("none", "half"):
         found = [readings(run, centre, 25) for run in fnn]
         shares = [r["removed"] / run["size"] for run, r in zip(fnn, found, strict=True)]
         changes = [change(run, r, "incoming") for run, r in zip(fnn, found, strict=True)]
-        mended = [change(run, r, "affine") for run, r in zip(fnn, found, strict=True)]
-        few = 0.05 <= statistics.fmean(shares) <= 0.125
-        alike.append(few and statistics.fmean(changes) >= -0.01 and min(changes) >= -0.02)
+        repaired = [change(run, r, "affine") for run, r in zip(fnn, found, strict=True)]
+        few_removed = 0.05 <= statistics.fmean(shares) <= 0.125
+        as_published.append(
+            few_removed and statistics.fmean(changes) >= -0.01 and min(changes) >= -0.02
+        )
         parts.append(
             f"centre {centre}: {spread(shares, 1, 100, '%')} go, {_points(changes)} literally, "
-            f"{_points(mended)} with affine"
+            f"{_points(repaired)} with affine"
         )
     return Claim(
         "FNN at 25 degrees: little goes, little is lost",
         "9.5 % go, 12.5 % in the worst run; 0.5 points lost, 2 at most",
         "; ".join(parts),
-        "holds" if all(alike) else "holds in part" if any(alike) else "does not hold",
+        "holds" if all(as_published) else "holds in part" if any(as_published) else "does not hold",
         "the paper gives no centre and no scaling of inputs; ours have mean 0 and deviation 1",
     )
 
 
 def _no_loss(kind: str, found: Sequence[Run]) -> Claim:
+    """Claim: no accuracy is lost up to 30 degrees."""
     centre = LITERAL[kind]
     by_degree = {}
     for degrees in range(15, 65, 5):
@@ -177,6 +184,7 @@ def _no_loss(kind: str, found: Sequence[Run]) -> Claim:
 
 
 def _thirty(cnn: Sequence[Run]) -> Claim:
+    """Claim: the share of units that are removed from the CNN at 30 degrees."""
     found = [readings(run, "half", 30) for run in cnn]
     shares = [r["removed"] / run["size"] for run, r in zip(cnn, found, strict=True)]
     before = spread([run["accuracy"]["paper"] for run in cnn], 2, 100, "%")
@@ -192,6 +200,7 @@ def _thirty(cnn: Sequence[Run]) -> Claim:
 
 
 def _better(cnn: Sequence[Run]) -> Claim:
+    """Claim: the CNN at 30 degrees is better after pruning."""
     differences = [change(run, readings(run, "half", 30), "incoming") for run in cnn]
     mean, p = paired(differences)
     small = [change(run, readings(run, "half", 30), "incoming", "paper") for run in cnn]
@@ -207,10 +216,11 @@ def _better(cnn: Sequence[Run]) -> Claim:
 
 
 def _second_table(cnn: Sequence[Run], fnn: Sequence[Run]) -> Claim:
+    """Claim: the accuracies of the paper's table 2."""
     before = [run["accuracy"]["paper"] for run in cnn]
     after = [readings(run, "half", 15)["after"]["incoming"]["paper"] for run in cnn]
     plain = [run["accuracy"]["paper"] for run in fnn]
-    reached = sum(value >= 0.978 for value in after)
+    reaching = sum(value >= 0.978 for value in after)
     return Claim(
         "table 2: 97.8 % before and after pruning",
         "99 / 97 / 97.8 / 97.8 %",
@@ -219,14 +229,15 @@ def _second_table(cnn: Sequence[Run], fnn: Sequence[Run]) -> Claim:
         "holds"
         if statistics.fmean(after) >= 0.978
         else "holds in part"
-        if reached
+        if reaching
         else "does not hold",
-        f"on 2,000 images; {reached} of {len(after)} networks reach 97.8 % after pruning. The "
+        f"on 2,000 images; {reaching} of {len(after)} networks reach 97.8 % after pruning. The "
         "paper's own means are 97.4 to 97.5 %; what else the table holds is not judged",
     )
 
 
 def _every_reading(kind: str, found: Sequence[Run], degrees: int) -> Claim:
+    """Claim: the loss of accuracy for every way to merge, and for `twins`."""
     centre = LITERAL[kind]
     each = [readings(run, centre, degrees) for run in found]
     lost = {
@@ -248,6 +259,7 @@ def _every_reading(kind: str, found: Sequence[Run], degrees: int) -> Claim:
 
 
 def _control(kind: str, found: Sequence[Run], degrees: int) -> Claim:
+    """Claim: the loss of accuracy if as many random units are removed."""
     each = [readings(run, LITERAL[kind], degrees) for run in found]
     lost = [
         statistics.fmean(draw["test"] for draw in r["random"]) - run["accuracy"]["test"]
@@ -266,33 +278,39 @@ def _control(kind: str, found: Sequence[Run], degrees: int) -> Claim:
 
 
 def _ours(kind: str, found: Sequence[Run]) -> Claim:
+    """Claim: 60 % of the units can be removed within 0.1 points, with a least-squares fold."""
     best = "ablation + least squares"
     counts = [removable(run, best) for run in found]
     shares = [count / run["size"] for count, run in zip(counts, found, strict=True)]
     tests = [run["curves"][best]["test"] for run in found]
     changes = [curve[count] - curve[0] for count, curve in zip(counts, tests, strict=True)]
-    most = [math.ceil(0.6 * run["size"]) for run in found]
-    at_most = [curve[count] - curve[0] for count, curve in zip(most, tests, strict=True)]
-    fallen = {name: _mean_at(found, name, most) for name in ("ablation", "obs + least squares")}
-    others = ", ".join(f"{name} {100 * mean:+.2f}" for name, mean in fallen.items())
+    sixty_percent = [math.ceil(0.6 * run["size"]) for run in found]
+    changes_at_sixty = [
+        curve[count] - curve[0] for count, curve in zip(sixty_percent, tests, strict=True)
+    ]
+    other_changes = {
+        name: _mean_at(found, name, sixty_percent) for name in ("ablation", "obs + least squares")
+    }
+    others = ", ".join(f"{name} {100 * mean:+.2f}" for name, mean in other_changes.items())
     return Claim(
         f"{kind.upper()}: 60 % of the units go within 0.1 points, by exact ablation after a "
         "least-squares fold",
         "our aim, for the CNN",
-        f"{_points(at_most)} with {most[0]} of {found[0]['size']} gone; {others}",
-        "holds" if statistics.fmean(at_most) >= -WITHIN else "does not hold",
+        f"{_points(changes_at_sixty)} with {sixty_percent[0]} of {found[0]['size']} gone; {others}",
+        "holds" if statistics.fmean(changes_at_sixty) >= -WITHIN else "does not hold",
         "no retraining; stopped by 5,000 validation images instead, "
         f"{spread(shares, 1, 100, '%')} go and test accuracy changes by {_points(changes)}",
     )
 
 
 def _mean_at(found: Sequence[Run], method: str, counts: Sequence[int]) -> float:
-    """How much test accuracy rises once so many units are gone, on average."""
+    """Return the mean change of test accuracy after removing so many units of each network."""
     curves = [run["curves"][method]["test"] for run in found]
     return statistics.fmean(curve[n] - curve[0] for curve, n in zip(curves, counts, strict=True))
 
 
 def _hundred(wide: Sequence[Mapping[str, list[float]]]) -> list[Claim]:
+    """Claims: accuracy of the sigmoid network 784-100-10 after 40, 60 and 80 removals."""
     rows = []
     aims = {
         "ablation": "about 96.7 / 94.0 / 85.2 %",
@@ -326,18 +344,20 @@ def _hundred(wide: Sequence[Mapping[str, list[float]]]) -> list[Claim]:
 
 
 def _dead(found: Sequence[Run]) -> str:
+    """Format the share of removed units that never fire on the training images."""
     dead = sum(r["removed dead"] for r in found) / max(sum(r["removed"] for r in found), 1)
     return f"{100 * dead:.1f} %"
 
 
 def _points(changes: Sequence[float]) -> str:
+    """Format mean, deviation and worst of accuracy changes, in points."""
     mean, worst = 100 * statistics.fmean(changes), 100 * min(changes)
     deviation = 100 * statistics.stdev(changes) if len(changes) > 1 else math.nan
     return f"{mean:+.2f} ± {deviation:.2f} points ({worst:+.2f} at worst, {len(changes)} seeds)"
 
 
 def _within(values: Sequence[float], mean: float, low: float, high: float) -> Verdict:
-    """Whether all are in a band, or their mean at least."""
+    """Return the verdict on whether all values, or at least their mean, are within a range."""
     if low <= min(values) and max(values) <= high:
         return "holds"
     return "holds in part" if low <= mean <= high else "does not hold"

@@ -1,4 +1,4 @@
-"""Badness, used as it was meant: the worst unit goes while training, once the error has stalled."""
+"""Badness in its original use: remove the worst unit during training whenever the error stalls."""
 
 from __future__ import annotations
 
@@ -28,35 +28,36 @@ def late(
     until: float = 0.8,
     lr: float = 0.005,
 ) -> dict[str, Any]:
-    """Train the paper's sigmoid network, and take a unit out whenever the error has stalled.
+    """Train the paper's sigmoid network, and remove a unit whenever the training error stalls.
 
     Args:
-        criterion: whose lowest goes; "nobody" for a control.
-        seed: of everything.
-        epochs: passes.
-        images: to learn from.
-        every: epochs between two looks at the error on them.
-        drop: by what part of itself the error falls if it has not stalled.
-        until: in which first part of training units may go, so that the rest can settle.
-        lr: of Adam.
+        criterion: name of the criterion; the unit with the lowest score is removed. "nobody"
+            removes none, as a control.
+        seed: of all random numbers.
+        epochs: passes through the data.
+        images: number of training images.
+        every: epochs between two measurements of the training error.
+        drop: the error has stalled if it falls by less than this part of itself.
+        until: units are removed in this first part of training only; the rest lets it settle.
+        lr: learning rate of Adam.
 
     Returns:
-        How many units went and after which epochs, and how good the network is then.
+        The epochs after which a unit was removed, the last loss, and the final accuracies.
     """
     data = samples(True, images, True)
     learn = data["train"]
     network = mlp("784-64-10", seed=seed)
     course = Course(network, learn, Recipe(epochs, batch_size=100, lr=lr, seed=seed))
     groups = find_units(network, learn.inputs[:8])
-    gone: list[int] = []
+    removed: list[int] = []
     loss = math.nan
     pruner = None
     if criterion != "nobody":
-        asked: Criterion = Random(seed) if criterion == "random" else CRITERIA[criterion]
+        chosen: Criterion = Random(seed) if criterion == "random" else CRITERIA[criterion]
         pruner = PruneWhileTraining(
             network,
             groups,
-            when_stalled(ranked(asked, one_at_a_time()), drop),
+            when_stalled(ranked(chosen, one_at_a_time()), drop),
             every=f"{every} epochs",
             total=f"{epochs} epochs",
             steps_per_epoch=-(-learn.rows // 100),
@@ -65,11 +66,11 @@ def late(
         ).attach(course.optimizer)
     for epoch in range(epochs):
         loss = course.epoch(epoch, ())
-        if pruner is not None and pruner.events > len(gone):
-            gone.append(epoch + 1)
+        if pruner is not None and pruner.events > len(removed):
+            removed.append(epoch + 1)
     if pruner is not None:
         pruner.detach()
     with torch.no_grad():
         test = evaluate(network, data["test"]).accuracy
         train = evaluate(network, learn).accuracy
-    return {"gone": gone, "loss": loss, "accuracy": {"train": train, "test": test}}
+    return {"gone": removed, "loss": loss, "accuracy": {"train": train, "test": test}}

@@ -1,7 +1,8 @@
-"""What the paper may have done with a pair: literal readings, as edits of the weights.
+"""The merges that the paper may mean: literal readings of its text, as edits of the weights.
 
-Most leave a removed unit heard or its constant unsaid, so none is a repair. `w_in` are a unit's
-incoming weights and bias, `w_out` its outgoing ones; of a pair (gone, kept), "gone" is zeroed.
+None of them is a repair: most leave a removed unit read by the next layer, or drop its constant
+output without adding it to the bias. `w_in` are a unit's incoming weights and bias, `w_out` its
+outgoing weights. A pair is (removed unit, kept unit); the removed unit's weights are set to zero.
 """
 
 from __future__ import annotations
@@ -18,50 +19,50 @@ Edit = Callable[[nn.Linear, nn.Linear, Pairing], None]
 
 @torch.no_grad()
 def incoming(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:  # noqa: ARG001
-    """The kept unit's w_in += the gone one's, whose w_in is zeroed; its w_out stays."""
-    for gone, kept in pairing.alike:
-        before.weight[kept] += before.weight[gone]
-        before.bias[kept] += before.bias[gone]
-        _silence_in(before, gone)
-    for gone, _ in pairing.opposite:
-        _silence_in(before, gone)
+    """Add the removed unit's w_in to the kept unit's, and zero the former; w_out is not changed."""
+    for removed, kept in pairing.alike:
+        before.weight[kept] += before.weight[removed]
+        before.bias[kept] += before.bias[removed]
+        _zero_incoming(before, removed)
+    for removed, _ in pairing.opposite:
+        _zero_incoming(before, removed)
 
 
 @torch.no_grad()
 def both_sides(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:
-    """The kept unit's w_in and w_out += the gone one's, which are zeroed."""
-    for gone, kept in pairing.alike:
-        before.weight[kept] += before.weight[gone]
-        before.bias[kept] += before.bias[gone]
-        after.weight[:, kept] += after.weight[:, gone]
-        _silence_in(before, gone)
-        after.weight[:, gone] = 0
-    for gone, _ in pairing.opposite:
-        _silence_in(before, gone)
-        after.weight[:, gone] = 0
+    """Add the removed unit's w_in and w_out to the kept unit's, and zero the former."""
+    for removed, kept in pairing.alike:
+        before.weight[kept] += before.weight[removed]
+        before.bias[kept] += before.bias[removed]
+        after.weight[:, kept] += after.weight[:, removed]
+        _zero_incoming(before, removed)
+        after.weight[:, removed] = 0
+    for removed, _ in pairing.opposite:
+        _zero_incoming(before, removed)
+        after.weight[:, removed] = 0
 
 
 @torch.no_grad()
 def outgoing(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:  # noqa: ARG001
-    """The kept unit's w_out += the gone one's; both of an opposite pair go without a word."""
-    for gone, kept in pairing.alike:
-        after.weight[:, kept] += after.weight[:, gone]
-        after.weight[:, gone] = 0
-    for gone, _ in pairing.opposite:
-        after.weight[:, gone] = 0
+    """Add the removed unit's w_out to the kept unit's; remove both of an opposite pair."""
+    for removed, kept in pairing.alike:
+        after.weight[:, kept] += after.weight[:, removed]
+        after.weight[:, removed] = 0
+    for removed, _ in pairing.opposite:
+        after.weight[:, removed] = 0
 
 
 @torch.no_grad()
 def outgoing_and_constant(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:
-    """As `outgoing`, but half the sum of an opposite pair's w_out goes into the bias."""
-    for gone, _ in pairing.opposite:
-        after.bias.add_(after.weight[:, gone] / 2)
+    """Like `outgoing`, but add half the sum of an opposite pair's w_out to the bias."""
+    for removed, _ in pairing.opposite:
+        after.bias.add_(after.weight[:, removed] / 2)
     outgoing(before, after, pairing)
 
 
 @torch.no_grad()
 def silence(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:  # noqa: ARG001
-    """Nobody takes over."""
+    """Set the removed units' w_out to zero; no unit takes over their work."""
     after.weight[:, pairing.gone] = 0
 
 
@@ -72,9 +73,10 @@ EDITS: dict[str, Edit] = {
     "outgoing, constant folded": outgoing_and_constant,
     "nobody": silence,
 }
-REWIRING = ("incoming", "both sides")  # these edit what a unit hears
+REWIRING = ("incoming", "both sides")  # these edit incoming weights
 
 
-def _silence_in(before: nn.Linear, gone: int) -> None:
-    before.weight[gone] = 0
-    before.bias[gone] = 0
+def _zero_incoming(before: nn.Linear, removed: int) -> None:
+    """Set the unit's incoming weights and bias to zero."""
+    before.weight[removed] = 0
+    before.bias[removed] = 0

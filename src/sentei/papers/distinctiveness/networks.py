@@ -1,4 +1,4 @@
-"""The paper's two networks: trained whole, then cut in front of the layer that is pruned."""
+"""The paper's two networks: train them, and split them in front of the layer that is pruned."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LITERAL = {"cnn": "half", "fnn": "none"}  # the centre that fits the paper's cou
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The prunable layer and what reads it, with what the layers before put out.
+    """The hidden layer that is pruned, the classifier that reads it, and their inputs.
 
     Attributes:
         before, act, after: the hidden layer, its activation, the classifier.
-        parts: what comes in, with its targets: train, validation and test (10,000 images, of which
-            the first 2,000 are the paper's).
-        past: what training did to the three layers, for `Trajectory.load_state_dict`, if that was
-            recorded.
+        parts: the inputs of the hidden layer, with targets: train, validation and test (10,000
+            images, of which the first 2,000 are the paper's).
+        past: the trajectory of the three layers' training, for `Trajectory.load_state_dict`; None
+            if it was not recorded.
     """
 
     before: nn.Linear
@@ -54,12 +54,12 @@ class Head:
 
     @cached_property
     def probe(self) -> Probe:
-        """On the training samples, where everything is decided."""
+        """The Probe on the training samples, which all scores and repairs are computed from."""
         return Probe(self.network, self.parts["train"])
 
     @cached_property
     def hidden(self) -> dict[str, Samples]:
-        """What the units put out, with its targets."""
+        """The outputs of the hidden units, with targets."""
         with torch.no_grad():
             return {
                 name: Samples(self.act(self.before(part.inputs)), part.targets)
@@ -67,25 +67,25 @@ class Head:
             }
 
     def copy(self) -> Head:
-        """The same with weights of its own."""
+        """Return a copy; all weights are copied."""
         return Head(*copy.deepcopy((self.before, self.act, self.after)), self.parts)
 
     def reading_it(self) -> Head:
-        """The same units, with a classifier of its own."""
+        """Return a head that shares the hidden layer, with a copy of the classifier."""
         other = Head(self.before, self.act, copy.deepcopy(self.after), self.parts)
         vars(other)["hidden"] = self.hidden
         return other
 
     @torch.no_grad()
     def accuracies(self, *parts: str) -> dict[str, float]:
-        """Part of the samples it gets right, on each of the parts; of test also the paper's."""
+        """Return accuracy on each of the parts; for test also on the paper's 2,000 images."""
         found = {}
         for name in parts:
-            o, targets = self.hidden[name]
-            right = (self.after(o).argmax(1) == targets).double()
-            found[name] = right.mean().item()
+            outputs, targets = self.hidden[name]
+            correct = (self.after(outputs).argmax(1) == targets).double()
+            found[name] = correct.mean().item()
             if name == "test":
-                found["paper"] = right[:PAPERS_TEST].mean().item()
+                found["paper"] = correct[:PAPERS_TEST].mean().item()
         return found
 
 
@@ -99,7 +99,7 @@ def trained(
     scaled: bool,
     recorded: bool = False,
 ) -> Head:
-    """The network after training, cut in front of its hidden layer."""
+    """Train a network, split it in front of its hidden layer, and return the head."""
     data = samples(network == "fnn", images, scaled)
     activation = "sigmoid" if network == "fnn" else "relu"
     model = (
@@ -126,19 +126,19 @@ def trained(
             name: Samples(torch.cat([front(x) for x in part.inputs.split(1000)]), part.targets)
             for name, part in data.items()
         }
-    return Head(before, act, after, parts, None if past is None else _of_layers(past))
+    return Head(before, act, after, parts, None if past is None else _last_layers(past))
 
 
-def _of_layers(past: Trajectory) -> dict[str, Any]:
-    """The record of a network's two last layers alone."""
-    whole = past.state_dict()
-    own = {n: parts for n, parts in whole["weights"].items() if n.startswith(("fc1.", "fc2."))}
-    return {**whole, "weights": own}
+def _last_layers(past: Trajectory) -> dict[str, Any]:
+    """Return the trajectory's state, for the last two layers only."""
+    state = past.state_dict()
+    weights = {n: parts for n, parts in state["weights"].items() if n.startswith(("fc1.", "fc2."))}
+    return {**state, "weights": weights}
 
 
 @cache
 def samples(flat: bool, images: int, scaled: bool) -> dict[str, Samples]:
-    """The paper's split, and all 10,000 test images."""
+    """Return the paper's training and validation images, and all 10,000 test images."""
     split, whole = mnist("distinctiveness", flat=flat), mnist(flat=flat)
     parts = {
         "train": split.train.first(images),

@@ -1,4 +1,8 @@
-"""Hidden units that stop learning are pruned while a network trains (Singh 2018)."""
+"""Reproduction of Singh, Sensitivity based Pruning of hidden Neurons (ANU, 2018).
+
+The paper trains networks on Letter Recognition. During training it removes hidden units whose
+incoming weights hardly change any more.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ TITLE = "Singh: Sensitivity based Pruning of hidden Neurons (Letter Recognition)
 
 
 def reproduce(order: Order) -> list[Claim]:
-    """Train with and without pruning on Letter Recognition, and judge what the paper says."""
+    """Run the experiments, draw the figures and judge the paper's claims."""
     seeds = range(1 if order.quick else order.seeds)
     results = order.work(jobs(seeds, quick=order.quick))
     runs = {name: [results[f"{name}-{seed}"] for seed in seeds] for name in NAMES}

@@ -1,4 +1,7 @@
-"""What is removed at the checks: the paper's rule, controls that take as many, and late rules."""
+"""Proposals of the sensitivity experiments: the paper's rule, controls, and rules for late checks.
+
+A check is a moment during training at which units are removed.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +23,22 @@ FINISH = 0.7  # checks are made in the first 70 % of training
 
 @dataclass(frozen=True)
 class Check:
-    """What is removed while training.
+    """Settings of the checks: when units are removed during training, which ones, and how.
 
     Attributes:
         every: epochs from one check to the next.
-        kind, since: of `WeightChange`.
-        threshold, relative, cap: of `below`.
-        way: "delete" removes units from the tensors at once, "mask" keeps them silent, "hack" is
-            the paper's: outgoing weights are set to zero once and trained on.
-        keep: the part of each layer that is left by weight change, such as "75 %", whatever the
-            threshold; as much goes at every check.
-        late: criterion of the checks after the first 70 %, each of which takes a tenth of what
-            every layer had at first; "none" takes nothing.
-        repair: who takes over from units that go late.
-        finish: checks are made in this first part of training; all of it but its end if `late`.
+        kind, since: arguments of `WeightChange`.
+        threshold, relative, cap: arguments of `below`.
+        way: "delete" removes units from the tensors at once; "mask" keeps them masked; "hack" is
+            the paper's way, which sets the outgoing weights to zero once and goes on training them.
+        keep: the part of each layer that is left after the last check, such as "75 %". Units are
+            ranked by weight change, without the threshold; every check removes the same number.
+        late: criterion of the checks after the first 70 % of training. Each of them removes from
+            every layer a tenth of its initial units; "none" removes nothing. If None, the rule of
+            the early checks applies to all checks.
+        repair: repair for units that late checks remove.
+        finish: checks are made in this first part of training only; with `late` it should be more
+            than 0.7.
     """
 
     every: int
@@ -49,7 +54,7 @@ class Check:
     finish: float = FINISH
 
     def propose(self, epochs: int) -> Proposal:
-        """The rule, for a training of so many epochs."""
+        """Return the proposal for a training of `epochs` epochs."""
         changed = WeightChange(self.kind, self.since)
         if self.keep is not None:
             return ranked(changed, linear(self.keep), within="group")
@@ -61,7 +66,16 @@ class Check:
 
 @dataclass
 class Late:
-    """A rule for the first checks, and another for those after."""
+    """A proposal that follows `early` at its first `checks` calls, and then another criterion.
+
+    Attributes:
+        early: the proposal of the first calls.
+        checks: number of calls that `early` answers.
+        criterion: name of the criterion of the later calls; "none" removes nothing.
+        repair: repair for units that the later calls remove.
+        share: part of each layer's initial units that a later call removes.
+        calls: number of calls so far.
+    """
 
     early: Proposal
     checks: int
@@ -73,7 +87,7 @@ class Late:
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """What the early rule says; later this share of each layer, the lowest by the criterion."""
+        """Return the cut of `early`; later the units of each layer with the lowest scores."""
         self.calls += 1
         if self.calls <= self.checks:
             return self.early(probe, groups, mask, progress)
@@ -81,14 +95,21 @@ class Late:
             return None
         doomed: dict[Group, Tensor] = {}
         for group in groups:
-            judged = {group: scores(self.criterion, probe, group)}
-            doomed.update(lowest(judged, mask, [group], int(self.share * progress.starts[group])))
+            scored = {group: scores(self.criterion, probe, group)}
+            doomed.update(lowest(scored, mask, [group], int(self.share * progress.starts[group])))
         return Cut(doomed, mixed(self.repair, probe, doomed, mask)) if doomed else None
 
 
 @dataclass
 class Counting:
-    """A proposal that remembers how many units it took at each of its calls."""
+    """A wrapper of a proposal that records how many units it removed at each call.
+
+    Attributes:
+        propose: the proposal.
+        only_count: whether to record the cuts without making them.
+        removed: for each call, the number of units by group.
+        seen: all units that were ever proposed, as (group name, unit).
+    """
 
     propose: Proposal
     only_count: bool = False
@@ -98,7 +119,7 @@ class Counting:
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """The other proposal's cut; none if units are only counted."""
+        """Return the cut of the wrapped proposal, or None if units are only counted."""
         cut = self.propose(probe, groups, mask, progress)
         doomed = {} if cut is None else cut.doomed
         self.removed.append({group.name: int(units.numel()) for group, units in doomed.items()})
@@ -108,7 +129,13 @@ class Counting:
 
 @dataclass
 class Same:
-    """A proposal that takes as many units at each of its calls as another one took."""
+    """A control: removes as many units at each call as another proposal did, by another criterion.
+
+    Attributes:
+        criterion: name of the criterion.
+        counts: for each call, the number of units by group: `Counting.removed`.
+        calls: number of calls so far.
+    """
 
     criterion: str
     counts: Sequence[Mapping[str, int]]
@@ -117,25 +144,25 @@ class Same:
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> Cut | None:
-        """The units that matter least by `criterion`; none when there are no counts left."""
+        """Return the units with the lowest scores, or None after the last of the counts."""
         del progress
         wanted = self.counts[self.calls] if self.calls < len(self.counts) else {}
         self.calls += 1
         doomed: dict[Group, Tensor] = {}
         for group in groups:
             if wanted.get(group.name):
-                judged = {group: scores(self.criterion, probe, group)}
-                doomed.update(lowest(judged, mask, [group], wanted[group.name]))
+                scored = {group: scores(self.criterion, probe, group)}
+                doomed.update(lowest(scored, mask, [group], wanted[group.name]))
         return Cut(doomed) if doomed else None
 
 
 @dataclass
 class Hack:
-    """The paper's removal: outgoing weights are set to zero once, and go on being trained.
+    """The paper's way of removal: set the outgoing weights to zero once, and go on training them.
 
     Attributes:
-        propose: what is to be removed.
-        zeroed: by group, the units it was done to; they are not proposed again.
+        propose: the proposal that chooses the units.
+        zeroed: the units whose weights were set to zero, by group; they are not proposed again.
     """
 
     propose: Proposal
@@ -144,9 +171,11 @@ class Hack:
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
     ) -> None:
-        """Set to zero what the other proposal cuts, and cut nothing."""
-        known = {group: sorted(self.zeroed[group]) for group in groups if group in self.zeroed}
-        cut = self.propose(probe, groups, mask.without(known), progress)
+        """Set to zero the outgoing weights of the proposed units; cut nothing."""
+        already_zeroed = {
+            group: sorted(self.zeroed[group]) for group in groups if group in self.zeroed
+        }
+        cut = self.propose(probe, groups, mask.without(already_zeroed), progress)
         if cut is None:
             return
         mask.without(cut.doomed).apply_(probe.model)
@@ -154,14 +183,18 @@ class Hack:
             self.zeroed.setdefault(group, set()).update(units.tolist())
 
     def relearnt(self, network: nn.Module) -> list[float]:
-        """Of each unit, the size of its outgoing weights over the median of those never zeroed."""
+        """Return how far the zeroed units' outgoing weights have grown again, one value per unit.
+
+        The value is the norm of the unit's outgoing weights, divided by the median norm over the
+        units of its group that were never zeroed.
+        """
         found: list[float] = []
         for group, units in self.zeroed.items():
             if not isinstance(group, Neurons):
                 continue
-            part = group.listeners[0]
-            weight = network.get_parameter(part.parameter).detach().movedim(part.dim, 0)
-            sizes = weight[part.index.flatten()].reshape(group.size, -1).norm(dim=1)
-            rest = [unit for unit in range(group.size) if unit not in units]
-            found += (sizes[sorted(units)] / sizes[rest].median()).tolist()
+            listener = group.listeners[0]
+            weight = network.get_parameter(listener.parameter).detach().movedim(listener.dim, 0)
+            norms = weight[listener.index.flatten()].reshape(group.size, -1).norm(dim=1)
+            never_zeroed = [unit for unit in range(group.size) if unit not in units]
+            found += (norms[sorted(units)] / norms[never_zeroed].median()).tolist()
         return found

@@ -1,4 +1,4 @@
-"""Curves, confusions, counts and dots."""
+"""Figures of the sensitivity reproduction."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PRUNED = (
 
 
 def draw(order: Order, runs: Runs) -> None:
-    """All figures of the page."""
+    """Draw every figure and write it as PNG and SVG."""
     for name, make in DRAWN.items():
         order.figure(name, make(runs))
 
 
 def curves(runs: Runs) -> Figure:
-    """Validation accuracy and losses by epoch, every seed."""
+    """Plot validation accuracy and losses by epoch, one line for each seed."""
     figure, (right, loss) = _two(9.5, 4.0)
     for name, words, colour in (
         ("deep", "not pruned", PALE),
@@ -51,7 +51,7 @@ def curves(runs: Runs) -> Figure:
 
 
 def confusion(runs: Runs) -> Figure:
-    """Which letter is taken for which, before and after: all seeds together, errors only."""
+    """Draw which letters are mistaken for which, before and after pruning; errors of all seeds."""
     figure = blank(10.5, 5.3)
     shares = []
     for name in ("deep", "deep-once"):
@@ -76,7 +76,7 @@ def confusion(runs: Runs) -> Figure:
 
 
 def controls(runs: Runs) -> Figure:
-    """Test accuracy after as many units went at the same moments, by criterion."""
+    """Plot test accuracy by criterion; all removed equally many units at the same checks."""
     figure, axes = canvas(7, 4.4)
     names = ("weight_change", *CONTROLS, "afresh")
     for number, (run, words, colour) in enumerate(PRUNED):
@@ -90,21 +90,21 @@ def controls(runs: Runs) -> Figure:
             at = len(names) - place - 1 + 0.22 * (1 - number)
             label = words if place == 0 else None
             _dots(axes, values, at, colour, label)
-    said = {"weight_change": "the paper's rule", "afresh": "a new network so small"}
-    axes.set_yticks(range(len(names)), [said.get(name, name) for name in names[::-1]])
+    labels = {"weight_change": "the paper's rule", "afresh": "a new network so small"}
+    axes.set_yticks(range(len(names)), [labels.get(name, name) for name in names[::-1]])
     axes.set(xlabel="test accuracy (%); a dot is a seed, a bar the mean")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
     return figure
 
 
 def layers(runs: Runs) -> Figure:
-    """Units removed from each layer."""
+    """Plot the number of units removed from each layer."""
     figure, axes = canvas(7, 3.4)
     start = np.array([60, 45, 30])
     for number, (name, words, colour) in enumerate(PRUNED):
-        gone = start - np.array([run["units"] for run in runs[name]])
+        removed = start - np.array([run["units"] for run in runs[name]])
         places = np.arange(3) + 0.26 * (number - 1)
-        axes.bar(places, gone.mean(0), 0.24, color=colour, label=words, yerr=gone.std(0),
+        axes.bar(places, removed.mean(0), 0.24, color=colour, label=words, yerr=removed.std(0),
                  error_kw={"ecolor": PALE, "lw": 1.5})  # fmt: skip
     axes.plot(np.arange(3), [9, 1, 3], "D", mfc="white", mec=INK, ms=7, label="the paper")
     axes.set_xticks(range(3), [f"{n} units" for n in start])
@@ -114,7 +114,7 @@ def layers(runs: Runs) -> Figure:
 
 
 def widths(runs: Runs) -> Figure:
-    """Test accuracy of a single hidden layer by its width: trained so, pruned, or restarted."""
+    """Plot test accuracy by the width of a single hidden layer: trained, pruned, or restarted."""
     figure, axes = canvas(7, 3.8)
     for width in WIDTHS:
         values = [100 * value for value in accuracies(runs[f"width-{width}"])]
@@ -137,7 +137,7 @@ def widths(runs: Runs) -> Figure:
 
 
 def moments(runs: Runs) -> Figure:
-    """Test accuracy by the epoch at which a quarter of every layer went."""
+    """Plot test accuracy by the epoch at which a quarter of every layer is removed."""
     figure, axes = canvas(7, 3.6)
     for words, colour, shift, read in (
         ("the paper's criterion", LEAF, -0.35, lambda run: run),
@@ -155,7 +155,7 @@ def moments(runs: Runs) -> Figure:
 
 
 def flagged(runs: Runs) -> Figure:
-    """What is under the threshold in a training that is left alone, check by check."""
+    """Plot the share of units under the threshold at each check, in a training without removal."""
     figure, (share, dear) = _two(9.5, 3.6)
     for name, words, colour in (
         ("sigmoid", "sigmoid", LEAF),
@@ -177,14 +177,14 @@ def flagged(runs: Runs) -> Figure:
 
 
 def late(runs: Runs) -> Figure:
-    """Test accuracy by what decides in the last 30 % of training."""
+    """Plot test accuracy by the criterion that decides in the last 30 % of training."""
     figure, axes = canvas(7, 3.4)
     names = tuple(LATE)
     for place, name in enumerate(names):
         values = [100 * value for value in accuracies(runs[f"late-{name}"])]
         _dots(axes, values, len(names) - place - 1, LEAF if name != "none" else INK)
-    said = {"none": "nothing goes late", "weight_change": "sensitivity"}
-    axes.set_yticks(range(len(names)), [said.get(name, name) for name in names[::-1]])
+    labels = {"none": "nothing goes late", "weight_change": "sensitivity"}
+    axes.set_yticks(range(len(names)), [labels.get(name, name) for name in names[::-1]])
     axes.set(xlabel="test accuracy (%); a dot is a seed, a bar the mean")
     return figure
 
@@ -192,11 +192,13 @@ def late(runs: Runs) -> Figure:
 def _dots(
     axes: Axes, values: Sequence[float], at: float, colour: str, label: str | None = None
 ) -> None:
+    """Plot each value as a dot, and their mean as a bar."""
     axes.plot(values, [at] * len(values), "o", color=colour, ms=4, alpha=0.5, label=label)
     axes.plot([np.mean(values)], [at], "|", color=colour, ms=12, mew=2)
 
 
 def _two(width: float, height: float) -> tuple[Figure, tuple[Axes, Axes]]:
+    """Return a figure with two panels side by side."""
     figure = blank(width, height)
     panels = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     for axes in panels:

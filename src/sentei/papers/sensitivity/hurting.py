@@ -1,4 +1,4 @@
-"""When these techniques hurt, which the paper asks and leaves open: evidence, computed."""
+"""Claims: when pruning during training hurts, a question that the paper asks and leaves open."""
 
 from __future__ import annotations
 
@@ -13,100 +13,108 @@ from sentei.papers.sensitivity.reading import Runs, accuracies, verdict
 from sentei.papers.sensitivity.watching import RULE, SILENT
 
 ASKED = "asked, not answered"
-MISTAKEN = 0.25  # half of what chance gives
-EARLY = 7  # checks of ten that lie in the first 70 %
+MISTAKEN = 0.25  # share of mistakes above which the claim holds; chance gives 0.5
+EARLY = 7  # number of the ten checks that are in the first 70 % of training
 
 
 def hurting(runs: Runs) -> list[Claim]:
-    """One row for each way in which it may hurt; it "holds" where the runs show the harm."""
+    """Return a row for each way in which pruning may hurt; "holds" means that it does."""
     return [
-        _often(runs),
-        _moment(runs),
+        _frequent_checks(runs),
+        _late_removal(runs),
         *_mistakes(runs),
-        _again(runs),
+        _still_learning(runs),
         _threshold(runs),
-        _gradients(runs),
+        _change_and_ablation(runs),
     ]
 
 
-def _often(runs: Runs) -> Claim:
-    told = paired(accuracies(runs["watched-sigmoid"]), accuracies(runs["deep-often"]))
-    once = paired(accuracies(runs["deep"]), accuracies(runs["deep-once"]))
-    left = spread([sum(run["units"]) for run in runs["deep-often"]], 0)
+def _frequent_checks(runs: Runs) -> Claim:
+    """Claim: it hurts to check often."""
+    lost = paired(accuracies(runs["watched-sigmoid"]), accuracies(runs["deep-often"]))
+    lost_once = paired(accuracies(runs["deep"]), accuracies(runs["deep-once"]))
+    units_left = spread([sum(run["units"]) for run in runs["deep-often"]], 0)
     return Claim(
         "it hurts to check often",
         ASKED,
-        f"{told.words(2, 100, 'points')} lost by seven checks",
-        verdict(told),
-        f"{left} of 135 units left after 50 epochs; one check in 100 epochs costs "
-        f"{once.words(2, 100, 'points')}",
+        f"{lost.words(2, 100, 'points')} lost by seven checks",
+        verdict(lost),
+        f"{units_left} of 135 units left after 50 epochs; one check in 100 epochs costs "
+        f"{lost_once.words(2, 100, 'points')}",
     )
 
 
-def _moment(runs: Runs) -> Claim:
-    by = {epoch: accuracies(runs[f"when-{epoch}"]) for epoch in MOMENTS}
-    told = paired(by[MOMENTS[-2]], by[MOMENTS[-1]])
+def _late_removal(runs: Runs) -> Claim:
+    """Claim: it hurts to remove units late in training."""
+    tests = {epoch: accuracies(runs[f"when-{epoch}"]) for epoch in MOMENTS}
+    lost = paired(tests[MOMENTS[-2]], tests[MOMENTS[-1]])
     chance = "; ".join(
         f"{epoch}: "
-        + paired(by[epoch], [run["random"]["accuracy"]["test"] for run in runs[f"when-{epoch}"]])
+        + paired(tests[epoch], [run["random"]["accuracy"]["test"] for run in runs[f"when-{epoch}"]])
         .words(2, 100, "points")
         for epoch in MOMENTS
     )  # fmt: skip
-    words = ", ".join(f"{epoch}: {spread(by[epoch], 1, 100, '%')}" for epoch in MOMENTS)
+    words = ", ".join(f"{epoch}: {spread(tests[epoch], 1, 100, '%')}" for epoch in MOMENTS)
     return Claim(
         "it hurts to remove late, with few epochs left to mend",
         ASKED,
         f"a quarter of each layer gone at once at epoch {words} of 50",
-        verdict(told),
-        f"epoch {MOMENTS[-2]} against {MOMENTS[-1]}: {told.words(2, 100, 'points')}; against as "
+        verdict(lost),
+        f"epoch {MOMENTS[-2]} against {MOMENTS[-1]}: {lost.words(2, 100, 'points')}; against as "
         f"many random units at {chance}",
     )
 
 
 def _mistakes(runs: Runs) -> list[Claim]:
+    """Claims: the rule flags units that matter, by exact ablation."""
     rows = []
     for name, words in (("sigmoid", "sigmoid"), ("relu", "ReLU")):
         watched = runs[f"watched-{name}"]
-        dear = [_part(run, "dear", "flagged") for run in watched]
-        told = paired(dear, [0.5] * len(dear))
-        flagged, silent, caught = (
-            spread([_part(run, some, whole) for run in watched], digits, 100, "%")
+        wrong = [_share(run, "dear", "flagged") for run in watched]
+        gap = paired(wrong, [0.5] * len(wrong))
+        flagged, silent, caught_share = (
+            spread([_share(run, some, whole) for run in watched], digits, 100, "%")
             for some, whole, digits in (
                 ("flagged", "units", 0),
                 ("silent", "units", 1),
                 ("silent flagged", "silent", 0),
             )
         )
-        quiet = f"{silent} say next to nothing (variance under {SILENT:g})"
-        if all(_part(run, "silent", "units") for run in watched):
-            quiet += f", and {caught} of those are flagged"
+        silent_text = f"{silent} say next to nothing (variance under {SILENT:g})"
+        if all(_share(run, "silent", "units") for run in watched):
+            silent_text += f", and {caught_share} of those are flagged"
         rows.append(
             Claim(
                 f"units are flagged by mistake ({words})",
                 ASKED,
-                f"{spread(dear, 0, 100, '%')} of those flagged are in the half that matters more",
-                "holds" if fmean(dear) > MISTAKEN else "does not hold",
-                f"half is chance ({told.words(1, 100, 'points')} from it); exact ablation on 2,000 "
+                f"{spread(wrong, 0, 100, '%')} of those flagged are in the half that matters more",
+                "holds" if fmean(wrong) > MISTAKEN else "does not hold",
+                f"half is chance ({gap.words(1, 100, 'points')} from it); exact ablation on 2,000 "
                 f"training samples, seven checks, nothing removed. {flagged} of all units are "
-                f"flagged; {quiet}",
+                f"flagged; {silent_text}",
             )
         )
     return rows
 
 
-def _again(runs: Runs) -> Claim:
-    parts = {name: [_next(run) for run in runs[f"watched-{name}"]] for name in ("sigmoid", "relu")}
+def _still_learning(runs: Runs) -> Claim:
+    """Claim: a flagged unit has not stopped learning; it is not flagged at the next check."""
+    shares = {
+        name: [_not_flagged_again(run) for run in runs[f"watched-{name}"]]
+        for name in ("sigmoid", "relu")
+    }
     return Claim(
         "a unit that did not change in an update has not stopped learning",
         ASKED,
-        f"{spread(parts['sigmoid'], 0, 100, '%')} of flagged units are not flagged five epochs "
-        f"later with sigmoid, {spread(parts['relu'], 0, 100, '%')} with ReLU",
-        "holds" if min(map(fmean, parts.values())) > 0.5 else "holds in part",
+        f"{spread(shares['sigmoid'], 0, 100, '%')} of flagged units are not flagged five epochs "
+        f"later with sigmoid, {spread(shares['relu'], 0, 100, '%')} with ReLU",
+        "holds" if min(map(fmean, shares.values())) > 0.5 else "holds in part",
         "nothing removed; the signed changes of a unit's weights in one update cancel by chance",
     )
 
 
 def _threshold(runs: Runs) -> Claim:
+    """Claim: the effect of the threshold of 0.001 depends on the learning rate."""
     decay = [run["checks"] for run in runs["watched-decay"]]
     first, last = (
         [checks[at]["flagged"] / checks[at]["units"] for checks in decay] for at in (0, -2)
@@ -124,11 +132,12 @@ def _threshold(runs: Runs) -> Claim:
     )
 
 
-def _gradients(runs: Runs) -> Claim:
+def _change_and_ablation(runs: Runs) -> Claim:
+    """Claim: how much a unit's weights change tells how much the unit matters."""
     kinds = runs["watched-sigmoid"][0]["checks"][0]["spearman"]
     rule = " ".join(RULE)
     by = {
-        kind: {name: [_rank(run, kind) for run in runs[f"watched-{name}"]]
+        kind: {name: [_correlation(run, kind) for run in runs[f"watched-{name}"]]
                for name in ("sigmoid", "relu")}
         for kind in kinds
     }  # fmt: skip
@@ -138,7 +147,7 @@ def _gradients(runs: Runs) -> Claim:
         if kind != rule
     )
     late = "; ".join(
-        f"{kind}: {spread([_rank(run, kind, 2) for run in runs['watched-decay']], 2)}"
+        f"{kind}: {spread([_correlation(run, kind, 2) for run in runs['watched-decay']], 2)}"
         for kind in ("angle check", "angle update")
     )
     return Claim(
@@ -155,21 +164,25 @@ def _gradients(runs: Runs) -> Claim:
 
 
 def _early(run: Result) -> Sequence[Result]:
+    """Return the checks in the first 70 % of training."""
     return run["checks"][:EARLY]
 
 
-def _part(run: Result, some: str, whole: str) -> float:
+def _share(run: Result, some: str, whole: str) -> float:
+    """Return the count `some` as a share of the count `whole`, summed over the early checks."""
     checks = _early(run)
     return sum(check[some] for check in checks) / max(sum(check[whole] for check in checks), 1)
 
 
-def _next(run: Result) -> float:
+def _not_flagged_again(run: Result) -> float:
+    """Return the share of flagged units that are not flagged at the next check."""
     checks = run["checks"][: EARLY + 1]
     flagged = sum(check["flagged"] for check in checks[:-1])
     return sum(check["learning again"] for check in checks[1:]) / max(flagged, 1)
 
 
-def _rank(run: Result, kind: str, last: int | None = None) -> float:
+def _correlation(run: Result, kind: str, last: int | None = None) -> float:
+    """Return the mean rank correlation of a kind of change with exact ablation, over checks."""
     checks = _early(run) if last is None else run["checks"][-last:]
     values = [check["spearman"][kind] for check in checks]
     return fmean([value for value in values if isfinite(value)] or [0.0])

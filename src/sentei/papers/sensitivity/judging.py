@@ -1,4 +1,4 @@
-"""What the paper says, and what came out."""
+"""Judge the claims of the sensitivity paper by the measured results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sentei.papers.sensitivity.plan import CONTROLS, WIDTHS
 from sentei.papers.sensitivity.reading import Runs, accuracies, reached, verdict
 from sentei.papers.sensitivity.ways import ways
 
-BAND = 0.015  # how far a single run of the paper may lie from our mean
+BAND = 0.015  # largest difference between the paper's single run and our mean
 TARGET = 0.897
 AIM, UNITS = 0.97, 101
 PLAIN = {"sgd-pruned": "relu-sgd", "rmsprop-pruned": "sigmoid-rmsprop", "deep-once": "deep"}
 
 
 def claims(runs: Runs) -> list[Claim]:
-    """The paper's figures, its method against controls, what it asks for, and where it hurts."""
+    """Return all rows: the paper's numbers, controls, its open questions, and harms."""
     return [
         *_figures_given(runs),
         *_counts(runs),
@@ -30,6 +30,7 @@ def claims(runs: Runs) -> list[Claim]:
 
 
 def _figures_given(runs: Runs) -> list[Claim]:
+    """Claims: the accuracies that the paper gives."""
     published = (
         ("16-50-26 ReLU, SGD, 1,000 epochs", "relu-sgd", 0.847, ""),
         ("16-50-26 sigmoid, SGD, 1,000 epochs", "sigmoid-sgd", 0.71, ""),
@@ -76,25 +77,27 @@ def _figures_given(runs: Runs) -> list[Claim]:
 
 
 def _near(measured: float, published: float) -> Verdict:
+    """Return the verdict on one accuracy: near the published one, above it, or below it."""
     if abs(measured - published) <= BAND:
         return "holds"
     return "holds in part" if measured > published else "does not hold"
 
 
 def _counts(runs: Runs) -> list[Claim]:
+    """Claim: the number of units pruned from each of three layers."""
     start = (60, 45, 30)
-    gone = [
+    removed = [
         [before - after for before, after in zip(start, run["units"], strict=True)]
         for run in runs["deep-once"]
     ]
-    words = " / ".join(spread([counts[layer] for counts in gone], 1) for layer in range(3))
-    alike = all(abs(fmean(c[i] for c in gone) - n) <= 5 for i, n in enumerate((9, 1, 3)))
+    words = " / ".join(spread([counts[layer] for counts in removed], 1) for layer in range(3))
+    near = all(abs(fmean(c[i] for c in removed) - n) <= 5 for i, n in enumerate((9, 1, 3)))
     return [
         Claim(
             "units pruned of 60, 45 and 30",
             "9 / 1 / 3",
             words,
-            "holds" if alike else "does not hold",
+            "holds" if near else "does not hold",
             "one check at epoch 50 of 100; threshold 0.001 on the mean signed change of the last "
             "update, at most a quarter of a layer",
         )
@@ -102,6 +105,7 @@ def _counts(runs: Runs) -> list[Claim]:
 
 
 def _better_than_chance(runs: Runs) -> list[Claim]:
+    """Claims: the criterion is better than removing random units."""
     rows = []
     for name, words in (
         ("deep-once", "one check"),
@@ -109,37 +113,38 @@ def _better_than_chance(runs: Runs) -> list[Claim]:
         ("deep-relu-often", "seven checks, ReLU"),
     ):
         ours = accuracies(runs[name])
-        apart = {
+        differences = {
             control: paired(ours, [run[control]["accuracy"]["test"] for run in runs[name]])
             for control in CONTROLS
             if control in runs[name][0]
         }
-        chance = apart.pop("random")
+        from_random = differences.pop("random")
         rows.append(
             Claim(
                 f"the criterion finds units that do not matter ({words})",
                 "supposed",
-                f"against random: {chance.words(2, 100, 'points')}",
-                verdict(chance),
+                f"against random: {from_random.words(2, 100, 'points')}",
+                verdict(from_random),
                 "as many units at the same moments; against "
-                + "; ".join(f"{k}: {v.words(2, 100, 'points')}" for k, v in apart.items()),
+                + "; ".join(f"{k}: {v.words(2, 100, 'points')}" for k, v in differences.items()),
             )
         )
     return rows
 
 
 def _late(runs: Runs) -> list[Claim]:
-    chance = accuracies(runs["late-random"])
+    """Claims: another criterion in the last 30 % of training is better than random."""
+    random_accuracies = accuracies(runs["late-random"])
     rows = []
     for name in ("distinctiveness", "badness"):
-        told = paired(accuracies(runs[f"late-{name}"]), chance)
+        difference = paired(accuracies(runs[f"late-{name}"]), random_accuracies)
         rows.append(
             Claim(
                 f"sensitivity early, {name} late",
                 "future work",
                 f"{spread(accuracies(runs[f'late-{name}']), 1, 100, '%')}; against random late: "
-                f"{told.words(2, 100, 'points')}",
-                verdict(told),
+                f"{difference.words(2, 100, 'points')}",
+                verdict(difference),
                 "a tenth of each layer at each of two late checks; nothing late "
                 + spread(accuracies(runs["late-none"]), 1, 100, "%")
                 + ", sensitivity late "
@@ -153,11 +158,12 @@ def _late(runs: Runs) -> list[Claim]:
 
 
 def _sizes(runs: Runs) -> list[Claim]:
-    good = [n for n in WIDTHS if fmean(accuracies(runs[f"width-{n}"])) >= TARGET]
-    least = min(good, default=None)
+    """Claims: the smallest single hidden layer, and the best pruned network."""
+    good_widths = [n for n in WIDTHS if fmean(accuracies(runs[f"width-{n}"])) >= TARGET]
+    least = min(good_widths, default=None)
     best = [run["best"] for run in runs["taught"]]
-    units, right = [sum(run["units"]) for run in best], accuracies(best)
-    there = fmean(right) >= AIM and max(units) <= UNITS
+    units, test = [sum(run["units"]) for run in best], accuracies(best)
+    done = fmean(test) >= AIM and max(units) <= UNITS
     return [
         Claim(
             "64 hidden units are needed for 89.7 %",
@@ -173,9 +179,9 @@ def _sizes(runs: Runs) -> list[Claim]:
         Claim(
             "the best of a network of 135 units",
             "93 % with 122",
-            f"{spread(right, 2, 100, '%')} with {spread(units, 0)} units",
+            f"{spread(test, 2, 100, '%')} with {spread(units, 0)} units",
             "holds in part",
-            f"better with fewer; our aim of 97 % with 101 is {'' if there else 'not '}reached. "
+            f"better with fewer; our aim of 97 % with 101 is {'' if done else 'not '}reached. "
             "16-60-45-30-26 with GELU on the authors' split, learning from 16-512-512-26 ("
             + spread([run["teacher"] for run in runs["taught"]], 2, 100, "%")
             + ") on inputs with noise; a quarter of each layer goes in the first fifth of training "

@@ -1,4 +1,4 @@
-"""What is measured: every experiment by name, with its settings."""
+"""The plan of the sensitivity experiments: settings of each experiment by name, and their jobs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CONTROLS = (
 )
 FEW = ("random", "magnitude", "ablation")
 WIDTHS = (24, 28, 32)
-MOMENTS = (2, 12, 25, 47)  # of 50 epochs: when a quarter of each layer goes at once
-LATE = {  # who decides in the last 30 %, and who takes over
+MOMENTS = (2, 12, 25, 47)  # epochs, of 50, at which a quarter of each layer is removed at once
+LATE = {  # criterion of the last 30 % of training, and its repair
     "none": None, "random": None, "weight_change": None, "ablation": None, "badness": None,
     "distinctiveness": "affine",
 }  # fmt: skip
 SGD = {"optimizer": "sgd", "lr": 1.0, "batch": 0, "epochs": 1_000}
-ONCE = {"every": 50, "cap": 0.25}  # of 100 epochs: one check, at the fiftieth
-OFTEN = {"every": 5}  # of 50 epochs: seven checks
+ONCE = {"every": 50, "cap": 0.25}  # in 100 epochs: one check, at epoch 50
+OFTEN = {"every": 5}  # in 50 epochs: seven checks
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "relu-sgd": {"widths": "16-50-26:relu", **SGD},
@@ -100,9 +100,9 @@ TAUGHT: dict[str, Any] = {
 
 
 def jobs(seeds: Sequence[int], *, quick: bool) -> list[Job]:
-    """Every experiment for every seed, seed by seed.
+    """Return the jobs of all experiments, ordered by seed.
 
-    Quick ones train for a tenth of the epochs, with checks ten times as often.
+    With `quick`, they train for a tenth of the epochs and check ten times as often.
     """
     planned = []
     for seed in seeds:
@@ -115,8 +115,8 @@ def jobs(seeds: Sequence[int], *, quick: bool) -> list[Job]:
                  for step in ("one", "counted")]  # fmt: skip
         todo.append(("taught", taught, TAUGHT))
         for name, function, settings in todo:
-            asked = _shortened(settings) if quick else settings
-            planned.append(Job(f"{name}-{seed}", function, {**asked, "seed": seed}))
+            job_settings = _shortened(settings) if quick else settings
+            planned.append(Job(f"{name}-{seed}", function, {**job_settings, "seed": seed}))
     return planned
 
 
@@ -124,14 +124,14 @@ NAMES = tuple(job.name.removesuffix("-0") for job in jobs([0], quick=False))
 
 
 def _shortened(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same in a tenth of the epochs."""
+    """Return settings for a quick run: a tenth of the epochs, and some smaller networks."""
     short = dict(settings)
     for name in ("epochs", "every", "lesson"):
         if name in short:
             short[name] = max(short[name] // 10, 1)
     if "check" in short:
         check = _shortened(short["check"])
-        if "keep" in check:  # one check and no more
+        if "keep" in check:  # end before a second check
             check["finish"] = (check["every"] + 0.5) / short["epochs"]
         short["check"] = check
     if "start" in short:

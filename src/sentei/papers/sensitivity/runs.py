@@ -1,4 +1,4 @@
-"""Training on Letter Recognition, pruned on the way or not: what every experiment is made of."""
+"""Shared training runs of the sensitivity experiments, on Letter Recognition, pruned or not."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sentei.samples import Samples
 from sentei.training import Recipe, build, evaluate
 from sentei.training.train import Course
 
-NOISE = (0.25, 0.5)  # deviations of noise added to the standardised inputs
-POINTS = 50  # of a validation curve
+NOISE = (0.25, 0.5)  # standard deviations of the noise added to the standardised inputs
+POINTS = 50  # number of points of a validation curve
 
 
 def trained(
@@ -38,26 +38,26 @@ def trained(
     afresh: bool = False,
     decay: str | None = None,
 ) -> dict[str, Any]:
-    """Train a network, prune it on the way, and tell how it went.
+    """Train a network, prune it during training, and train the controls for comparison.
 
     Args:
-        widths: of `training.build`.
-        seed: of weights, order and the split.
+        widths: argument of `training.build`, such as "16-64-26:sigmoid".
+        seed: of weights, order of samples, and the split.
         epochs: of the recipe.
-        optimizer: likewise.
-        lr: likewise.
-        batch: likewise; 0 is the whole of the data.
-        split: "default", 70/15/15, or "authors", all of the first 16,000 rows to train on.
+        optimizer: of the recipe.
+        lr: of the recipe.
+        batch: of the recipe; 0 is the whole data set.
+        split: "default", 70/15/15, or "authors", all of the first 16,000 rows for training.
         check: settings of `Check`; nothing is pruned if None.
-        controls: criteria that remove as many units at the same moments, for comparison.
-        afresh: also train a new network of the sizes that were left.
-        decay: likewise.
+        controls: criteria that remove as many units at the same checks, for comparison.
+        afresh: whether to train also a new network of the widths that are left.
+        decay: of the recipe.
 
     Returns:
-        Accuracies, curves, units left by layer, seconds; the same for every control.
+        Accuracies, curves, units left by layer and seconds; the same for every control.
 
     Raises:
-        ScheduleError: no check would ever come; said before anything is trained.
+        ScheduleError: there would never be a check. It is raised before anything is trained.
     """
     data = data_of(split, seed)
     recipe = Recipe(epochs, optimizer, lr, batch or data.train.rows, seed=seed, decay=decay)
@@ -65,21 +65,21 @@ def trained(
         return course(widths, data, recipe)
     rule = Check(**check)
     counting = Counting(rule.propose(epochs))
-    told = course(widths, data, recipe, rule, counting)
-    told["removed"] = counting.removed
+    result = course(widths, data, recipe, rule, counting)
+    result["removed"] = counting.removed
     for criterion in controls:
-        same = Same(criterion, counting.removed)
-        told[criterion] = course(widths, data, recipe, rule, same, criterion == "karnin")
+        control = Same(criterion, counting.removed)
+        result[criterion] = course(widths, data, recipe, rule, control, criterion == "karnin")
     if afresh:
         ends, activation = widths.split(":")
         first, *_, last = ends.split("-")
-        left = "-".join([first, *map(str, told["units"]), last])
-        told["afresh"] = course(f"{left}:{activation}", data, recipe)
-    return told
+        hidden = "-".join([first, *map(str, result["units"]), last])
+        result["afresh"] = course(f"{hidden}:{activation}", data, recipe)
+    return result
 
 
 def data_of(split: str, seed: int) -> Split:
-    """Letter Recognition; on the authors' split nothing is held back of the first 16,000 rows."""
+    """Return Letter Recognition; the authors' split trains on all of the first 16,000 rows."""
     data = load(f"letter:{split}" if split != "default" else "letter", seed=seed)
     if split == "default":
         return data
@@ -95,44 +95,47 @@ def course(
     propose: Proposal | None = None,
     sums: bool = False,
 ) -> dict[str, Any]:
-    """One training from the first epoch to the last, and what came out.
+    """Run one training with or without pruning, and measure the network.
 
     Args:
-        widths: of `training.build`.
-        data: what is trained, validated and tested on.
-        recipe: how.
-        rule: when and how units go.
-        propose: which go; nothing is pruned if None.
-        sums: record what Karnin's criterion asks for.
+        widths: argument of `training.build`, such as "16-64-26:sigmoid".
+        data: the training, validation and test samples.
+        recipe: how to train.
+        rule: when and how units are removed.
+        propose: which units are removed; nothing is pruned if None.
+        sums: whether to record the sums that Karnin's criterion needs.
+
+    Returns:
+        The validation curve, losses, seconds, accuracies, and units left by layer.
     """
     running = Course(build(widths, seed=recipe.seed), data.train, recipe)
     network, pruner, hack = running.model, None, None
     if rule is not None and propose is not None:
         hack = Hack(propose) if rule.way == "hack" else None
         pruner = attached(running, rule, propose if hack is None else hack, sums)
-    told: dict[str, Any] = {"curve": [], "loss": [], "seconds": 0.0}
+    result: dict[str, Any] = {"curve": [], "loss": [], "seconds": 0.0}
     for epoch in range(recipe.epochs):
         start = perf_counter()
-        told["loss"].append(running.epoch(epoch, ()))
-        told["seconds"] += perf_counter() - start
+        result["loss"].append(running.epoch(epoch, ()))
+        result["seconds"] += perf_counter() - start
         if pruner is not None and rule is not None:
             released(pruner, rule, (epoch + 1) / recipe.epochs)
         if epoch % max(recipe.epochs // POINTS, 1) == 0:
-            told["curve"].append([epoch + 1, *evaluate(network, data.validation)])
+            result["curve"].append([epoch + 1, *evaluate(network, data.validation)])
     if pruner is not None:
         pruner.detach()
     if hack is not None:
-        told["relearnt"] = hack.relearnt(network)
-    return {**told, **judged(network, data), "units": left(network, pruner)}
+        result["relearnt"] = hack.relearnt(network)
+    return {**result, **judged(network, data), "units": left(network, pruner)}
 
 
 def attached(
     running: Course, rule: Check, propose: Proposal, sums: bool = False
 ) -> PruneWhileTraining:
-    """A pruner that goes along with a course.
+    """Attach a pruner to a training; return it.
 
     Raises:
-        ScheduleError: no check would ever come.
+        ScheduleError: there would never be a check.
     """
     network, samples, epochs = running.model, running.samples, running.recipe.epochs
     updates = -(-samples.rows // running.recipe.batch_size)
@@ -159,29 +162,29 @@ def attached(
 
 
 def released(pruner: PruneWhileTraining, rule: Check, done: float) -> None:
-    """Leave the loop once the last check is over: what was deleted needs no more watching."""
+    """Detach the pruner after the last check if it deletes units, which need no mask any more."""
     if rule.way == "delete" and done > rule.finish:
         pruner.detach()
 
 
 def judged(network: nn.Module, data: Split) -> dict[str, Any]:
-    """Accuracies on all parts and under noise, parameters, and which class is taken for which."""
-    told = {
+    """Measure accuracies with and without noise, parameters, and the confusion matrix."""
+    accuracy = {
         part: evaluate(network, getattr(data, part)).accuracy or 0.0
         for part in ("train", "validation", "test")
     }
     noise = torch.Generator().manual_seed(0)
     for deviation in NOISE:
-        shaken = data.test.inputs + deviation * torch.randn(data.test.inputs.shape, generator=noise)
-        told[f"noise {deviation}"] = (
-            evaluate(network, Samples(shaken, data.test.targets)).accuracy or 0.0
+        noisy = data.test.inputs + deviation * torch.randn(data.test.inputs.shape, generator=noise)
+        accuracy[f"noise {deviation}"] = (
+            evaluate(network, Samples(noisy, data.test.targets)).accuracy or 0.0
         )
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"accuracy": told, "parameters": parameters, "confusion": _confusion(network, data)}
+    return {"accuracy": accuracy, "parameters": parameters, "confusion": _confusion(network, data)}
 
 
 def left(network: nn.Module, pruner: PruneWhileTraining | None = None) -> list[int]:
-    """Units by hidden layer: alive ones where a pruner masks them."""
+    """Return the number of units of each hidden layer; only alive ones if a pruner masks them."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)][:-1]
     if pruner is None:
         return [layer.out_features for layer in layers]
@@ -190,6 +193,7 @@ def left(network: nn.Module, pruner: PruneWhileTraining | None = None) -> list[i
 
 @torch.no_grad()
 def _confusion(network: nn.Module, data: Split) -> list[list[int]]:
-    said, classes = network(data.test.inputs).argmax(1), len(data.classes)
-    flat = torch.bincount(data.test.targets * classes + said, minlength=classes**2)
+    """Return the confusion matrix on the test samples: rows are true classes, columns predicted."""
+    predicted, classes = network(data.test.inputs).argmax(1), len(data.classes)
+    flat = torch.bincount(data.test.targets * classes + predicted, minlength=classes**2)
     return flat.reshape(classes, classes).tolist()

@@ -1,4 +1,4 @@
-"""How good few units can get: small networks that learn from a large one."""
+"""Distillation: small networks that learn from a large one and are pruned during training."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def taught(
     noise: float,
     students: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Train a large network on the authors' 16,000 rows, and small ones on what it says.
+    """Train a large network on the authors' 16,000 rows, and small ones on its outputs.
 
-    Samples are there several times, all but the first time with noise on their inputs; the teacher
-    is asked about each, and the students learn from it alone. Adam, with a learning rate that falls
-    to zero.
+    Every sample is used several times, every time but the first with noise added to its inputs. The
+    students learn from the teacher's outputs only, not from the labels. All are trained by Adam,
+    with a learning rate that falls to zero.
 
     Args:
-        seed: of everything.
-        teacher: its widths.
+        seed: of all random numbers.
+        teacher: widths of the teacher.
         lesson: epochs of the teacher, over all copies.
-        copies: how often every sample is there.
-        noise: deviation of the noise, of inputs with deviation 1.
-        students: by name, `widths`, `epochs` over all copies, `lr`, `batch`, and settings of a
-            `Check` where units go on the way.
+        copies: how often every sample is used.
+        noise: standard deviation of the noise; that of the inputs is 1.
+        students: by name: `widths`, `epochs` over all copies, `lr`, `batch`, and settings of a
+            `Check` if units are removed during training.
 
     Returns:
-        The teacher's test accuracy, and for each student what `course` tells.
+        The teacher's test accuracy, and the result of `course` for each student.
     """
     plain = data_of("authors", seed)
     data = _shaken(plain, copies, noise, seed)
     large = build(teacher, seed=seed)
     train(large, data.train, Recipe(lesson, "adam", 0.002, 128, seed=seed, decay="cosine"))
     distillation = Distillation(large, TEMPERATURE, weight=1.0)
-    told: dict[str, Any] = {"teacher": evaluate(large, plain.test).accuracy}
+    result: dict[str, Any] = {"teacher": evaluate(large, plain.test).accuracy}
     for name, student in students.items():
         recipe = Recipe(
             student["epochs"], "adam", student["lr"], student["batch"], seed=seed,
@@ -55,13 +55,14 @@ def taught(
         )  # fmt: skip
         rule = Check(**student["check"]) if "check" in student else None
         propose = None if rule is None else rule.propose(recipe.epochs)
-        told[name] = course(student["widths"], data, recipe, rule, propose)
-    return told
+        result[name] = course(student["widths"], data, recipe, rule, propose)
+    return result
 
 
 def _shaken(data: Split, copies: int, noise: float, seed: int) -> Split:
+    """Repeat the training samples `copies` times, all but the first with noise on the inputs."""
     inputs, targets = data.train
     draw = torch.Generator().manual_seed(seed)
-    shaken = [inputs + noise * torch.randn(inputs.shape, generator=draw) for _ in range(copies - 1)]
-    train = Samples(torch.cat([inputs, *shaken]), targets.repeat(copies))
+    noisy = [inputs + noise * torch.randn(inputs.shape, generator=draw) for _ in range(copies - 1)]
+    train = Samples(torch.cat([inputs, *noisy]), targets.repeat(copies))
     return Split(data.name, train, data.validation, data.test, data.features, data.classes)

@@ -1,4 +1,4 @@
-"""How long a pruned training takes beside one that is not pruned."""
+"""Measure the time of pruned trainings against one that is not pruned."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ WAYS = ("not pruned", "delete", "mask", "hack")
 
 
 def timed(widths: str, seed: int, epochs: int, every: int, batch: int) -> dict[str, Any]:
-    """Train in all ways, an epoch of each in turns, in one process.
+    """Train in all `WAYS`, alternating after every epoch, in one process.
 
     Args:
-        widths: of `training.build`.
-        seed: of weights and order, the same for all.
-        epochs: of RMSprop at 0.01.
+        widths: argument of `training.build`, such as "16-64-26:sigmoid".
+        seed: of weights and order of samples, the same for all ways.
+        epochs: epochs of RMSprop with a learning rate of 0.01.
         every: epochs from one check of the paper's rule to the next.
         batch: samples in an update; 0 is all of them.
 
     Returns:
-        Seconds of this process's own time for every epoch by way, checks and surgery included, and
-        units left by deletion.
+        CPU seconds of this process for every epoch, by way, including checks and surgery; and the
+        units that deletion leaves.
     """
     data = data_of("default", seed)
     rows = batch or data.train.rows
-    turns: dict[str, Course] = {}
+    courses: dict[str, Course] = {}
     pruners: dict[str, tuple[PruneWhileTraining, Check]] = {}
     for way in WAYS:
         network = build(widths, seed=seed)
         recipe = Recipe(epochs, "rmsprop", lr=0.01, batch_size=rows, seed=seed)
-        turns[way] = Course(network, data.train, recipe)
+        courses[way] = Course(network, data.train, recipe)
         if way != "not pruned":
             check = Check(every, way=way)
             rule = check.propose(epochs)
-            asked = Hack(rule) if way == "hack" else rule
-            pruners[way] = attached(turns[way], check, asked), check
-    told: dict[str, Any] = {way: [] for way in WAYS}
+            proposal = Hack(rule) if way == "hack" else rule
+            pruners[way] = attached(courses[way], check, proposal), check
+    seconds: dict[str, Any] = {way: [] for way in WAYS}
     for epoch in range(epochs):
-        for way, course in turns.items():
+        for way, course in courses.items():
             start = process_time()
             course.epoch(epoch, ())
             if way in pruners:
                 released(*pruners[way], (epoch + 1) / epochs)
-            told[way].append(process_time() - start)
+            seconds[way].append(process_time() - start)
     pruner = pruners["delete"][0]
-    return {**told, "units": [pruner.mask.count(group) for group in pruner.groups]}
+    return {**seconds, "units": [pruner.mask.count(group) for group in pruner.groups]}

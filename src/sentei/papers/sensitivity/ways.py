@@ -1,4 +1,4 @@
-"""How units are removed, what it costs, and what pruning does besides."""
+"""Claims: how units are removed, what it costs, and the side effects of pruning."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sentei.papers.sensitivity.checks import FINISH
 from sentei.papers.sensitivity.reading import Runs, accuracies, after, reached, verdict
 from sentei.papers.sensitivity.timing import WAYS
 
-PAIRS = (  # what was pruned, what was not, in words
+PAIRS = (  # pruned run, run without pruning, label
     ("rmsprop-pruned", "sigmoid-rmsprop", "16-64-26"),
     ("deep-once", "deep", "16-60-45-30-26, one check"),
 )
 
 
 def ways(runs: Runs) -> list[Claim]:
-    """Zeroing, deleting, starting anew; time, epochs, generalisation, noise."""
+    """Return rows on ways of removal, time, epochs, generalisation and robustness to noise."""
     return [
         _hack(runs),
         *(_time(runs[f"timed-{name}"], words) for name, words in (
             ("batches", "batches of 256"), ("whole", "all samples in one update"))),
-        *_anew(runs),
+        *_from_scratch(runs),
         *_restarts(runs),
         *_epochs(runs),
         *_side_effects(runs),
@@ -31,25 +31,28 @@ def ways(runs: Runs) -> list[Claim]:
 
 
 def _hack(runs: Runs) -> Claim:
-    true, hack, mask = runs["deep-often"], runs["deep-hack"], runs["deep-mask"]
-    sizes = [run["relearnt"] for run in hack]
-    zeroed = spread([len(values) for values in sizes], 0)
-    heard = [fmean(value > 0.1 for value in values) for values in sizes]
+    """Claim: setting the outgoing weights to zero once removes a unit."""
+    delete, hack, mask = runs["deep-often"], runs["deep-hack"], runs["deep-mask"]
+    ratios = [run["relearnt"] for run in hack]
+    zeroed = spread([len(values) for values in ratios], 0)
+    regrown = [fmean(value > 0.1 for value in values) for values in ratios]
     return Claim(
         "zeroing outgoing weights removes a unit",
         "said",
-        f"{spread(heard, 0, 100, '%')} of {zeroed} zeroed units are heard again at the end",
-        "does not hold" if fmean(heard) > 0 else "holds",
+        f"{spread(regrown, 0, 100, '%')} of {zeroed} zeroed units are heard again at the end",
+        "does not hold" if fmean(regrown) > 0 else "holds",
         "outgoing weights above a tenth of the median of units never zeroed; the median of zeroed "
-        f"ones is {spread([median(values) for values in sizes], 2)} of it, since they have "
+        f"ones is {spread([median(values) for values in ratios], 2)} of it, since they have "
         f"gradients and are learnt anew. Test: hack {spread(accuracies(hack), 1, 100, '%')} with "
         f"all {hack[0]['parameters']:,} parameters, masked "
-        f"{spread(accuracies(mask), 1, 100, '%')}, deleted {spread(accuracies(true), 1, 100, '%')} "
-        f"with {spread([run['parameters'] for run in true], 0)}",
+        f"{spread(accuracies(mask), 1, 100, '%')}, "
+        f"deleted {spread(accuracies(delete), 1, 100, '%')} "
+        f"with {spread([run['parameters'] for run in delete], 0)}",
     )
 
 
 def _time(runs: Sequence[Result], words: str) -> Claim:
+    """Claim: a pruned training takes less time than one without pruning."""
     whole = {way: [sum(run[way]) / sum(run[WAYS[0]]) for run in runs] for way in WAYS[1:]}
     last = [
         median(a / b for a, b in zip(_last(run["delete"]), _last(run[WAYS[0]]), strict=True))
@@ -68,10 +71,12 @@ def _time(runs: Sequence[Result], words: str) -> Claim:
 
 
 def _last(seconds: Sequence[float]) -> Sequence[float]:
+    """Return the epochs after the last check."""
     return seconds[int(FINISH * len(seconds)) + 1 :]
 
 
-def _anew(runs: Runs) -> list[Claim]:
+def _from_scratch(runs: Runs) -> list[Claim]:
+    """Claims: pruning during training is better than training the smaller network from scratch."""
     rows = []
     for name, words in (
         ("deep-once", "16-60-45-30-26, one check"),
@@ -80,13 +85,13 @@ def _anew(runs: Runs) -> list[Claim]:
         ("rmsprop-pruned", "16-64-26"),
     ):
         afresh = [run["afresh"] for run in runs[name]]
-        told = paired(accuracies(runs[name]), accuracies(afresh))
+        difference = paired(accuracies(runs[name]), accuracies(afresh))
         rows.append(
             Claim(
                 f"pruning on the way is better than starting with so few ({words})",
                 "not compared",
-                told.words(2, 100, "points"),
-                verdict(told),
+                difference.words(2, 100, "points"),
+                verdict(difference),
                 f"in place {spread(accuracies(runs[name]), 1, 100, '%')}, a new network of the "
                 f"sizes left, as many epochs, {spread(accuracies(afresh), 1, 100, '%')}",
             )
@@ -95,6 +100,7 @@ def _anew(runs: Runs) -> list[Claim]:
 
 
 def _restarts(runs: Runs) -> list[Claim]:
+    """Claims: the smallest single hidden layer that version 2 finds."""
     rows = []
     for step, words in (("one", "one unit fewer each time"), ("counted", "as many as counted")):
         smallest = [run["smallest"] for run in runs[f"restart-{step}"]]
@@ -114,15 +120,17 @@ def _restarts(runs: Runs) -> list[Claim]:
 
 
 def _units(runs: Sequence[Result]) -> str:
+    """Format units left and test accuracy."""
     left = spread([sum(run["units"]) for run in runs], 0)
     return f"{left} units, {spread(accuracies(runs), 1, 100, '%')}"
 
 
 def _epochs(runs: Runs) -> list[Claim]:
+    """Claims: pruning takes fewer epochs to reach the same accuracy."""
     rows = []
     for name, other, words in PAIRS:
         aims = [run["curve"][-1][1] for run in runs[name]]
-        own, plain, afresh = (
+        pruned, not_pruned, afresh = (
             [reached(run, aim) for run, aim in zip(found, aims, strict=True)]
             for found in (runs[name], runs[other], [run["afresh"] for run in runs[name]])
         )
@@ -130,8 +138,8 @@ def _epochs(runs: Runs) -> list[Claim]:
             Claim(
                 f"pruning takes fewer epochs to the same accuracy ({words})",
                 "supposed",
-                f"epochs: pruned {after(own)}; not pruned {after(plain)}",
-                "holds" if fmean(own) < fmean(plain) else "does not hold",
+                f"epochs: pruned {after(pruned)}; not pruned {after(not_pruned)}",
+                "holds" if fmean(pruned) < fmean(not_pruned) else "does not hold",
                 f"to the validation accuracy the pruned network ends with, "
                 f"{spread(aims, 1, 100, '%')}; a new network of its size: {after(afresh)}",
             )
@@ -140,24 +148,25 @@ def _epochs(runs: Runs) -> list[Claim]:
 
 
 def _side_effects(runs: Runs) -> list[Claim]:
+    """Claims: the pruned network generalises better, and is more robust to noise."""
     rows = []
-    for name, other, sort in PAIRS:
+    for name, other, network in PAIRS:
         pruned, plain = runs[name], runs[other]
         for words, one, two in (
             ("generalises better (gap between training and test)", _gap(plain), _gap(pruned)),
             ("is more robust (noise of deviation 0.25 on the inputs)",
              accuracies(pruned, "noise 0.25"), accuracies(plain, "noise 0.25")),
         ):  # fmt: skip
-            told = paired(one, two)
+            difference = paired(one, two)
             noisy = words.startswith("is more")
             whole, smaller = (two, one) if noisy else (one, two)
             worse = verdict(paired(accuracies(plain), accuracies(pruned))) == "holds"
             rows.append(
                 Claim(
-                    f"the pruned network {words}, {sort}",
+                    f"the pruned network {words}, {network}",
                     "supposed",
-                    told.words(2, 100, "points"),
-                    verdict(told, "holds in part" if worse else "holds"),
+                    difference.words(2, 100, "points"),
+                    verdict(difference, "holds in part" if worse else "holds"),
                     f"not pruned {spread(whole, 1, 100, 'points')}, pruned "
                     f"{spread(smaller, 1, 100, 'points')}; test accuracy without noise "
                     f"{spread(accuracies(plain), 1, 100, '%')} and "
@@ -168,4 +177,5 @@ def _side_effects(runs: Runs) -> list[Claim]:
 
 
 def _gap(runs: Sequence[Result]) -> list[float]:
+    """Return training minus test accuracy of every run."""
     return [run["accuracy"]["train"] - run["accuracy"]["test"] for run in runs]

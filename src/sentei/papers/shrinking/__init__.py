@@ -1,4 +1,8 @@
-"""The Incredible Shrinking Neural Network: units removed by brute force, first and second order."""
+"""Reproduce Sharma, Wolfe and Raj, The Incredible Shrinking Neural Network (arXiv 1701.04465).
+
+The paper removes hidden units one by one, without retraining. It chooses them by the exact rise in
+error ("brute force") or by a Taylor estimate of first or second order.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,10 @@ OTHERS = ["taylor1-absolute", "skeletonization", "magnitude", "random"]
 
 
 def todo(quick: bool, seeds: int) -> list[Job]:
-    """Everything that is measured, seed by seed, so that a stopped run has whole seeds."""
+    """Return the jobs of all experiments, ordered by seed.
+
+    With this order, a run that was stopped has the results of all experiments for its first seeds.
+    """
     jobs = []
     for seed in range(seeds):
         for name in SETTINGS:
@@ -40,7 +47,11 @@ def todo(quick: bool, seeds: int) -> list[Job]:
 
 
 def reproduce(order: Order) -> list[Claim]:
-    """Remove every unit in every way, grow networks to compare, draw, judge what the paper says."""
+    """Run the experiments, draw the figures and judge the paper's claims.
+
+    The experiments remove every unit by each criterion. For comparison they grow networks unit by
+    unit.
+    """
     seeds = 1 if order.quick else order.seeds
     results = order.work(todo(order.quick, seeds))
     from sentei.papers.shrinking import drawing, judging

@@ -1,4 +1,4 @@
-"""What the paper asks for next, and what it is to be compared with, as measured."""
+"""Claims beyond the paper: questions that it leaves open, and comparisons with controls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sentei.papers.shrinking.reading import (
 
 
 def claims(runs: Runs) -> list[Claim]:
-    """The rows that are not the paper's own."""
+    """Return the rows that are not claims of the paper itself."""
     return [
         _curvature(runs),
         *_agreement(runs),
@@ -33,29 +33,31 @@ def claims(runs: Runs) -> list[Claim]:
 
 
 def _curvature(runs: Runs) -> Claim:
-    apart = {c: [] for c in (FULL, G2)}
+    """Compare accuracy under both forms of the second order with that under exact ablation."""
+    differences = {c: [] for c in (FULL, G2)}
     for run in runs["2x50"]:
-        for criterion, values in apart.items():
-            own, exact = (mean(curve(run, c)["accuracy"]) for c in (criterion, BF))
-            values.append(own - exact)
+        for criterion, values in differences.items():
+            approximate, exact = (mean(curve(run, c)["accuracy"]) for c in (criterion, BF))
+            values.append(approximate - exact)
     return Claim(
         "ours: 2x50, mean accuracy over the curve, second order less exact ablation",
         "exact within 0.01; the recursion about 0.05 worse (expected)",
-        f"exact {spread(apart[FULL], 3)}; the paper's recursion {spread(apart[G2], 3)}",
-        verdict(abs(fmean(apart[FULL])) <= 0.01 and fmean(apart[G2]) < -0.02,
-                 abs(fmean(apart[FULL])) <= 0.02),
+        f"exact {spread(differences[FULL], 3)}; the paper's recursion {spread(differences[G2], 3)}",
+        verdict(abs(fmean(differences[FULL])) <= 0.01 and fmean(differences[G2]) < -0.02,
+                 abs(fmean(differences[FULL])) <= 0.02),
     )  # fmt: skip
 
 
 def _agreement(runs: Runs) -> list[Claim]:
+    """Compare each criterion's ranking of the untouched network's units with exact ablation."""
     rows = []
     for name in ("1x100", "2x50"):
         parts, means = [], {}
         for criterion in sorted(runs[name][0]["spearman"], key=lambda each: each != FULL):
             if criterion in (BF, "random"):
                 continue
-            told = [number for run in runs[name] for number in run["spearman"][criterion]]
-            means[criterion] = fmean(told)
+            correlations = [number for run in runs[name] for number in run["spearman"][criterion]]
+            means[criterion] = fmean(correlations)
             layers = zip(*(run["spearman"][criterion] for run in runs[name]), strict=True)
             shown = " / ".join(_pair(list(of_layer)) for of_layer in layers)
             parts.append(f"{criterion} {shown}")
@@ -73,11 +75,13 @@ def _agreement(runs: Runs) -> list[Claim]:
 
 
 def _pair(values: list[float]) -> str:
+    """Format mean and standard deviation; one value has no deviation."""
     return f"{fmean(values):+.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _others(runs: Runs) -> list[Claim]:
-    said = {
+    """Judge the exact second order on deeper networks, another loss, and other data sets."""
+    labels = {
         "three-layers": "deeper: 3x30, sigmoid, squared error",
         "relu": "1x100, ReLU and cross-entropy",
         "letter": "Letter Recognition, 16-64-26, cross-entropy",
@@ -85,7 +89,7 @@ def _others(runs: Runs) -> list[Claim]:
         "diamond": "a shape in the plane, 2-50-2, cross-entropy",
     }
     rows = []
-    for name, label in said.items():
+    for name, label in labels.items():
         text = each(runs[name], 3, kind="accuracy")
         means = {c: fmean(mean(curve(r, c)["accuracy"]) for r in runs[name]) for c in ORDERS}
         close = means[BF] - means[FULL] < 0.02
@@ -102,20 +106,22 @@ def _others(runs: Runs) -> list[Claim]:
 
 
 def _controls(runs: Runs) -> list[Claim]:
+    """Compare pruned networks with ones trained from scratch, and with truncated ones."""
     rows = []
     for name in ("1x100", "2x50"):
         parts, wins = [], []
         for place in range(len(runs[name][0]["controls"])):
-            there = [r["controls"][place] for r in runs[name] if place < len(r["controls"])]
-            left = len(curve(runs[name][0], BF)["layers"]) - there[0]["removed"]
-            told = []
+            rows_at_size = [r["controls"][place] for r in runs[name] if place < len(r["controls"])]
+            left = len(curve(runs[name][0], BF)["layers"]) - rows_at_size[0]["removed"]
+            cells = []
             for kind in ("pruned", "scratch", "svd"):
-                values = [row[kind][1] for row in there if row[kind]]
-                told.append(f"{kind} {spread(values, 3) if values else 'not possible'}")
+                values = [row[kind][1] for row in rows_at_size if row[kind]]
+                cells.append(f"{kind} {spread(values, 3) if values else 'not possible'}")
             wins.append(
-                fmean(r["pruned"][1] for r in there) >= fmean(r["scratch"][1] for r in there)
+                fmean(r["pruned"][1] for r in rows_at_size)
+                >= fmean(r["scratch"][1] for r in rows_at_size)
             )
-            parts.append(f"{left} units left: {', '.join(told)}")
+            parts.append(f"{left} units left: {', '.join(cells)}")
         rows.append(
             Claim(
                 f"control: {name} pruned without retraining is no worse on held-out images than "
@@ -130,17 +136,20 @@ def _controls(runs: Runs) -> list[Claim]:
 
 
 def _grown(runs: Runs) -> Claim:
-    parts, told = [], []
+    """Compare the size of pruned networks with that of networks grown to the same accuracy."""
+    parts, agrees = [], []
     for drop in DROPS:
         pruned, grown = [], []
         for one, other in zip(runs["1x100"], runs["cascade"], strict=True):
             accuracy = curve(one, BF)["accuracy"]
             kept = removable(accuracy, drop)
             pruned.append(len(accuracy) - 1 - kept)
-            enough = (n for n, a in enumerate(other["accuracy"]) if a >= accuracy[0] - drop)
-            grown.append(next(enough, len(other["accuracy"])))
-        there = all(n < len(run["error"]) for n, run in zip(grown, runs["cascade"], strict=True))
-        told.append(there and abs(fmean(grown) - fmean(pruned)) <= max(pruned) / 4)
+            sizes = (n for n, a in enumerate(other["accuracy"]) if a >= accuracy[0] - drop)
+            grown.append(next(sizes, len(other["accuracy"])))
+        all_reached = all(
+            n < len(run["error"]) for n, run in zip(grown, runs["cascade"], strict=True)
+        )
+        agrees.append(all_reached and abs(fmean(grown) - fmean(pruned)) <= max(pruned) / 4)
         parts.append(
             f"-{100 * drop:.0f} points: pruned to {spread(pruned, 1)}, grown to {spread(grown, 1)}"
         )
@@ -152,7 +161,7 @@ def _grown(runs: Runs) -> Claim:
         "asked for",
         f"units for the accuracy 1x100 has, less some: {'; '.join(parts)}. After "
         f"{spread(count, 0)} units: error {spread(last, 0)}, held-out accuracy {spread(held, 3)}",
-        verdict(all(told), any(told)),
+        verdict(all(agrees), any(agrees)),
         "a grown network's outputs also read the 400 inputs, and its units each other; a run that "
         "does not get there counts as one unit more than it grew",
     )  # fmt: skip

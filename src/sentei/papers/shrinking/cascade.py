@@ -1,4 +1,7 @@
-"""Cascade-correlation (Fahlman and Lebiere, 1990): a network grown unit by unit."""
+"""Cascade-correlation (Fahlman and Lebiere, 1990): training that adds hidden units one by one.
+
+The shrinking experiments compare it with pruning.
+"""
 
 from __future__ import annotations
 
@@ -13,78 +16,94 @@ from sentei.papers.shrinking.networks import ONE, samples
 from sentei.training import seeded
 
 POOL = 8  # candidates for each new unit
-PATIENCE, GAIN = 30, 0.002  # updates without so much relative improvement: stagnation
+# Training has stagnated after PATIENCE updates without a relative improvement of GAIN.
+PATIENCE, GAIN = 30, 0.002
 
 
 def grown(seed: int, most: int, updates: int) -> Result:
-    """Grow on the 4,500 images until the error is what pruning starts from, or `most` units.
+    """Grow a network until its error is that of the unpruned network, or it has `most` units.
 
-    Logistic units and outputs, half squared error. Inputs and all earlier units feed every new
-    one, whose weights are frozen once it is in; all feed the outputs. Adam in place of quickprop,
-    all images in each update.
+    It is trained on the 4,500 images, with logistic units and outputs and half squared error. Every
+    new unit reads the inputs and all earlier units; its incoming weights are frozen once it is
+    added. The outputs read the inputs and all units. Where we differ from the source: Adam in place
+    of quickprop. Every update uses all images.
+
+    Args:
+        seed: of the data and the candidates' initial weights.
+        most: the largest number of hidden units.
+        updates: at most so many updates for each candidate pool and for the outputs; four times as
+            many for the outputs of the network without hidden units.
+
+    Returns:
+        Summed error, accuracy on the training images and accuracy on held-out images, each after 0,
+        1, ... units.
     """
     learn, held = samples("crop", seed)
-    aims = F.one_hot(learn.targets, 10).float()
-    heard, unseen = (_with_bias(part.inputs) for part in (learn, held))
-    errors, right, kept = [], [], []
+    targets = F.one_hot(learn.targets, 10).float()
+    features, held_features = (_with_bias(part.inputs) for part in (learn, held))
+    errors, accuracy, held_accuracy = [], [], []
     with seeded(seed, 77):
-        weight = torch.zeros(10, heard.shape[1])
+        weight = torch.zeros(10, features.shape[1])
         for count in range(most + 1):
-            weight = _outputs(weight, heard, aims, updates if count else 4 * updates)
-            out = (heard @ weight.T).sigmoid()
-            errors.append(float((out - aims).square().sum() / 2))
-            right.append(_accuracy(out, learn.targets))
-            kept.append(_accuracy(unseen @ weight.T, held.targets))
-            if errors[-1] <= ONE * len(aims) or count == most:
+            weight = _outputs(weight, features, targets, updates if count else 4 * updates)
+            out = (features @ weight.T).sigmoid()
+            errors.append(float((out - targets).square().sum() / 2))
+            accuracy.append(_accuracy(out, learn.targets))
+            held_accuracy.append(_accuracy(held_features @ weight.T, held.targets))
+            if errors[-1] <= ONE * len(targets) or count == most:
                 break
-            unit = _best_candidate(heard, out - aims, updates)
-            heard, unseen = (_extended(part, unit) for part in (heard, unseen))
+            unit = _best_candidate(features, out - targets, updates)
+            features, held_features = (_extended(part, unit) for part in (features, held_features))
             weight = torch.cat([weight, torch.zeros(10, 1)], 1)
-    return {"error": errors, "accuracy": right, "held": kept}
+    return {"error": errors, "accuracy": accuracy, "held": held_accuracy}
 
 
 def _with_bias(inputs: Tensor) -> Tensor:
+    """Append a column of ones, so that the last weight is a bias."""
     return torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
 
 
-def _extended(heard: Tensor, unit: Tensor) -> Tensor:
-    return torch.cat([heard, (heard @ unit).sigmoid()[:, None]], 1)
+def _extended(features: Tensor, unit: Tensor) -> Tensor:
+    """Append the outputs of the new unit as one more column."""
+    return torch.cat([features, (features @ unit).sigmoid()[:, None]], 1)
 
 
 def _accuracy(out: Tensor, targets: Tensor) -> float:
+    """Return the share of samples whose largest output is their class."""
     return float((out.argmax(1) == targets).float().mean())
 
 
-def _outputs(weight: Tensor, heard: Tensor, aims: Tensor, updates: int) -> Tensor:
-    """(10, heard) output weights after training to stagnation."""
+def _outputs(weight: Tensor, features: Tensor, targets: Tensor, updates: int) -> Tensor:
+    """Train the output weights until the loss stagnates; return them, (10, features)."""
     leaf = weight.clone().requires_grad_()
 
     def loss() -> Tensor:
-        return ((heard @ leaf.T).sigmoid() - aims).square().sum() / (2 * len(aims))
+        return ((features @ leaf.T).sigmoid() - targets).square().sum() / (2 * len(targets))
 
     _descend(leaf, loss, updates, 0.02)
     return leaf.detach()
 
 
-def _best_candidate(heard: Tensor, errors: Tensor, updates: int) -> Tensor:
-    """(heard,) weights of the candidate that correlates most with what is wrong.
+def _best_candidate(features: Tensor, errors: Tensor, updates: int) -> Tensor:
+    """Train a pool of candidate units; return the weights of the best one, (features,).
 
-    The correlation is S = sum over outputs |sum over samples (V - mean V)(E - mean E)|.
+    The best one correlates most with the errors of the outputs. The correlation is
+    S = sum over outputs |sum over samples (V - mean V)(E - mean E)|.
     """
-    apart = errors - errors.mean(0)
-    scale = apart.abs().sum()
-    leaf = (torch.rand(POOL, heard.shape[1]) * 2 - 1).mul_(0.2).requires_grad_()
+    centred = errors - errors.mean(0)
+    scale = centred.abs().sum()
+    leaf = (torch.rand(POOL, features.shape[1]) * 2 - 1).mul_(0.2).requires_grad_()
 
     def correlation() -> Tensor:
-        value = (heard @ leaf.T).sigmoid()
-        return ((value - value.mean(0)).T @ apart).abs().sum(1) / scale
+        value = (features @ leaf.T).sigmoid()
+        return ((value - value.mean(0)).T @ centred).abs().sum(1) / scale
 
     _descend(leaf, lambda: -correlation().sum(), updates, 0.05)
     return leaf.detach()[correlation().detach().argmax()]
 
 
 def _descend(leaf: Tensor, loss: Callable[[], Tensor], updates: int, lr: float) -> None:
-    """Adam until the loss stagnates."""
+    """Minimise the loss with Adam for at most `updates` updates; stop early if it stagnates."""
     adam = torch.optim.Adam([leaf], lr=lr)
     best, since = float("inf"), 0
     for _ in range(updates):

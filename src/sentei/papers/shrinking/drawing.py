@@ -1,4 +1,7 @@
-"""The paper's figures from our runs, under the paper's numbers, and ours beside them."""
+"""Figures of the shrinking reproduction.
+
+Figures 2 to 12 have the numbers of the paper; `others` and `controls` are ours.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ OTHER += ("relu", "letter", "mnist", "diamond")
 
 
 def draw(order: Order, runs: Runs) -> None:
-    """Every figure, as PNG and SVG."""
-    order.figure("figure-2", _believed(runs["1x100"][0]))
+    """Draw every figure and write it as PNG and SVG."""
+    order.figure("figure-2", _approximations(runs["1x100"][0]))
     order.figure("figure-3", _removals(runs["1x100"], "single"))
     order.figure("figure-4", _removals(runs["1x100"], "iterative"))
     order.figure("figure-8", _removals(runs["2x50"], "single"))
@@ -53,7 +56,7 @@ def _blank(width: float, height: float) -> Figure:
 
 
 def _line(axes: Axes, rows: list[list[float]], criterion: str, scale: float = 1.0) -> None:
-    """Mean over seeds, with the seeds' range behind it."""
+    """Plot the mean over seeds as a line, and the range of the seeds as a band."""
     colour, dashes, label = STYLES[criterion]
     values = scale * np.array(rows)
     x = np.arange(values.shape[1])
@@ -62,7 +65,7 @@ def _line(axes: Axes, rows: list[list[float]], criterion: str, scale: float = 1.
 
 
 def _removals(runs: list[Result], way: str) -> Figure:
-    """Squared error and accuracy on the ranked data, accuracy on held-out data."""
+    """Plot error and accuracy on the ranked data and held-out accuracy, by units removed."""
     figure = _blank(10, 3.6)
     shown = [c for c in STYLES if f"{way} {c}" in runs[0]["curves"]]
     panels = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
@@ -82,12 +85,14 @@ def _removals(runs: list[Result], way: str) -> Figure:
 
 
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """Add one legend for all panels below the figure."""
     handles, names = axes.get_legend_handles_labels()
     place = "outside lower center"
     figure.legend(handles, names, loc=place, ncols=columns, frameon=False, fontsize=8)
 
 
 def _surfaces(run: Result, criterion: str) -> Figure:
+    """Plot error against the gain of the unit removed next, at every tenth removal."""
     drawn = run["curves"][f"iterative {criterion}"]["surfaces"]
     figure = _blank(9, 3.6)
     labels = [f"removal {one['removal']}: {one['group']} {one['unit']}" for one in drawn]
@@ -96,8 +101,11 @@ def _surfaces(run: Result, criterion: str) -> Figure:
     return figure
 
 
-def _believed(run: Result) -> Figure:
-    """What first and second order see of real units' surfaces, from removed to twice as loud."""
+def _approximations(run: Result) -> Figure:
+    """Plot the exact error of some units against their gain, with both Taylor approximations.
+
+    Gains go from 0, the unit is removed, to 2, its output is doubled.
+    """
     drawn = run["curves"]["iterative ablation"]["surfaces"]
     chosen = [drawn[round(place)] for place in np.linspace(0, len(drawn) - 1, min(5, len(drawn)))]
     near = GAINS <= 2
@@ -112,7 +120,7 @@ def _believed(run: Result) -> Figure:
 
 
 def _others(runs: Runs) -> Figure:
-    """Accuracy on the ranked data while units go, on other networks, losses and data."""
+    """Plot accuracy on the ranked data by units removed, for other networks, losses and data."""
     figure = _blank(10, 5.4)
     panels = [figure.add_subplot(2, 4, place + 1) for place in range(len(OTHER))]
     for axes, name in zip(panels, OTHER, strict=True):
@@ -128,7 +136,11 @@ def _others(runs: Runs) -> Figure:
 
 
 def _controls(runs: Runs) -> Figure:
-    """Pruned, trained at that size and truncated; and error against units, pruned and grown."""
+    """Plot pruned networks beside their controls.
+
+    Two panels show held-out accuracy: pruned, trained from scratch, and truncated. The third one
+    shows the error by number of units: pruned, and grown by cascade-correlation.
+    """
     figure = _blank(10, 3.4)
     panels = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
     for axes, name in zip(panels, ("1x100", "2x50"), strict=False):

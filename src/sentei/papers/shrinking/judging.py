@@ -1,4 +1,4 @@
-"""The paper's claims beside what was measured."""
+"""Judge the claims of the shrinking paper by the measured results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sentei.papers.shrinking.reading import (
 
 
 def claims(runs: Runs) -> list[Claim]:
-    """Every row, in the paper's order, then what it asks for next."""
+    """Return all rows: the claims in the paper's order, then what goes beyond the paper."""
     rows = [_start(runs), *_ends(runs)]
     rows += [_single(runs), *_iterative(runs), _second_beats_first(runs), _two_single(runs)]
     rows += [_two_iterative(runs), _except_first(runs), _outer_first(runs), _falling(runs)]
@@ -34,6 +34,7 @@ def claims(runs: Runs) -> list[Claim]:
 
 
 def _start(runs: Runs) -> Claim:
+    """Claim: test accuracy of the unpruned networks."""
     seen = [curve(r, BF)["accuracy"][0] for r in runs["1x100"]]
     held = [r["start"]["held"] for r in runs["1x100"]]
     two = [r["start"]["held"] for r in runs["2x50"]]
@@ -48,9 +49,10 @@ def _start(runs: Runs) -> Claim:
 
 
 def _ends(runs: Runs) -> list[Claim]:
-    said = {"1x100": ("38.02", "4690.7"), "2x50": ("20.48", "3243.0")}
+    """Claims: summed error before the first and after the last removal."""
+    published = {"1x100": ("38.02", "4690.7"), "2x50": ("20.48", "3243.0")}
     rows = []
-    for name, (start, end) in said.items():
+    for name, (start, end) in published.items():
         first = [curve(r, BF)["error"][0] for r in runs[name]]
         last = [curve(r, BF)["error"][-1] for r in runs[name]]
         rows.append(
@@ -67,6 +69,7 @@ def _ends(runs: Runs) -> list[Claim]:
 
 
 def _single(runs: Runs) -> Claim:
+    """Claim: with a single ranking no criterion has the lowest error for all seeds."""
     best = [min(ORDERS, key=lambda c: mean(curve(r, c, "single")["error"])) for r in runs["1x100"]]
     return Claim(
         "1x100, single ranking (figure 3): no clear winner; mean error over the curve",
@@ -77,25 +80,29 @@ def _single(runs: Runs) -> Claim:
 
 
 def _names(criteria: list[str]) -> str:
+    """Return the criteria's short names, separated by commas."""
     return ", ".join(ORDERS[c] for c in criteria)
 
 
 def _iterative(runs: Runs) -> list[Claim]:
-    said = {"1x100": "60 % (acc. 0.964)", "2x50": "40 % (acc. 0.962)"}
+    """Claims: the share of units that brute force can remove."""
+    published_values = {"1x100": "60 % (acc. 0.964)", "2x50": "40 % (acc. 0.962)"}
     at = {"1x100": 60, "2x50": 40}
     rows = []
-    for name, published in said.items():
+    for name, published in published_values.items():
         parts = []
         for which in (name, f"{name}-large"):
             total = len(curve(runs[which][0], BF)["accuracy"]) - 1
             place = at[name] * total // 100
-            there = [curve(r, BF)["accuracy"][place] for r in runs[which]]
+            accuracy = [curve(r, BF)["accuracy"][place] for r in runs[which]]
             counts = [
                 spread([removable(curve(r, BF)["accuracy"], d) for r in runs[which]], 1)
                 for d in DROPS
             ]
-            parts.append(f"{which}: {spread(there, 3)}; within 1, 2, 5 points: {', '.join(counts)}")
-        kept = fmean(
+            parts.append(
+                f"{which}: {spread(accuracy, 3)}; within 1, 2, 5 points: {', '.join(counts)}"
+            )
+        accuracy_at_share = fmean(
             curve(r, BF)["accuracy"][at[name] * (len(curve(r, BF)["accuracy"]) - 1) // 100]
             for r in runs[name]
         )
@@ -106,7 +113,7 @@ def _iterative(runs: Runs) -> list[Claim]:
                 f"{name}, iterative ({figure}): share of units brute force can remove",
                 published + more,
                 ". ".join(parts),
-                verdict(kept >= 0.95),
+                verdict(accuracy_at_share >= 0.95),
                 "accuracy on the ranked images after that share; -large starts from N(0, 1)",
             )
         )
@@ -114,11 +121,13 @@ def _iterative(runs: Runs) -> list[Claim]:
 
 
 def _lower(run: Result, one: str, other: str) -> list[bool]:
+    """Return for each removal but the last whether `one` has a lower error than `other`."""
     a, b = (curve(run, c)["error"][1:-1] for c in (one, other))
     return [x < y for x, y in zip(a, b, strict=True)]
 
 
 def _second_beats_first(runs: Runs) -> Claim:
+    """Claim: in one hidden layer, the second order is consistently better than the first."""
     parts, shares = [], []
     for name in ("1x100", "1x100-large"):
         lower = [fmean(_lower(r, G2, G1)) for r in runs[name]]
@@ -133,6 +142,7 @@ def _second_beats_first(runs: Runs) -> Claim:
 
 
 def _two_single(runs: Runs) -> Claim:
+    """Claim: in two hidden layers, a single ranking is much worse than ranking again."""
     once = [mean(curve(r, BF, "single")["accuracy"]) for r in runs["2x50"]]
     again = [mean(curve(r, BF)["accuracy"]) for r in runs["2x50"]]
     return Claim(
@@ -145,6 +155,7 @@ def _two_single(runs: Runs) -> Claim:
 
 
 def _two_iterative(runs: Runs) -> Claim:
+    """Claim: in two hidden layers, BF is best, then G2, then G1."""
     return Claim(
         "2x50, iterative (figure 9): mean accuracy over the curve",
         "BF best, then G2, then G1",
@@ -156,19 +167,21 @@ def _two_iterative(runs: Runs) -> Claim:
 
 
 def _ordered(runs: Runs) -> Verdict:
-    told = []
+    """Return whether BF beats G2 and G2 beats G1, for both initialisations."""
+    in_order = []
     for name in ("2x50", "2x50-large"):
         means = {c: fmean(mean(curve(r, c)["accuracy"]) for r in runs[name]) for c in (BF, G1, G2)}
-        told.append(means[BF] > means[G2] > means[G1])
-    return verdict(all(told), any(told))
+        in_order.append(means[BF] > means[G2] > means[G1])
+    return verdict(all(in_order), any(in_order))
 
 
 def _except_first(runs: Runs) -> Claim:
-    parts, told = [], []
+    """Claim: in two hidden layers, G2 beats G1 except for the first 20 % of removals."""
+    parts, holds = [], []
     for name in ("2x50", "2x50-large"):
         early = [1 - fmean(_lower(r, G2, G1)[: len(_lower(r, G2, G1)) // 5]) for r in runs[name]]
         late = [fmean(_lower(r, G2, G1)[len(_lower(r, G2, G1)) // 5 :]) for r in runs[name]]
-        told.append(fmean(early) > 0.5 and fmean(late) > 0.5)
+        holds.append(fmean(early) > 0.5 and fmean(late) > 0.5)
         parts.append(
             f"{name}: G1 lower in {spread(early, 0, 100, '%')} of the first fifth, G2 lower in "
             f"{spread(late, 0, 100, '%')} of the rest"
@@ -177,11 +190,12 @@ def _except_first(runs: Runs) -> Claim:
         "2x50, iterative: G2 better than G1 except for the first 20 %",
         "G1 lower at removals 1 to 22",
         "; ".join(parts),
-        verdict(all(told), any(told)),
+        verdict(all(holds), any(holds)),
     )
 
 
 def _outer_first(runs: Runs) -> Claim:
+    """Claim: brute force removes units of the last hidden layer first."""
     parts, shares = [], []
     for name in ("2x50", "2x50-large", "three-layers"):
         total = len(curve(runs[name][0], BF)["layers"])
@@ -201,6 +215,7 @@ def _outer_first(runs: Runs) -> Claim:
 
 
 def _falling(runs: Runs) -> Claim:
+    """Claim: under G1 and G2 the error falls after more removals than under brute force."""
     parts = []
     for criterion in ORDERS:
         counts = []
@@ -219,6 +234,7 @@ def _falling(runs: Runs) -> Claim:
 
 
 def _flat(runs: Runs) -> Claim:
+    """Claim: error surfaces of the units that brute force removes are flat."""
     run = runs["1x100"][0]
     rows = curve(run, BF)["surfaces"]
     rise = [max(one["exact"][:21]) / one["exact"][10] for one in rows]
@@ -233,21 +249,26 @@ def _flat(runs: Runs) -> Claim:
 
 
 def _less_trained(runs: Runs) -> Claim:
+    """Claim: less-trained networks prune worse, but their error falls at first."""
     low, place = _lowest(runs["less-trained"])
-    here, there = (_mean_accuracy(runs[name]) for name in ("less-trained", "1x100"))
+    less_trained, fully_trained = (_mean_accuracy(runs[name]) for name in ("less-trained", "1x100"))
     falls = fmean(low) < -0.001
     return Claim(
         "less-trained networks prune worse, but their error falls over the first removals",
         "falls over the first 5 to 10 %",
         f"lowest error {spread(low, 1, 100, '%')} against the start, after "
         f"{spread(place, 0, 100, '% of removals')}; mean accuracy over the curve "
-        f"{spread(here, 3)} against {spread(there, 3)}",
-        verdict(falls and fmean(here) < fmean(there), falls or fmean(here) < fmean(there)),
+        f"{spread(less_trained, 3)} against {spread(fully_trained, 3)}",
+        verdict(
+            falls and fmean(less_trained) < fmean(fully_trained),
+            falls or fmean(less_trained) < fmean(fully_trained),
+        ),
         "1x100 stopped at an error of 450 in place of 38; exact ablation",
     )
 
 
 def _synthetic(runs: Runs) -> Claim:
+    """Claim: on a small synthetic data set the error falls at first, too."""
     low, place = _lowest(runs["diamond"])
     return Claim(
         "so does the error of networks that learnt a small synthetic set",
@@ -260,11 +281,12 @@ def _synthetic(runs: Runs) -> Claim:
 
 
 def _lowest(runs: list[Result]) -> tuple[list[float], list[float]]:
-    """How far the error falls as units go, and after which part of the removals it is lowest."""
+    """Return how far the error falls below its start, and after which part of the removals."""
     errors = [curve(run, BF)["error"] for run in runs]
     low = [min(error) / error[0] - 1 for error in errors]
     return low, [error.index(min(error)) / (len(error) - 1) for error in errors]
 
 
 def _mean_accuracy(runs: list[Result]) -> list[float]:
+    """Return the mean accuracy over each run's curve of exact ablation."""
     return [mean(curve(run, BF)["accuracy"]) for run in runs]

@@ -1,4 +1,4 @@
-"""The networks that are pruned: the paper's two, and what it asks for next."""
+"""Networks and data of the shrinking experiments: the paper's two, and those beyond the paper."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Setting:
 
     Attributes:
         hidden: widths of the hidden layers.
-        data: a name of `samples`.
-        activation: of the hidden layers.
-        output: of the last layer; None leaves logits.
-        init: of the weights: see `training.initialise_`.
-        loss: a name.
-        stop: training ends once the mean loss per training sample is no more than this.
-        epochs: or after so many.
-        lr: Adam's.
-        ranked: on how many training samples units are ranked.
+        data: name of the data set; see `samples`.
+        activation: activation of the hidden layers.
+        output: activation of the last layer; None leaves logits.
+        init: initialisation of the weights: see `training.initialise_`.
+        loss: name of the loss.
+        stop: training ends once the mean loss per training sample is at most this.
+        epochs: training ends after this number of epochs at the latest.
+        lr: learning rate of Adam.
+        ranked: number of training samples that units are ranked on.
     """
 
     hidden: tuple[int, ...]
@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def units(self) -> int:
-        """In all hidden layers."""
+        """Number of hidden units in all layers."""
         return sum(self.hidden)
 
 
@@ -65,7 +65,7 @@ SETTINGS = {
 
 
 def setting(name: str, quick: bool) -> Setting:
-    """A setting by name; with `quick` a fifth of the units and a few epochs."""
+    """Return a setting by name; with `quick`, a smaller network and less data."""
     full = SETTINGS[name]
     if not quick:
         return full
@@ -74,28 +74,29 @@ def setting(name: str, quick: bool) -> Setting:
 
 
 def samples(name: str, seed: int) -> tuple[Samples, Samples]:
-    """What is learnt and ranked on, and what neither training nor ranking sees."""
+    """Return the samples for training and ranking, and held-out samples that neither uses."""
     if name == "diamond":  # inside |x| + |y| < 1 or not, in a square of side 3
         points = torch.rand(3000, 2, generator=torch.Generator().manual_seed(seed)) * 3 - 1.5
-        drawn = Samples(points, (points.abs().sum(1) < 1).long())
-        return drawn.first(1500), drawn.at(torch.arange(1500, 3000))
+        generated = Samples(points, (points.abs().sum(1) < 1).long())
+        return generated.first(1500), generated.at(torch.arange(1500, 3000))
     split = datasets.load({"crop": "mnist:shrinking"}.get(name, name), seed=seed)
-    test = split.test  # the halves of MNIST's test file differ; every other image has of both
+    # The two halves of MNIST's test file differ, so take every second image: some of both halves.
+    test = split.test
     return split.train, test.at(torch.arange(0, test.rows, 2)) if name != "letter" else test
 
 
 def trained(
     how: Setting, hidden: Sequence[int], learn: Samples, seed: int, epochs: int | None = None
 ) -> tuple[nn.Sequential, int]:
-    """A network of these widths, trained as the setting says, and after how many epochs."""
+    """Train a network with these hidden widths; return it and the number of epochs it took."""
     classes = int(learn.targets.max()) + 1
     widths = (learn.inputs.shape[1], *hidden, classes)
     model = training.mlp(widths, how.activation, how.output, init=how.init, seed=seed)
     recipe = Recipe(1, "adam", lr=how.lr, batch_size=50, loss=how.loss, seed=seed)
-    tune, nothing = FineTune(learn, recipe), Mask.full(())
-    most = how.epochs if epochs is None else epochs
-    for epoch in range(1, most + 1):
-        tune(model, nothing)
+    tune, full_mask = FineTune(learn, recipe), Mask.full(())
+    max_epochs = how.epochs if epochs is None else epochs
+    for epoch in range(1, max_epochs + 1):
+        tune(model, full_mask)
         if how.stop and evaluate(model, learn, loss=how.loss).loss <= how.stop:
             return model, epoch
-    return model, most
+    return model, max_epochs

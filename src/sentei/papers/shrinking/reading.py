@@ -1,4 +1,4 @@
-"""How results are read: curves by criterion, what a curve comes to, and verdicts."""
+"""Shared helpers to read results: curves by criterion, their means, and verdicts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ DROPS = (0.01, 0.02, 0.05)
 
 
 def curve(run: Result, criterion: str, way: str = "iterative") -> dict[str, Any]:
-    """What was measured while units went."""
+    """Return what was measured after each removal by a criterion."""
     return run["curves"][f"{way} {criterion}"]
 
 
 def mean(values: list[float]) -> float:
-    """Over a removal curve, its start left out: the state after each of the removals."""
+    """Return the mean over a removal curve without its first point, the unpruned network."""
     return fmean(values[1:])
 
 
 def verdict(holds: bool, in_part: bool = False) -> Verdict:
-    """In words."""
+    """Return the verdict as text."""
     return "holds" if holds else ("holds in part" if in_part else "does not hold")
 
 
-def each(runs: list[Result], digits: int, scale: float = 1.0, **asked: Any) -> str:
-    """The mean over a curve for BF, G1, G2 and exact G2, each with its spread."""
-    way, kind = asked.get("way", "iterative"), asked.get("kind", "error")
+def each(runs: list[Result], digits: int, scale: float = 1.0, **options: Any) -> str:
+    """Format the mean over the curve for BF, G1, G2 and exact G2, each with its deviation."""
+    way, kind = options.get("way", "iterative"), options.get("kind", "error")
     parts = []
     for criterion, short in ORDERS.items():
         values = [mean(curve(run, criterion, way)[kind]) for run in runs]
@@ -40,6 +40,6 @@ def each(runs: list[Result], digits: int, scale: float = 1.0, **asked: Any) -> s
 
 
 def removable(accuracy: list[float], drop: float) -> int:
-    """Units that can go before accuracy is `drop` below its start, for the first time."""
-    low = (n for n, value in enumerate(accuracy) if value < accuracy[0] - drop)
-    return next(low, len(accuracy)) - 1
+    """Return how many units can be removed before accuracy first falls by more than `drop`."""
+    fallen = (n for n, value in enumerate(accuracy) if value < accuracy[0] - drop)
+    return next(fallen, len(accuracy)) - 1

@@ -1,4 +1,4 @@
-"""Units removed one after another until none is left, by each criterion and both algorithms."""
+"""Remove all hidden units one by one, by each criterion, with a single and a repeated ranking."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from sentei.papers.shrinking.networks import Setting, samples, setting, trained
 from sentei.pruning.rules.schedules import Progress
 from sentei.training import evaluate
 
-SURFACED = ("ablation", "taylor1", "taylor2-diagonal")  # the paper's three
+SURFACED = ("ablation", "taylor1", "taylor2-diagonal")  # the paper's three criteria
 GAINS = torch.linspace(0, 10, 101).double()
-EVERY = 10  # a surface for every so many removals
+EVERY = 10  # removals from one error surface to the next
 
 
 def removed(
     name: str, seed: int, again: list[str], once: list[str], controls: bool, quick: bool
 ) -> Result:
-    """Train a network of a setting, remove its units in every way asked for, and its controls.
+    """Train a network, remove its units by the given criteria, and measure its controls.
 
     Args:
-        name: of the setting.
+        name: name of the setting.
         seed: of data, weights and order of samples.
-        again: criteria for the iterative algorithm, which ranks anew after every removal.
+        again: criteria for the iterative algorithm, which ranks again after every removal.
         once: criteria for a single overall ranking.
-        controls: whether to train the same sizes from scratch and to truncate singular values.
-        quick: smaller.
+        controls: whether to train networks of the pruned widths from scratch, and to truncate the
+            first layer's singular values.
+        quick: use a smaller network and less training.
+
+    Returns:
+        The curves by ranking and criterion (see `emptied`), each criterion's rank correlation with
+        exact ablation by layer, the unpruned network's accuracy, and the controls.
     """
     how = setting(name, quick)
     learn, held = samples(how.data, seed)
@@ -42,18 +47,19 @@ def removed(
     seen = learn.first(how.ranked)
     groups = sentei.find_units(model, learn.inputs[:64])
     probe = sentei.Probe(model, seen, how.loss)
-    judged: dict[str, dict[Group, Tensor]] = {
+    scores_by_criterion: dict[str, dict[Group, Tensor]] = {
         each: {g: scores(each, probe, g) for g in groups} for each in {*again, *once}
     }
-    truth = {g: sentei.criteria.ablation(probe, g) for g in groups}
+    exact = {g: sentei.criteria.ablation(probe, g) for g in groups}
     agreement = {
-        each: [spearman(of[g], truth[g]) for g in groups] for each, of in sorted(judged.items())
+        each: [spearman(of[g], exact[g]) for g in groups]
+        for each, of in sorted(scores_by_criterion.items())
     }
     draws = seed == 0 and "taylor2-diagonal" in once
-    runs = {f"iterative {each}": each for each in again}
-    runs |= {f"single {each}": sentei.fixed(judged[each]) for each in once}
+    rankings = {f"iterative {each}": each for each in again}
+    rankings |= {f"single {each}": sentei.fixed(scores_by_criterion[each]) for each in once}
     curves: dict[str, Any] = {}
-    for label, criterion in runs.items():
+    for label, criterion in rankings.items():
         draw = draws and label.startswith("iterative") and criterion in SURFACED
         curves[label] = emptied(model, seen, held, how, criterion, draw)
     found: Result = {"epochs": epochs, "curves": curves, "spearman": agreement}
@@ -72,17 +78,18 @@ def emptied(
     criterion: Any,
     draw: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy and summed error after 0, 1, … removals, and which layer each unit was of.
+    """Remove all units of a copy; return error and accuracy after 0, 1, … removals.
 
-    Units that a removal leaves deaf or unheard go with it, at the same step.
+    The result also has the layer that each removed unit belonged to. Units that a removal leaves
+    without an input or without a reader are removed at the same step.
 
     Args:
-        dense: the trained network; stays as it is.
-        seen: what is ranked on.
-        held: what neither training nor ranking sees.
+        dense: the trained network; is not changed.
+        seen: samples that units are ranked on.
+        held: held-out samples, used for neither training nor ranking.
         how: the setting.
-        criterion: asked anew after every removal; or a ranking that is fixed.
-        draw: whether to measure the error surface of every tenth unit that goes.
+        criterion: evaluated again after every removal, unless it is a fixed ranking.
+        draw: whether to measure the error surface of every tenth unit that is removed.
     """
     model = copy.deepcopy(dense)
     groups = sentei.find_units(model, seen.inputs[:64])
@@ -93,26 +100,27 @@ def emptied(
     layers: list[int] = []
     surfaces = []
     for step in sentei.prune(model, groups, probe, propose):
-        gone = [i for i, g in enumerate(groups) for _ in step.removed.get(g, ())]
-        layers += gone
+        removed_layers = [i for i, g in enumerate(groups) for _ in step.removed.get(g, ())]
+        layers += removed_layers
         measured = step.measured
         numbers = (
             measured.loss * len(seen.targets),
             float(measured.accuracy or 0.0),
             float(evaluate(model, held, loss=how.loss).accuracy or 0.0),
         )
-        rows += [numbers] * (len(gone) if step.number else 1)
-        if draw and len(layers) % EVERY == 0 and len(layers) < total and len(gone) <= 1:
+        rows += [numbers] * (len(removed_layers) if step.number else 1)
+        if draw and len(layers) % EVERY == 0 and len(layers) < total and len(removed_layers) <= 1:
             progress = Progress(step.number + 1, None, total, total - len(layers), 0)
             cut = propose(probe, groups, step.mask, progress)
             ((group, units),) = cut.doomed.items() if cut else ((groups[0], torch.zeros(1)),)
             surfaces.append(_surface(probe, group, int(units[0]), len(layers), len(seen.targets)))
-    error, accuracy, kept = (list(column) for column in zip(*rows, strict=True))
-    found = {"error": error, "accuracy": accuracy, "held": kept, "layers": layers}
+    error, accuracy, held_accuracy = (list(column) for column in zip(*rows, strict=True))
+    found = {"error": error, "accuracy": accuracy, "held": held_accuracy, "layers": layers}
     return {**found, "surfaces": surfaces} if draw else found
 
 
 def _surface(probe: Any, group: Any, unit: int, at: int, rows: int) -> dict[str, Any]:
+    """Return a unit's exact error, tangent and parabola at each gain, summed over samples."""
     exact = sentei.surface(probe, group, unit, GAINS)
     tangent, parabola = approximations(probe, group, unit, GAINS)
     numbers = {"exact": exact, "tangent": tangent, "parabola": parabola}
@@ -123,21 +131,25 @@ def _surface(probe: Any, group: Any, unit: int, at: int, rows: int) -> dict[str,
 def _controls(
     model: nn.Sequential, how: Setting, curve: Any, learn: Samples, held: Samples, seed: int
 ) -> list[dict[str, Any]]:
-    """At some sizes: the same trained from scratch, and singular values at as many parameters."""
+    """Measure controls at a half, a third and a sixth of the units.
+
+    Each is compared with the pruned network: one of the same widths, trained from scratch, and one
+    with a truncated first layer and as many parameters.
+    """
     found = []
-    for part in (3, 2, 1):
-        gone = how.units - part * how.units // 6
-        layers = curve["layers"][:gone]
+    for sixths in (3, 2, 1):
+        count = how.units - sixths * how.units // 6
+        layers = curve["layers"][:count]
         hidden = [width - layers.count(i) for i, width in enumerate(how.hidden)]
         if min(hidden) == 0:
             continue
         fresh, epochs = trained(how, hidden, learn, seed + 1000)
         cut = _truncated(model, sum(p.numel() for p in fresh.parameters()))
         row: dict[str, Any] = {
-            "removed": gone,
+            "removed": count,
             "hidden": hidden,
             "epochs": epochs,
-            "pruned": [curve["accuracy"][gone], curve["held"][gone]],
+            "pruned": [curve["accuracy"][count], curve["held"][count]],
             "scratch": _accuracies(fresh, how, learn, held),
         }
         row["svd"] = None if cut is None else _accuracies(cut, how, learn, held)
@@ -146,13 +158,15 @@ def _controls(
 
 
 def _accuracies(model: nn.Module, how: Setting, *data: Samples) -> list[float]:
+    """Return the model's accuracy on each data set."""
     return [float(evaluate(model, part, loss=how.loss).accuracy or 0.0) for part in data]
 
 
 def _truncated(model: nn.Sequential, budget: int) -> nn.Sequential | None:
-    """The network with its first layer's smallest singular values gone, so as to hold `budget`.
+    """Return a copy whose first layer keeps only its largest singular values.
 
-    None if not even one singular value fits beside the other layers.
+    It keeps as many as fit `budget` parameters, with the layer stored as two factors. Return None
+    if the other layers leave no room for a single one.
     """
     low = copy.deepcopy(model)
     first = low[0]

@@ -1,4 +1,7 @@
-"""Extreme estimates replaced by the mean or median, as the paper tries."""
+"""The paper's thresholds: extreme second-order estimates are replaced by a mean or median.
+
+The paper tries this without giving results.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,12 @@ def replaced(name: str, seed: int, quick: bool) -> Result:
     """Remove every unit by the paper's second order, with each reading of its thresholds.
 
     Args:
-        name: of the setting.
+        name: name of the setting.
         seed: of data, weights and order of samples.
-        quick: smaller.
+        quick: use a smaller network and less training.
+
+    Returns:
+        Summed error and accuracy after 0, 1, ... removals, for each of `READINGS`.
     """
     how = setting(name, quick)
     learn, held = samples(how.data, seed)
@@ -36,14 +42,14 @@ def replaced(name: str, seed: int, quick: bool) -> Result:
     seen, criterion = learn.first(how.ranked), CRITERIA[G2]
     found = {}
     for words, settings in READINGS.items():
-        judged = Thresholded(criterion, **settings) if settings else criterion
-        found[words] = emptied(model, seen, held, how, judged)
+        thresholded = Thresholded(criterion, **settings) if settings else criterion
+        found[words] = emptied(model, seen, held, how, thresholded)
     return {words: {kind: c[kind] for kind in ("error", "accuracy")} for words, c in found.items()}
 
 
 def claim(runs: list[Result]) -> Claim:
-    """The row of the table."""
-    alike = [run[words]["error"] == run[PLAIN]["error"] for run in runs for words in LITERAL]
+    """Return the row of the table: whether replacing extreme estimates helps."""
+    same = [run[words]["error"] == run[PLAIN]["error"] for run in runs for words in LITERAL]
     means = {words: [mean(run[words]["accuracy"]) for run in runs] for words in READINGS}
     gain = max(fmean(means[words]) for words in BY_SIZE) - fmean(means[PLAIN])
     shown = "; ".join(f"{words} {spread(values, 3)}" for words, values in means.items())
@@ -52,7 +58,7 @@ def claim(runs: list[Result]) -> Claim:
         "tried, not reported",
         f"mean accuracy over the curve, G2 {shown}",
         verdict(gain > 0.01),
-        f"read literally, the removals stay the same in {sum(alike)} of {len(alike)} runs: only "
+        f"read literally, the removals stay the same in {sum(same)} of {len(same)} runs: only "
         "the expensive end is replaced, and the least is what goes. By size: a twentieth of a "
         "layer's estimates, those of the largest size, stand at the middle of the others",
     )

@@ -1,4 +1,4 @@
-"""The paper's claims beside what came out, and the tables that a claim has no room for."""
+"""Judge the claims of the wsf paper by the results, and describe the rules in sentences."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sentei.papers.wsf import small
 from sentei.papers.wsf.figures import smallest
 
 Results = Mapping[str, Result]
-SURE = 0.05  # a difference of less chance than this is one
+SURE = 0.05  # p-value below which a difference counts as real
 GOALS = (0.97, 0.95, 0.90, 0.50)
 
 
 def judged(results: Results, quick: bool) -> list[Claim]:
-    """Every claim that there are results for."""
+    """Return every claim that there are results for."""
     makers = (
         _size,
         _best,
@@ -29,17 +29,18 @@ def judged(results: Results, quick: bool) -> list[Claim]:
         _zero,
         _rules,
     )
-    found = [claim for make in makers for claim in make(results)]
-    found += [fewest(results, goal) for goal in GOALS if _of(results, "ladder")]
-    return found + attempts(results, quick)
+    rows = [claim for make in makers for claim in make(results)]
+    rows += [fewest(results, goal) for goal in GOALS if _of(results, "ladder")]
+    return rows + attempts(results, quick)
 
 
 def _of(results: Results, start: str) -> list[Result]:
-    """Results of jobs whose names begin so, in the order of their seeds."""
+    """Return the results of jobs whose names start with `start`, ordered by name."""
     return [result for name, result in sorted(results.items()) if name.startswith(start)]
 
 
 def _size(results: Results) -> list[Claim]:
+    """Claim: a fully connected [784,20,10] has 15,880 synapses."""
     runs = _of(results, "hypothesis")
     if not runs:
         return []
@@ -57,6 +58,7 @@ def _size(results: Results) -> list[Claim]:
 
 
 def _best(results: Results) -> list[Claim]:
+    """Claim: 1,259 synapses are enough for 97 %."""
     runs = [*_of(results, f"attempt-{small.BEST:02}"), *_of(results, "best")]
     if not runs:
         return []
@@ -79,19 +81,20 @@ def _best(results: Results) -> list[Claim]:
 
 
 def _close(results: Results) -> list[Claim]:
+    """Claim: over 90 % of synapses are redundant on MNIST."""
     runs = _of(results, "process-close")
     if not runs:
         return []
-    left = [run["synapses"] for run in runs]
+    synapses = [run["synapses"] for run in runs]
     return [
         Claim(
             "over 90 % of synapses are redundant (MNIST)",
             "> 90 %",
-            spread([1 - count / 15_880 for count in left], 1, 100, "%") + " removed",
-            "holds" if max(left) < 1588 else "does not hold",
+            spread([1 - count / 15_880 for count in synapses], 1, 100, "%") + " removed",
+            "holds" if max(synapses) < 1588 else "does not hold",
             "the paper's procedure, at most a point of validation accuracy lost, stopped after "
             + f"{max(len(run['steps']) for run in runs)} steps though it could go on; "
-            + f"{spread(left, 0)} synapses and "
+            + f"{spread(synapses, 0)} synapses and "
             + f"{spread([run['structure'][0] for run in runs], 0)} inputs stay, test "
             + spread([run["test"] for run in runs], 2, 100, "%"),
         )
@@ -99,23 +102,25 @@ def _close(results: Results) -> list[Claim]:
 
 
 def _half(results: Results) -> list[Claim]:
+    """Claim: with a floor of 50 %, the procedure ends with 38 synapses."""
     runs = _of(results, "process-half")
     if not runs:
         return []
-    left = [run["synapses"] for run in runs]
+    synapses = [run["synapses"] for run in runs]
     return [
         Claim(
             "the procedure with a floor of 50 %",
             "38 synapses, 20 inputs",
-            f"{spread(left, 0)} synapses, "
+            f"{spread(synapses, 0)} synapses, "
             + f"{spread([run['structure'][0] for run in runs], 0)} inputs",
-            "holds" if sum(left) / len(left) <= 38 else "does not hold",
+            "holds" if sum(synapses) / len(synapses) <= 38 else "does not hold",
             "without regrowth; test " + spread([run["test"] for run in runs], 1, 100, "%"),
         )
     ]
 
 
 def _few(results: Results) -> list[Claim]:
+    """Claim: 38 synapses and 20 inputs recognise half of the test images."""
     ladders = _of(results, "ladder")
     if not ladders:
         return []
@@ -135,17 +140,18 @@ def _few(results: Results) -> list[Claim]:
 
 
 def _letter(results: Results) -> list[Claim]:
+    """Claim: over 90 % of synapses are redundant on Letter, too."""
     runs = _of(results, "letter")
     if not runs:
         return []
-    kept = [_at(run["curve"], 0.1 * 2100) for run in runs]
-    loss = [run["curve"][0]["test"] - step["test"] for run, step in zip(runs, kept, strict=True)]
+    steps = [_at(run["curve"], 0.1 * 2100) for run in runs]
+    losses = [run["curve"][0]["test"] - step["test"] for run, step in zip(runs, steps, strict=True)]
     return [
         Claim(
             "over 90 % of synapses are redundant, on Letter too",
             "> 90 % in general",
-            spread(loss, 1, 100, "points") + f" lost at {kept[0]['synapses']} of 2,100 synapses",
-            "holds" if sum(loss) / len(loss) <= 0.01 else "does not hold",
+            spread(losses, 1, 100, "points") + f" lost at {steps[0]['synapses']} of 2,100 synapses",
+            "holds" if sum(losses) / len(losses) <= 0.01 else "does not hold",
             "16-50-26, WSF, four epochs after each of nine cuts; dense test accuracy "
             + spread([run["curve"][0]["test"] for run in runs], 1, 100, "%"),
         )
@@ -153,30 +159,32 @@ def _letter(results: Results) -> list[Claim]:
 
 
 def _movement(results: Results) -> list[Claim]:
+    """Claim: redundant synapses do not move in training."""
     runs = _of(results, "hypothesis")
     if not runs:
         return []
     get = lambda name: [run[name] for run in runs]  # noqa: E731
-    explained = [run["unlit"] * run["still_and_unlit"] / (run["still"] or 1) for run in runs]
-    part = spread(get("unlit_of_lowest"), 1, 100, "%")
+    unlit_of_still = [run["unlit"] * run["still_and_unlit"] / (run["still"] or 1) for run in runs]
+    unlit_share = spread(get("unlit_of_lowest"), 1, 100, "%")
     return [
         Claim(
             "redundant synapses do not move in training",
             "the idea of the method",
             spread(get("still"), 2, 100, "%") + " did not move at all",
             "holds" if min(get("still")) >= 0.9 else "holds in part",
-            f"{spread(explained, 1, 100, '%')} of those read a pixel that is never lit in "
-            f"training; of the 92 % that moved least such pixels are {part}",
+            f"{spread(unlit_of_still, 1, 100, '%')} of those read a pixel that is never lit in "
+            f"training; of the 92 % that moved least such pixels are {unlit_share}",
         )
     ]
 
 
 def _ranking(results: Results) -> list[Claim]:
+    """Claim: removing a synapse that moved little costs little loss."""
     runs = _of(results, "hypothesis")
     if not runs:
         return []
-    gain = [run["wsf_ablation"] - abs(run["random_ablation"]) for run in runs]
-    told = {
+    gains = [run["wsf_ablation"] - abs(run["random_ablation"]) for run in runs]
+    rhos = {
         name: spread([run[f"{name}_ablation"] for run in runs])
         for name in ("wsf", "magnitude", "karnin", "random")
     }
@@ -184,16 +192,17 @@ def _ranking(results: Results) -> list[Claim]:
         Claim(
             "a synapse that moved little is worth little",
             "the idea of the method",
-            f"Spearman with exact ablation: WSF {told['wsf']}",
-            "holds in part" if min(gain) > 0 else "does not hold",
-            f"of 500 synapses of lit pixels on 2,000 images; |w| {told['magnitude']}, Karnin "
-            f"{told['karnin']}, random {told['random']}; WSF with |w| over all synapses "
+            f"Spearman with exact ablation: WSF {rhos['wsf']}",
+            "holds in part" if min(gains) > 0 else "does not hold",
+            f"of 500 synapses of lit pixels on 2,000 images; |w| {rhos['magnitude']}, Karnin "
+            f"{rhos['karnin']}, random {rhos['random']}; WSF with |w| over all synapses "
             + spread([run["wsf_magnitude"] for run in runs]),
         )
     ]
 
 
 def _compared(results: Results) -> list[Claim]:
+    """Claims: WSF is the best criterion, at 1,259 and at 145 synapses."""
     runs = {
         name: _of(results, f"compared-{name}-") for name in ("wsf", "magnitude", "karnin", "random")
     }
@@ -201,22 +210,24 @@ def _compared(results: Results) -> list[Claim]:
         return []
     claims = []
     for count in (1259, 145):
-        at = {n: [_at(r["curve"], count)["test"] for r in found] for n, found in runs.items()}
-        others = {name: values for name, values in at.items() if name != "wsf"}
+        accuracies = {
+            n: [_at(r["curve"], count)["test"] for r in found] for n, found in runs.items()
+        }
+        others = {name: values for name, values in accuracies.items() if name != "wsf"}
         rival = max(others, key=lambda name: sum(others[name]) / len(others[name]))
-        pairs = list(zip(at["wsf"], others[rival], strict=False))  # seeds that both have
-        told = paired([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
+        pairs = list(zip(accuracies["wsf"], others[rival], strict=False))  # seeds that both have
+        comparison = paired([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
         verdict: Verdict = "cannot be judged"
-        if told.p < SURE:
-            verdict = "holds" if told.mean > 0 else "does not hold"
+        if comparison.p < SURE:
+            verdict = "holds" if comparison.mean > 0 else "does not hold"
         reached = _at(runs["wsf"][0]["curve"], count)["synapses"]
         claims.append(
             Claim(
                 f"WSF is the best criterion, at {reached:,} synapses",
                 "not compared",
-                "WSF test " + spread(at["wsf"], 2, 100, "%"),
+                "WSF test " + spread(accuracies["wsf"], 2, 100, "%"),
                 verdict,
-                f"against {rival}, the next: {told.words(2, 100, 'points')}; "
+                f"against {rival}, the next: {comparison.words(2, 100, 'points')}; "
                 + ", ".join(f"{n} {spread(v, 2, 100, '%')}" for n, v in others.items()),
             )
         )
@@ -224,6 +235,7 @@ def _compared(results: Results) -> list[Claim]:
 
 
 def _zero(results: Results) -> list[Claim]:
+    """Claim: test accuracy after removing nine tenths of the synapses at once, no retraining."""
     runs = _of(results, "hypothesis")
     if not runs:
         return []
@@ -240,6 +252,7 @@ def _zero(results: Results) -> list[Claim]:
 
 
 def _rules(results: Results) -> list[Claim]:
+    """Claim: rules can be read off the pruned network."""
     if "rules" not in results:
         return []
     found = results["rules"]
@@ -258,15 +271,17 @@ def _rules(results: Results) -> list[Claim]:
 
 
 def in_words(results: Results, most: int = 4) -> str:
-    """The rules as sentences, one for each digit: where ink speaks for it, and where against."""
+    """Describe the rules as Markdown: for each digit, pixels whose ink counts for or against it."""
     lines = []
     for label, found in enumerate(results["rules"]["classes"]):
         pairs = list(zip(found["inputs"], found["strengths"], strict=True))
         sides = [[p for p, s in pairs if s > 0], [p for p, s in pairs if s < 0]]
-        told = [", ".join(f"({p // 28}, {p % 28})" for p in side[:most]) for side in sides]
-        words = [f"ink at {told[0]}"] * bool(told[0]) + [f"none at {told[1]}"] * bool(told[1])
-        more = len(pairs) - sum(len(side[:most]) for side in sides)
-        rest = f", and {more} more" if more else ""
+        pixels = [", ".join(f"({p // 28}, {p % 28})" for p in side[:most]) for side in sides]
+        words = [f"ink at {pixels[0]}"] * bool(pixels[0]) + [f"none at {pixels[1]}"] * bool(
+            pixels[1]
+        )
+        omitted = len(pairs) - sum(len(side[:most]) for side in sides)
+        rest = f", and {omitted} more" if omitted else ""
         lines.append(
             f"- **{label}**: {' and '.join(words)}{rest}: {len(pairs)} of {found['all']} inputs, "
             f"balanced accuracy {found['alone']:.1%} (all inputs {found['whole']:.1%})."
@@ -275,7 +290,7 @@ def in_words(results: Results, most: int = 4) -> str:
 
 
 def fewest(results: Results, goal: float) -> Claim:
-    """The fewest synapses whose validation accuracy reaches a goal, seed by seed."""
+    """Claim: the fewest synapses whose validation accuracy reaches `goal`, over seeds."""
     counts, tests, missing = [], [], 0
     for run in _of(results, "ladder"):
         enough = [rung for rung in run["rungs"] if rung["validation"] >= goal]
@@ -299,7 +314,7 @@ def fewest(results: Results, goal: float) -> Claim:
 
 
 def attempts(results: Results, quick: bool) -> list[Claim]:
-    """The budget of attempts at 1,259 synapses, each with seed 0."""
+    """Return a row for each planned attempt at 1,259 synapses, run with seed 0."""
     rows = []
     for i, name in enumerate(small.plan(quick)):
         found = results.get(f"attempt-{i:02}")
@@ -318,5 +333,5 @@ def attempts(results: Results, quick: bool) -> list[Claim]:
 
 
 def _at(curve: Sequence[Mapping[str, float]], count: float) -> Mapping[str, float]:
-    """The step with the most synapses that has at most so many."""
+    """Return the step with the most synapses among those with at most `count`."""
     return max((s for s in curve if s["synapses"] <= count), key=lambda step: step["synapses"])

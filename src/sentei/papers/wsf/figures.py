@@ -1,4 +1,4 @@
-"""What the paper draws, and what it could have: from results alone."""
+"""Figures of the wsf reproduction, drawn from results only: two of the paper, four of ours."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ COLOURS = {"wsf": LEAF, "magnitude": INK, "karnin": EARTH, "random": "#8f9a94"}
 
 
 def draw(order: Order, results: Mapping[str, Result]) -> None:
-    """Every figure that there are results for."""
-    closest = [results[name] for name in sorted(results) if name.startswith("process-close")]
-    if closest:
+    """Draw every figure that there are results for, and write it as PNG and SVG."""
+    processes = [results[name] for name in sorted(results) if name.startswith("process-close")]
+    if processes:
         figure, axes = canvas()
-        process(axes, closest[0]["steps"])
+        process(axes, processes[0]["steps"])
         order.figure("process", figure)
-    known = [r for name, r in sorted(results.items()) if name.startswith("ladder")]
-    if known:
+    ladders = [r for name, r in sorted(results.items()) if name.startswith("ladder")]
+    if ladders:
         figure, axes = canvas()
-        ladder(axes, [r["rungs"] for r in known])
+        ladder(axes, [r["rungs"] for r in ladders])
         order.figure("ladder", figure)
         figure, axes = canvas(4.3, 3.5)
-        graph(axes, smallest(known)["edges"])
+        graph(axes, smallest(ladders)["edges"])
         order.figure("graph", figure)
     if any(name.startswith("compared") for name in results):
         figure, axes = canvas()
@@ -50,13 +50,13 @@ def draw(order: Order, results: Mapping[str, Result]) -> None:
 
 
 def smallest(ladders: Sequence[Result], synapses: int = 38) -> Result:
-    """The network of so many synapses that does best on validation."""
+    """Return the result with the best validation accuracy among those with `synapses` synapses."""
     rungs = [rung for found in ladders for rung in found["rungs"] if rung["synapses"] == synapses]
     return max(rungs, key=lambda rung: rung["validation"])
 
 
 def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
-    """The paper's figure 2: synapses, inputs and accuracy, step by step."""
+    """Plot synapses, inputs, hidden units and accuracy by step: the paper's figure 2."""
     numbers = range(len(steps))
     for name, colour in (("synapses", INK), ("inputs", EARTH), ("hidden", PALE)):
         axes.plot(numbers, [s[name] for s in steps], color=colour, linewidth=2, label=name)
@@ -77,7 +77,7 @@ def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
 
 
 def ladder(axes: Axes, runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
-    """Accuracy with fewer and fewer synapses, a line for each seed."""
+    """Plot test accuracy against the number of synapses, one line for each seed."""
     for rungs in runs:
         counts = [rung["synapses"] for rung in rungs]
         axes.plot(counts, [100 * r["test"] for r in rungs], color=LEAF, alpha=0.6, marker=".")
@@ -91,7 +91,7 @@ def ladder(axes: Axes, runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
 
 
 def compared(axes: Axes, results: Mapping[str, Result]) -> None:
-    """Mean over seeds of test accuracy at each size, by criterion; the band is one deviation."""
+    """Plot mean test accuracy at each size, by criterion; the band is one standard deviation."""
     for name, colour in COLOURS.items():
         runs = [r["curve"] for job, r in results.items() if job.startswith(f"compared-{name}-")]
         if not runs:
@@ -109,7 +109,7 @@ def compared(axes: Axes, results: Mapping[str, Result]) -> None:
 
 
 def histogram(axes: Axes, found: Sequence[Result]) -> None:
-    """How far synapses moved; those that did not at all stand at the left edge."""
+    """Plot the histogram of |w - w(0)|; the leftmost bar has the synapses that did not move."""
     counts = np.mean([result["histogram"] for result in found], axis=0)
     edges = np.logspace(-5, 1, len(counts) + 1)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=LEAF)
@@ -120,14 +120,14 @@ def histogram(axes: Axes, found: Sequence[Result]) -> None:
 
 
 def graph(axes: Axes, edges: Sequence[Sequence[Sequence[float]]]) -> None:
-    """The paper's figure 3: every synapse in the colour of the class it says most about."""
+    """Draw the network as a graph, each synapse in the colour of a class: the paper's figure 3."""
     palette = matplotlib.colormaps["tab10"]
     first, second = network_of(edges)
     inputs, hidden = sorted({d for _, d in first}), sorted({k for _, k in second})
     hidden = [k for k in hidden if any(unit == k for unit, _ in first)]
     outputs = range(10)
     height = [_spread(part) for part in (inputs, hidden, outputs)]
-    served = speaks_for(first, second)
+    class_of = speaks_for(first, second)
     for (unit, pixel), weight in first.items():
         if unit in height[1]:
             _line(
@@ -135,7 +135,7 @@ def graph(axes: Axes, edges: Sequence[Sequence[Sequence[float]]]) -> None:
                 (0, height[0][pixel]),
                 (1, height[1][unit]),
                 weight,
-                palette(served[unit, pixel]),
+                palette(class_of[unit, pixel]),
             )
     for (label, unit), weight in second.items():
         if unit in height[1]:
@@ -156,19 +156,21 @@ def graph(axes: Axes, edges: Sequence[Sequence[Sequence[float]]]) -> None:
 
 
 def _spread(members: Sequence[int] | range) -> dict[int, float]:
+    """Return a height from 0 to 1 for each member, evenly spaced."""
     return {m: 1 - (i + 0.5) / max(len(members), 1) for i, m in enumerate(members)}
 
 
 def _line(
     axes: Axes, a: tuple[float, float], b: tuple[float, float], weight: float, colour: tuple
 ) -> None:
+    """Draw a synapse: wider for a larger |weight|, dashed for a negative weight."""
     style = "-" if weight > 0 else "--"
     width = 0.6 + min(abs(weight), 6) / 3
     axes.plot([a[0], b[0]], [a[1], b[1]], style, color=colour, linewidth=width, zorder=0)
 
 
 def rules(figure: Figure, classes: Sequence[Mapping]) -> None:
-    """For each digit the inputs that suffice: green where ink speaks for it, brown against."""
+    """Draw for each digit the inputs that suffice: green counts for the digit, brown against it."""
     for label, found in enumerate(classes):
         axes = figure.add_subplot(2, 5, label + 1)
         field = np.zeros(784)

@@ -1,4 +1,7 @@
-"""Fewer and fewer synapses, one network all the way down: what the last ones know, and rules."""
+"""Experiments with fewer and fewer synapses: accuracy at each number, and rules for each digit.
+
+Also `Flow`, the criterion that they prune by.
+"""
 
 from __future__ import annotations
 
@@ -27,33 +30,34 @@ RUNGS = (
     *(6000, 4200, 3000, 2200, 1600, 1259, 900, 650, 470, 340, 250, 180, 130, 100, 76, 58, 46),
     *(38, 32, 27, 23, 19, 15),
 )
-SEEN = 1024  # samples that tell how much runs over a synapse
-DRAWN = 100  # networks of so few synapses are kept whole, to be drawn
+SEEN = 1024  # samples that `Flow` is computed from
+DRAWN = 100  # networks with at most so many synapses are stored with all weights, to be drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """The part of what reaches the outputs that runs over a synapse: two layers on one scale.
+    """Criterion: the share of the signal at the outputs that passes through a synapse.
 
-    What arrives at the outputs from a hidden unit, the sum of |w| * std(its output), is shared out
-    among the synapses that feed the unit by their own |w| * std(their input), so that both layers
-    carry the same whole. A synapse on no path from an input to an output carries nothing. Our own;
-    a pooled magnitude cuts one of the layers through before few synapses are left.
+    A synapse of the second layer scores |w| * std(output of its hidden unit). The sum of these
+    scores over a unit's outgoing synapses is divided among its incoming synapses, in proportion to
+    their |w| * std(their input). So both layers have the same total, and a synapse that is on no
+    path from an input to an output scores 0. The criterion is our own. Magnitude, pooled over both
+    layers, disconnects one of the layers before few synapses are left.
 
     Attributes:
-        inputs: (N, pixels) what the network reads.
+        inputs: (N, pixels) samples that the deviations are computed from.
     """
 
     inputs: Tensor
 
     @cached_property
     def spread(self) -> Tensor:
-        """(pixels,) standard deviation of what the network reads."""
+        """Standard deviation of each input over the samples, (pixels,) float64."""
         return self.inputs.double().std(0)
 
     @torch.no_grad()
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """(size,) float64."""
+        """Return the scores of the group's synapses, (size,) float64."""
         assert isinstance(probe.model, nn.Sequential)
         network = probe.model
         first, second = (network.get_parameter(f"{n}.weight").double() for n in ("fc1", "fc2"))
@@ -67,13 +71,17 @@ class Flow:
 
 
 def descended(seed: int, rungs: list[int], epochs: int, rows: int = 0) -> Result:
-    """[784,20,10] trained at ever fewer synapses, each time with regrowth; accuracy at every rung.
+    """Train a [784,20,10] network with fewer and fewer synapses, with regrowth at each number.
 
     Args:
-        seed: of weights and order.
-        rungs: how many synapses to keep, falling.
-        epochs: on each rung.
-        rows: of the training data; all if 0.
+        seed: of weights and order of samples.
+        rungs: numbers of synapses to keep, in decreasing order.
+        epochs: epochs of training on each rung.
+        rows: number of training samples; all if 0.
+
+    Returns:
+        For each rung the number of synapses, the structure, the accuracies, and for small networks
+        the edges.
     """
     split = data(rows=rows)
     network, mask = mlp("784-20-10", "gelu", seed=seed), None
@@ -95,7 +103,7 @@ def descended(seed: int, rungs: list[int], epochs: int, rows: int = 0) -> Result
 
 
 def edges(network: nn.Module, mask: Mask) -> list[list[list[float]]]:
-    """Of both layers the alive synapses as [to, from, weight]."""
+    """Return the alive synapses of both layers, each as [to, from, weight]."""
     listed = []
     for name, part in alive(mask).items():
         weight = network.get_parameter(f"{name}.weight")
@@ -104,19 +112,20 @@ def edges(network: nn.Module, mask: Mask) -> list[list[list[float]]]:
 
 
 def rules(seed: int, keep: int, epochs: int, rows: int = 0, within: float = 0.05) -> Result:
-    """For each class the fewest inputs that still recognise it, of one small network.
+    """Find, for each class, the fewest inputs of one small network that suffice to recognise it.
 
-    Inputs are ordered by their feature energy for the class, |P[c, d]| * std(x_d), where the path
-    strength P = W2 W1 adds up signed paths over alive synapses; all others are held at their mean
-    over the training data. A set recognises a class if balanced accuracy of "is it this one?", on
-    validation, is within `within` of what all inputs give.
+    Inputs are taken in the order of their feature energy for the class, |P[c, d]| * std(x_d). The
+    path strength P = W2 W1 is the sum over alive paths of the product of their weights. All other
+    inputs are held at their mean over the training data. The inputs suffice if the balanced
+    accuracy of this class against the rest, on validation, is at most `within` below that with all
+    inputs.
 
     Args:
-        seed: of weights and order.
-        keep: synapses.
-        epochs: of training.
-        rows: of the training data; all if 0.
-        within: of balanced accuracy, as a fraction.
+        seed: of weights and order of samples.
+        keep: number of synapses.
+        epochs: epochs of training.
+        rows: number of training samples; all if 0.
+        within: largest loss of balanced accuracy, as a fraction.
     """
     split = data(rows=rows)
     network = mlp("784-20-10", "gelu", seed=seed)
@@ -133,11 +142,12 @@ def rules(seed: int, keep: int, epochs: int, rows: int = 0, within: float = 0.05
     for label in range(len(split.classes)):
         order = energy[label].argsort(descending=True, stable=True)
         order = order[energy[label][order] > 0]
-        whole = _recognises(network, split, order, label)
+        whole = _balanced_accuracy(network, split, order, label)
         low, high = 1, len(order)
-        while low < high:  # the smallest that is good enough, taking more inputs to be no worse
+        # Bisect for the fewest inputs; this assumes that more inputs are never worse.
+        while low < high:
             middle = (low + high) // 2
-            good = _recognises(network, split, order[:middle], label) >= whole - within
+            good = _balanced_accuracy(network, split, order[:middle], label) >= whole - within
             low, high = (low, middle) if good else (middle + 1, high)
         chosen = order[:low]
         found.append(
@@ -146,7 +156,7 @@ def rules(seed: int, keep: int, epochs: int, rows: int = 0, within: float = 0.05
                 "inputs": chosen.tolist(),
                 "strengths": strength[label][chosen].tolist(),
                 "whole": whole,
-                "alone": _recognises(network, split, chosen, label),
+                "alone": _balanced_accuracy(network, split, chosen, label),
             }
         )
     return {**accuracies(network, split), "structure": structure(mask), "classes": found,
@@ -154,10 +164,11 @@ def rules(seed: int, keep: int, epochs: int, rows: int = 0, within: float = 0.05
 
 
 @torch.no_grad()
-def _recognises(network: nn.Module, split, kept: Tensor, label: int) -> float:
+def _balanced_accuracy(network: nn.Module, split, kept: Tensor, label: int) -> float:
+    """Return the balanced accuracy of one class; inputs not in `kept` are held at their mean."""
     inputs, targets = split.validation
-    held = split.train.inputs.mean(0).expand_as(inputs).clone()
-    held[:, kept] = inputs[:, kept]
-    said = network(held).argmax(1) == label
-    real = targets == label
-    return float((said[real].double().mean() + (~said)[~real].double().mean()) / 2)
+    masked_inputs = split.train.inputs.mean(0).expand_as(inputs).clone()
+    masked_inputs[:, kept] = inputs[:, kept]
+    predicted = network(masked_inputs).argmax(1) == label
+    actual = targets == label
+    return float((predicted[actual].double().mean() + (~predicted)[~actual].double().mean()) / 2)

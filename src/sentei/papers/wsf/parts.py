@@ -1,4 +1,7 @@
-"""What the experiments have in common: data, the teacher, and training that prunes and regrows."""
+"""Shared data, teacher network and training loop of the wsf experiments.
+
+Also the `Contribution` criterion, and the structure that a mask leaves.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from sentei.training.models import mlp
 from sentei.training.recipe import Distillation, Recipe
 from sentei.training.train import evaluate, train
 
-EVIDENCE = 4096  # samples that regrowth looks at
+EVIDENCE = 4096  # samples that criteria and regrowth are computed from
 
 
 @lru_cache(maxsize=2)
 def data(name: str = "mnist", rows: int = 0) -> Split:
-    """MNIST or Letter; with `rows`, only that many to train on."""
+    """Return MNIST or Letter; with `rows`, only that many training samples."""
     split = mnist() if name == "mnist" else letter()
     if rows:
         split = Split(
@@ -42,7 +45,7 @@ def data(name: str = "mnist", rows: int = 0) -> Split:
 
 @lru_cache(maxsize=1)
 def teacher(widths: str, epochs: int, rows: int = 0) -> nn.Module:
-    """A larger network to learn from; trained once in each process, the same every time."""
+    """Train a larger network to distil from; once per process, with the same result every time."""
     network = mlp(widths, "relu", seed=1000)
     recipe = Recipe(epochs, "adam", 1e-3, batch_size=128, seed=1000, decay="cosine")
     train(network, data(rows=rows).train, recipe)
@@ -51,35 +54,37 @@ def teacher(widths: str, epochs: int, rows: int = 0) -> nn.Module:
 
 @lru_cache(maxsize=1)
 def shifted(rows: int = 0) -> Samples:
-    """MNIST's training images, and each moved one pixel up, down, left or right in turn."""
+    """Return MNIST's training images, and each again, shifted by one pixel."""
     inputs, targets = data(rows=rows).train
     images = inputs.view(-1, 28, 28)
     moves = ((1, 0), (-1, 0), (0, 1), (0, -1))
     moved = torch.stack([images[i::4].roll(move, (1, 2)) for i, move in enumerate(moves)], 1)
-    again = torch.stack([targets[i::4] for i in range(4)], 1)
-    return Samples(torch.cat([inputs, moved.view(-1, 784)]), torch.cat([targets, again.flatten()]))
+    moved_targets = torch.stack([targets[i::4] for i in range(4)], 1)
+    return Samples(
+        torch.cat([inputs, moved.view(-1, 784)]), torch.cat([targets, moved_targets.flatten()])
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """Size of what a synapse passes on: |w| times the root mean square of what it reads.
+    """Criterion: |w| times the root mean square of the synapse's input.
 
     The score of Sun, Liu, Bair and Kolter (2024), A Simple and Effective Pruning Approach for Large
-    Language Models. A pixel that is rarely lit needs a large weight to say little.
+    Language Models. A pixel that is rarely lit contributes little, even with a large weight.
 
     Attributes:
-        inputs: (N, pixels) what the network reads.
+        inputs: (N, pixels) samples that the root mean square is computed from.
     """
 
     inputs: Tensor
 
     @torch.no_grad()
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """(size,) float64."""
+        """Return the scores of the group's synapses, (size,) float64."""
         assert isinstance(group, Synapses)
         assert isinstance(probe.model, nn.Sequential)
-        read = self.inputs if group.name == "fc1" else probe.model[:2](self.inputs)
-        scale = read.double().square().mean(0).sqrt()
+        layer_inputs = self.inputs if group.name == "fc1" else probe.model[:2](self.inputs)
+        scale = layer_inputs.double().square().mean(0).sqrt()
         weight = probe.model.get_parameter(group.parameter).detach().double()
         return (weight.abs() * scale).flatten()
 
@@ -98,27 +103,29 @@ def pruned_while_trained(
     batch: int = 512,
     settle: float = 0.25,
 ) -> Mask:
-    """Train a network, once an epoch exchanging or removing synapses; the mask that it ends with.
+    """Train a network and prune or regrow its synapses once an epoch; return the final mask.
 
     Args:
         network: trained in place.
-        samples: to learn from.
-        propose: from the number of exchanges to the proposal that makes them.
-        epochs: how long.
-        lr: of Adam at the start; it falls to zero along half a cosine.
+        samples: training samples.
+        propose: function from the number of exchanges to the proposal that makes them.
+        epochs: epochs of training.
+        lr: learning rate of Adam at the start; it falls to zero along half a cosine.
         seed: of the order of samples.
-        told: a teacher.
-        layers: whose synapses may go.
-        mask: what is alive at the start.
+        told: distillation from a teacher; none if None.
+        layers: names of the layers whose synapses may be removed.
+        mask: which synapses are alive at the start; all if None.
         batch: samples in an update.
-        settle: part of the training, at its end, in which nothing is exchanged.
+        settle: part of the training, at its end, in which nothing is exchanged or removed.
     """
-    each = -(-samples.rows // batch)
+    updates_per_epoch = -(-samples.rows // batch)
     events = max(int(epochs * (1 - settle)), 1)
     chosen = set(layers)
     groups = [group for group in find_synapses(network) if group.name in chosen]
     probe = Probe(network, samples.first(EVIDENCE))
-    pruner = PruneWhileTraining(network, groups, propose(events), every=each, probe=probe)
+    pruner = PruneWhileTraining(
+        network, groups, propose(events), every=updates_per_epoch, probe=probe
+    )
     if mask is not None:
         dead = {group: mask.dead(group) for group in groups}
         pruner.mask = pruner.mask.without(dead)
@@ -140,20 +147,20 @@ def pruned_while_trained(
 
 
 def taught(widths: str | None, rows: int, epochs: int, heat: float, weight: float):
-    """Distillation from a teacher of these widths, or none."""
+    """Return distillation from a teacher of these widths, or None if `widths` is None."""
     if widths is None:
         return None
     return Distillation(teacher(widths, epochs, rows), heat, weight)
 
 
 def accuracies(network: nn.Module, split: Split) -> dict[str, float]:
-    """Part classified correctly of train, validation and test."""
+    """Return the accuracy on the training, validation and test samples."""
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     return {name: evaluate(network, part).accuracy or 0.0 for name, part in parts.items()}
 
 
 def alive(mask: Mask) -> dict[str, Tensor]:
-    """The alive synapses of each layer, (out, in) bool."""
+    """Return which synapses of each layer are alive, (out, in) bool."""
     return {
         group.name: mask.alive(group).view(group.shape)
         for group in mask.groups
@@ -162,12 +169,12 @@ def alive(mask: Mask) -> dict[str, Tensor]:
 
 
 def structure(mask: Mask) -> list[int]:
-    """What is left of [inputs, hidden, outputs] on a path from an input to an output."""
+    """Return how many [inputs, hidden, outputs] are on a path from an input to an output."""
     first, second = alive(mask).values()
     while True:
-        heard, read = first.any(1), second.any(0)
-        live = heard & read
-        if torch.equal(first, first & live[:, None]) and torch.equal(second, second & live):
+        has_input, is_read = first.any(1), second.any(0)
+        on_path = has_input & is_read
+        if torch.equal(first, first & on_path[:, None]) and torch.equal(second, second & on_path):
             break
-        first, second = first & live[:, None], second & live
-    return [int(first.any(0).sum()), int(live.sum()), int(second.any(1).sum())]
+        first, second = first & on_path[:, None], second & on_path
+    return [int(first.any(0).sum()), int(on_path.sum()), int(second.any(1).sum())]

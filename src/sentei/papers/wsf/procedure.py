@@ -1,4 +1,4 @@
-"""The paper's procedure: train, remove what moved least, retrain, restore what lost too much."""
+"""The wsf paper's pruning procedure with undo, a comparison of criteria, and a test of its idea."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from sentei.training.recipe import Recipe
 from sentei.training.train import evaluate, train
 
 LEVELS = (25, 50, 70, 80, 90, 95, 97, 98, 99)
-ABLATED = 500  # synapses that are ablated one by one
-IMAGES = 2000  # samples they are ablated on
+ABLATED = 500  # number of synapses that are ablated one by one
+IMAGES = 2000  # number of samples that the loss is measured on
 
 
 @lru_cache(maxsize=1)
 def trained(
     name: str, seed: int, optimizer: str, epochs: int, rows: int
 ) -> tuple[nn.Module, Trajectory]:
-    """A dense network with the record of its training; plain updates, no weight decay."""
+    """Train a dense network without weight decay; return it with the record of its weights."""
     widths = "784-20-10" if name == "mnist" else "16-50-26"
     network = mlp(widths, "tanh", seed=seed)
     trajectory = Trajectory(network)
@@ -43,7 +43,7 @@ def trained(
 
 
 def begun(name: str, seed: int, optimizer: str, epochs: int, rows: int):
-    """A copy of the trained network that may be changed, with its trajectory."""
+    """Return a copy of the trained network, free to be changed, with its own trajectory."""
     network, trajectory = trained(name, seed, optimizer, epochs, rows)
     widths = "784-20-10" if name == "mnist" else "16-50-26"
     copy = mlp(widths, "tanh", seed=seed)
@@ -54,14 +54,18 @@ def begun(name: str, seed: int, optimizer: str, epochs: int, rows: int):
 
 
 def process(seed: int, floor: float, relative: bool, steps: int = 50, rows: int = 0) -> Result:
-    """Levels, retraining and undo down to a floor on validation: what is left at every step.
+    """Run the paper's procedure: remove by levels, retrain, undo a step that breaches the floor.
 
     Args:
-        seed: of weights and order.
-        floor: the accuracy to keep, or the most that may be lost of it if `relative`.
-        relative: which of the two.
-        steps: most that are kept.
-        rows: of the training data; all if 0.
+        seed: of weights and order of samples.
+        floor: lowest validation accuracy, or the largest loss of it if `relative`.
+        relative: whether `floor` is a loss of accuracy.
+        steps: stop after this number of kept steps.
+        rows: number of training samples; all if 0.
+
+    Returns:
+        Synapses, inputs, hidden units and validation accuracy at every step, and the final
+        accuracies, synapses and structure.
     """
     split = data(rows=rows)
     network, trajectory = begun("mnist", seed, "momentum", 10, rows)
@@ -74,7 +78,7 @@ def process(seed: int, floor: float, relative: bool, steps: int = 50, rows: int 
     keeping = accuracy_within(floor) if relative else accuracy_at_least(floor)
     rows_of = []
     with tempfile.TemporaryDirectory() as journal:
-        going = prune(
+        pruning = prune(
             *(network, groups, probe, propose),
             keeping=keeping,
             retrain=tune,
@@ -82,7 +86,7 @@ def process(seed: int, floor: float, relative: bool, steps: int = 50, rows: int 
             journal=f"{journal}/run",
         )
         last = Mask.full(groups)
-        for step in islice(going, steps):
+        for step in islice(pruning, steps):
             inputs, hidden, _ = structure(step.mask)
             row = {"synapses": step.measured.synapses, "inputs": inputs, "hidden": hidden}
             rows_of.append({**row, "validation": step.measured.accuracy})
@@ -104,7 +108,7 @@ def compared(
     tuned: int = 2,
     rows: int = 0,
 ) -> Result:
-    """The same part of what remains goes at each step by one criterion, and is retrained."""
+    """Prune by one criterion in geometric steps with retraining; return accuracy at each step."""
     split = data(name, rows)
     network, trajectory = begun(name, seed, "momentum", 10 if name == "mnist" else 40, rows)
     tune = FineTune(
@@ -113,13 +117,13 @@ def compared(
     probe = Probe(network, split.train.first(512), trajectory=trajectory)
     curve = []
     with tempfile.TemporaryDirectory() as journal:
-        going = prune(
+        pruning = prune(
             *(network, find_synapses(network), probe),
             ranked(criterion, geometric(keep, steps)),
             retrain=tune,
             journal=f"{journal}/run",
         )
-        for step in going:
+        for step in pruning:
             found = {part: evaluate(network, getattr(split, part)).accuracy for part in PARTS}
             curve.append({"synapses": step.measured.synapses, **found})
     return {"curve": curve}
@@ -129,23 +133,29 @@ PARTS = ("validation", "test")
 
 
 def hypothesis(seed: int, optimizer: str = "momentum", rows: int = 0) -> Result:
-    """Whether synapses that did not move matter less: how far they moved, and what they cost."""
+    """Measure how far training moved each synapse, and how that relates to exact ablation.
+
+    Args:
+        seed: of weights and order of samples.
+        optimizer: optimizer of the dense training.
+        rows: number of training samples; all if 0.
+    """
     split = data(rows=rows)
     network, trajectory = begun("mnist", seed, optimizer, 10, rows)
     probe = Probe(network, split.train.first(IMAGES), trajectory=trajectory)
     groups = find_synapses(network)
-    named = ("wsf", "magnitude", "karnin")
-    told = {name: torch.cat([scores(name, probe, g) for g in groups]) for name in named}
-    wsf = told["wsf"]
+    names = ("wsf", "magnitude", "karnin")
+    scores_by_name = {name: torch.cat([scores(name, probe, g) for g in groups]) for name in names}
+    wsf = scores_by_name["wsf"]
     lit = (split.train.inputs != 0).any(0)
     unlit = torch.cat([(~lit).repeat(20), torch.zeros(200, dtype=torch.bool)])
     lowest = torch.zeros_like(unlit)
     lowest[wsf.argsort(stable=True)[: int(0.92 * len(wsf))]] = True
     generator = torch.Generator().manual_seed(seed)
     first = groups[0].size
-    moving = torch.cat([(~unlit[:first]).nonzero().flatten(), torch.arange(first, len(wsf))])
-    drawn = moving[torch.randperm(len(moving), generator=generator)[:ABLATED]]
-    rises = _rises(network, split.train.first(IMAGES), drawn, first)
+    lit_synapses = torch.cat([(~unlit[:first]).nonzero().flatten(), torch.arange(first, len(wsf))])
+    sampled = lit_synapses[torch.randperm(len(lit_synapses), generator=generator)[:ABLATED]]
+    rises = _rises(network, split.train.first(IMAGES), sampled, first)
     edges = torch.logspace(-5, 1, 49).double()
     return {
         **accuracies(network, split),
@@ -154,60 +164,70 @@ def hypothesis(seed: int, optimizer: str = "momentum", rows: int = 0) -> Result:
         "unlit": unlit.double().mean().item(),
         "still_and_unlit": (wsf[unlit] == 0).double().mean().item(),
         "unlit_of_lowest": unlit[lowest].double().mean().item(),
-        "wsf_magnitude": spearman(wsf, told["magnitude"]),
-        "wsf_magnitude_moving": spearman(wsf[moving], told["magnitude"][moving]),
-        **{f"{name}_ablation": spearman(told[name][drawn], rises) for name in named},
-        "random_ablation": spearman(torch.rand(len(drawn), generator=generator), rises),
+        "wsf_magnitude": spearman(wsf, scores_by_name["magnitude"]),
+        "wsf_magnitude_moving": spearman(
+            wsf[lit_synapses], scores_by_name["magnitude"][lit_synapses]
+        ),
+        **{f"{name}_ablation": spearman(scores_by_name[name][sampled], rises) for name in names},
+        "random_ablation": spearman(torch.rand(len(sampled), generator=generator), rises),
         "removed": _one_shot(network, trajectory, wsf, split),
     }
 
 
 def _rises(network: nn.Module, samples, drawn: Tensor, first: int) -> Tensor:
-    """(k,) exact rise in mean loss without each synapse."""
+    """Return the exact rise in mean loss without each synapse, (k,) float64."""
     before = evaluate(network, samples).loss
     rises = []
     weights = [network.get_parameter(f"{name}.weight").data.view(-1) for name in ("fc1", "fc2")]
     for position in drawn.tolist():
         flat, at = (weights[0], position) if position < first else (weights[1], position - first)
-        held = flat[at].item()
+        original = flat[at].item()
         flat[at] = 0
         rises.append(evaluate(network, samples).loss - before)
-        flat[at] = held
+        flat[at] = original
     return torch.tensor(rises, dtype=torch.float64)
 
 
 def _one_shot(network: nn.Module, trajectory: Trajectory, wsf: Tensor, split) -> list[dict]:
-    """Accuracy without any retraining where the lowest are set to zero, or back to w(0)."""
+    """Return test accuracy with the lowest synapses set to zero or w(0), without retraining."""
     parameters = [network.get_parameter(f"{name}.weight") for name in ("fc1", "fc2")]
-    begun_at = torch.cat([trajectory.start(f"{name}.weight").flatten() for name in ("fc1", "fc2")])
-    held = torch.cat([p.detach().flatten() for p in parameters])
+    initial_weights = torch.cat(
+        [trajectory.start(f"{name}.weight").flatten() for name in ("fc1", "fc2")]
+    )
+    trained_weights = torch.cat([p.detach().flatten() for p in parameters])
     order = wsf.argsort(stable=True)
     found = []
     for share in (0.5, 0.25, 0.1, 0.079, 0.05):
-        gone = order[: int((1 - share) * len(order))]
+        removed = order[: int((1 - share) * len(order))]
         row: dict = {"kept": share}
-        for value, back in (("zero", torch.zeros_like(held)), ("init", begun_at)):
-            weights = held.clone()
-            weights[gone] = back[gone]
+        for value, replacement in (
+            ("zero", torch.zeros_like(trained_weights)),
+            ("init", initial_weights),
+        ):
+            weights = trained_weights.clone()
+            weights[removed] = replacement[removed]
             for p, part in zip(
                 parameters, weights.split([p.numel() for p in parameters]), strict=True
             ):
                 p.data.copy_(part.view(p.shape))
             row[value] = evaluate(network, split.test).accuracy
         found.append(row)
-    for p, part in zip(parameters, held.split([p.numel() for p in parameters]), strict=True):
+    for p, part in zip(
+        parameters, trained_weights.split([p.numel() for p in parameters]), strict=True
+    ):
         p.data.copy_(part.view(p.shape))
     return found
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation; ties share their mean rank."""
+    """Return Spearman's rank correlation; ties share their mean rank."""
     one, two = _ranks(a), _ranks(b)
     one, two = one - one.mean(), two - two.mean()
     return float((one * two).sum() / (one.norm() * two.norm()).clamp_min(1e-300))
 
 
 def _ranks(values: Tensor) -> Tensor:
-    _, place, counts = values.double().unique(return_inverse=True, return_counts=True)
+    """Return the rank of each value; ties share their mean rank."""
+    _, index, counts = values.double().unique(return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()
-    return (ends - (counts.double() - 1) / 2)[place]
+    return (ends - (counts.double() - 1) / 2)[index]
