@@ -282,7 +282,7 @@ def test_a_curve_is_drawn_and_listed(curves, tmp_path):
     figure, axes = figures.canvas()
     figures.budget_curves(axes, curves)
     assert len(axes.get_legend().get_texts()) == 5
-    assert "cannot be met" in axes.get_title(loc="left")
+    assert "cannot meet the budget" in axes.get_title(loc="left")
     drawn = figures.write(figure, tmp_path / "curve")
     assert drawn[0].stat().st_size > 10_000
     table = tables.budgets(curves)

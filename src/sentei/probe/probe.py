@@ -30,7 +30,7 @@ from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import check_smooth
 from sentei.probe.engines.gates import Gates
 from sentei.probe.recording.data import read
-from sentei.probe.recording.hearing import input_gradients
+from sentei.probe.recording.listener_inputs import input_gradients
 from sentei.probe.recording.recording import (
     Need,
     Pass,

@@ -15,7 +15,7 @@ from sentei.network.calls import names_of
 from sentei.network.mask import Mask
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
-from sentei.probe.recording.hearing import listener_positions, read_listener_inputs
+from sentei.probe.recording.listener_inputs import listener_positions, read_listener_inputs
 from sentei.probe.recording.recording import Recording
 
 log = logging.getLogger("sentei")

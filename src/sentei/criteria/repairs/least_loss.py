@@ -16,7 +16,7 @@ from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import listeners_of, mixes_by_name
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.probe import Probe, inverse_covariances
-from sentei.probe.recording.hearing import listener_positions
+from sentei.probe.recording.listener_inputs import listener_positions
 from sentei.probe.recording.recording import Pass, Recording, model_output, per_sample_losses
 
 

@@ -82,7 +82,7 @@ class Chain:
     Attributes:
         listener: the columns of that layer's weight that read each unit.
         position: the position of that layer's call; the recording keeps its input.
-        listening: that layer.
+        reader: that layer.
         steps: the functions after it, in order.
         losses: the loss on outputs laid out (features, units, samples).
         softmax: a faster computation of the rises, for a listening layer that outputs the logits.
@@ -91,7 +91,7 @@ class Chain:
 
     listener: Listener
     position: int
-    listening: Linear
+    reader: Linear
     steps: tuple[Step, ...]
     losses: CandidateLosses
     softmax: SoftmaxRises
@@ -99,7 +99,7 @@ class Chain:
     _buffer: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        linears = [step for step in (self.listening, *self.steps) if isinstance(step, Linear)]
+        linears = [step for step in (self.reader, *self.steps) if isinstance(step, Linear)]
         self.width = max(step.weight.shape[0] for step in linears)
 
     @property
@@ -112,7 +112,7 @@ class Chain:
         inputs, columns = block.call_inputs[self.position], self.listener.index[units]
         columns = columns.to(inputs.o.device)
         if self._is_classifier(inputs) and columns.shape[1] == 1:
-            z, weight = self.listening(inputs.o), self.listening.weight
+            z, weight = self.reader(inputs.o), self.reader.weight
             return self.softmax(z, weight, inputs, columns[:, 0], self._scratch(z))
         parts = [self._rises(o, targets, columns) for o, targets in self.rows(block)]
         return torch.stack(parts).sum(0)
@@ -135,7 +135,7 @@ class Chain:
             residuals.o[own[units]] = inputs.o[own[units]] - fitted
         columns = columns[units]
         if self._is_classifier(inputs) and columns.shape[1] == 1:
-            z, weight = self.listening(inputs.o), self.listening.weight
+            z, weight = self.reader(inputs.o), self.reader.weight
             scratch = self._scratch(z)
             return self.softmax(z, weight, residuals, columns[:, 0], scratch, passing=True)
         blocks = zip(self.rows(block), residuals.o.split(self._rows, 1), strict=True)
@@ -145,7 +145,7 @@ class Chain:
         """Return the rise of the summed loss with each unit's gate at each gain, (k, g) float64."""
         rises = 0.0
         for o, targets in self.rows(block):
-            z = self.listening(o)
+            z = self.reader(o)
             base = self.losses(self._run_steps(z[:, None].clone()), targets)
             columns = self.listener.index[units].to(o.device)
             sums = [self._losses_at_gains(z, o, targets, own, gains.to(z)) for own in columns]
@@ -196,25 +196,25 @@ class Chain:
             else loss_derivatives(None, loss)
         )
         weights = [step.weight if isinstance(step, Linear) else None for step in self.steps]
-        return chain_derivatives(self.steps, weights, self.listening(o), targets, at_outputs)
+        return chain_derivatives(self.steps, weights, self.reader(o), targets, at_outputs)
 
     def _columns(self, columns: Tensor) -> Tensor:
         """(features, units x columns per unit) of the listening layer's weight."""
-        return self.listening.weight[:, columns.flatten()]
+        return self.reader.weight[:, columns.flatten()]
 
     def _second_along_gates(
         self, derivatives: ChainDerivatives, o: Tensor, columns: Tensor
     ) -> Iterator[Tensor]:
         """Yield (k, n) second derivatives along the gates of k units at a time."""
         for own in columns.split(max(1, BLOCK_ELEMENTS // (self.width * o.shape[1]))):
-            terms = torch.bmm(self.listening.weight[:, own].transpose(0, 1), o[own])
+            terms = torch.bmm(self.reader.weight[:, own].transpose(0, 1), o[own])
             yield derivatives.along_tangents(terms.transpose(0, 1))
 
     def _losses_at_gains(
         self, z: Tensor, o: Tensor, targets: Tensor, own: Tensor, gains: Tensor
     ) -> Tensor:
         """(g,) float64 summed losses with the unit of columns `own` at each gain."""
-        term, scratch = self.listening.weight[:, own] @ o[own], self._scratch(z)
+        term, scratch = self.reader.weight[:, own] @ o[own], self._scratch(z)
         sums = []
         for chunk in (gains - 1).split(scratch.numel() // z.numel()):
             out = scratch[: z.numel() * len(chunk)].view(len(z), len(chunk), -1)
@@ -241,7 +241,7 @@ class Chain:
         self, o: Tensor, targets: Tensor, columns: Tensor, lost: Tensor | None = None
     ) -> Tensor:
         """(k,) rises; `lost` (units, n) is the part of each input to remove, all of it if None."""
-        z, lost = self.listening(o), o if lost is None else lost
+        z, lost = self.reader(o), o if lost is None else lost
         base = self.losses(self._run_steps(z[:, None].clone()), targets)
         without = self._without(z, lost, columns)
         return torch.cat([self.losses(self._run_steps(each), targets) for each in without]) - base
@@ -256,7 +256,7 @@ class Chain:
 
         The caller may overwrite each. `columns` is (units, columns per unit).
         """
-        weight, scratch = self.listening.weight, self._scratch(z)
+        weight, scratch = self.reader.weight, self._scratch(z)
         for own in columns.split(scratch.numel() // z.numel()):
             if own.shape[1] == 1:
                 one, out = own[:, 0], scratch[: z.numel() * len(own)].view(len(z), len(own), -1)
