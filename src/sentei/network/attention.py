@@ -49,7 +49,7 @@ def multi_head_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    embed_dim_to_check: int,  # noqa: ARG001 - with fewer heads the inner width differs from the outer one
+    embed_dim_to_check: int,  # noqa: ARG001 - with fewer heads, inner and outer width differ
     num_heads: int,
     in_proj_weight: Tensor | None,
     in_proj_bias: Tensor | None,

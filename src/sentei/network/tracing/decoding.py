@@ -88,8 +88,8 @@ class Tracer:
 
         The first replays make all rows of one source hot. Then there are two replays for each bit
         of the codes, with all sources at once: the rows whose code has the bit set are hot in one,
-        the rows without it in the other. A column that reads one row reads NaN in exactly one of
-        each two, and these answers spell the code of its row.
+        the rows without it in the other. A column that reads a single row reads NaN in exactly one
+        of the two. So its answers are the bits of the code of its row.
         """
         sources = self.replay.sources
         answers = [
@@ -160,8 +160,8 @@ class Tracer:
         for place, source in self.replay.inputs.items():
             if place in self.replay.sources:
                 continue
-            everything = {place: np.ones(len(source.codes), bool)}
-            reads_both = self.replay.nan_columns(everything) & self.reads_any & self.mixes
+            all_rows = {place: np.ones(len(source.codes), bool)}
+            reads_both = self.replay.nan_columns(all_rows) & self.reads_any & self.mixes
             reads_both[self.replay.readers[OUTPUT]] = False
             if not reads_both.any():
                 continue
