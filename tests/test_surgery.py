@@ -273,7 +273,7 @@ def test_folds_that_lean_on_the_doomed_or_have_nowhere_to_go_are_refused():
     model = mlp(4, 3, 2)
     units = hidden(model)[0]
     listener = units.listeners[0]
-    with pytest.raises(GroupError, match="leans on units that go"):
+    with pytest.raises(GroupError, match="units that stay"):
         fold_(model, units, torch.tensor([0]), {listener: torch.ones(1, 4)})
     with pytest.raises(GroupError, match=r"shape \(1, 4\)"):
         fold_(model, units, torch.tensor([0]), {listener: torch.ones(1, 3)})

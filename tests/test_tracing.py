@@ -454,7 +454,7 @@ def test_units_behind_an_operation_that_swallows_nan_are_refused():
             x = self.a(x)
             return self.b(torch.where(x > 0, x, 0.0))
 
-    with pytest.raises(StructureError, match=r"'b.weight'.*swallows NaN"):
+    with pytest.raises(StructureError, match=r"'b.weight'.*does not propagate NaN"):
         find_units(Where(), torch.randn(3, 4))
 
 

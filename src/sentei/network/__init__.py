@@ -1,4 +1,5 @@
-"""What can be cut, and how it is cut.
+"""Groups of prunable units and synapses, the mask of what is alive, and the tools to trace and cut.
 
-Its rooms import it, never the other way round; all import the ground only.
+The subpackages (`tracing`, `surgery`, `encoding`) import the modules here, never the other way
+round. Outside `sentei.network`, all of them import only the base modules (`errors`, `html_table`).
 """

@@ -1,4 +1,4 @@
-"""Multi-head attention written out, so that its layers can be seen and its heads can be fewer."""
+"""Multi-head attention in plain operations, which can be traced and allows heads to be removed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from torch.nn import functional as F
 
 
 def plain_attention(*args: Any, **kwargs: Any) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention` in plain operations, same arguments."""
-    return _weigh(*args, **kwargs)[0]
+    """Compute `torch.nn.functional.scaled_dot_product_attention` in plain operations.
+
+    It takes the same arguments.
+    """
+    return _attend(*args, **kwargs)[0]
 
 
-def _weigh(
+def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -25,6 +28,7 @@ def _weigh(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor]:
+    """Return the attention output and the attention weights."""
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -45,7 +49,7 @@ def multi_head_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    embed_dim_to_check: int,  # noqa: ARG001 - with fewer heads the inner width is not the outer one
+    embed_dim_to_check: int,  # noqa: ARG001 - with fewer heads, inner and outer width differ
     num_heads: int,
     in_proj_weight: Tensor | None,
     in_proj_bias: Tensor | None,
@@ -67,12 +71,18 @@ def multi_head_attention(
     is_causal: bool = False,
     **unsupported: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """`torch.nn.functional.multi_head_attention_forward`, for any number of heads of any width.
+    """Compute `torch.nn.functional.multi_head_attention_forward` for any number and width of heads.
 
-    Shapes as there: query (L, N, E), key and value (S, N, ...). Heads may be fewer than E / width.
+    Shapes are the same: query (L, N, E), key and value (S, N, ...). There may be fewer heads than
+    E / head width.
+
+    Raises:
+        NotImplementedError: bias_k, bias_v, add_zero_attn, static keys or static values are used.
     """
     if bias_k is not None or bias_v is not None or add_zero_attn or any(unsupported.values()):
-        raise NotImplementedError("attention with bias_k, bias_v, add_zero_attn or static keys")
+        raise NotImplementedError(
+            "attention with bias_k, bias_v, add_zero_attn or static keys is not supported"
+        )
     single = query.ndim == 2
     if single:
         query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
@@ -81,14 +91,14 @@ def multi_head_attention(
     q, k, v = _project(query, key, value, in_proj_weight, in_proj_bias, separate)
     heads = [_split(x, num_heads) for x in (q, k, v)]
     mask = _merge(attn_mask, key_padding_mask, is_causal, heads[0], heads[1])
-    mixed, weights = _weigh(heads[0], heads[1], heads[2], mask, dropout_p if training else 0.0)
+    mixed, weights = _attend(heads[0], heads[1], heads[2], mask, dropout_p if training else 0.0)
     length, batch = q.shape[0], q.shape[1]
     mixed = mixed.permute(2, 0, 1, 3).reshape(length, batch, q.shape[-1])
     out = F.linear(mixed, out_proj_weight, out_proj_bias)
-    seen = (weights.mean(1) if average_attn_weights else weights) if need_weights else None
+    returned = (weights.mean(1) if average_attn_weights else weights) if need_weights else None
     if single:
-        return out.squeeze(1), None if seen is None else seen.squeeze(0)
-    return out, seen
+        return out.squeeze(1), None if returned is None else returned.squeeze(0)
+    return out, returned
 
 
 def _project(
@@ -99,44 +109,48 @@ def _project(
     bias: Tensor | None,
     separate: Any,
 ) -> tuple[Tensor, ...]:
+    """Project query, key and value with the packed weight, or with separate ones if it is None."""
     if packed is None:
         projected = [F.linear(x, w) for x, w in zip((query, key, value), separate, strict=True)]
         if bias is None:
             return tuple(projected)
         width = len(bias) // 3
-        # The whole bias three times rather than slices of it: a slice has lost its name.
+        # Use the whole bias three times: `Calls` does not recognise a slice as the model's bias.
         return tuple(
             (F.pad(x, (i * width, (2 - i) * width)) + bias).chunk(3, -1)[i]
             for i, x in enumerate(projected)
         )
     if key is query and value is query:
         return F.linear(query, packed, bias).chunk(3, -1)
-    # The whole packed weight three times rather than slices of it: a slice has lost its name.
+    # Use the whole packed weight three times: `Calls` does not recognise a slice as the weight.
     return tuple(
         F.linear(x, packed, bias).chunk(3, -1)[i] for i, x in enumerate((query, key, value))
     )
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
-    """(L, N, heads · width) to (N, heads, L, width)."""
+    """Reshape (L, N, heads · width) to (N, heads, L, width)."""
     return x.reshape(x.shape[0], x.shape[1], heads, x.shape[2] // max(heads, 1)).permute(1, 2, 0, 3)
 
 
 def _merge(
     mask: Tensor | None, padding: Tensor | None, is_causal: bool, query: Tensor, key: Tensor
 ) -> Tensor | None:
-    """One additive mask from torch's two, whose boolean True means "do not look"."""
+    """Merge the attention mask and the padding mask into one additive mask; None if there is none.
+
+    In torch's boolean masks True excludes a position from attention.
+    """
     batch, heads, length = query.shape[:3]
     if mask is None and is_causal:
         mask = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).triu(1)
     total = None
     if mask is not None:
         total = _additive(mask, query.dtype)
-        if total.ndim == 3:  # (N · heads at the time of the call, L, S)
+        if total.ndim == 3:  # (N · heads that the caller counts, L, S)
             total = total.reshape(batch, -1, *total.shape[1:])[:, :heads]
     if padding is not None:
-        hidden = _additive(padding, query.dtype)[:, None, None, :]
-        total = hidden if total is None else total + hidden
+        additive = _additive(padding, query.dtype)[:, None, None, :]
+        total = additive if total is None else total + additive
     return total
 
 
@@ -147,14 +161,18 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class FewerHeads(nn.Module):
-    """A stand-in for `nn.MultiheadAttention` whose heads may be fewer than its width allows.
+    """A replacement for `nn.MultiheadAttention` that allows heads to be removed.
 
-    torch's own module insists that heads times head width is the width of its input; a pruned one
-    breaks that. Parameters keep their names (`in_proj_weight`, `out_proj.weight`, …), arguments and
-    results are those of `nn.MultiheadAttention.forward`.
+    torch's own module requires that the number of heads times the head width is the width of its
+    input, which does not hold after heads are removed. Parameters keep their names
+    (`in_proj_weight`, `out_proj.weight`, …); arguments and results are those of
+    `nn.MultiheadAttention.forward`.
+
+    Raises:
+        NotImplementedError: the attention has bias_k, bias_v or add_zero_attn.
     """
 
-    # nn.TransformerEncoderLayer asks for this before it takes a fused path around forward().
+    # nn.TransformerEncoderLayer reads this; False keeps it from a fused path that skips forward().
     _qkv_same_embed_dim = False
 
     in_proj_weight: nn.Parameter | None
@@ -171,7 +189,9 @@ class FewerHeads(nn.Module):
         self.dropout = attention.dropout
         self.batch_first = attention.batch_first
         if attention.bias_k is not None or attention.add_zero_attn:
-            raise NotImplementedError("attention with bias_k, bias_v or add_zero_attn")
+            raise NotImplementedError(
+                "attention with bias_k, bias_v or add_zero_attn is not supported"
+            )
         for name in (
             "in_proj_weight",
             "q_proj_weight",
@@ -184,7 +204,7 @@ class FewerHeads(nn.Module):
         self.train(attention.training)
 
     def refresh_(self) -> None:
-        """Count the heads again after the weights were cut."""
+        """Update the number of heads after a cut of the weights."""
         self.num_heads = self.out_proj.weight.shape[1] // self.head_dim
 
     def forward(
@@ -198,7 +218,7 @@ class FewerHeads(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `nn.MultiheadAttention.forward`."""
+        """Compute attention with the arguments and results of `nn.MultiheadAttention.forward`."""
         same = key is query and value is query
         if self.batch_first and query.ndim == 3:
             query = query.transpose(0, 1)

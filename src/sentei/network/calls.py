@@ -1,8 +1,9 @@
-"""Seeing every call in which a network uses one of its weights, whoever wrote the network.
+"""Intercept every call of a torch function in which a network uses one of its weights.
 
-`Calls` runs while a model runs and recognises weights by identity as they reach torch's functions:
-`nn.Linear`, a hand-written `F.linear(x, self.weight)` and a layer that is used twice look the same,
-and no module is wrapped or hooked. Tracing poisons these calls; the Probe replays them.
+`Calls` is active while a model runs. It recognises weights by identity when they reach torch's
+functions. So it treats `nn.Linear`, a hand-written `F.linear(x, self.weight)` and a layer that is
+used twice alike, and no module is wrapped or hooked. Tracing writes NaN into the results of these
+calls; the Probe replays them.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ class Use:
 
     Attributes:
         arguments: the function's argument names, in order.
-        rows: dimension of the weight that indexes what comes out; None if nothing new is computed.
-        columns: dimension of the weight that indexes what goes in; None if nothing is read.
+        rows: dimension of the weight that indexes output units; None if it computes no new units.
+        columns: dimension of the weight that indexes input units; None if it reads none.
         axis: dimension of input and output (from the end for layers, 1 for norms) that holds units.
-        reads, weight, bias: names of the arguments that play these parts.
+        reads: name of the argument that holds the input.
+        weight: name of the argument that holds the weight.
+        bias: name of the argument that holds the bias.
     """
 
     arguments: tuple[str, ...]
@@ -44,7 +47,7 @@ class Use:
     bias: str = "bias"
 
 
-# Functions that compute new units from old ones: their inputs' units are heard by weight columns.
+# Functions that compute new units from their input's units; the weight's columns read the input.
 MIXING: dict[Any, Use] = {
     F.linear: Use(_LINEAR, rows=0, columns=1, axis=-1),
     torch.addmm: Use(
@@ -62,7 +65,7 @@ MIXING: dict[Any, Use] = {
 _NORM = ("input", "running_mean", "running_var", "weight", "bias")
 _LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
 
-# Functions that pass units on one by one (or norm group by norm group) and hold numbers for each.
+# Functions that pass units on one by one (or norm group by norm group), with entries for each unit.
 PASSING: dict[Any, Use] = {
     F.batch_norm: Use((*_NORM, "training", "momentum", "eps"), None, 0, axis=1),
     F.instance_norm: Use((*_NORM, "use_input_stats", "momentum", "eps"), None, 0, axis=1),
@@ -92,10 +95,10 @@ _BY_POSITION = frozenset((*_SELECTING, *_ELEMENTWISE, *_PRODUCTS))
 
 @dataclass(frozen=True)
 class Call:
-    """One use of one weight in one pass through a network.
+    """One call of a torch function that uses a weight, in one forward pass of a network.
 
     Attributes:
-        position: how many calls came before it in this pass.
+        position: number of calls before it in this pass.
         function: the torch function.
         given: its arguments by name.
         use: how it uses the weight.
@@ -103,10 +106,10 @@ class Call:
         axis: the dimension of `input` (of the output too, where units are computed) that holds
             units.
         weight: the weight's qualified name, or that of the first per-unit tensor of a norm.
-        tensors: qualified names of everything with an entry per unit: of the units computed for a
-            mixing call (weight and bias), of the units passed on for the others.
-        mixes: whether new units are computed; if not, units are passed on one by one.
-        groups: of a grouped convolution; 1 elsewhere.
+        tensors: qualified names of all tensors with an entry per unit: per computed unit for a
+            mixing call (weight and bias), per passed-on unit for the others.
+        mixes: whether the call computes new units; if not, it passes units on one by one.
+        groups: number of groups of a convolution; 1 elsewhere.
     """
 
     position: int
@@ -122,11 +125,11 @@ class Call:
 
     @property
     def by_position(self) -> bool:
-        """Whether the function takes its arguments by position alone."""
+        """Whether the function takes its arguments by position only."""
         return self.function in _BY_POSITION
 
     def __call__(self, input: Tensor | None = None) -> Tensor:
-        """The call's own result, on another `input` if one is given."""
+        """Return the call's result, computed on another `input` if one is given."""
         given = self.given if input is None else {**self.given, self.use.reads: input}
         if self.by_position:
             return self.function(*given.values())
@@ -134,13 +137,17 @@ class Call:
 
 
 class Calls(TorchFunctionMode):
-    """While active, hands every call that uses a weight of `model` to `answer`.
+    """A context manager that hands every call using a weight of `model` to `answer`.
 
     Args:
-        model: the network that is run inside the `with` block.
-        answer: takes a `Call`, returns the tensor the network gets in its place.
-        plain: compute `scaled_dot_product_attention` from its definition; fused kernels neither
-            carry NaN nor show what they mix.
+        model: the network that runs inside the `with` block.
+        answer: takes a `Call`; returns the tensor that the network gets as the call's result.
+        plain: compute `scaled_dot_product_attention` from its definition. Fused kernels do not
+            propagate NaN, and do not show which units they mix.
+
+    Attributes:
+        made: number of calls so far.
+        names: qualified name of each parameter and buffer, by its id.
     """
 
     def __init__(self, model: nn.Module, answer: Callable[[Call], Tensor], *, plain: bool = False):
@@ -153,7 +160,7 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
-            with self:  # the packed function hides its layers: show them
+            with self:  # the packed function hides its layers: run them as separate calls
                 return multi_head_attention(*args, **kwargs)
         if self.plain and func is F.scaled_dot_product_attention:
             return plain_attention(*args, **kwargs)
@@ -164,6 +171,7 @@ class Calls(TorchFunctionMode):
         return self.answer(call)
 
     def _recognise(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Call | None:
+        """Return the call if it uses a weight of the model, else None."""
         if func in MIXING:
             return self._mixing(func, MIXING[func], args, kwargs)
         if func in PASSING:
@@ -183,7 +191,7 @@ class Calls(TorchFunctionMode):
             return None
         tensors = self._named(given.get(name) for name in (use.weight, use.bias))
         groups = given.get("groups", 1)
-        alone = use.columns == 1 or weight.shape[0] == groups  # each channel has rows of its own
+        alone = use.columns == 1 or weight.shape[0] == groups  # no two channels share a row
         mixes = not (groups > 1 and weight.shape[1] == 1 and alone)  # not depthwise
         if not mixes:
             use = replace(use, rows=None, columns=0)
@@ -215,28 +223,29 @@ class Calls(TorchFunctionMode):
         return Call(self.made, func, given, use, given["input"], axis, name, (name,), mixes=False)
 
     def _elementwise(self, func: Any, args: Sequence[Any], kwargs: dict) -> Call | None:
-        """A per-unit scale or shift: `x * self.gamma` with one number for each unit."""
+        """Return the call of a scale or shift per unit, such as `x * self.gamma`, else None."""
         if len(args) != 2 or kwargs or not all(isinstance(x, Tensor) for x in args):
             return None
-        known = [id(x) in self.names for x in args]
-        if known[0] == known[1]:
+        is_weight = [id(x) in self.names for x in args]
+        if is_weight[0] == is_weight[1]:
             return None
-        held, input = (args[0], args[1]) if known[0] else (args[1], args[0])
-        long = [d for d in range(held.ndim) if held.shape[d] > 1]
-        if len(long) != 1 or held.ndim > input.ndim:
+        held, input = (args[0], args[1]) if is_weight[0] else (args[1], args[0])
+        dims = [d for d in range(held.ndim) if held.shape[d] > 1]
+        if len(dims) != 1 or held.ndim > input.ndim:
             return None
-        axis, name = long[0] - held.ndim, self.names[id(held)]
-        order = ("held", "input") if known[0] else ("input", "held")
-        use = Use(order, rows=None, columns=long[0], axis=axis)
+        axis, name = dims[0] - held.ndim, self.names[id(held)]
+        order = ("held", "input") if is_weight[0] else ("input", "held")
+        use = Use(order, rows=None, columns=dims[0], axis=axis)
         given: dict[str, Any] = dict(zip(order, args, strict=True))
         return Call(self.made, func, given, use, input, axis, name, (name,), mixes=False)
 
     def _named(self, tensors: Any) -> tuple[str, ...]:
+        """Return the names of those tensors that are parameters or buffers of the model."""
         return tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
 
 
 def names_of(model: nn.Module) -> dict[int, str]:
-    """Qualified names of parameters and buffers by identity; a shared one has its first name."""
+    """Return the qualified names of parameters and buffers by id; a shared one has its first."""
     names: dict[int, str] = {}
     for source in (model.named_parameters, model.named_buffers):
         for name, tensor in source(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""The layers that a cut leaves behind: Select, and layers whose own numbers have changed."""
+"""Adapt layers after a cut: `Select` drops unread inputs, `refresh_` updates size attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from sentei.network.attention import FewerHeads
 
 
 class Select(nn.Module):
-    """Passes on only some inputs, so that a layer which lost columns keeps its caller's interface.
+    """A layer that passes on only some inputs, so that the next layer can have fewer columns.
+
+    The caller still passes all inputs.
 
     Args:
         index: (kept,) int64, positions along `dim` to pass on.
@@ -24,16 +26,16 @@ class Select(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n, ...) to (..., kept, ...)."""
+        """Select along `dim`: from (..., n, ...) to (..., kept, ...)."""
         return torch.index_select(x, self.dim, self.index)
 
     def extra_repr(self) -> str:
-        """How many are kept, for `print(model)`."""
+        """Return how many positions are kept, for `print(model)`."""
         return f"{self.index.numel()} kept, dim={self.dim}"
 
 
 def refresh_(module: nn.Module) -> None:
-    """Make a layer's own numbers (`in_features`, `num_groups`, …) agree with its tensors."""
+    """Update a layer's size attributes (`in_features`, `num_groups`, …) to fit its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -58,13 +60,13 @@ def refresh_(module: nn.Module) -> None:
 def _refresh_convolution_(module: nn.modules.conv._ConvNd) -> None:
     depthwise = module.groups > 1 and module.groups == module.in_channels
     if module.transposed:  # weight: (in, out / groups, ...)
-        entering = module.weight.shape[0]
-        module.groups = entering if depthwise else module.groups
-        module.in_channels = entering
+        in_channels = module.weight.shape[0]
+        module.groups = in_channels if depthwise else module.groups
+        module.in_channels = in_channels
         module.out_channels = module.weight.shape[1] * module.groups
         return
-    leaving = module.weight.shape[0]  # weight: (out, in / groups, ...)
+    out_channels = module.weight.shape[0]  # weight: (out, in / groups, ...)
     if depthwise:
-        module.groups = leaving * module.in_channels // module.out_channels
+        module.groups = out_channels * module.in_channels // module.out_channels
     module.in_channels = module.weight.shape[1] * module.groups
-    module.out_channels = leaving
+    module.out_channels = out_channels

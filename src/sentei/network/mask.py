@@ -1,4 +1,4 @@
-"""What is left of a network: one immutable value for units and synapses together."""
+"""The mask of a network: an immutable record of which units and synapses are alive."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sentei.network.units import Group, Listener, Neurons, Synapses, named
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which members of which groups are alive; the only state that pruning has.
+    """Which members of which groups are alive: the only state that pruning keeps.
 
-    Built by `Mask.full(groups)` and changed by making new ones (`without`, `with_`). Two masks are
-    equal if the same members are dead: a group that is all alive makes no difference.
+    `Mask.full(groups)` builds a mask; `without` and `with_` return changed copies. Two masks are
+    equal if the same members are dead in both: a group without dead members makes no difference.
     """
 
     _alive: Mapping[Group, Tensor]
 
     @classmethod
     def full(cls, groups: Iterable[Group]) -> Mask:
-        """The mask in which everything is alive.
+        """Return the mask in which all members of the groups are alive.
 
         Raises:
             GroupError: two groups have the same kind and name.
@@ -44,7 +44,7 @@ class Mask:
         return tuple(self._alive)
 
     def alive(self, group: Group) -> Tensor:
-        """(size,) bool: which members are alive; a copy.
+        """Return which members of a group are alive, (size,) bool; a copy.
 
         Raises:
             GroupError: the mask does not hold the group.
@@ -52,27 +52,30 @@ class Mask:
         return self._alive[self._own(group)].clone()
 
     def dead(self, group: Group) -> Tensor:
-        """Positions of the dead members, int64, ascending."""
+        """Return the positions of a group's dead members, int64, ascending."""
         return (~self._alive[self._own(group)]).nonzero().flatten()
 
     def count(self, group: Group) -> int:
-        """How many members are alive."""
+        """Return how many members of a group are alive."""
         return int(self._alive[self._own(group)].sum())
 
     def without(self, doomed: Mapping[Any, Tensor | Sequence[int]]) -> Mask:
-        """The mask in which the members at these positions are dead as well."""
+        """Return a mask in which the members at these positions of each group are dead too."""
         return self._changed(doomed, alive=False)
 
     def with_(self, regrown: Mapping[Any, Tensor | Sequence[int]]) -> Mask:
-        """The mask in which the members at these positions are alive again."""
+        """Return a mask in which the members at these positions of each group are alive again."""
         return self._changed(regrown, alive=True)
 
     def joined(self, other: Mask) -> Mask:
-        """The mask in which what is dead in either is dead, over the groups of both."""
-        dying = [group for group in other.groups if other.dead(group).numel()]
-        others = [group for group in dying if group not in self._alive]
+        """Return a mask in which every member that is dead in either mask is dead.
+
+        It holds the groups of this mask, and those of the other that have dead members.
+        """
+        with_dead = [group for group in other.groups if other.dead(group).numel()]
+        others = [group for group in with_dead if group not in self._alive]
         alive = {**self._alive, **Mask.full(others)._alive}
-        return Mask(alive).without({group: other.dead(group) for group in dying})
+        return Mask(alive).without({group: other.dead(group) for group in with_dead})
 
     def _changed(self, members: Mapping[Any, Tensor | Sequence[int]], *, alive: bool) -> Mask:
         changed = dict(self._alive)
@@ -82,8 +85,8 @@ class Mask:
                 continue
             if positions.dtype == torch.bool or positions.is_floating_point():
                 raise GroupError(
-                    f"members are named by integer positions; {group.name!r} was given "
-                    f"{positions.dtype}. Pass bools through .nonzero().flatten()."
+                    f"members are given as integer positions; {group.name!r} got "
+                    f"{positions.dtype}. Turn a bool mask into positions with .nonzero().flatten()."
                 )
             outside = positions[(positions < 0) | (positions >= own.size)]
             if outside.numel():
@@ -95,31 +98,32 @@ class Mask:
         return Mask(changed)
 
     def _own(self, group: Group) -> Group:
-        """The mask's own copy of the group: it is the one that knows its places."""
+        """Return the mask's own object for a group: an equal group may hold other indices."""
         for own in self._alive:
             if own == group:
                 return own
-        known = ", ".join(f"{g.kind} {g.name!r} ({g.size})" for g in self._alive) or "none"
+        held = ", ".join(f"{g.kind} {g.name!r} ({g.size})" for g in self._alive) or "none"
         raise GroupError(
             f"the mask does not hold {group.kind} group {group.name!r} of size {group.size}; "
-            f"it holds {known}. Take groups from find_units or find_synapses of this model."
+            f"it holds {held}. Take groups from find_units or find_synapses of this model."
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
             return NotImplemented
-        mine, theirs = self._dead_sets(), other._dead_sets()
-        return mine.keys() == theirs.keys() and all(torch.equal(mine[g], theirs[g]) for g in mine)
+        own, others = self._dead_sets(), other._dead_sets()
+        return own.keys() == others.keys() and all(torch.equal(own[g], others[g]) for g in own)
 
     def __hash__(self) -> int:
         return hash(frozenset((g, tuple(d.tolist())) for g, d in self._dead_sets().items()))
 
     def _dead_sets(self) -> dict[Group, Tensor]:
+        """Return the positions of the dead members of each group that has any."""
         dead = {group: self.dead(group) for group in self._alive}
         return {group: positions for group, positions in dead.items() if positions.numel()}
 
     def _repr_html_(self) -> str:
-        """A small table, for notebooks."""
+        """Return an HTML table of alive counts by group, for notebooks."""
         rows = {f"{g.kind} {g.name}": f"{self.count(g):,} of {g.size:,}" for g in self._alive}
         return html_table("alive", rows)
 
@@ -127,11 +131,11 @@ class Mask:
         parts = (f"{g.kind} {g.name!r}: {self.count(g)}/{g.size}" for g in self._alive)
         return f"Mask({', '.join(parts)})"
 
-    # What the mask means for parameters.
+    # The parameter entries that the mask affects.
 
     @cached_property
     def unread(self) -> dict[Place, Tensor]:
-        """Columns nobody listens to any more, by listening parameter and dimension."""
+        """Columns that read dead units, by the listener's parameter and dimension."""
         return self._places("listeners")
 
     @cached_property
@@ -140,6 +144,7 @@ class Mask:
         return self._places("producers", "followers", "listeners")
 
     def _places(self, *roles: str) -> dict[Place, Tensor]:
+        """Return the positions of dead units in the parts with these roles, sorted, by place."""
         positions: dict[Place, list[Tensor]] = {}
         for group in self._alive:
             dead = self.dead(group)
@@ -151,18 +156,21 @@ class Mask:
         return {place: torch.cat(found).unique() for place, found in positions.items()}
 
     def living(self, parameter: str, shape: Sequence[int]) -> Tensor:
-        """Which entries of a weight are alive, in its shape; a dead unit's synapses are dead."""
-        alive = self._ends(parameter, shape)
+        """Return which entries of a weight are alive, bool in the weight's shape.
+
+        Entries in the rows and columns of dead units are dead.
+        """
+        alive = self._between_alive_units(parameter, shape)
         for group, members in self._alive.items():
             if isinstance(group, Synapses) and group.parameter == parameter:
                 alive &= members.reshape(alive.shape)
         return alive
 
     def ends_alive(self, synapses: Synapses) -> Tensor:
-        """(size,) bool: which synapses, dead or alive, run between units that are alive."""
-        return self._ends(synapses.parameter, synapses.shape).flatten()
+        """Return which synapses, dead or alive, connect units that are alive, (size,) bool."""
+        return self._between_alive_units(synapses.parameter, synapses.shape).flatten()
 
-    def _ends(self, parameter: str, shape: Sequence[int]) -> Tensor:
+    def _between_alive_units(self, parameter: str, shape: Sequence[int]) -> Tensor:
         alive = torch.ones(tuple(shape), dtype=torch.bool)
         for (name, dim), positions in self.gone.items():
             if name == parameter:
@@ -170,10 +178,10 @@ class Mask:
         return alive
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model that does not have the mask's groups.
+        """Raise GroupError if a model does not have the mask's groups.
 
         Raises:
-            GroupError: a parameter is missing or too small, named with the group.
+            GroupError: a parameter of a group is missing or too small; the message names both.
         """
         tensors = {
             **dict(model.named_parameters(remove_duplicate=False)),
@@ -191,7 +199,7 @@ class Mask:
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Silence the dead in place: zero what listens to dead units, and dead synapses.
+        """Zero in place the columns that read dead units, and the dead synapses.
 
         Raises:
             GroupError: the groups are not the model's; nothing has changed then.
@@ -202,10 +210,10 @@ class Mask:
 
     @torch.no_grad()
     def hold_(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
-        """Keep the dead silent in training: call after every update.
+        """Zero dead weights again during training: call it after every update.
 
-        Momentum and adaptive optimizers move a zeroed weight again through their buffers, so the
-        optimizer's state of dead weights is zeroed as well.
+        Momentum and adaptive optimizers change a zeroed weight again through their buffers. So the
+        optimizer's state of dead weights is zeroed too.
         """
         for parameter in self._zeroing:
             weight = model.get_parameter(parameter)
@@ -217,34 +225,34 @@ class Mask:
 
     @torch.no_grad()
     def zero_(self, parameter: str, like: Tensor) -> None:
-        """Zero what is dead of one parameter, in a tensor of its shape such as its gradient."""
-        for part_ in self._zeroing.get(parameter, ()):
-            part_(like)
+        """Zero the dead entries of one parameter in a tensor of its shape, such as its gradient."""
+        for zero_part_ in self._zeroing.get(parameter, ()):
+            zero_part_(like)
 
     @cached_property
     def _zeroing(self) -> dict[str, list[Callable[[Tensor], object]]]:
-        """What zeroes the dead in a tensor like a parameter, for each that has any."""
+        """Functions that zero the dead entries of a tensor in place, by parameter."""
         zeroing: dict[str, list[Callable[[Tensor], object]]] = {}
         for (name, dim), where in self.unread.items():
-            zeroing.setdefault(name, []).append(_columns(dim, where))
+            zeroing.setdefault(name, []).append(_zero_columns(dim, where))
         for group, alive in self._alive.items():
             if isinstance(group, Synapses) and not alive.all():
-                zeroing.setdefault(group.parameter, []).append(_entries(alive))
+                zeroing.setdefault(group.parameter, []).append(_zero_entries(alive))
         return zeroing
 
-    # What is left once the dead are gone.
+    # The network after `shrink`.
 
     def shrunk(self) -> Mask:
-        """The mask of the network that `shrink(model, self)` returns.
+        """Return the mask of the network that `shrink(model, self)` returns.
 
-        Its units are all alive, under their new sizes and positions; synapses that are dead though
-        both their ends are alive stay dead. Emptied groups are left out, as tracing would.
+        All its units are alive, with their new sizes and positions. A dead synapse between two
+        alive units stays dead. Groups without an alive unit are left out, as `find_units` would.
         """
         shrinking = Reindexing(self.gone, self.wrapped)
         return Mask(shrinking.groups_left(self._alive, self.living_in_shrunk))
 
     def living_in_shrunk(self, synapses: Synapses) -> Tensor:
-        """As `living`, for one layer, with the rows and columns of dead units taken out."""
+        """Return `living` for one layer without the rows and columns of dead units."""
         alive = self.living(synapses.parameter, synapses.shape)
         for (parameter, dim), positions in self.gone.items():
             if parameter == synapses.parameter:
@@ -252,13 +260,13 @@ class Mask:
         return alive
 
     def without_kind(self, kind: str) -> Mask:
-        """The mask with everything of this kind alive."""
+        """Return the mask with all members of the groups of one kind alive."""
         alive = {g: torch.ones_like(a) if g.kind == kind else a for g, a in self._alive.items()}
         return Mask(alive)
 
     @cached_property
     def touched(self) -> frozenset[str]:
-        """Layers that compute, pass on or read a dead unit."""
+        """Names of the layers that compute, pass on or read a dead unit."""
         return frozenset(
             part.layer
             for group in self._alive
@@ -268,7 +276,7 @@ class Mask:
 
     @cached_property
     def wrapped(self) -> frozenset[str]:
-        """Layers that will read removed inputs through a Select put in front of them."""
+        """Names of the layers before which `shrink` inserts a Select that drops dead inputs."""
         return frozenset(
             part.layer
             for group in self._alive
@@ -278,20 +286,22 @@ class Mask:
         )
 
 
-def _columns(dim: int, positions: Tensor) -> Callable[[Tensor], object]:
+def _zero_columns(dim: int, positions: Tensor) -> Callable[[Tensor], object]:
+    """Return a function that zeroes these positions along `dim` of a tensor in place."""
     return lambda tensor: tensor.index_fill_(dim, positions.to(tensor.device), 0)
 
 
-_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
-def _entries(alive: Tensor) -> Callable[[Tensor], object]:
-    # Training asks this of every update: masking the bits is many times as fast as filling, and
-    # unlike a product with 0 it makes a zero of what is infinite or no number.
+def _zero_entries(alive: Tensor) -> Callable[[Tensor], object]:
+    """Return a function that zeroes the entries of a tensor that are not alive, in place."""
+    # This runs after every update in training. A bitwise AND is many times as fast as filling, and
+    # unlike a product with 0 it turns infinities and NaN into 0.
     bits: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def zero_(tensor: Tensor) -> None:
-        kind = _WHOLE[tensor.element_size()], tensor.device
+        kind = _INTEGER[tensor.element_size()], tensor.device
         if kind not in bits:
             bits[kind] = -alive.to(tensor.device, kind[0])
         tensor.view(kind[0]).bitwise_and_(bits[kind].view(tensor.shape))
@@ -300,7 +310,7 @@ def _entries(alive: Tensor) -> Callable[[Tensor], object]:
 
 
 def _demands(group: Group) -> list[tuple[str, Any, str]]:
-    """What a model must have for a group to be its own: (parameter, test, words)."""
+    """Return the parameters that a group needs in a model: (name, test for it, description)."""
     if isinstance(group, Synapses):
         return [(group.parameter, lambda t: tuple(t.shape) == group.shape, f"shape {group.shape}")]
 

@@ -1,4 +1,4 @@
-"""What groups are called, and where they lie, once the dead are gone."""
+"""Compute the names and positions of groups in the network after dead members are removed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Place = tuple[str, int]  # a parameter and one of its dimensions
 
 @dataclass(frozen=True)
 class Reindexing:
-    """What happens to places and names.
+    """How `shrink` changes the positions of groups and the names of layers.
 
     Attributes:
-        gone: of a place, the positions that are taken out, ascending.
-        wrapped: layers that become the second part of a Sequential.
+        gone: the positions removed from each place, ascending.
+        wrapped: names of the layers that become the second module of a Sequential, after a Select.
     """
 
     gone: Mapping[Place, Tensor]
@@ -29,31 +29,31 @@ class Reindexing:
     def groups_left(
         self, alive: Mapping[Group, Tensor], living: Callable[[Synapses], Tensor]
     ) -> dict[Group, Tensor]:
-        """The groups of the shrunk network, each with what is alive in it, (size,) bool.
+        """Return the groups of the shrunk network, each with which members are alive, (size,) bool.
 
         Args:
-            alive: of every group, (size,) bool.
-            living: of a layer, which of the synapses that are left in its shape are alive.
+            alive: for every group which members are alive, (size,) bool.
+            living: returns for a layer which synapses are alive, bool in the shrunk weight's shape.
         """
-        left: dict[Group, Tensor] = {}
-        for group, still in alive.items():
+        shrunk: dict[Group, Tensor] = {}
+        for group, kept in alive.items():
             if isinstance(group, Synapses):
                 synapses = living(group)
-                left[self._fewer_synapses(group, tuple(synapses.shape))] = synapses.flatten()
-            elif still.any():
-                left[self._fewer_units(group, still)] = still[still]
-        return left
+                shrunk[self._shrunk_synapses(group, tuple(synapses.shape))] = synapses.flatten()
+            elif kept.any():
+                shrunk[self._shrunk_units(group, kept)] = kept[kept]
+        return shrunk
 
-    def _fewer_synapses(self, group: Synapses, shape: tuple[int, ...]) -> Synapses:
+    def _shrunk_synapses(self, group: Synapses, shape: tuple[int, ...]) -> Synapses:
         layer = self._renamed(group.name + ".weight").removesuffix(".weight")
         return Synapses(layer, prod(shape), self._renamed(group.parameter), shape)
 
-    def _fewer_units(self, group: Neurons, still: Tensor) -> Neurons:
+    def _shrunk_units(self, group: Neurons, kept: Tensor) -> Neurons:
         parts = {
-            role: tuple(self._reindexed(still, part) for part in getattr(group, role))
+            role: tuple(self._reindexed(kept, part) for part in getattr(group, role))
             for role in ("producers", "followers", "listeners")
         }
-        size = int(still.sum())
+        size = int(kept.sum())
         if group.kind == "input":
             places = torch.arange(size).reshape(size, 1)
             parts["followers"] += tuple(
@@ -64,30 +64,31 @@ class Reindexing:
         name = f"{_within(layer, '1')}{colon}{count}" if layer in self.wrapped else group.name
         return replace(group, name=name, size=size, **parts)
 
-    def _reindexed(self, still: Tensor, part: Listener) -> Listener:
-        gone = self.gone.get((part.parameter, part.dim), torch.empty(0, dtype=torch.int64))
-        index = part.index[still]
-        index = index - torch.searchsorted(gone, index.contiguous())
+    def _reindexed(self, kept: Tensor, part: Listener) -> Listener:
+        """Return the kept units of a part, with their positions after the removal."""
+        removed = self.gone.get((part.parameter, part.dim), torch.empty(0, dtype=torch.int64))
+        index = part.index[kept]
+        index = index - torch.searchsorted(removed, index.contiguous())
         parameter = self._renamed(part.parameter)
         return Listener(parameter.rpartition(".")[0], parameter, part.dim, index)
 
     def _renamed(self, parameter: str) -> str:
-        """A parameter's name after the wrapped layers became the second part of a Sequential."""
+        """Return a parameter's name after the wrapped layers moved to index 1 of a Sequential."""
         layer, _, short = parameter.rpartition(".")
         return _within(layer, f"1.{short}") if layer in self.wrapped else parameter
 
 
 def remaining_positions(size: int, gone: Tensor) -> Tensor:
-    """Positions 0 … size - 1 without those `gone`."""
+    """Return the positions 0 … size - 1 without those in `gone`."""
     return torch.ones(size, dtype=torch.bool).index_fill(0, gone, False).nonzero().flatten()
 
 
 def has_select(group: Neurons, layer: str) -> bool:
-    """Whether `layer` already reads the group's inputs through a Select that stands before it."""
+    """Return whether `layer` already reads the group's inputs through a Select before it."""
     container = layer.rpartition(".")[0]
     return any(part.layer == f"{container}.0".lstrip(".") for part in group.followers)
 
 
 def _within(layer: str, name: str) -> str:
-    """The qualified name of something inside a layer; the network itself has no name."""
+    """Return the qualified name of something inside a layer; the network itself is ""."""
     return f"{layer}.{name}" if layer else name

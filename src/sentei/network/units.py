@@ -1,7 +1,8 @@
-"""What can be cut: units (whole neurons, channels, heads, inputs) and single synapses.
+"""Define what can be pruned: groups of units (neurons, channels, heads, inputs) and of synapses.
 
-A group says which slices of which parameters belong to each of its units. Everything else in the
-package speaks of groups and of positions within them, never of layers by type.
+A group of units stores which slices of which parameters belong to each of its units. Everything
+else in the package works with groups and positions within them, and does not depend on the types of
+layers.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ KINDS = ("neuron", "channel", "head", "input")
 class Listener:
     """The slices of one parameter that belong to a group's units.
 
-    The same record describes a layer that reads units (a listener proper), one that computes them
-    (a producer) and one that passes them on (a follower): all three are "these positions along this
-    dimension of this parameter".
+    The class describes all three roles: a listener (its columns read the units), a producer (its
+    rows compute them) and a follower (its entries pass them on). Each of them is a set of positions
+    along one dimension of one parameter.
 
     Attributes:
         layer: qualified name of the module that owns the parameter ("" for the model itself).
@@ -48,18 +49,18 @@ class Listener:
 
 @dataclass(frozen=True)
 class Neurons:
-    """Interchangeable units at one place of a network, each removed whole.
+    """A group of interchangeable units at one place of a network; each is removed as a whole.
 
-    Two groups are equal if name, kind and size are: copies of a model, resumed runs and loaded
-    files agree about their groups whatever tensors they hold.
+    Two groups are equal if their name, kind and size are equal. So the groups of copies of a model,
+    of resumed runs and of loaded files are equal, whatever their index tensors contain.
 
     Attributes:
-        name: the layer that computes the units (with ":2", ":3", … where it feeds several groups).
+        name: the layer that computes the units (with ":2", ":3", … where it has several groups).
         kind: "neuron", "channel", "head" or "input".
         size: number of units.
         producers: where the units are computed (weight rows and biases); none for inputs.
         followers: where they are passed on one by one (batch norm, depthwise convolution).
-        listeners: where they are read. A unit nobody listens to is dead.
+        listeners: where they are read. A unit that no listener reads is dead.
     """
 
     name: str
@@ -71,19 +72,19 @@ class Neurons:
 
     @property
     def least(self) -> int:
-        """Fewest units that can be left: torch's convolutions and norms need at least one."""
+        """Smallest number of units that may remain: torch's convolutions and norms need one."""
         return 0 if self.kind == "neuron" and not self.followers else 1
 
 
 @dataclass(frozen=True)
 class Synapses:
-    """The weights of one layer, each removed by itself; biases are never counted.
+    """A group of synapses: the weights of one layer, each removed by itself; never its biases.
 
     Attributes:
         name: the layer.
         size: number of weights.
         parameter: qualified name of the weight.
-        shape: its shape; a member's position is its index in the flattened weight.
+        shape: shape of the weight; a member's position is its index in the flattened weight.
     """
 
     name: str
@@ -97,7 +98,7 @@ Group = Neurons | Synapses
 
 
 def find_synapses(model: nn.Module) -> list[Synapses]:
-    """The weights of every layer that mixes its inputs: linear, convolution and attention layers.
+    """Find the weights of all layers that mix their inputs: linear, convolution, attention layers.
 
     A weight that several modules share is listed once, under its first name. Embeddings, norms and
     biases are not synapses.
@@ -123,10 +124,10 @@ def find_synapses(model: nn.Module) -> list[Synapses]:
 
 
 def named(groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
-    """The groups by (kind, name).
+    """Return the groups by (kind, name).
 
     Raises:
-        GroupError: two groups answer to the same kind and name.
+        GroupError: two groups have the same kind and name.
     """
     by_name: dict[tuple[str, str], Group] = {}
     for group in groups:

@@ -1,1 +1,4 @@
-"""Find the units of any network by running it. Imports `network`."""
+"""Find the prunable units of any network by running it with NaN in chosen rows' outputs.
+
+Imports the modules of `network`.
+"""

@@ -1,10 +1,11 @@
-"""Who hears whom: from a few dozen passes, each with its own rows hot, to the units of a network.
+"""Decode which weight columns read which rows, from a few dozen replays with NaN in chosen rows.
 
-A column that stayed silent in a pass hears none of the rows that were hot in it. Codes make these
-exclusions add up: after one pass for each source and two for each bit of a row's number, almost
-every column has one candidate left in each source that it hears at all. The few columns that hear
-many rows (an attention head, a normalisation group) are asked further questions, all at once, until
-no answer could change which rows and columns belong together.
+A column that reads no NaN in a replay reads none of the rows that were hot in it. The rows of each
+replay are chosen by a code, so that these exclusions add up: after one replay for each source and
+two for each bit of a row's number, almost every column has one candidate row left in each source
+that it reads at all. The few columns that read many rows (an attention head, a normalisation group)
+stay ambiguous. Further replays test them, many columns at once, until no answer could change which
+rows and columns belong together.
 """
 
 from __future__ import annotations
@@ -19,11 +20,20 @@ from sentei.network.tracing.inputs import Place, Source
 from sentei.network.tracing.links import Links
 from sentei.network.tracing.replay import OUTPUT, Replay
 
-CHECKS = 4  # passes of random codes at the end, one bit for each unit
+CHECKS = 4  # replays at the end that check the result, each with a random half of the units hot
 
 
 class Tracer:
-    """Asks a replay until the links are settled."""
+    """Decodes which columns read which rows by running replays until no column is ambiguous.
+
+    Attributes:
+        replay: the recorded pass.
+        links: the rows and columns found to belong to the same unit so far.
+        reads_any: (width,) bool: which columns read any row of any source.
+        node: (width,) the node in `links` of each column.
+        mixes: (width,) bool: which columns are those of listeners or outputs, not of followers.
+        start: (nodes,) the first node of the source that a row is in; 0 for all other nodes.
+    """
 
     def __init__(self, replay: Replay):
         self.replay = replay
@@ -40,148 +50,169 @@ class Tracer:
             self.start[self.links.nodes(place)] = self.links.offset[place]
 
     def trace(self) -> Links:
-        """The links, checked.
+        """Run the replays, link the rows and columns of each unit, check the links and return them.
 
         Raises:
-            StructureError: a pass contradicts them.
+            StructureError: columns read NaN or changing numbers on the unmodified example, or a
+                replay contradicts the links.
         """
         self._refuse(
-            self.replay.nan_columns({}), "reads NaN on the example itself; pass another example"
+            self.replay.nan_columns({}), "reads NaN on the unmodified example; pass another example"
         )
         self._refuse(
-            self.replay.changed_columns({}, 0), "reads other numbers each time the model is run"
+            self.replay.changed_columns({}, 0),
+            "reads other numbers each time the model runs on the same example",
         )
-        doubts = self._decode()
+        ambiguous = self._decode()
         self._keep_units_added_to_inputs()
-        doubts.settle_()
-        # Single rows settle most; blocks exclude more where candidates are many and in a row.
+        ambiguous.settle_()
+        # Single hot rows settle most columns. Blocks of rows exclude more at once where a column
+        # has many adjacent candidates.
         longest = max(len(source.codes) for source in self.replay.sources.values())
         widths = [1, 1, 1, *(1 << bit for bit in range((longest - 1).bit_length() - 1, 0, -1))]
         turn = 0
-        while before := len(doubts):
-            hot = doubts.next_rows(widths[turn % len(widths)])
-            doubts.record_answer_(
-                hot, self.replay.nan_columns(self._by_source(hot))[doubts.position]
+        while before := len(ambiguous):
+            hot = ambiguous.next_rows(widths[turn % len(widths)])
+            ambiguous.record_answer_(
+                hot, self.replay.nan_columns(self._by_source(hot))[ambiguous.position]
             )
-            doubts.settle_()
-            turn = turn + 1 if len(doubts) > before // 2 else 0
+            ambiguous.settle_()
+            turn = turn + 1 if len(ambiguous) > before // 2 else 0
         self._check()
         return self.links
 
     # Codes.
 
     def _decode(self) -> AmbiguousColumns:
-        """Link every column that hears at most one row of each source; the others are in doubt."""
+        """Link columns whose answers fit one row of each source they read; return the others.
+
+        The first replays make all rows of one source hot. Then there are two replays for each bit
+        of the codes, with all sources at once: the rows whose code has the bit set are hot in one,
+        the rows without it in the other. A column that reads a single row reads NaN in exactly one
+        of the two. So its answers are the bits of the code of its row.
+        """
         sources = self.replay.sources
-        tape = [
-            self._packed_pass({place: np.ones(len(s.codes), bool)}) for place, s in sources.items()
+        answers = [
+            self._packed_replay({place: np.ones(len(s.codes), bool)})
+            for place, s in sources.items()
         ]
-        tape += [self._packed_pass(hot) for hot in _coded(sources)]
-        first, kind = _classes(tape, self.replay.width)
-        heard = np.stack([np.unpackbits(played)[first] for played in tape]).astype(bool)
-        whole, heard = heard[: len(sources)], heard[len(sources) :]
-        ones, zeros = heard[::2], heard[1::2]
-        hears_any = np.any(whole, axis=0)
-        self.reads_any = hears_any[kind]
+        answers += [self._packed_replay(hot) for hot in _coded(sources)]
+        first, class_of = _classes(answers, self.replay.width)
+        reads = np.stack([np.unpackbits(answer)[first] for answer in answers]).astype(bool)
+        reads_source, reads_coded = reads[: len(sources)], reads[len(sources) :]
+        ones, zeros = reads_coded[::2], reads_coded[1::2]
+        reads_any = np.any(reads_source, axis=0)
+        self.reads_any = reads_any[class_of]
         single = (ones != zeros).all(0)
         code = (ones * (1 << np.arange(len(ones)))[:, None]).sum(0)
-        for place, hears in zip(sources, whole, strict=True):
-            at = np.flatnonzero((single & hears)[kind])
-            row = np.searchsorted(sources[place].codes, code[kind[at]])
+        for place, reads_this in zip(sources, reads_source, strict=True):
+            at = np.flatnonzero((single & reads_this)[class_of])
+            row = np.searchsorted(sources[place].codes, code[class_of[at]])
             self.links.join(self.node[at], self.links.offset[place] + row)
-        self.links.crowded[self.node[~single[kind] & self.reads_any]] = True
-        unsure = np.flatnonzero(~single & hears_any)
-        return self._ambiguous(unsure, kind, whole, heard)
+        self.links.crowded[self.node[~single[class_of] & self.reads_any]] = True
+        ambiguous = np.flatnonzero(~single & reads_any)
+        return self._ambiguous(ambiguous, class_of, reads_source, reads_coded)
 
     def _ambiguous(
-        self, unsure: np.ndarray, kind: np.ndarray, whole: np.ndarray, heard: np.ndarray
+        self,
+        ambiguous: np.ndarray,
+        class_of: np.ndarray,
+        reads_source: np.ndarray,
+        reads_coded: np.ndarray,
     ) -> AmbiguousColumns:
-        """Whatever silence has not excluded, for these classes of columns.
+        """Collect the ambiguous columns with the candidate rows that no replay has excluded.
 
         Args:
-            unsure: numbers of the classes.
-            kind: (width,) the class of each column.
-            whole: (sources, classes) bool: who heard a source with all its rows hot.
-            heard: (2 bits, classes) bool: who heard what in the passes of the codes.
+            ambiguous: numbers of the classes whose columns are ambiguous.
+            class_of: (width,) the class of each column.
+            reads_source: (sources, classes) bool: which classes read a source's rows at all.
+            reads_coded: (2 bits, classes) bool: which classes read NaN in the replays of the codes.
         """
-        number = np.full(whole.shape[1], -1)
-        number[unsure] = np.arange(len(unsure))
+        number = np.full(reads_source.shape[1], -1)
+        number[ambiguous] = np.arange(len(ambiguous))
         pairs: list[np.ndarray] = [np.empty((2, 0), np.int64)]
-        for (place, source), hears in zip(self.replay.sources.items(), whole, strict=True):
-            asked = unsure[hears[unsure]]
-            bits = (source.codes[None] >> np.arange(len(heard) // 2)[:, None]) & 1
-            hot = np.stack([bits, 1 - bits], 1).reshape(len(heard), -1).astype(np.float32)
-            for some in np.array_split(asked, 1 + len(asked) // 512):
-                silent = (~heard[:, some]).astype(np.float32)
-                which, row = np.nonzero(silent.T @ hot == 0)
+        for (place, source), reads_this in zip(
+            self.replay.sources.items(), reads_source, strict=True
+        ):
+            readers = ambiguous[reads_this[ambiguous]]
+            bits = (source.codes[None] >> np.arange(len(reads_coded) // 2)[:, None]) & 1
+            hot = np.stack([bits, 1 - bits], 1).reshape(len(reads_coded), -1).astype(np.float32)
+            for some in np.array_split(readers, 1 + len(readers) // 512):
+                no_nan = (~reads_coded[:, some]).astype(np.float32)
+                # A row is a candidate unless it was hot in a replay in which the class read no NaN.
+                which, row = np.nonzero(no_nan.T @ hot == 0)
                 pairs.append(np.stack([number[some[which]], self.links.offset[place] + row]))
-        position = np.flatnonzero(number[kind] >= 0)
-        # One element of each class of output elements speaks for all: outputs are one node.
-        columns = np.stack([self.node[position], number[kind[position]]])
-        (node, own), first = np.unique(columns, axis=1, return_index=True)
-        pair_kind, pair_row = np.concatenate(pairs, 1)
+        position = np.flatnonzero(number[class_of] >= 0)
+        # All outputs are one node, so one output element of each class is enough.
+        columns = np.stack([self.node[position], number[class_of[position]]])
+        (node, column_class), first = np.unique(columns, axis=1, return_index=True)
+        pair_class, pair_row = np.concatenate(pairs, 1)
         return AmbiguousColumns(
-            self.links, self.start, (position[first], node, own), (pair_kind, pair_row)
+            self.links, self.start, (position[first], node, column_class), (pair_class, pair_row)
         )
 
     def _keep_units_added_to_inputs(self) -> None:
-        """Treat units that are added to single elements of an input as outputs: they have to stay.
+        """Link units that are added to single elements of an input with the outputs: they stay.
 
-        What all columns of a layer read alike (a padding mask, a time) binds no unit to an element.
+        Such a unit cannot be removed, because the input keeps its elements. An input that all
+        columns of a layer read alike (a padding mask, a time) ties no unit to an element.
         """
         for place, source in self.replay.inputs.items():
             if place in self.replay.sources:
                 continue
-            everything = {place: np.ones(len(source.codes), bool)}
-            both = self.replay.nan_columns(everything) & self.reads_any & self.mixes
-            both[self.replay.readers[OUTPUT]] = False
-            if not both.any():
+            all_rows = {place: np.ones(len(source.codes), bool)}
+            reads_both = self.replay.nan_columns(all_rows) & self.reads_any & self.mixes
+            reads_both[self.replay.readers[OUTPUT]] = False
+            if not reads_both.any():
                 continue
-            heard = np.stack(
-                [self.replay.nan_columns(hot) for hot in _coded({place: source})] or [both]
+            reads = np.stack(
+                [self.replay.nan_columns(hot) for hot in _coded({place: source})] or [reads_both]
             )
             for part in self.replay.readers.values():
-                here = np.flatnonzero(both[part]) + part.start
-                if len(here) and (heard[:, here] != heard[:, here[:1]]).any():
+                here = np.flatnonzero(reads_both[part]) + part.start
+                if len(here) and (reads[:, here] != reads[:, here[:1]]).any():
                     output = np.full(len(here), self.links.offset[OUTPUT])
                     self.links.join(self.node[here], output)
 
-    def _packed_pass(self, hot: dict[Place, np.ndarray]) -> np.ndarray:
+    def _packed_replay(self, hot: dict[Place, np.ndarray]) -> np.ndarray:
         return np.packbits(self.replay.nan_columns(hot))
 
     def _by_source(self, hot: np.ndarray) -> dict[Place, np.ndarray]:
+        """Split `hot`, (nodes,) bool, into (rows,) bool for each source."""
         return {place: hot[self.links.nodes(place)] for place in self.replay.sources}
 
-    # Proof.
+    # Checks.
 
     def _check(self) -> None:
-        """Make random units hot and compare who hears them with what the links say."""
+        """Compare which columns read random hot units in a replay with what the links predict."""
         labels = self.links.labels
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
             hot = random.random(len(labels)) < 0.5
             expected = hot[labels][self.node] & self.reads_any
             by_source = self._by_source(hot[labels])
-            heard = self.replay.nan_columns(by_source)
+            reads = self.replay.nan_columns(by_source)
             changed = self.replay.changed_columns(by_source, seed)
-            self._refuse(heard != expected, "hears other units in one pass than in another")
+            self._refuse(reads != expected, "reads other units in one replay than in another")
             self._refuse(
                 changed & ~expected,
-                "hears units through something that swallows NaN (torch.where, nan_to_num, a "
-                "comparison), so that nobody can tell which; use torch's own activations there",
+                "reads units through an operation that does not propagate NaN (torch.where, "
+                "nan_to_num, a comparison), so it cannot be determined which units; use torch's "
+                "own activations there",
             )
 
-    def _refuse(self, wrong: np.ndarray, complaint: str) -> None:
+    def _refuse(self, wrong: np.ndarray, problem: str) -> None:
+        """Raise StructureError for the first place with a wrong column, from (width,) bool."""
         for place, part in self.replay.readers.items():
             if wrong[part].any():
-                who = "the output" if place == OUTPUT else repr(place[0])
+                reader = "the output" if place == OUTPUT else repr(place[0])
                 raise StructureError(
-                    f"units must be told apart by who hears them; {who} {complaint}"
+                    f"units are distinguished by which columns read them; {reader} {problem}"
                 )
 
 
 def _coded(sources: Mapping[Place, Source]) -> list[dict[Place, np.ndarray]]:
-    """For each bit of the codes, rows where it is one and then rows where it is zero."""
+    """Return the hot rows of two replays for each bit of the codes: bit set, then bit not set."""
     bits = max(int(source.codes.max(initial=0)) for source in sources.values()).bit_length()
     return [
         {place: (source.codes >> bit) & 1 == value for place, source in sources.items()}
@@ -190,11 +221,19 @@ def _coded(sources: Mapping[Place, Source]) -> list[dict[Place, np.ndarray]]:
     ]
 
 
-def _classes(tape: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns that answered alike: (classes,) an example of each, (width,) the class of each."""
-    random = np.random.default_rng(0).integers(1 << 63, size=len(tape), dtype=np.uint64)
+def _classes(answers: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sort the columns into classes that answered every replay alike.
+
+    Args:
+        answers: for each replay which columns read NaN, (width,) bool, packed into bytes.
+        width: number of columns.
+
+    Returns:
+        (classes,) the first column of each class; (width,) the class of each column.
+    """
+    random = np.random.default_rng(0).integers(1 << 63, size=len(answers), dtype=np.uint64)
     digest = np.zeros(width, np.uint64)
-    for played, number in zip(tape, random, strict=True):
-        digest ^= np.unpackbits(played, count=width) * number
-    _, first, kind = np.unique(digest, return_index=True, return_inverse=True)
-    return first, kind
+    for answer, number in zip(answers, random, strict=True):
+        digest ^= np.unpackbits(answer, count=width) * number
+    _, first, class_of = np.unique(digest, return_index=True, return_inverse=True)
+    return first, class_of

@@ -1,4 +1,4 @@
-"""What can be made hot: rows of weights, and the elements of a network's inputs."""
+"""Describe the rows that a replay can make hot: rows of weights and elements of inputs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sentei.network.example import Example
 
 Place = tuple[str, int]  # a parameter or buffer and one of its dimensions
 
-INPUT = -1  # the "dimension" of a model input, whose rows are the elements of a sample
+INPUT = -1  # stands for the "dimension" of a model input; its rows are the elements of a sample
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that compute units, or the elements of an input.
+    """The rows of one weight that computes units, or the elements of one model input.
 
     Attributes:
-        place: where the rows are.
-        codes: (rows,) int64, ascending; the bits of a code say in which passes its row is hot.
+        place: the weight and the dimension that indexes its rows; (argument, INPUT) for an input.
+        codes: (rows,) int64, ascending; the bits of a code decide in which replays its row is hot.
         function: the torch function that uses the weight; None for an input.
     """
 
@@ -36,10 +36,10 @@ class Source:
 
 
 class Inputs:
-    """The floating-point tensors of an example, as sources with a row for each element.
+    """The floating-point tensors of an example, each a source with one row for each element.
 
     Attributes:
-        sources: one for each tensor, under the name of the argument.
+        sources: one for each tensor, under the name of the model's argument.
     """
 
     def __init__(self, model: nn.Module, example: Example):
@@ -54,7 +54,11 @@ class Inputs:
                 self.sources[place] = Source(place, _codes(tuple(leaf.shape[1:])))
 
     def poisoned(self, hot: Mapping[Place, np.ndarray]) -> Example:
-        """The example with NaN in its hot elements, in every sample."""
+        """Return the example with NaN in its hot elements, in every sample.
+
+        Args:
+            hot: for each source with hot rows, which of its rows are hot, (rows,) bool.
+        """
         leaves = list(self._leaves)
         for place, at in self._at.items():
             if place in hot and hot[place].any():
@@ -64,9 +68,10 @@ class Inputs:
 
 
 def _codes(shape: tuple[int, ...]) -> np.ndarray:
-    """A code for each element: the bits of its first coordinate, then of the second, and so on.
+    """Return a code for each element of a sample: the bits of its coordinates, one after another.
 
-    So that whoever hears one whole channel of an image is told from who hears another.
+    The first coordinate has the highest bits, so a bit of the channel number splits an image by
+    whole channels: columns that read different channels answer differently.
     """
     codes = np.zeros(shape, np.int64)
     for dim, size in enumerate(shape):
@@ -76,7 +81,7 @@ def _codes(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _argument(model: nn.Module, path: Any) -> str:
-    """What the model calls an input: its argument's name, or "input" if it has only the one."""
+    """Return the name of the argument that an input is passed as, or "input" for a lone tensor."""
     if not path:
         return "input"
     first = getattr(path[0], "key", getattr(path[0], "idx", None))

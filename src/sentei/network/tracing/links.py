@@ -1,4 +1,4 @@
-"""Which rows, columns and norms belong together."""
+"""Collect which rows, columns, biases and norm entries belong to the same unit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from sentei.network.tracing.replay import OUTPUT, Replay
 class Links:
     """A union-find over the positions ("nodes") of all places of a network.
 
+    A place is one dimension of one parameter, buffer or input. All output elements share one node.
+
     Attributes:
-        offset: where each place's positions begin among all nodes.
-        labels: (nodes,) the lowest node that each one is linked to: its unit.
-        crowded: (nodes,) bool: columns that hear several rows of one source.
+        offset: the first node of each place.
+        labels: (nodes,) the lowest node that each node is linked with: the label of its unit.
+        crowded: (nodes,) bool: columns whose answers to the codes do not fit a single row, as when
+            they read several rows of one source.
     """
 
     def __init__(self, replay: Replay):
-        """Link only what belongs together whatever is heard: biases, groups of a convolution."""
+        """Link what belongs together without any replay: biases and groups of a convolution."""
         sizes = {place: len(source.codes) for place, source in replay.sources.items()}
         for place, part in replay.readers.items():
             sizes.setdefault(place, 1 if place == OUTPUT else part.stop - part.start)
@@ -29,7 +32,7 @@ class Links:
         self.labels = np.arange(ends[-1])
         self.crowded = np.zeros(ends[-1], bool)
         self._sizes = sizes
-        self._listening = np.concatenate(
+        self._reading_nodes = np.concatenate(
             [self.nodes(place) for place in (OUTPUT, *replay.listeners)]
         )
         for (first, second), times in replay.aligned.items():
@@ -39,23 +42,23 @@ class Links:
             self.join(nodes.ravel(), np.tile(nodes[0], groups))
 
     def nodes(self, place: Place) -> np.ndarray:
-        """(size,) the nodes of a place's positions."""
+        """Return the nodes of a place's positions, (size,) int64."""
         return self.offset[place] + np.arange(self._sizes[place])
 
     @property
     def count(self) -> int:
-        """How many units there are, positions without any link included."""
+        """Number of units so far; a node without any link counts as one."""
         return int((self.labels == np.arange(len(self.labels))).sum())
 
     @property
     def has_readers(self) -> np.ndarray:
-        """(nodes,) bool: for a label, whether the unit has columns that mix what they hear."""
-        heard = np.zeros(len(self.labels), bool)
-        heard[self.labels[self._listening]] = True
-        return heard
+        """(nodes,) bool: for a unit's label, whether a listener or an output reads the unit."""
+        read = np.zeros(len(self.labels), bool)
+        read[self.labels[self._reading_nodes]] = True
+        return read
 
     def join(self, some: np.ndarray, others: np.ndarray) -> None:
-        """Link each node of one array with the node at the same place in the other."""
+        """Link each node of `some` with the node at the same position of `others`."""
         labels = self.labels
         while len(some):
             low = np.minimum(labels[some], labels[others])
@@ -68,7 +71,10 @@ class Links:
 
 
 def agreement(key: np.ndarray, value: np.ndarray, keys: int) -> np.ndarray:
-    """(keys,) the value that all entries of a key share; -1 where they differ or there are none."""
+    """Return for each key the value that all its entries share, (keys,) int64.
+
+    -1 where the entries of a key differ, and where a key has none.
+    """
     low, high = np.full(keys, np.iinfo(np.int64).max), np.full(keys, -1)
     np.minimum.at(low, key, value)
     np.maximum.at(high, key, value)

@@ -1,9 +1,16 @@
-"""One real pass through a network, recorded, and replayed with poison in what its layers put out.
+"""Record one forward pass of a network, then replay it with NaN or noise in chosen rows' outputs.
 
-In a replay every layer that computes new units returns what was recorded, so nothing is multiplied
-again and each layer hears only the layers right before it. Rows of a weight that are *hot* put out
-NaN instead, and whoever reads NaN has heard them. A pass costs no more than the activations,
-norms and reshapes between the layers.
+A *row* is one output index of a weight that computes units (a neuron, a channel), or one element of
+an input. A *reader* is one column of a weight, or one element of the network's output, that reads
+values; the entries of a norm count as columns.
+
+A row is *hot* in a replay when NaN is written into what it outputs in this replay. A reader whose
+values become NaN reads at least one hot row; a reader without NaN reads none of them.
+
+In a replay every layer that computes new units (linear, convolution, embedding) returns its
+recorded output instead of computing it. So NaN spreads no further than the next such layers, and a
+reader depends only on the rows of the layers directly before it. A replay costs only the
+activations, norms and reshapes between these layers.
 """
 
 from __future__ import annotations
@@ -22,29 +29,38 @@ from sentei.network.calls import Call, Calls
 from sentei.network.example import Example, run
 from sentei.network.tracing.inputs import Inputs, Place, Source
 
-OUTPUT: Place = ("", -2)  # the ear whose columns are the elements of all outputs
+OUTPUT: Place = ("", -2)  # stands for the network's outputs; its columns are all their elements
 
 
 class Replay:
-    """The recorded pass; `heard` and `disturbed` replay it.
+    """A recorded forward pass; `nan_columns` and `changed_columns` replay it.
 
     Attributes:
-        sources: whatever computes units, in the order of the first use.
-        inputs: the floating-point inputs, element by element; among the sources if asked for.
-        ears: whatever hears units, with its slice of the vectors that a replay returns.
-        listeners: the ears that mix what they hear; the other ears (followers) pass it on.
-        aligned: pairs of places whose positions belong together one by one (weight and bias), and
-            how often the second repeats the first.
-        in_step: places of grouped convolutions that have to keep as many positions in each group.
+        sources: the weights whose rows compute units, by place, in the order of their first use.
+        inputs: the network's floating-point inputs, with one row for each element; they are among
+            `sources` only if `inputs=True`.
+        readers: every place that reads units, with the slice of its columns in the vectors that a
+            replay returns.
+        listeners: those places in `readers` where a layer mixes units into new ones (the keys; the
+            values are None). The others, apart from `OUTPUT`, are followers: they pass units on.
+        aligned: pairs of places whose positions belong to the same units one by one (weight and
+            bias), with how often the second place repeats the positions of the first.
+        in_step: places of grouped convolutions that have to keep equally many positions in each
+            group, with the number of groups.
+        width: number of columns of all readers: the length of the vectors that a replay returns.
+        passes: number of passes run so far, the recorded one included.
     """
 
     def __init__(self, model: nn.Module, example: Example, *, inputs: bool):
-        """Run the model once.
+        """Run the model once and record every call that uses one of its weights.
 
         Args:
             model: in evaluation mode.
             example: as few samples as the model runs on: a tensor, a tuple or a dict.
             inputs: whether the elements of inputs count as units.
+
+        Raises:
+            StructureError: no call uses a weight of the model to compute units.
         """
         self.model = model
         self._tensors = {
@@ -70,7 +86,7 @@ class Replay:
         outputs = _leaves(self._run(self._record, self.example))
         if not any(out is not None for out in self._computed):
             raise StructureError(
-                "units are followed from layer to layer, and no use of a weight was seen; pass the "
+                "units are followed from layer to layer, but no use of a weight was seen; pass the "
                 "plain nn.Module, not a scripted, traced or compiled one, with weights used by "
                 "torch's own functions (linear, convolution, attention)"
             )
@@ -80,6 +96,7 @@ class Replay:
     # Recording.
 
     def _record(self, call: Call) -> Tensor:
+        """Compute a call, store its input and output, register the weight's rows and columns."""
         out = call()
         self._script.append(_signature(call))
         self._computed.append(out.clone() if call.mixes else None)
@@ -105,9 +122,10 @@ class Replay:
         return out
 
     def _align(self, place: Place, size: int, names: Sequence[str]) -> None:
+        """Register that the tensors `names` have one entry for each position of a place."""
         for name in names:
-            # A grouped transposed convolution has its rows once, and a bias for each group of them.
-            # An emptied layer has neither.
+            # The bias of a grouped transposed convolution has an entry for every row of every
+            # group, its weight has the rows once. An emptied layer has size 0.
             self.aligned[place, (name, 0)] = self._tensors[name].shape[0] // max(size, 1)
 
     def _add_reader(self, place: Place, size: int) -> None:
@@ -118,29 +136,43 @@ class Replay:
     # Replaying.
 
     def nan_columns(self, hot: Mapping[Place, np.ndarray]) -> np.ndarray:
-        """(width,) bool: which columns read something that hot rows put out.
+        """Replay with NaN in the outputs of hot rows; return which columns read NaN, (width,) bool.
 
         Args:
-            hot: for each source in the pass, (rows,) bool.
+            hot: for each source with hot rows, which of its rows are hot, (rows,) bool.
+
+        Raises:
+            StructureError: the calls or the sizes of the outputs differ from the recorded ones.
         """
-        heard = np.zeros(self.width, bool)
+        found = np.zeros(self.width, bool)
 
         def answer(call: Call) -> Tensor:
-            out = self._answer(call, hot, _poisoned)
+            out = self._answer(call, hot, _nan_filled)
             if call.use.columns is not None:
                 reads = call.input if call.mixes else out
-                self._note(heard, call, _reduced(reads, call.axis, Tensor.amax).isnan())
+                self._note(found, call, _reduced(reads, call.axis, Tensor.amax).isnan())
             return out
 
         output = self._run(answer, self._inputs.poisoned(hot))
-        self._note_outputs(heard, [value.isnan() for value in _leaves(output)])
-        return heard
+        self._note_outputs(found, [value.isnan() for value in _leaves(output)])
+        return found
 
     def changed_columns(self, hot: Mapping[Place, np.ndarray], seed: int) -> np.ndarray:
-        """(width,) bool: which listening columns read other numbers when hot rows put out noise.
+        """Replay with noise added to hot rows' outputs; return which columns read other numbers.
 
-        An activation may hide a disturbance, so a column that reads the same has proven nothing;
-        one that reads something else has heard a hot row, even where NaN was swept away.
+        A changed column reads a hot row, even if an operation in between does not propagate NaN. An
+        unchanged column proves nothing: an activation may cancel the noise.
+
+        Args:
+            hot: for each source with hot rows, which of its rows are hot, (rows,) bool.
+            seed: of the noise.
+
+        Returns:
+            (width,) bool: the listeners' columns and the output elements whose values differ from
+            the recorded ones; False for all followers.
+
+        Raises:
+            StructureError: the calls or the sizes of the outputs differ from the recorded ones.
         """
         changed = np.zeros(self.width, bool)
         noise = torch.Generator().manual_seed(seed)
@@ -163,7 +195,8 @@ class Replay:
         self._note_outputs(changed, [a != b for a, b in zip(output, self._outputs, strict=True)])
         return changed
 
-    def _answer(self, call: Call, hot: Mapping[Place, np.ndarray], spoil: Any) -> Tensor:
+    def _answer(self, call: Call, hot: Mapping[Place, np.ndarray], overwrite: Any) -> Tensor:
+        """Return a call's recorded output with hot rows overwritten; compute a follower's call."""
         if not self._expects(call):
             raise StructureError(_CHANGING.format(call.weight))
         recorded = self._computed[call.position]
@@ -172,30 +205,34 @@ class Replay:
         out = recorded.clone()
         rows = hot.get((call.weight, call.use.rows)) if call.use.rows is not None else None
         if rows is not None and rows.any():
-            # A grouped transposed convolution uses each of its rows once a group: repeat them.
+            # A grouped transposed convolution uses each of its rows once per group: repeat them.
             where = np.flatnonzero(np.resize(rows, out.shape[call.axis]))
-            out = spoil(out, torch.from_numpy(where), call.axis)
+            out = overwrite(out, torch.from_numpy(where), call.axis)
         return out
 
     def _expects(self, call: Call) -> bool:
+        """Return whether the recorded pass made the same call at this position."""
         return call.position < len(self._script) and self._script[call.position] == _signature(call)
 
-    def _note(self, heard: np.ndarray, call: Call, flags: Tensor) -> None:
-        part = heard[self.readers[call.weight, call.use.columns or 0]]
+    def _note(self, found: np.ndarray, call: Call, flags: Tensor) -> None:
+        """Set in `found` (width,) the columns of a call's weight that are flagged, in place."""
+        part = found[self.readers[call.weight, call.use.columns or 0]]
         # A column of a grouped convolution reads one channel of every group.
         if len(part):
             part |= flags.cpu().numpy().reshape(-1, len(part)).any(0)
 
-    def _note_outputs(self, heard: np.ndarray, flags: list[Tensor]) -> None:
-        part = heard[self.readers[OUTPUT]]
+    def _note_outputs(self, found: np.ndarray, flags: list[Tensor]) -> None:
+        """Set in `found` (width,) the output elements that are flagged, in place."""
+        part = found[self.readers[OUTPUT]]
         if sum(flag.numel() for flag in flags) != len(part):
             raise StructureError(_CHANGING.format("the output"))
         if flags:
             part |= torch.cat([flag.flatten() for flag in flags]).cpu().numpy()
 
     def _run(self, answer: Any, example: Example) -> Any:
+        """Run the model with every weight call handed to `answer`; return the model's output."""
         self.passes += 1
-        torch.manual_seed(0)  # a network that draws random numbers draws the same ones each time
+        torch.manual_seed(0)  # random numbers inside the network are the same in every pass
         calls = Calls(self.model, answer, plain=True)
         with calls:
             output = run(self.model, example)
@@ -205,28 +242,29 @@ class Replay:
 
 
 _CHANGING = (
-    "units can be followed only if every pass makes the same calls; this network does something "
-    "else at {!r} when its values change (data-dependent control flow); trace the parts it chooses "
-    "between one by one"
+    "units can be followed only if every pass makes the same calls; this network differs at {!r} "
+    "when its values change (data-dependent control flow); trace the parts it chooses between one "
+    "by one"
 )
 
 
-def _poisoned(out: Tensor, where: Tensor, axis: int) -> Tensor:
+def _nan_filled(out: Tensor, where: Tensor, axis: int) -> Tensor:
     return out.index_fill_(axis, where.to(out.device), torch.nan)
 
 
 def _reduced(values: Tensor, axis: int, reduce: Any) -> Tensor:
-    """One value for each position along an axis. The largest of anything and NaN is NaN."""
+    """Reduce over all dimensions but `axis`, to (size of axis,). `Tensor.amax` propagates NaN."""
     others = [dim for dim in range(values.ndim) if dim != axis % values.ndim]
     return reduce(values, dim=others) if others else values
 
 
 def _signature(call: Call) -> tuple:
+    """Return what has to be the same in every pass for two calls to count as the same call."""
     return call.weight, call.function, call.axis, tuple(call.input.shape)
 
 
 def _leaves(output: Any) -> list[Tensor]:
-    """Every tensor in an output: tuples, dicts and dataclasses are opened."""
+    """Return every tensor inside an output, however nested in tuples, dicts and dataclasses."""
     found: list[Tensor] = []
     for leaf in tree_leaves(output):
         if isinstance(leaf, Tensor):

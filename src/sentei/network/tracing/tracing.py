@@ -1,4 +1,4 @@
-"""Follow units through any network by running it: which rows, columns and norms are one unit."""
+"""Find the groups of prunable units of any network by running it: `find_units`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ Signature = tuple[tuple[str, Place, int], ...]  # (role, place, positions of a u
 
 
 def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
-    """The groups of interchangeable units of a network: neurons, channels, heads, inputs.
+    """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
 
-    The model is run once; then its activations are replayed with NaN in what some rows put out, and
-    whoever reads NaN listens to them. Neither the types of layers nor the source of `forward`
-    matter. Not offered are units that reach an output, that are added to single elements of the
-    model's input, that nobody listens to, or that a norm over all of them (layer norm) has made
-    one. Everything about the model is left as it was.
+    The model runs once. Then its recorded activations are replayed with NaN written into the
+    outputs of chosen weight rows: the columns that read NaN read these rows. Neither the types of
+    the layers nor the source of `forward` matter. Not offered are units that are part of an output,
+    units that are added to single elements of the model's input, units that no column reads, and
+    units that a norm over all of them (layer norm) ties together into one. The model's weights,
+    buffers, modes and the random state stay unchanged.
 
     Args:
         model: any module that uses its weights through torch's own functions.
@@ -46,7 +47,7 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
 
     Raises:
         StructureError: the network cannot be followed (no use of a weight is seen, its calls depend
-            on values, or an operation hides who hears what).
+            on values, or an operation hides which columns read which rows).
         DataError: the example does not run.
     """
     with undisturbed(model), _on_one_thread():
@@ -57,8 +58,8 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
 
 @contextmanager
 def _on_one_thread() -> Iterator[None]:
-    # A replay is thousands of small operations: on a busy machine, threads that wait for each
-    # other over every one of them have cost twenty times what one thread takes.
+    # A replay is thousands of small operations. On a busy machine, several threads that wait for
+    # each other at every operation have taken twenty times as long as one thread.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -68,7 +69,7 @@ def _on_one_thread() -> Iterator[None]:
 
 
 def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
-    """The model's pass over the example, to be replayed.
+    """Record the model's forward pass over the example, on one sample if the model allows it.
 
     Raises:
         StructureError: the model has lazy layers that have not run yet, or cannot be followed.
@@ -77,12 +78,12 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
     lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
     if lazy:
         raise StructureError(
-            f"every weight must have its shape; {lazy[0]!r} is lazy and waits for a first input: "
-            "run the model once before tracing it"
+            f"every weight must have its shape; {lazy[0]!r} is lazy and gets its shape from the "
+            "first input: run the model once before tracing it"
         )
     example = dict(example) if isinstance(example, Mapping) else example
     try:
-        # One sample tells as much as many, unless a `squeeze()` takes it for something else.
+        # One sample shows as much as many, unless a `squeeze()` removes a batch dimension of one.
         try:
             return Replay(model, _few(example, 1), inputs=inputs)
         except Exception:
@@ -95,19 +96,21 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
 
 
 def _few(example: Example, samples: int) -> Example:
+    """Return the first samples of an example; all of it if its tensors differ in length."""
     count = rows(example)
     return resized(example, lambda t: t[:samples]) if count and count > samples else example
 
 
 def _groups(replay: Replay, links: Links) -> list[Neurons]:
+    """Collect the units that can be removed into groups of units with the same signature."""
     roles = _roles(replay)
-    alike: dict[Signature, list[int]] = defaultdict(list)
+    units_by_signature: dict[Signature, list[int]] = defaultdict(list)
     for unit, signature in _signatures(roles, links).items():
         if _is_offered(signature, unit == links.labels[links.offset[OUTPUT]]):
-            alike[signature].append(unit)
+            units_by_signature[signature].append(unit)
     found = []
     taken: dict[tuple[str, str], int] = defaultdict(int)
-    for signature, units in alike.items():
+    for signature, units in units_by_signature.items():
         if len(units) == 1 and not _is_one_row(signature):
             continue
         parts = _parts(signature, np.array(units), links)
@@ -128,46 +131,53 @@ def _groups(replay: Replay, links: Links) -> list[Neurons]:
 
 
 def _roles(replay: Replay) -> list[tuple[str, Place]]:
-    """The part that every place plays, producers first."""
-    beside = defaultdict(list)
+    """Return every place with its role ("input", "producer", "follower", "listener").
+
+    Producers and inputs come first. The biases of a producer are producers too.
+    """
+    aligned_with = defaultdict(list)
     for first, second in replay.aligned:
-        beside[first].append(second)
+        aligned_with[first].append(second)
     roles = []
     for place in replay.sources:
         role = "input" if place[1] == INPUT else "producer"
-        roles += [(role, place), *((role, other) for other in beside[place])]
+        roles += [(role, place), *((role, other) for other in aligned_with[place])]
     for place in replay.readers:
         if place in replay.listeners:
             roles.append(("listener", place))
         elif place != OUTPUT:
-            roles += [("follower", place), *(("follower", other) for other in beside[place])]
+            roles += [("follower", place), *(("follower", other) for other in aligned_with[place])]
     return list(dict.fromkeys(roles))
 
 
 def _signatures(roles: list[tuple[str, Place]], links: Links) -> dict[int, Signature]:
-    """What belongs to each unit, by its label; in the order of the units' first positions."""
-    belongings: dict[int, list[tuple[str, Place, int]]] = defaultdict(list)
+    """Return the signature of each unit by its label, in the order of the units' first positions.
+
+    The signature holds each place where the unit has positions, with its role and how many.
+    """
+    entries: dict[int, list[tuple[str, Place, int]]] = defaultdict(list)
     for role, place in roles:
         labels = links.labels[links.nodes(place)]
         units, first, count = np.unique(labels, return_index=True, return_counts=True)
         for at in np.argsort(first):
-            belongings[int(units[at])].append((role, place, int(count[at])))
-    return {unit: tuple(signature) for unit, signature in belongings.items()}
+            entries[int(units[at])].append((role, place, int(count[at])))
+    return {unit: tuple(signature) for unit, signature in entries.items()}
 
 
 def _is_offered(signature: Signature, reaches_output: bool) -> bool:
+    """Return whether a unit with this signature can be removed by choice."""
     roles = {role for role, _, _ in signature}
-    # A unit that nobody hears is dead as it stands: removing it is the sweep's work, not a choice.
+    # A unit that no listener reads is dead already: the sweep removes it, no criterion ranks it.
     return not reaches_output and "listener" in roles and len(roles & {"producer", "input"}) == 1
 
 
 def _is_one_row(signature: Signature) -> bool:
-    """Whether a unit without its like is a layer of one unit, not many that a norm has mixed."""
+    """Return whether a unit has one row: it is a layer of one unit, not many tied by a norm."""
     return all(count == 1 for role, _, count in signature if role in ("producer", "input"))
 
 
 def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, list[Listener]]:
-    """A group's places by role; units in the order of their first positions."""
+    """Return the places of a group's units by role, as `Listener`s with one index row per unit."""
     parts: dict[str, list[Listener]] = defaultdict(list)
     rank = np.full(len(links.labels), -1)
     rank[units] = np.arange(len(units))
@@ -181,6 +191,7 @@ def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, l
 
 
 def _kind(parts: dict[str, list[Listener]], replay: Replay, links: Links) -> str:
+    """Return the kind of a group: "input", "channel", "head" or "neuron"."""
     if not parts["producer"]:
         return "input"
     used_by = {place: source.function for place, source in replay.sources.items()}
