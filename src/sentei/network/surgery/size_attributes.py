@@ -22,7 +22,8 @@ Patch = tuple[tuple[str, str, int], ...]
 def candidate_patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
     """Yield sets of new values for integers that equal an old size.
 
-    The first set changes all of them; then come sets of one, of two, and so on, `ATTEMPTS` at most.
+    The first set changes all of them; then come sets of one, of two, and so on, up to
+    `ATTEMPTS` sets.
     """
     changed = _new_sizes(model, mask)
     found = [
@@ -42,7 +43,7 @@ def candidate_patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
 
 
 def _may_hold_sizes(path: str, module: nn.Module, mask: Mask) -> bool:
-    """Return whether a module may hold sizes: user code around a cut, or an unweighted GroupNorm."""
+    """Return whether a module may hold sizes: user code around a cut, or a weightless GroupNorm."""
     if isinstance(module, nn.GroupNorm):
         return module.weight is None
     if type(module).__module__.startswith("torch.nn"):

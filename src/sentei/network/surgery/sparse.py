@@ -42,7 +42,7 @@ class SparseLinear(nn.Module):
         self.register_buffer("columns", torch.zeros(alive, dtype=torch.int32))
         self.register_buffer("values", torch.zeros(alive))
         self.register_buffer("bias", torch.zeros(out_features) if bias else None)
-        self._cached: tuple[Any, Tensor] | None = None
+        self._held: tuple[Any, Tensor] | None = None
 
     @classmethod
     def of(cls, layer: nn.Linear) -> SparseLinear:
@@ -69,13 +69,13 @@ class SparseLinear(nn.Module):
         """Return the weight as a torch CSR tensor, rebuilt and checked only after a change."""
         parts = self.crow, self.columns, self.values
         key = tuple((part.data_ptr(), part._version) for part in parts)
-        if self._cached is None or self._cached[0] != key:
+        if self._held is None or self._held[0] != key:
             shape = self.out_features, self.in_features
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns that CSR tensors are in beta
                 matrix = torch.sparse_csr_tensor(*parts, size=shape, check_invariants=True)
-            self._cached = key, matrix
-        return self._cached[1]
+            self._held = key, matrix
+        return self._held[1]
 
     def extra_repr(self) -> str:
         """Return the sizes that `print(model)` shows."""
