@@ -241,9 +241,7 @@ def _built(description: Any, path: str, seen: dict[str, nn.Module | None]) -> nn
     if kind == "same":
         module = seen.get(str(given.get("as")))
         if module is None:  # only a layer may be used again: a container could contain itself
-            raise StructureError(
-                f"module {path!r} is described as {given.get('as')!r} again, which is no layer"
-            )
+            raise StructureError(f"module {path!r} reuses {given.get('as')!r}, which is no layer")
         return module
     if kind == "Sequential":
         return _sequence(given.get("children"), path, seen)

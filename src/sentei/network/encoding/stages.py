@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Stage:
-    """One operation on one sample; a `Stage` of no subclass flattens the sample.
+    """One operation on one sample; a plain `Stage`, of no subclass, flattens it.
 
     Attributes:
         name: qualified name of the layer.
