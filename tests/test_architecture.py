@@ -189,7 +189,7 @@ LINEAR = {"type": "Linear", "in_features": 2, "out_features": 2, "bias": True}
         (row(("a", {"type": "same", "as": "b"})), "no layer"),
         (row(("a", row(("b", TANH))), ("c", {"type": "same", "as": "a"})), "no layer"),
         (row(("a", {"type": "same", "as": ""})), "no layer"),
-        (nested(70), "nested 64 deep"),
+        (nested(70), "nested more than 64 deep"),
         (row(*((str(i), TANH) for i in range(10_001))), "more than 10,000 modules"),
     ],
 )

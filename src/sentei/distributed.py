@@ -1,4 +1,4 @@
-"""All that is known about ranks: who prints, who computes which block, and how sums are made."""
+"""Split work across torch.distributed ranks: which rank writes, which blocks it computes, sums."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import distributed as dist
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes: rank 0, or the only one."""
+    """Return whether this process prints and writes: rank 0, or the only process."""
     return _rank() == 0
 
 
 def own_blocks(count: int) -> range:
-    """Which of `count` blocks this process computes: every world-th, from its own rank on."""
+    """Return which of `count` blocks this process computes: rank, rank + world size, …."""
     return range(_rank(), count, _world())
 
 
 def sum_across(slots: Tensor) -> Tensor:
-    """Sum over the first dimension, whose rows were computed by whichever rank owns them.
+    """Sum `slots` over blocks, of which each rank computed its own.
 
-    Every rank passes a tensor with one row per block, zero where the block is not its own. Rows are
-    gathered first and added in block order afterwards, so that any number of ranks gives the same
-    bits.
+    Every rank passes one row per block, zero for blocks that another rank computes. Rows are
+    gathered first and then added in block order, so the result is the same to the bit for any
+    number of ranks.
 
     Args:
         slots: (blocks, ...).
@@ -37,10 +37,10 @@ def sum_across(slots: Tensor) -> Tensor:
 
 
 def gathered(slots: Tensor) -> Tensor:
-    """The rows of `slots` from the ranks that own them, (blocks, ...) on every rank."""
+    """Return `slots` with every row from the rank that computed it, (blocks, ...) on every rank."""
     if _world() == 1:
         return slots
-    # NCCL moves nothing but memory of the device; adding zeros to a row changes no bit of it.
+    # NCCL needs tensors on the GPU. Adding zeros from the other ranks changes no bit of a row.
     shared = slots.cuda() if dist.get_backend() == "nccl" else slots.cpu().clone()
     dist.all_reduce(shared)
     return shared.to(slots.device)

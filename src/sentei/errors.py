@@ -1,21 +1,21 @@
 """The errors of sentei.
 
     PruningError
-    ├── StructureError      the network cannot be followed or cut
-    │   └── CertificateError    a cut network is not the same function
+    ├── StructureError      the network cannot be traced or cut
+    │   └── CertificateError    a cut network does not compute the same function
     ├── GroupError          a group, unit or synapse that the model does not have  (also ValueError)
     ├── DataError           data of the wrong shape, width or content              (also ValueError)
-    ├── BudgetError         a budget or floor that cannot be                       (also ValueError)
-    │   └── UnreachableError    … even with everything removed that can be
-    ├── ScheduleError       a schedule that cannot be                              (also ValueError)
+    ├── BudgetError         a budget or floor that no network can meet             (also ValueError)
+    │   └── UnreachableError    a budget below the smallest network that can be reached
+    ├── ScheduleError       a schedule that rises or ends at an impossible size    (also ValueError)
     ├── CriterionError      a criterion whose scores cannot be used
     ├── LossError           a loss that is not finite, or not per sample
-    ├── StaleError          weights changed behind the Probe's back
+    ├── StaleError          weights changed since the Probe recorded them
     ├── JournalError        a run folder that belongs to another run
-    └── FileError           a file that is truncated, foreign, newer or unwritable
+    └── FileError           a file that is truncated, foreign, of a newer version or unwritable
 
-Every message names the rule that was broken, the value that broke it and what to do instead, and
-is raised before anything has changed. Plain misuse (an unknown name, a negative count) is a
+Every message names the rule that was broken, the value that broke it and what to do instead. Errors
+are raised before anything has changed. Plain misuse (an unknown name, a negative count) is a
 ValueError.
 """
 
@@ -26,15 +26,15 @@ from difflib import get_close_matches
 
 
 class PruningError(Exception):
-    """Anything that sentei refuses to do; the root of its errors."""
+    """Base class of the errors of sentei; plain misuse raises ValueError instead."""
 
 
 class StructureError(PruningError):
-    """The network cannot be followed, or cannot be cut as asked."""
+    """The network cannot be traced, or cannot be cut as requested."""
 
 
 class CertificateError(StructureError):
-    """The cut network does not compute what the masked one computes."""
+    """The cut network does not compute the same outputs as the masked one."""
 
 
 class GroupError(PruningError, ValueError):
@@ -54,7 +54,7 @@ class UnreachableError(BudgetError):
 
 
 class ScheduleError(PruningError, ValueError):
-    """A schedule that rises, or ends where it cannot."""
+    """A schedule that rises, or ends at an impossible size."""
 
 
 class CriterionError(PruningError):
@@ -66,11 +66,11 @@ class LossError(PruningError):
 
 
 class StaleError(PruningError):
-    """Weights changed without the Probe being told, so that its cache is wrong."""
+    """Weights changed since the Probe recorded activations, so its cached values are wrong."""
 
 
 class JournalError(PruningError):
-    """A run folder that cannot be used: another run's, or damaged."""
+    """A run folder that belongs to another run or is damaged."""
 
 
 class FileError(PruningError):
@@ -78,8 +78,8 @@ class FileError(PruningError):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
-    """Message for a name that is not one of the `known`, with the nearest as a suggestion."""
+    """Return the message for a name that is not in `known`, with the closest known name."""
     names = sorted(known)
-    near = get_close_matches(str(name), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    closest = get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {closest[0]!r}?" if closest else ""
     return f"unknown {what} {name!r}.{hint} Known: {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""Small tables for notebooks, in which everything is text."""
+"""Format names and values as a small HTML table for notebooks, with all text escaped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 
 def html_table(title: str, rows: Mapping[str, object]) -> str:
-    """A heading and a row for each name, as HTML; markup in names and values is shown as text."""
+    """Return an HTML table with a caption and one row per name; names and values are escaped."""
     cells = "".join(
         f"<tr><th style='text-align:left'>{escape(name)}</th>"
         f"<td style='text-align:right'>{escape(_text(value))}</td></tr>"

@@ -1,4 +1,4 @@
-"""Losses, one number per sample, so that training and measuring mean the same by a name."""
+"""Loss functions that return one value per sample, used for both training and measuring."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ PerSample = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """log(sum of exp(outputs)) less the target's own output: the network puts out logits.
+    """Return the cross-entropy of logits: log(sum of exp(outputs)) minus the target's logit.
 
     Args:
         outputs: (N, classes), or (N, classes, ...) for a class at every position.
         targets: (N,) or (N, ...) class numbers, or probabilities shaped like `outputs`.
 
     Returns:
-        (N,), in nats; the mean over positions where there are several.
+        (N,), in nats; the mean over positions where a sample has several.
     """
     found = F.cross_entropy(outputs, targets, reduction="none")
     return found if found.ndim == 1 else found.flatten(1).mean(1)
 
 
 def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Half the squared distance between outputs and targets, summed over the outputs.
+    """Return half the squared difference between outputs and targets, summed over the outputs.
 
     Args:
         outputs: (N, ...).
-        targets: like `outputs`, or (N,) class numbers, which stand for 1 at the class's own output
-            and 0 elsewhere.
+        targets: shaped like `outputs`, or (N,) class numbers, which are converted to one-hot.
 
     Returns:
         (N,).
@@ -42,24 +41,25 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of every output by itself, summed over the outputs, which are logits.
+    """Return the binary cross-entropy of each output, a logit, summed over the outputs.
 
-    What a network with sigmoids at its end and the cross-entropy of each is trained on, in the form
-    that does not overflow: the network stops before those sigmoids.
+    Use it for a network that would end with sigmoids, without these sigmoids: this form does not
+    overflow.
 
     Args:
         outputs: (N, ...).
-        targets: like `outputs`, from 0 to 1, or (N,) class numbers, as in `half_squared_error`.
+        targets: shaped like `outputs`, from 0 to 1, or (N,) class numbers, as in
+            `half_squared_error`.
 
     Returns:
         (N,), in nats.
     """
-    aims = wanted(outputs, targets)
-    return (F.softplus(outputs) - aims * outputs).flatten(1).sum(1)
+    labels = wanted(outputs, targets)
+    return (F.softplus(outputs) - labels * outputs).flatten(1).sum(1)
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Distance between outputs and targets in each output, summed: the linear error.
+    """Return the absolute difference between outputs and targets, summed over the outputs.
 
     Args:
         outputs: (N, ...).
@@ -72,7 +72,7 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def wanted(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Targets shaped like `outputs`; class numbers as 1 at the class's own output, 0 elsewhere."""
+    """Return targets in the shape and dtype of `outputs`; class numbers become one-hot."""
     if targets.ndim == 1 and not targets.is_floating_point():
         classes = torch.arange(outputs.shape[1], device=outputs.device)
         targets = targets.unsqueeze(1) == classes
@@ -88,10 +88,10 @@ LOSSES: dict[str, PerSample] = {
 
 
 def per_sample(loss: str | PerSample) -> PerSample:
-    """The loss of a name; a callable(outputs, targets) giving (N,) stands for itself.
+    """Return the loss with this name; a callable(outputs, targets) -> (N,) is returned unchanged.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: the name is unknown.
     """
     if callable(loss):
         return loss

@@ -1,4 +1,4 @@
-"""Inputs and targets that belong together, and what has to hold of them."""
+"""Pairs of inputs and targets, and checks of their shapes and values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sentei.errors import DataError
 
 
 class Samples(NamedTuple):
-    """Inputs and targets with a row for each sample; an ordinary `(inputs, targets)` pair.
+    """Inputs and targets with one row per sample; a plain `(inputs, targets)` tuple.
 
     Attributes:
         inputs: (N, ...).
@@ -25,30 +25,30 @@ class Samples(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         return len(self.targets)
 
     def first(self, count: int) -> Samples:
-        """The first `count` samples, or all if there are fewer.
+        """Return the first `count` samples, or all if there are fewer.
 
         Raises:
             ValueError: `count` is less than 1.
         """
         if count < 1:
-            raise ValueError(f"at least one sample has to be taken, not {count}")
+            raise ValueError(f"at least one sample has to be taken; got count={count}")
         return Samples(self.inputs[:count], self.targets[:count])
 
     def at(self, rows: Tensor) -> Samples:
-        """The samples at these rows, in this order."""
+        """Return the samples at these row numbers, in this order."""
         return Samples(self.inputs.index_select(0, rows), self.targets.index_select(0, rows))
 
     def to(self, device: torch.device) -> Samples:
-        """The samples on a device."""
+        """Return the samples, moved to a device."""
         return Samples(self.inputs.to(device), self.targets.to(device))
 
 
 def fingerprint(samples: Iterable[Tensor]) -> str:
-    """Sixteen hex digits of SHA-256 over types, shapes and every byte: the same only if all is."""
+    """Return 16 hex digits of the SHA-256 over types, shapes and every byte of the tensors."""
     digest = hashlib.sha256()
     for tensor in samples:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -60,17 +60,17 @@ def fingerprint(samples: Iterable[Tensor]) -> str:
 def check_samples(
     inputs: Tensor, targets: Tensor, width: int | None = None, classes: int | None = None
 ) -> None:
-    """Refuse samples that nothing can be learnt from or measured on.
+    """Raise DataError for samples on which a network cannot be trained or measured.
 
     Args:
         inputs: (N, ...), finite.
-        targets: (N, ...), as many rows.
-        width: how many values an input must have; any if None.
-        classes: how many classes there are, which makes targets whole numbers below it; anything
-            finite if None.
+        targets: (N, ...), with as many rows as `inputs`.
+        width: number of values that an input must have; any if None.
+        classes: number of classes; targets must then be integers from 0 to `classes - 1`. Any
+            finite values if None.
 
     Raises:
-        DataError: with the rule, the place of the first value that breaks it, and what to do.
+        DataError: names the rule, the position of the first value that breaks it, and the remedy.
     """
     check_rows(inputs, targets)
     _check_width(inputs, width)
@@ -81,36 +81,36 @@ def check_samples(
 
 
 def check_classes(targets: Tensor, classes: int) -> None:
-    """Refuse targets that are not class numbers from 0 to `classes - 1`.
+    """Raise DataError for targets that are not class numbers from 0 to `classes - 1`.
 
     Raises:
-        DataError: with the first row that has another.
+        DataError: names the first row with another value.
     """
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise DataError(
-            f"targets must be class numbers, whole and from 0 to {classes - 1}; these are "
+            f"targets must be class numbers, integers from 0 to {classes - 1}; these are "
             f"{targets.dtype}. Convert them with targets.long()."
         )
     wrong = (targets < 0) | (targets >= classes)
     if wrong.any():
-        place = wrong.nonzero()[0].tolist()
+        position = wrong.nonzero()[0].tolist()
         raise DataError(
             f"targets must be class numbers from 0 to {classes - 1}, one for each output; row "
-            f"{place[0]} has {int(targets[tuple(place)])}. Number the classes from 0, or give the "
-            "network more outputs."
+            f"{position[0]} has {int(targets[tuple(position)])}. Number the classes from 0, or "
+            "give the network more outputs."
         )
 
 
 def check_rows(inputs: Tensor, targets: Tensor) -> None:
-    """Refuse inputs and targets that are not as many, or none.
+    """Raise DataError if inputs and targets differ in their number of rows, or have none.
 
     Raises:
-        DataError: with their shapes.
+        DataError: names their shapes.
     """
     if not inputs.ndim or not targets.ndim or len(inputs) != len(targets):
         raise DataError(
-            "inputs and targets must have a row for each sample, and as many of them; their shapes "
-            f"are {tuple(inputs.shape)} and {tuple(targets.shape)}"
+            "inputs and targets must have one row per sample, the same number in both; their "
+            f"shapes are {tuple(inputs.shape)} and {tuple(targets.shape)}"
         )
     if not len(inputs):
         raise DataError("there must be at least one sample; the data has no rows")
@@ -126,18 +126,18 @@ def _check_width(inputs: Tensor, width: int | None) -> None:
 
 
 def check_finite(what: str, values: Tensor) -> None:
-    """Refuse NaN and infinity.
+    """Raise DataError if values contain NaN or infinity.
 
     Raises:
-        DataError: with the place of the first.
+        DataError: names the position of the first.
     """
-    # NaN and infinity survive a sum, which is forty times faster than asking every value.
+    # NaN and infinity make a sum not finite; a sum is forty times faster than testing each value.
     if not values.is_floating_point() or values.sum().isfinite():
         return
     if not values.isfinite().all():
-        row, *place = (~values.isfinite()).nonzero()[0].tolist()
-        column = f", column {', '.join(map(str, place))}" if place else ""
+        row, *position = (~values.isfinite()).nonzero()[0].tolist()
+        column = f", column {', '.join(map(str, position))}" if position else ""
         raise DataError(
-            f"{what} must be finite; row {row}{column} holds {values[(row, *place)].item()} "
+            f"{what} must be finite; row {row}{column} holds {values[(row, *position)].item()} "
             "(counted from 0). Fill or drop such rows first."
         )

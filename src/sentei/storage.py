@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever lost: beside the old one, then renamed over it."""
+"""Write files atomically: to a temporary file in the same folder, renamed over the old file."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ from sentei.errors import FileError
 
 
 def write(path: str | Path, data: bytes, *, durable: bool = True) -> None:
-    """Put `data` at `path` whole or not at all: the old file survives whatever goes wrong.
+    """Write `data` to `path` atomically: on any failure the old file stays as it was.
 
     Args:
-        path: the file; its folder is made if need be.
-        data: all of its content.
-        durable: wait until the disk has it, so that it survives a power cut as well.
+        path: the file; its folder is created if necessary.
+        data: the whole content of the file.
+        durable: wait until the data is on disk (fsync), so that it survives a power failure.
 
     Raises:
-        FileError: it cannot be written (a full disk, no permission); the old file is untouched.
+        FileError: the file cannot be written (a full disk, no permission); the old file stays as it
+            was.
     """
     path = Path(path)
-    beside = None
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".part", dir=path.parent
+        )
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except OSError as error:
         raise FileError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is untouched; "
-            "free some space or choose another place."
+            f"cannot write {path}: {error.strerror or error}. An existing file there is unchanged; "
+            "free some space or choose another path."
         ) from error
     finally:
-        if beside is not None:
+        if temporary is not None:
             with contextlib.suppress(OSError):
-                Path(beside).unlink(missing_ok=True)
+                Path(temporary).unlink(missing_ok=True)

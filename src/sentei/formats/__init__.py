@@ -1,4 +1,4 @@
-"""Networks as files: `save`, `load` and `load_mask` for ours, `export` for everybody else's."""
+"""Save and load networks in sentei's own files; export them to C, ONNX or safetensors."""
 
 from sentei.formats.exporting import export
 from sentei.formats.safetensors import Contents, inspect, load, load_mask, save

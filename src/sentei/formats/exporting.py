@@ -1,4 +1,4 @@
-"""`export`: a network in a format that others run, by the ending of the file's name."""
+"""Export a network to C, ONNX or safetensors, chosen by the suffix of the file name."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def export(
     format: str | None = None,
     **settings: Any,
 ) -> None:
-    """Write a network in the format that the file's ending names.
+    """Write a network in the format that the suffix of `path` names.
 
     Args:
-        model: for C and ONNX, torch's own layers in `nn.Sequential`; any for safetensors.
+        model: for C and ONNX, `nn.Sequential` of torch's own layers; for safetensors, any network.
         path: ends in ".c" (a header is written beside it), ".onnx" or ".safetensors".
         example: (N, ...) real inputs; C and ONNX need them.
-        mask: of this network (`mask.shrunk()` of one that was shrunk); C does not store its dead
-            synapses.
-        format: "c", "c-int8" or "c-int8-int8" for C; what the ending says if None.
-        settings: for C, `name` and `classes` as of `sentei.formats.c.write_c`.
+        mask: of this network (`mask.shrunk()` if the network was shrunk); C does not store its
+            dead synapses.
+        format: "c", "c-int8" or "c-int8-int8" for C; that of the suffix if None.
+        settings: for C, `name` and `classes` as in `sentei.formats.c.write_c`.
 
     Raises:
-        StructureError: the format does not have one of the layers, which is named.
-        ValueError: an unknown ending or format, or a format that is not the ending's.
+        StructureError: the format does not support one of the layers, which is named.
+        ValueError: an unknown suffix or format, or a format that does not match the suffix.
         FileError: the file cannot be written.
     """
     format = checked(path, format)
     if settings and format not in C_FORMATS:
-        raise ValueError(f"{', '.join(settings)}: only a C file has these")
+        raise ValueError(f"only C files accept {', '.join(settings)}; omit them for {format}")
     if format == "safetensors":
         save(model, path, mask)
     elif format == "onnx":
@@ -53,19 +53,19 @@ def export(
 
 
 def checked(path: str | Path, format: str | None) -> str:
-    """The format of a file to be written, by its name or by the file's ending.
+    """Return the format of a file to write: `format` itself, or that of the suffix if None.
 
     Raises:
-        ValueError: an unknown ending or format, or a format that is not the ending's.
+        ValueError: an unknown suffix or format, or a format that does not match the suffix.
     """
-    ending = Path(path).suffix
-    if ending not in SUFFIXES:
-        raise ValueError(unknown("ending", ending, SUFFIXES))
+    suffix = Path(path).suffix
+    if suffix not in SUFFIXES:
+        raise ValueError(unknown("ending", suffix, SUFFIXES))
     if format is None:
-        return SUFFIXES[ending]
+        return SUFFIXES[suffix]
     known = [*C_FORMATS, "onnx", "safetensors"]
     if format not in known:
         raise ValueError(unknown("format", format, known))
-    if format.partition("-")[0] != SUFFIXES[ending]:
-        raise ValueError(f"a file of format {format!r} does not end in {ending!r}: {path}")
+    if format.partition("-")[0] != SUFFIXES[suffix]:
+        raise ValueError(f"a file of format {format!r} does not end in {suffix!r}: {path}")
     return format

@@ -1,4 +1,4 @@
-"""ONNX files, for onnxruntime and everything else that reads them."""
+"""Write networks as ONNX files, for onnxruntime and other runtimes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sentei.network.mask import Mask
 
 
 def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | None = None) -> None:
-    """Write a network as ONNX, one input "input" and one output "output", batch dimension free.
+    """Write a network as ONNX with input "input", output "output" and a free batch dimension.
 
-    Batch norm is folded into the layer before it; dead synapses are zeros.
+    Batch norm is folded into the layer before it; dead synapses are written as zeros.
 
     Args:
-        model: torch's own layers in `nn.Sequential`; already shrunk.
+        model: `nn.Sequential` of torch's own layers; already shrunk.
         path: ends in ".onnx".
         example: (N, ...) inputs; only the shape matters.
         mask: of this network.
 
     Raises:
-        StructureError: a layer that has no stage, or weights that are not finite.
+        StructureError: a layer that is not supported, or weights that are not finite.
         FileError: the file cannot be written.
     """
     if not isinstance(example, Tensor) or example.ndim < 2:
         raise DataError(
-            "an ONNX file needs example=, a tensor (N, ...) of inputs: it says their shape; got "
+            "an ONNX file needs example=, a tensor (N, ...) of inputs, for their shape; got "
             f"{type(example).__name__}"
         )
     shape = tuple(example.shape[1:])
@@ -46,5 +46,5 @@ def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | No
     data = onnx_bytes(found, shape)
     planned = len(onnx_bytes(stages(skeleton(model), shape, mask), shape))
     if len(data) != planned:
-        raise FileError(f"{path} would have {len(data)} bytes where {planned} were planned")
+        raise FileError(f"{path} would have {len(data)} bytes; {planned} were planned")
     storage.write(path, data)

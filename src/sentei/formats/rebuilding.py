@@ -1,4 +1,4 @@
-"""Making a network fit the tensors of a file: the cuts that a saved network has been through."""
+"""Cut a network to the shapes of a file's tensors, and load these tensors into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sentei.network.attention import FewerHeads
 from sentei.network.encoding.architecture import is_foreign, tensors_of
 from sentei.network.layers import Select, refresh_
 
-SHOWN = 5  # names in a message
+SHOWN = 5  # largest number of names in a message
 
 
 def fit_to_tensors_(
@@ -20,20 +20,21 @@ def fit_to_tensors_(
     tied: Mapping[str, str],
     attributes: Mapping[str, Mapping[str, int]],
 ) -> nn.Module:
-    """Give a network the shapes, the values and the integers of a saved one.
+    """Give a network the shapes, tensor values and integer attributes of a saved one, in place.
 
     Args:
         network: full-size or already small; changed in place. `Parameter` objects stay unless they
             are on the meta device.
         tensors: every parameter and persistent buffer by name, shared ones once.
-        tied: other names of shared ones.
-        attributes: integers of modules that are not torch's own, by path.
+        tied: for each further name of a shared tensor, its name in `tensors`.
+        attributes: integer attributes of modules that are not torch's own, by path.
 
     Returns:
-        The network; a new module only if it is itself a layer that needs a Select or fewer heads.
+        The network; a new module only if the network itself is a layer that needs a Select or fewer
+            heads.
 
     Raises:
-        StructureError: the tensors are not those of such a network, cut or whole.
+        StructureError: the tensors are not those of this network, whole or cut.
     """
     network = _with_selects(network, tensors, attributes)
     network = _with_fewer_heads(network, tensors)
@@ -56,16 +57,16 @@ def fit_to_tensors_(
 def _with_selects(
     network: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, int]]
 ) -> nn.Module:
-    """The network with a Select before each layer that reads fewer inputs in the file."""
+    """Insert a Select before each layer that reads fewer inputs in the file."""
     own = tensors_of(network)
     keys = [key for key in tensors if f".{key}".endswith(".0.index") and key not in own]
-    for key in sorted(keys, key=len):  # outer layers first: they rename what is within
+    for key in sorted(keys, key=len):  # outer layers first: wrapping renames inner ones
         layer = key.removesuffix("0.index").removesuffix(".")
         dim = attributes.get(_join(layer, "0"), {}).get("dim")
         try:
             module = network.get_submodule(layer)
         except AttributeError:
-            continue  # named among the unknown keys
+            continue  # `_check_names` reports this key
         if dim is None or tensors[key].ndim != 1:
             continue
         device = next((t.device for t in module.parameters()), tensors[key].device)
@@ -75,7 +76,7 @@ def _with_selects(
 
 
 def _with_fewer_heads(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The network with `FewerHeads` where the file's attention has lost some."""
+    """Replace each nn.MultiheadAttention with tensors of other shapes in the file by FewerHeads."""
     for path, module in list(network.named_modules()):
         if type(module) is nn.MultiheadAttention and any(
             _join(path, name) in tensors and tensors[_join(path, name)].shape != own.shape
@@ -89,6 +90,7 @@ def _with_fewer_heads(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.M
 
 
 def _replaced(network: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """Put `module` at `path` and return the network, or return `module` if `path` is empty."""
     if not path:
         return module
     parent, name = _owner(path)
@@ -97,6 +99,7 @@ def _replaced(network: nn.Module, path: str, module: nn.Module) -> nn.Module:
 
 
 def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise StructureError if file and model do not have the same tensor names."""
     missing = [name for name in own if name not in given]
     foreign = [name for name in given if name not in own]
     if missing or foreign:
@@ -107,23 +110,32 @@ def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None
 
 
 def _check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise StructureError if a tensor is larger in the file or has another kind of dtype."""
     for name, tensor in own.items():
-        held, found = tuple(given[name].shape), tuple(tensor.shape)
-        if len(held) != len(found) or any(a > b for a, b in zip(held, found, strict=True)):
+        in_file, in_model = tuple(given[name].shape), tuple(tensor.shape)
+        if len(in_file) != len(in_model) or any(
+            a > b for a, b in zip(in_file, in_model, strict=True)
+        ):
             raise StructureError(
-                f"a model can only be made smaller to fit: {name!r} has shape {held} in the file, "
-                f"{found} in the model. Pass a model as large as the one that was pruned."
+                f"a model can only be made smaller to fit: {name!r} has shape {in_file} in the "
+                f"file, {in_model} in the model. Pass a model as large as the one that was pruned."
             )
-        floating = tensor.is_floating_point(), given[name].is_floating_point()
-        if floating == (True, True) or tensor.dtype == given[name].dtype:
+        are_floating = tensor.is_floating_point(), given[name].is_floating_point()
+        if are_floating == (True, True) or tensor.dtype == given[name].dtype:
             continue
         raise StructureError(
             f"{name!r} is {given[name].dtype} in the file and {tensor.dtype} in the model; only "
-            "one floating-point type may stand for another. Pass a model of the saved types."
+            "floating-point dtypes may differ. Pass a model with the saved dtypes."
         )
 
 
 def _check_shared(own: Mapping[str, Tensor], sources: Mapping[str, str]) -> None:
+    """Raise StructureError if the model shares a tensor that the file stores as two.
+
+    Args:
+        own: the tensors of the model by name.
+        sources: for each name, the name under which the file stores its tensor.
+    """
     first: dict[int, str] = {}
     for name, tensor in own.items():
         other = first.setdefault(id(tensor), name)
@@ -135,6 +147,7 @@ def _check_shared(own: Mapping[str, Tensor], sources: Mapping[str, str]) -> None
 
 
 def _put_(network: nn.Module, name: str, tensor: Tensor) -> None:
+    """Set a parameter or buffer; a Parameter that is not on the meta device keeps its identity."""
     layer, short = _owner(name)
     module = network.get_submodule(layer)
     old = module._parameters.get(short)
@@ -149,6 +162,7 @@ def _put_(network: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _tie_(network: nn.Module, name: str, first: str) -> None:
+    """Make `name` refer to the same tensor as `first`."""
     (layer, short), (source, original) = _owner(name), _owner(first)
     module, other = network.get_submodule(layer), network.get_submodule(source)
     if short in module._parameters:
@@ -158,6 +172,7 @@ def _tie_(network: nn.Module, name: str, first: str) -> None:
 
 
 def _restore_(network: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
+    """Set the saved integer attributes that modules outside torch.nn already have."""
     for path, module in network.named_modules():
         for name, value in attributes.get(path, {}).items():
             is_public = is_foreign(module) and not name.startswith("_")

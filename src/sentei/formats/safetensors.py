@@ -1,8 +1,9 @@
-"""Self-describing safetensors files: weights, architecture and mask in one, without pickle.
+"""Save and load weights, architecture and mask in one safetensors file, without pickle.
 
-Any safetensors reader can open them. The metadata key "sentei" holds JSON: the format's version,
-the architecture if it is one of torch's own layers in a row, integers of the user's own modules,
-which names share a tensor, and what of the mask is not a tensor.
+Any safetensors reader can open these files. The metadata key "sentei" holds JSON: the version of
+the format, the architecture if the network is nn.Sequential of torch's own layers, integer
+attributes of the user's own modules, which names share a tensor, and the parts of the mask that are
+not tensors.
 """
 
 from __future__ import annotations
@@ -39,20 +40,20 @@ _UNREADABLE = (
 
 
 def save(model: nn.Module, path: str | Path, mask: Mask | None = None) -> None:
-    """Write a network to one file, whole or not at all: an old file survives any failure.
+    """Write a network to one file atomically: on any failure an old file stays as it was.
 
-    Parameters and persistent buffers are kept in their types, shared ones once. The same network
-    gives the same bytes.
+    Parameters and persistent buffers keep their dtypes; shared ones are stored once. The same
+    network gives the same bytes.
 
     Args:
-        model: any; one of torch's own layers in a row can be loaded without its class.
-        path: by custom ends in ".safetensors".
-        mask: of this network, for synapses that are to stay dead when it is trained on; the mask of
-            a shrunk network is `mask.shrunk()`. Nothing is stored of one in which all are alive.
+        model: any network; nn.Sequential of torch's own layers can be loaded without its class.
+        path: usually ends in ".safetensors".
+        mask: of this network, for synapses that must stay dead in further training; the mask of a
+            shrunk network is `mask.shrunk()`. A mask in which everything is alive is not stored.
 
     Raises:
         GroupError: the mask is not the model's.
-        FileError: the file cannot be written, or the model holds what such a file cannot.
+        FileError: the file cannot be written, or cannot store a part of the model.
     """
     if mask is not None:
         mask.check(model)
@@ -62,31 +63,31 @@ def save(model: nn.Module, path: str | Path, mask: Mask | None = None) -> None:
     data = b"".join([head, *(_bytes(tensors[name]) for name in order)])
     planned = safetensors_bytes(tensors, about)
     if len(data) != planned:
-        raise FileError(f"{path} would have {len(data)} bytes where {planned} were planned")
+        raise FileError(f"{path} would have {len(data)} bytes; {planned} were planned")
     storage.write(path, data)
 
 
 def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
-    """The network of a file, in evaluation mode, with the types it was saved in.
+    """Load the network of a file, in evaluation mode, with the dtypes it was saved in.
 
     Args:
         path: a file that `save` wrote.
-        into: a new model of the class that was saved, as large as it was before pruning; it is cut
-            to fit and filled. Needed only where the file cannot describe the network by itself.
+        into: a new model of the class that was saved, as large as before pruning; it is cut to the
+            shapes in the file and filled. Needed only if the file does not describe the network.
 
     Returns:
-        `into`, or a new network. What requires no gradient is not recorded: it is as `into` has it.
+        `into`, or a new network. The file does not store `requires_grad`; it stays as in `into`.
 
     Raises:
-        FileError: the file is missing, damaged, foreign or newer, or is not of this network; `into`
-            is left as it was.
+        FileError: the file is missing, damaged, foreign, of a newer version or of another network;
+            `into` stays as it was.
     """
     file = _read(path)
     try:
         if into is None:
             network = _described(file)
         else:
-            # First without memory: whatever is wrong shows before `into` is touched.
+            # Try on the meta device first: an error is raised before `into` changes.
             meta = {name: torch.empty_like(t, device="meta") for name, t in file.tensors.items()}
             fit_to_tensors_(skeleton(into), meta, file.tied, file.attributes)
             network = into
@@ -96,26 +97,26 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
 
 
 def load_mask(path: str | Path) -> Mask:
-    """The mask in a file; the empty one, in which everything is alive, if it holds none.
+    """Load the mask of a file; an empty mask, without groups, if the file holds none.
 
     Raises:
-        FileError: the file is missing, damaged, foreign or newer.
+        FileError: the file is missing, damaged, foreign or of a newer version.
     """
     return _read(path).mask()
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The contents of a file: sizes, versions, architecture, tensor shapes and mask.
 
     Attributes:
         bytes: size of the file.
         format: version of the file format.
         written_by: version of sentei that wrote it.
-        architecture: the network in torch's words; None if it is of a class of its own.
+        architecture: the network as torch prints it; None if the file does not describe it.
         tensors: shapes by name, shared ones once.
-        entries: numbers in them all.
-        mask: what is dead in it.
+        entries: number of entries in all tensors.
+        mask: what is alive and dead in the network.
     """
 
     bytes: int
@@ -128,10 +129,10 @@ class Contents:
 
 
 def inspect(path: str | Path) -> Contents:
-    """What a file holds, without running anything.
+    """Return the contents of a file without running anything from it.
 
     Raises:
-        FileError: the file is missing, damaged, foreign or newer.
+        FileError: the file is missing, damaged, foreign or of a newer version.
     """
     file = _read(path)
     try:
@@ -151,7 +152,7 @@ def inspect(path: str | Path) -> Contents:
 
 @dataclass(frozen=True)
 class _File:
-    """What was read, its parts of the right types but not yet compared with each other."""
+    """The parts of a file: their types are checked, their agreement with each other is not."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -164,7 +165,8 @@ class _File:
     mask_entries: list[Any]
 
     def mask(self) -> Mask:
-        # Each entry of a tensor is in at most a few groups: its row, its column, its synapse.
+        """Unpack the mask; refuse one with more members than the tensors allow."""
+        # Each tensor entry is in a few groups at most: those of its row, its column, its synapse.
         most = 4 * sum(tensor.numel() for tensor in self.tensors.values())
         try:
             return unpack(self.mask_tensors, self.mask_entries, most)
@@ -173,19 +175,20 @@ class _File:
 
 
 def _read(path: str | Path) -> _File:
+    """Read a file and check the types of its metadata."""
     path = Path(path)
     try:
         with safe_open(path, "pt") as file:
             card = _card(path, file.metadata() or {})
-            # Clones: the library's tensors are windows into the file, and change with it.
-            held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            # Clone, because the library maps tensors from the file, and they change with it.
+            stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except _UNREADABLE as error:
         raise FileError(
-            f"{path} cannot be read as a safetensors file: {error}. If it is there it is "
-            "truncated or damaged; save it again."
+            f"{path} cannot be read as a safetensors file: {error}. If it exists, it is truncated "
+            "or damaged; save it again."
         ) from error
-    own = {name: tensor for name, tensor in held.items() if not name.startswith(MASK)}
-    packed = {name.removeprefix(MASK): t for name, t in held.items() if name.startswith(MASK)}
+    own = {name: tensor for name, tensor in stored.items() if not name.startswith(MASK)}
+    packed = {name.removeprefix(MASK): t for name, t in stored.items() if name.startswith(MASK)}
     tied = _typed(path, card, "tied", dict, lambda v: isinstance(v, str) and v in own)
     if own.keys() & tied.keys():
         raise FileError(f"{path} is damaged: it holds {sorted(own.keys() & tied.keys())[0]} twice")
@@ -203,11 +206,11 @@ def _read(path: str | Path) -> _File:
 
 
 def _card(path: Path, about: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON in the metadata, of a version that this sentei can read."""
+    """Parse the JSON in the metadata; check that this version of sentei can read the format."""
     if "sentei" not in about:
         raise FileError(
-            f"{path} is a safetensors file, but sentei did not write it: it says nothing of the "
-            "network. Load its tensors into your model, then use sentei.save."
+            f"{path} is a safetensors file, but sentei did not write it: its metadata has no key "
+            "'sentei'. Load its tensors into your model, then use sentei.save."
         )
     try:
         card = json.loads(about["sentei"])
@@ -227,10 +230,14 @@ def _card(path: Path, about: Mapping[str, str]) -> dict[str, Any]:
 def _typed(
     path: Path, card: Mapping[str, Any], key: str, kind: type, fits: Callable[[Any], bool]
 ) -> Any:
+    """Return a value of the metadata; raise FileError unless it is a `kind` whose items fit."""
     value = card.get(key, kind())
     items = value.values() if isinstance(value, dict) else value
     if not isinstance(value, kind) or not all(fits(item) for item in items):
-        raise FileError(f"{path} is damaged: {key!r} in its metadata is no {kind.__name__}")
+        raise FileError(
+            f"{path} is damaged: {key!r} in its metadata is no valid {kind.__name__}. Save it "
+            "again."
+        )
     return value
 
 
@@ -239,17 +246,17 @@ def _is_integers(values: Any) -> bool:
 
 
 def _described(file: _File) -> nn.Module:
-    """The network that the file describes, on the meta device, of the shapes that it holds."""
+    """Build the network that the file describes on the meta device; check its tensor shapes."""
     if file.architecture is None:
         raise StructureError(
-            "it holds a network that is not torch's own layers in a row, and cannot build it; "
-            "pass a new model of its class as load(path, into=model)"
+            "the file does not describe its network, which is not nn.Sequential of torch's own "
+            "layers; pass a new model of its class as load(path, into=model)"
         )
     network = build(file.architecture)
     for name, tensor in tensors_of(network).items():
-        held = file.tensors.get(file.tied.get(name, name))
-        if held is None or held.shape != tensor.shape:
-            found = "missing" if held is None else f"of shape {tuple(held.shape)}"
+        stored = file.tensors.get(file.tied.get(name, name))
+        if stored is None or stored.shape != tensor.shape:
+            found = "missing" if stored is None else f"of shape {tuple(stored.shape)}"
             raise StructureError(
                 f"tensor {name!r} should have shape {tuple(tensor.shape)} and is {found}: the file "
                 "is damaged; save it again"
@@ -258,12 +265,12 @@ def _described(file: _File) -> nn.Module:
 
 
 def _check_plain(model: nn.Module) -> None:
-    """Refuse state that is not in tensors, which would be lost."""
+    """Raise FileError for modules with extra state, which a file does not store."""
     for path, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise FileError(
-                f"a file holds parameters and buffers; module {path!r} has extra state of its own. "
-                "Register it as buffers."
+                f"a file stores parameters and buffers; module {path!r} has extra state "
+                "(get_extra_state). Register it as buffers."
             )
 
 

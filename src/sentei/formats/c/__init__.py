@@ -1,4 +1,4 @@
-"""A network as one C99 file and its header: no malloc, constants in flash, a self-test inside."""
+"""Write a network as a C99 file and a header: no malloc, constants in flash, with a self-test."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def write_c(
     name: str | None = None,
     classes: Sequence[str] | None = None,
 ) -> Plan:
-    """Write a network as C: `path` and a header beside it.
+    """Write a network as C: the file `path` and a header beside it.
 
     Args:
         model: linear, convolutional and pooling layers, batch norm and activations in
             `nn.Sequential`; already shrunk.
         path: ends in ".c".
-        example: (N, ...) inputs, real ones; the self-test's vectors are its first four, and int8
-            activations are calibrated on all of it.
-        mask: of this network (`mask.shrunk()`); its dead synapses are not stored. Without one every
-            weight is, zero or not.
-        format: "c" (float32), "c-int8" (int8 weights) or "c-int8-int8" (activations too).
-        name: what all names in the file begin with; the file's name without ".c" if None.
-        classes: what the outputs mean, for the header's comment.
+        example: (N, ...) real inputs; the self-test uses the first four, and int8 activations are
+            calibrated on all of them.
+        mask: of this network (`mask.shrunk()`); dead synapses are not stored. If None, all weights
+            are stored, zeros too.
+        format: "c" (float32), "c-int8" (int8 weights) or "c-int8-int8" (int8 activations too).
+        name: prefix of all names in the file; the file's name without ".c" if None.
+        classes: names of the outputs, for the comment in the header.
 
     Returns:
-        The plan that was kept to.
+        The plan; the file has exactly its sizes.
 
     Raises:
-        StructureError: a layer that C does not have, one with no input left, or a weight that is
+        StructureError: a layer that C does not support, one with no input left, or a weight that is
             not finite; the layer is named.
-        ValueError: an unknown format, or a name that is no C identifier.
+        ValueError: an unknown format, a name that is no C identifier, or a wrong number of classes.
         FileError: the files cannot be written.
     """
     path = Path(path)
@@ -57,7 +57,9 @@ def write_c(
     net = as_c(model, example, mask, format)
     source = Source(net, name)
     if source.flash != net.plan.flash:
-        raise FileError(f"{path} would take {source.flash} bytes; {net.plan.flash} were planned")
+        raise FileError(
+            f"{path} would have {source.flash} bytes of constants; {net.plan.flash} were planned"
+        )
     about = _about(net, path.stem, name, classes)
     code = source.code(about, _samples(example)[:GOLDEN])
     code = code.replace(f'#include "{name}.h"', f'#include "{path.stem}.h"')
@@ -67,7 +69,7 @@ def write_c(
 
 
 def as_c(model: nn.Module, example: Any, mask: Mask | None, format: str) -> Stored:
-    """The numbers that a C file of this network holds."""
+    """Return the plan and the stored numbers of a network's C file; arguments as in `write_c`."""
     samples = _samples(example)
     plan = c_plan(stages(model, tuple(samples.shape[1:]), mask), format)
     return stored(plan, samples.reshape(len(samples), *plan.blocks[0].head.entering))
@@ -76,22 +78,22 @@ def as_c(model: nn.Module, example: Any, mask: Mask | None, format: str) -> Stor
 def _samples(example: Any) -> Tensor:
     if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
         raise DataError(
-            "a C file is written from example=, a tensor (N, ...) of real inputs: its shape is the "
-            f"network's, its values are the self-test's; got {type(example).__name__}"
+            "a C file needs example=, a tensor (N, ...) of real inputs: its shape is the input "
+            f"shape and its values are used in the self-test; got {type(example).__name__}"
         )
     return example.detach().cpu().float()
 
 
 def identifier(name: str) -> str:
-    """The name, if C can have it.
+    """Return the name unchanged if it is a C identifier.
 
     Raises:
-        ValueError: it is no C identifier.
+        ValueError: the name is no C identifier, or is a reserved word.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _RESERVED:
         raise ValueError(
-            f"names in C are letters, digits and underscores, begin with a letter and are none of "
-            f"C's own words; got {name!r}. Name the file otherwise, or pass name=."
+            f"names in C consist of letters, digits and underscores, begin with a letter and are "
+            f"not reserved words; got {name!r}. Choose another file name, or pass name=."
         )
     return name
 
@@ -108,11 +110,14 @@ _RESERVED = frozenset(
 
 
 def _about(net: Stored, file: str, name: str, classes: Sequence[str] | None) -> str:
+    """Return the comment at the top of both files: sizes, layers, inputs, outputs and usage."""
     plan = net.plan
     heads = [block.head for block in plan.blocks]
     out = plan.blocks[-1].out
     if classes is not None and len(classes) != out:
-        raise ValueError(f"the network has {out} outputs and {len(classes)} classes were named")
+        raise ValueError(
+            f"the network has {out} outputs and {len(classes)} classes were named; name all outputs"
+        )
     lines = [
         f"{name}: {size(heads[0].entering)} inputs, {out} outputs. Written by sentei.",
         "",

@@ -1,4 +1,4 @@
-"""An emitted C file, compiled on this machine and run: its accuracy and its speed as they are."""
+"""Compile an exported C file on this machine and measure its accuracy and its latency."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 
 
 def compiler() -> str | None:
-    """The C compiler of this machine; None if it has none."""
+    """Return the path of a C compiler on this machine; None if there is none."""
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
 def named(path: Path) -> str:
-    """What all names of an emitted file begin with."""
+    """Return the prefix of all names in an exported C file."""
     return re.findall(r"void (\w+)_predict", path.with_suffix(".h").read_text())[0]
 
 
 def input_step(path: Path) -> float | None:
-    """What one step of an emitted file's int8 inputs counts; None where they are floats."""
+    """Return the input value of one int8 step in an exported file; None if inputs are floats."""
     found = re.findall(r"_INPUT_STEP ([-\d.e]+)", path.with_suffix(".h").read_text())
     return float(found[0]) if found else None
 
@@ -42,20 +42,20 @@ def input_step(path: Path) -> float | None:
 def shipped(
     network: nn.Module, calibration: Tensor, mask: Mask | None, format: str, samples: Samples
 ) -> float:
-    """The accuracy of a network as C: the emitted code's, or without a compiler what it computes.
+    """Return the accuracy of a network exported to C: compiled if possible, else emulated in torch.
 
     Args:
         network: as for `write_c`.
         calibration: (N, ...) real inputs.
-        mask: what is dead in it.
+        mask: which synapses of the network are dead.
         format: "c", "c-int8" or "c-int8-int8".
         samples: inputs and classes.
     """
     inputs, targets = samples
     if compiler() is None:
         net = as_c(network, calibration, mask, format)
-        said = torch.cat([outputs(net, block) for block in inputs.split(1000)])
-        return float((said.argmax(1) == targets).float().mean())
+        predicted = torch.cat([outputs(net, block) for block in inputs.split(1000)])
+        return float((predicted.argmax(1) == targets).float().mean())
     with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
         path = Path(folder) / "net.c"
         write_c(network, path, calibration, mask, format)
@@ -63,14 +63,14 @@ def shipped(
 
 
 class Compiled:
-    """A C file that `write_c` wrote, as a function of tensors.
+    """Compile a C file that `write_c` wrote, and call it with tensors.
 
     Args:
-        path: the .c file, its header beside it.
-        optimise: how the compiler is to optimise.
+        path: the .c file, with its header in the same folder.
+        optimise: optimisation flag for the compiler.
 
     Raises:
-        FileError: no C compiler, or one that does not take the file without a warning.
+        FileError: there is no C compiler, or the file does not compile without warnings.
     """
 
     def __init__(self, path: str | Path, optimise: str = "-O3"):
@@ -78,12 +78,12 @@ class Compiled:
         cc = compiler()
         if cc is None:
             raise FileError(
-                f"{path} is measured by compiling it, and there is no C compiler (cc, gcc or "
+                f"{path} has to be compiled to be measured, and there is no C compiler (cc, gcc or "
                 "clang); install one"
             )
-        head = path.with_suffix(".h").read_text()
+        header = path.with_suffix(".h").read_text()
         name = named(path)
-        defined = dict(re.findall(rf"#define {name.upper()}_(\w+) ([-\d.e]+)", head))
+        defined = dict(re.findall(rf"#define {name.upper()}_(\w+) ([-\d.e]+)", header))
         self.inputs, self.outputs = int(defined["INPUTS"]), int(defined["OUTPUTS"])
         self.step = input_step(path)
         flags = [*STRICT, optimise, "-shared", "-fPIC"]
@@ -97,11 +97,11 @@ class Compiled:
             )
             if done.returncode:
                 raise FileError(f"{path} does not compile: {done.stderr[:2000]}")
-            loaded = ctypes.CDLL(library)  # stays, though its file goes
+            loaded = ctypes.CDLL(library)  # stays loaded after its file is deleted
         self._predict = getattr(loaded, f"{name}_predict")
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """(N, …) inputs in real units to (N, outputs)."""
+        """Compute (N, outputs) from (N, …) inputs in real units."""
         rows = self._rows(samples)
         out = np.zeros((len(rows), self.outputs), dtype=np.float32)
         for x, y in zip(rows, out, strict=True):
@@ -109,11 +109,11 @@ class Compiled:
         return torch.from_numpy(out)
 
     def accuracy(self, samples: Tensor, targets: Tensor) -> float:
-        """Part of the samples whose largest output is their class."""
+        """Return the fraction of samples whose largest output is their class."""
         return float((self(samples).argmax(1) == targets.cpu()).float().mean())
 
     def latency(self, sample: Tensor, repeats: int = 300) -> float:
-        """Seconds for one sample: the median of `repeats` after ten that are not counted."""
+        """Return seconds per sample: the median of `repeats` calls after ten uncounted ones."""
         (x,) = self._rows(sample.reshape(1, -1))
         y = np.zeros(self.outputs, dtype=np.float32)
         given = x.ctypes.data_as(ctypes.c_void_p), y.ctypes.data_as(ctypes.c_void_p)
@@ -125,11 +125,12 @@ class Compiled:
         return float(np.median(times[10:]))
 
     def _rows(self, samples: Tensor) -> np.ndarray:
+        """Return samples as C expects them: (N, inputs) float32, or int8 steps."""
         flat = samples.detach().cpu().float().reshape(len(samples), -1)
         if flat.shape[1] != self.inputs:
             raise ValueError(f"a sample has {self.inputs} numbers; these have {flat.shape[1]}")
         if self.step is None:
             return np.ascontiguousarray(flat.numpy())
-        whole = flat * torch.tensor(1.0 / self.step)
-        whole = torch.trunc(whole + torch.copysign(torch.tensor(0.5), whole)).clamp(-127, 127)
-        return np.ascontiguousarray(whole.numpy().astype(np.int8))
+        steps = flat * torch.tensor(1.0 / self.step)
+        steps = torch.trunc(steps + torch.copysign(torch.tensor(0.5), steps)).clamp(-127, 127)
+        return np.ascontiguousarray(steps.numpy().astype(np.int8))

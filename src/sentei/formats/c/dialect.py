@@ -1,4 +1,4 @@
-"""What all functions of one C file share."""
+"""The name prefix and number types that all functions of one C file share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sentei.network.encoding.plans import Numbers
 
 @dataclass(frozen=True)
 class Dialect:
-    """What all functions of one file share: the prefix of its names, and what numbers are kept in.
+    """The name prefix and the number types of one C file.
 
     Attributes:
-        name: of the network, a C identifier.
+        name: of the network, a C identifier; the prefix of all names.
         numbers: bytes of weights and activations.
     """
 
@@ -21,7 +21,7 @@ class Dialect:
 
     @property
     def upper(self) -> str:
-        """The prefix of macros."""
+        """The prefix of macro names."""
         return self.name.upper()
 
     @property
@@ -36,23 +36,23 @@ class Dialect:
 
     @property
     def total(self) -> str:
-        """C type that products are added in."""
+        """C type of the sum of products."""
         return "float" if self.numbers.activation == 4 else "int32_t"
 
     def read(self, pointer: str, kind: str) -> str:
-        """Read a constant of a C type, wherever constants are."""
+        """Return a C expression that reads a constant of type `kind` from flash."""
         macro = {"float": "FLOAT", "int8_t": "BYTE", "uint8_t": "BYTE", "uint16_t": "WORD"}[kind]
         text = f"{self.upper}_{macro}({pointer})"
         return f"(int8_t){text}" if kind == "int8_t" else text
 
     def product(self, value: str) -> str:
-        """The next weight times a value."""
+        """Return a C expression for the next weight times `value`; it advances `w`."""
         weight = self.read("w++", self.weight)
         casts = {("int8_t", "float"): f"(float)({weight})", ("int8_t", "int32_t"): weight}
         return f"{casts.get((self.weight, self.total), weight)} * {value}"
 
 
 def literal(value: float) -> str:
-    """A float constant that reads back as the same float."""
+    """Return a C float constant that parses to exactly the same float32."""
     text = f"{value:.9g}"
     return (text if any(mark in text for mark in ".en") else f"{text}.0") + "f"

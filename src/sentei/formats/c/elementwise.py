@@ -1,4 +1,4 @@
-"""C functions of every number by itself."""
+"""C functions for element-wise activations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sentei.network.encoding.stages import Pointwise
 
 
 def point_functions(dialect: Dialect, points: Sequence[Pointwise]) -> dict[str, str]:
-    """The C functions that these need, by name."""
+    """Return the C functions for these activations, by name."""
     return {
         point_name(dialect, point): (
             f"static float {point_name(dialect, point)}(float v)\n{{\n"
@@ -24,7 +24,7 @@ def _expression(point: Pointwise) -> str:
 
 
 def point_name(dialect: Dialect, point: Pointwise) -> str:
-    """The name of a function of every number; its settings are part of it."""
+    """Return the C name of an activation; its settings are part of the name."""
     marks = str.maketrans({".": "p", "-": "m", "+": "_"})
     settings = "".join(f"_{value:g}".translate(marks) for value in point.settings)
     return f"{dialect.name}_{point.function}{settings}"
@@ -47,7 +47,7 @@ MATH = {"sigmoid", "tanh", "silu", "elu", "gelu"}
 
 
 def applied(dialect: Dialect, points: Sequence[Pointwise], value: str) -> str:
-    """These functions of an expression, the first one innermost."""
+    """Return the C expression that applies these activations to `value`, the first innermost."""
     for point in points:
         value = f"{point_name(dialect, point)}({value})"
     return value

@@ -1,4 +1,4 @@
-"""An emitted C file's self-test on an emulated Cortex-M4: the board that needs no board."""
+"""Run an exported C file on an emulated Cortex-M4 (QEMU): self-test, classes, code size."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sentei.formats.c.quantised import quantise
 
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")  # Debian's gcc-arm-none-eabi, qemu-system-arm
 
-# The processor begins with what stands at address 0: a stack, and where to go. newlib's start-up
-# code does the rest and speaks to the emulator by semihosting.
+# At reset the processor reads two words at address 0: the stack pointer and the reset handler.
+# newlib's start-up code does the rest and calls the emulator by semihosting.
 _START = """\
 void _start(void);
 __attribute__((section(".vectors"), used)) static const struct { void *stack; void (*reset)(void); }
@@ -32,17 +32,17 @@ static const $kind samples[] = {$values};
 int main(void)
 {
     unsigned n;
-    for (n = 0; n < $count; n++) printf("%d ", ${one}_classify(samples + n * ${up}_INPUTS));
+    for (n = 0; n < $count; n++) printf("%d ", ${prefix}_classify(samples + n * ${up}_INPUTS));
     return 0;
 }
 """)
 
 
 def check(name: str) -> None:
-    """Refuse where a tool is missing.
+    """Raise FileError if a tool for the emulated board is missing.
 
     Raises:
-        FileError: with what to install.
+        FileError: names the packages to install.
     """
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
@@ -53,21 +53,21 @@ def check(name: str) -> None:
 
 
 def self_test(path: str | Path, timeout: float = 120) -> str:
-    """What the self-test of a C file prints on QEMU's mps2-an386 (Cortex-M4, no operating system).
+    """Return the self-test output of a C file on QEMU's mps2-an386 (bare-metal Cortex-M4).
 
     Raises:
         FileError: a tool is missing, the file does not compile, or a golden vector fails.
     """
     path = Path(path).resolve()
-    return _on_the_board(path, [f"-D{named(path).upper()}_SELF_TEST"], timeout)
+    return _run_on_board(path, [f"-D{named(path).upper()}_SELF_TEST"], timeout)
 
 
 def classify(path: str | Path, samples: Tensor, timeout: float = 120) -> list[int]:
-    """The classes that a C file gives samples on the same board, from a program of its own.
+    """Return the classes that a C file predicts for samples, in a test program on the same board.
 
     Args:
-        path: the .c file, its header beside it.
-        samples: (N, ...) inputs in real units; they are in the program's flash.
+        path: the .c file, with its header in the same folder.
+        samples: (N, ...) inputs in real units; they are stored in the program's flash.
         timeout: seconds for compiling, and for running.
 
     Raises:
@@ -80,7 +80,7 @@ def classify(path: str | Path, samples: Tensor, timeout: float = 120) -> list[in
     words = [str(int(v)) if step else literal(v) for v in values]
     main = _MAIN.substitute(
         header=path.with_suffix(".h"),
-        one=name,
+        prefix=name,
         up=name.upper(),
         kind="int8_t" if step else "float",
         count=len(flat),
@@ -89,13 +89,14 @@ def classify(path: str | Path, samples: Tensor, timeout: float = 120) -> list[in
     with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
         program = Path(folder) / "main.c"
         program.write_text(main)
-        return [int(word) for word in _on_the_board(path, [str(program)], timeout).split()]
+        return [int(word) for word in _run_on_board(path, [str(program)], timeout).split()]
 
 
 def sizes(path: str | Path, cpu: str = "cortex-m0plus", timeout: float = 120) -> tuple[int, ...]:
-    """Bytes of code and constants, of initialised and of other data of a C file at -Os.
+    """Return the bytes of text, data and bss of a C file compiled at -Os.
 
-    libgcc and libm, which the linker adds, are not in it.
+    That is code and constants, initialised data, other static data. libgcc and libm, which the
+    linker adds, are not included.
 
     Raises:
         FileError: a tool is missing, or the file does not compile.
@@ -103,15 +104,15 @@ def sizes(path: str | Path, cpu: str = "cortex-m0plus", timeout: float = 120) ->
     path = Path(path).resolve()
     check(path.name)
     with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
-        made = str(Path(folder) / "net.o")
-        flags = [*STRICT, f"-mcpu={cpu}", "-mthumb", "-Os", "-c", str(path), "-o", made]
+        compiled = str(Path(folder) / "net.o")
+        flags = [*STRICT, f"-mcpu={cpu}", "-mthumb", "-Os", "-c", str(path), "-o", compiled]
         _run([TOOLS[0], *flags], path, timeout)
-        listed = _run(["arm-none-eabi-size", made], path, timeout)
+        listed = _run(["arm-none-eabi-size", compiled], path, timeout)
     return tuple(map(int, listed.splitlines()[1].split()[:3]))
 
 
-def _on_the_board(path: Path, more: list[str], timeout: float) -> str:
-    """What a C file, and what more it is compiled with, prints."""
+def _run_on_board(path: Path, more: list[str], timeout: float) -> str:
+    """Compile a C file with the arguments `more`, run it on the board and return what it prints."""
     check(path.name)
     with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
         start, image = Path(folder) / "start.c", Path(folder) / "image.elf"
@@ -121,11 +122,12 @@ def _on_the_board(path: Path, more: list[str], timeout: float) -> str:
         sources = [*more, str(path), str(start), "-lm", "-o", str(image)]
         _run([TOOLS[0], *STRICT, *cpu, "-O2", place, *sources], path, timeout)
         board = ["-M", "mps2-an386", "-semihosting", "-nographic", "-monitor", "none"]
-        silent = ["-serial", "null", "-kernel", str(image)]
-        return _run([TOOLS[1], *board, *silent], path, timeout)
+        no_serial = ["-serial", "null", "-kernel", str(image)]
+        return _run([TOOLS[1], *board, *no_serial], path, timeout)
 
 
 def _run(command: list[str], path: Path, timeout: float) -> str:
+    """Run a command and return its output; raise FileError if it fails or takes too long."""
     try:
         done = subprocess.run(
             command,
@@ -138,6 +140,6 @@ def _run(command: list[str], path: Path, timeout: float) -> str:
     except subprocess.TimeoutExpired as error:
         raise FileError(f"{path.name}: {command[0]} did not end within {timeout} s") from error
     if done.returncode:
-        said = (done.stdout + done.stderr)[:2000]
-        raise FileError(f"{path.name}: {command[0]} ended with {done.returncode}: {said}")
+        output = (done.stdout + done.stderr)[:2000]
+        raise FileError(f"{path.name}: {command[0]} ended with {done.returncode}: {output}")
     return done.stdout + (done.stderr if command[0] == TOOLS[1] else "")

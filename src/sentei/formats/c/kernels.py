@@ -1,4 +1,4 @@
-"""The C functions of a network's layers, as text."""
+"""Generate the C functions for linear layers, convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sentei.network.encoding.stages import Pool, Weighted
 
 
 def settled(dialect: Dialect, total: str) -> str:
-    """A row's finished sum, in real units."""
+    """Return the C expression for a row's output in real units: its sum, scaled, plus bias."""
     scaled = dialect.numbers.weight == 1
     value = f"(float){total}" if dialect.total != "float" else total
     scale = f" * {dialect.read('scale++', 'float')}" if scaled else ""
@@ -22,20 +22,19 @@ def settled(dialect: Dialect, total: str) -> str:
 def linear(
     dialect: Dialect, name: str, code: Code, value: str, out: str, *, in_parts: bool = False
 ) -> str:
-    """A linear layer; `value` finishes a row, `{sum}` in it being the row's sum.
-
-    One function serves all layers of one code.
+    """Generate the C function of a linear layer; layers with the same code can share it.
 
     Args:
         dialect: of the file.
         name: of the function.
-        code: how weights are listed.
-        value: what a row's output is.
+        code: how the weights are listed.
+        value: C expression for a row's output, with `{sum}` for the row's scaled sum plus bias.
         out: C type of an output.
-        in_parts: add floats in parts of 32 first: a third of the rounding of one long sum.
+        in_parts: add floats in parts of 32 first, which has a third of the rounding error of one
+            long sum.
     """
-    found = weight_loop(dialect, code, "columns")
-    tables = "".join(f", const {kind} *{table}" for kind, table in found.tables)
+    loop = weight_loop(dialect, code, "columns")
+    tables = "".join(f", const {kind} *{table}" for kind, table in loop.tables)
     scales = ", const float *scale" if dialect.numbers.weight == 1 else ""
     each, row_sum, begin = f"sum += {dialect.product('x[column]')};", "sum", "sum = 0"
     if dialect.total == "float":
@@ -47,10 +46,10 @@ def linear(
         f"static void {name}(const {dialect.activation} *x, {out} *y, unsigned rows,",
         f"    unsigned columns, const {dialect.weight} *w{tables}{scales}, const float *bias)",
         "{",
-        *(f"    {line}" for line in found.begin),
+        *(f"    {line}" for line in loop.begin),
         "    for (; rows; rows--) {",
         f"        {dialect.total} {begin};",
-        *(f"        {line.replace('{each}', each)}" for line in found.row),
+        *(f"        {line.replace('{each}', each)}" for line in loop.row),
         f"        *y++ = {value.replace('{sum}', settled(dialect, row_sum))};",
         "    }",
         "}",
@@ -59,20 +58,21 @@ def linear(
 
 
 def convolution(dialect: Dialect, name: str, block: Block, code: Code, quantise: str) -> str:
-    """A convolution, with what follows it done to each channel as soon as it is there.
+    """Generate the C functions of a convolution with its activations and pooling.
 
-    Every weight is spread over the whole channel at once, so that finding it costs little however
-    it is coded.
+    Output channels are computed one after another, each with its activations and its pooling. Each
+    weight is applied to all positions of the channel at once, so decoding it costs little in any
+    code.
     """
     head = block.head
     assert isinstance(head, Weighted)
     assert head.window is not None
-    own, act = dialect.total, dialect.activation
+    total, act = dialect.total, dialect.activation
     columns, plane = head.weight.shape[1], block.plane
     per_group = len(head.weight) // head.groups
     source = size(head.entering) // head.groups
     at = f"x + row / {per_group}u * {source}u" if head.groups > 1 else "x"
-    found = weight_loop(dialect, code, f"{columns}u")
+    loop = weight_loop(dialect, code, f"{columns}u")
     each = f"{name}_spread({at}, {dialect.read('w++', dialect.weight)}, column);"
     value = applied(dialect, block.before, "value")
     finish = quantise.format(value) if quantise else value
@@ -90,14 +90,14 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, quantise:
         f"static void {name}(const {act} *x, {act} *y)",
         "{",
         f"    const {dialect.weight} *w = {name}_weights;",
-        *(f"    const {kind} *{table} = {name}_{table};" for kind, table in found.tables),
+        *(f"    const {kind} *{table} = {name}_{table};" for kind, table in loop.tables),
         *([f"    const float *scale = {name}_scale;"] if dialect.numbers.weight == 1 else []),
         f"    const float *bias = {name}_bias;",
         "    unsigned row, k;",
-        *(f"    {line}" for line in found.begin),
+        *(f"    {line}" for line in loop.begin),
         f"    for (row = 0; row < {len(head.weight)}u; row++) {{",
         f"        for (k = 0; k < {plane}u; k++) {dialect.name}_plane[k] = 0;",
-        *(f"        {line.replace('{each}', each)}" for line in found.row),
+        *(f"        {line.replace('{each}', each)}" for line in loop.row),
         f"        for (k = 0; k < {plane}u; k++) {{",
         f"            const float value = {_plane_value(dialect)};",
         f"            {target} = {finish};",
@@ -109,29 +109,30 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, quantise:
     ]
     parts = [_spread(dialect, name, head, head.window)]
     if block.pool is not None:
-        parts.append(pool(f"{name}_pool", block.pool, own, act))
+        parts.append(pool(f"{name}_pool", block.pool, total, act))
     return "\n".join([*parts, "\n".join(lines) + "\n"])
 
 
 def _plane_value(dialect: Dialect) -> str:
-    own = f"{dialect.name}_plane[k]"
-    own = own if dialect.total == "float" else f"(float){own}"
+    """Return the C expression for one value of the plane in real units: scaled, plus bias."""
+    value = f"{dialect.name}_plane[k]"
+    value = value if dialect.total == "float" else f"(float){value}"
     scale = f" * {dialect.read('scale', 'float')}" if dialect.numbers.weight == 1 else ""
-    return f"{own}{scale} + {dialect.read('bias', 'float')}"
+    return f"{value}{scale} + {dialect.read('bias', 'float')}"
 
 
 def _spread(dialect: Dialect, name: str, head: Weighted, window: Window) -> str:
-    """Add one weight times what it sees to every place of the channel."""
+    """Generate the C function that adds one weight times its inputs to a whole channel."""
     (_, height, width), (_, down, across) = head.entering, head.leaving
     kernel = window.kernel
     weight = "float" if dialect.total == "float" else "int32_t"
-    wide = {"i": (height, down, 0), "j": (width, across, 1)}
+    axes = {"i": (height, down, 0), "j": (width, across, 1)}
     bounds = []
-    for variable, (side, out, way) in wide.items():
-        pad, step, apart = window.padding[way], window.stride[way], window.dilation[way]
+    for variable, (side, out, axis) in axes.items():
+        pad, step, dilation = window.padding[axis], window.stride[axis], window.dilation[axis]
         first, last = f"{variable}_first", f"{variable}_last"
         if pad:
-            shift = f"{variable} * {apart}"
+            shift = f"{variable} * {dilation}"
             room = f"{side + pad - 1} - {shift}"
             bounds += [
                 f"const int {first} = {pad} > {shift}"
@@ -141,8 +142,8 @@ def _spread(dialect: Dialect, name: str, head: Weighted, window: Window) -> str:
             ]
         else:
             bounds += [f"const int {first} = 0, {last} = {out};"]
-    u = _along("r", "i", window, 0)
-    v = _along("c", "j", window, 1)
+    u = _input_position("r", "i", window, 0)
+    v = _input_position("c", "j", window, 1)
     return "\n".join(
         [
             f"static void {name}_spread(const {dialect.activation} *x, {weight} weight,"
@@ -164,15 +165,16 @@ def _spread(dialect: Dialect, name: str, head: Weighted, window: Window) -> str:
     )
 
 
-def _along(place: str, tap: str, window: Window, way: int) -> str:
-    step, apart, pad = window.stride[way], window.dilation[way], window.padding[way]
-    text = place if step == 1 else f"{place} * {step}"
-    text += f" + {tap}" if apart == 1 else f" + {tap} * {apart}"
+def _input_position(position: str, tap: str, window: Window, axis: int) -> str:
+    """Return the C expression for the input position of a kernel tap at an output position."""
+    step, dilation, pad = window.stride[axis], window.dilation[axis], window.padding[axis]
+    text = position if step == 1 else f"{position} * {step}"
+    text += f" + {tap}" if dilation == 1 else f" + {tap} * {dilation}"
     return text if not pad else f"{text} - {pad}"
 
 
 def pool(name: str, stage: Pool, own: str, out: str) -> str:
-    """Pooling of one channel, from numbers of type `own` to numbers of type `out`."""
+    """Generate the C function that pools one channel, from values of C type `own` to type `out`."""
     (_, height, width), (_, down, across) = stage.entering, stage.leaving
     window = stage.window
     kernel = window.kernel
@@ -198,8 +200,8 @@ def pool(name: str, stage: Pool, own: str, out: str) -> str:
         f"    for (r = 0; r < {down}; r++) for (c = 0; c < {across}; c++) {{",
         f"        {begin}",
         f"        for (i = 0; i < {kernel[0]}; i++) for (j = 0; j < {kernel[1]}; j++) {{",
-        f"            const int u = {_along('r', 'i', window, 0)};",
-        f"            const int v = {_along('c', 'j', window, 1)};",
+        f"            const int u = {_input_position('r', 'i', window, 0)};",
+        f"            const int v = {_input_position('c', 'j', window, 1)};",
         f"            {own} value;",
         *([f"            {inside}"] if padded else []),
         f"            value = x[u * {width} + v];",

@@ -1,4 +1,4 @@
-"""The numbers of a C file: weights as they are stored, and what the file will compute with them."""
+"""Quantise the numbers of a C file, and compute in torch what the file computes with them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sentei.errors import StructureError
 from sentei.network.encoding.plans import C_FORMATS, Block, Plan
 from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
 
-TOP = 127  # symmetric: -127 to 127
+TOP = 127  # largest int8 value; the range is symmetric, -127 to 127
 
 
 @dataclass(frozen=True)
 class Values:
-    """The numbers of one block with weights.
+    """The stored weights, scales and biases of one block.
 
     Attributes:
         weights: (rows, columns) as stored; dead ones are zero.
-        scale: (rows,) what a stored weight counts; None where they are floats.
+        scale: (rows,) real value of one step of a stored int8 weight; None if weights are floats.
         bias: (rows,).
     """
 
@@ -33,13 +33,13 @@ class Values:
 
 @dataclass(frozen=True)
 class Stored:
-    """A plan with its numbers.
+    """A plan together with its stored numbers.
 
     Attributes:
         plan: sizes and codes.
-        values: of each block; None where it has no weights.
-        steps: what one unit of each block's int8 output counts, the input's first; empty where
-            activations are floats.
+        values: of each block; None for blocks without weights.
+        steps: real value of one int8 step of the network's input, then of each block's output;
+            empty if activations are floats.
     """
 
     plan: Plan
@@ -48,12 +48,12 @@ class Stored:
 
 
 def stored(plan: Plan, samples: Tensor) -> Stored:
-    """Quantise a plan's numbers, symmetric and per row; calibrate its activations on samples.
+    """Quantise weights per row and symmetrically; calibrate int8 activations on samples.
 
     Args:
         plan: of a network with weights in memory.
-        samples: (N, ...) inputs; the largest number that they lead to is the largest that an int8
-            activation can hold.
+        samples: (N, ...) inputs; the largest absolute activation that they produce in a block
+            becomes 127 there.
 
     Raises:
         StructureError: a weight that is not finite; the layer is named.
@@ -71,7 +71,10 @@ def stored(plan: Plan, samples: Tensor) -> Stored:
 
 
 def outputs(net: Stored, samples: Tensor) -> Tensor:
-    """(N, outputs) what the file computes, in real units; int8 activations as exactly as in C."""
+    """Compute the outputs of the C file in torch: (N, outputs) in real units.
+
+    int8 activations are exactly those of the C code.
+    """
     here = quantise(samples, net.steps[0]) if net.steps else samples
     for place in range(len(net.plan.blocks)):
         here = _block(net, place, here)
@@ -79,22 +82,24 @@ def outputs(net: Stored, samples: Tensor) -> Tensor:
 
 
 def quantise(x: Tensor, step: float) -> Tensor:
-    """Whole numbers of steps, halves away from zero, as floats."""
+    """Return x as integer numbers of steps, in floats; halves are rounded away from zero."""
     scaled = x.float() * torch.tensor(1.0 / step, dtype=torch.float32)
     return torch.trunc(scaled + torch.copysign(torch.tensor(0.5), scaled)).clamp(-TOP, TOP)
 
 
 def last_whole(plan: Plan) -> int:
-    """The block that turns int8 activations into float outputs: the last linear layer."""
+    """Return the index of the last linear layer, which turns int8 activations into floats."""
     heads = [block.head for block in plan.blocks]
     return max(i for i, head in enumerate(heads) if isinstance(head, Weighted) and not head.window)
 
 
 def _step(x: Tensor) -> float:
+    """Return the real value of one int8 step, so that the largest absolute value is 127 steps."""
     return max(float(x.abs().max()), 1e-12) / TOP
 
 
-def _values(head: Stage, whole: bool) -> Values | None:
+def _values(head: Stage, is_int8: bool) -> Values | None:
+    """Return the stored numbers of a block, as floats or int8; None without weights."""
     if not isinstance(head, Weighted):
         return None
     weight = head.weight.detach().cpu().float() * head.alive.cpu()
@@ -104,7 +109,7 @@ def _values(head: Stage, whole: bool) -> Values | None:
             f"weights must be finite; layer {head.name!r} has one that is not (NaN or infinity). "
             "Train it again."
         )
-    if not whole:
+    if not is_int8:
         return Values(weight, None, bias)
     scale = (weight.abs().amax(1) / TOP).clamp_min(1e-30)
     return Values((weight / scale[:, None]).round().clamp(-TOP, TOP), scale, bias)
@@ -112,26 +117,27 @@ def _values(head: Stage, whole: bool) -> Values | None:
 
 @torch.no_grad()
 def _block(net: Stored, place: int, x: Tensor) -> Tensor:
-    """What one block makes of a batch."""
+    """Compute the output of one block for a batch."""
     block, values = net.plan.blocks[place], net.values[place]
-    whole = bool(net.steps)
+    is_int8 = bool(net.steps)
     if values is None:
-        return _plain(block.head, x, whole)
-    total = _products(block, values, x.double() if whole else x)
+        return _plain(block.head, x, is_int8)
+    total = _products(block, values, x.double() if is_int8 else x)
     scale = values.scale
-    if whole and scale is not None:
+    if is_int8 and scale is not None:
         scale = (scale.double() * net.steps[place]).float()
     shape = (-1, *(1,) * (total.ndim - 2))
     out = total.float() * (1 if scale is None else scale.reshape(shape))
     out = _points(out + values.bias.reshape(shape), block.before)
-    if whole and place < last_whole(net.plan):
+    if is_int8 and place < last_whole(net.plan):
         out = quantise(out, net.steps[place + 1])
     if block.pool is not None:
-        out = _pooled(block.pool, out, whole)
+        out = _pooled(block.pool, out, is_int8)
     return _points(out, block.after)
 
 
 def _products(block: Block, values: Values, x: Tensor) -> Tensor:
+    """Return the sums of weights times inputs, without scale and bias."""
     head = block.head
     assert isinstance(head, Weighted)
     weights = values.weights.to(x.dtype)
@@ -144,10 +150,11 @@ def _products(block: Block, values: Values, x: Tensor) -> Tensor:
     return F.conv2d(image, kernels, None, *settings)
 
 
-def _plain(head: Stage, x: Tensor, whole: bool) -> Tensor:
+def _plain(head: Stage, x: Tensor, is_int8: bool) -> Tensor:
+    """Compute a stage without weights."""
     x = x.reshape(len(x), *head.entering)
     if isinstance(head, Pool):
-        return _pooled(head, x, whole)
+        return _pooled(head, x, is_int8)
     if isinstance(head, Pointwise):
         return _points(x, [head])
     if isinstance(head, Chosen):
@@ -159,13 +166,14 @@ def _plain(head: Stage, x: Tensor, whole: bool) -> Tensor:
     return x * head.scale.float().reshape(shape) + head.shift.float().reshape(shape)
 
 
-def _pooled(stage: Pool, x: Tensor, whole: bool) -> Tensor:
+def _pooled(stage: Pool, x: Tensor, is_int8: bool) -> Tensor:
+    """Pool; means of int8 values are rounded, halves away from zero."""
     window = stage.window
     if stage.how == "max":
         return F.max_pool2d(x, window.kernel, window.stride, window.padding)
     settings = window.kernel, window.stride, window.padding
     out = F.avg_pool2d(x, *settings, count_include_pad=stage.count_padding)
-    return torch.trunc(out + torch.copysign(torch.tensor(0.5), out)) if whole else out
+    return torch.trunc(out + torch.copysign(torch.tensor(0.5), out)) if is_int8 else out
 
 
 def _points(x: Tensor, points: Sequence[Pointwise]) -> Tensor:

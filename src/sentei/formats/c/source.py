@@ -1,4 +1,4 @@
-"""The text of a C file and its header, from a plan and its numbers."""
+"""Generate the text of a C file and its header from a plan and its stored numbers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Soft
 
 @dataclass(frozen=True)
 class Table:
-    """A constant array.
+    """A constant array in C.
 
     Attributes:
-        name: in C.
+        name: C identifier.
         kind: C type of an entry.
-        entries: its numbers, of the numpy type of the same width.
+        entries: the values, in the numpy dtype of the same width.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Table:
     entries: np.ndarray
 
     def text(self, where: str) -> str:
-        """Its definition."""
+        """Return the C definition; `where` is the attribute that places it in memory."""
         flat = self.entries.reshape(-1)
         words = [literal(float(v)) if self.kind == "float" else str(int(v)) for v in flat]
         return _listing(f"{self.kind} {self.name}", words, where)
 
 
 class Source:
-    """A network's C file while it is put together: tables, functions and calls, in order."""
+    """Builder of a network's C file: collects tables, functions and calls in order."""
 
     def __init__(self, net: Stored, name: str):
         self.net, self.plan = net, net.plan
@@ -58,6 +58,7 @@ class Source:
         return sum(table.entries.nbytes for table in self.tables)
 
     def _add(self, place: int, block: Block) -> None:
+        """Add the tables, functions and calls of one block."""
         name = f"{self.dialect.name}_{place + 1}"
         points = [*block.before, *block.after]
         if isinstance(block.head, Pointwise):
@@ -81,13 +82,14 @@ class Source:
         self._add_plain(name, block, source, target)
 
     def _add_weights(self, place: int, name: str, block: Block, code: Code, values: Values) -> None:
+        """Add the tables of weights, their positions, scales and biases."""
         head = block.head
         assert isinstance(head, Weighted)
         flat = values.weights.numpy()
         if code.name != "dense":
             flat = flat[head.alive.cpu().numpy()]
-        whole = values.scale is not None
-        kind, dtype = ("int8_t", np.int8) if whole else ("float", np.float32)
+        is_int8 = values.scale is not None
+        kind, dtype = ("int8_t", np.int8) if is_int8 else ("float", np.float32)
         self.tables.append(Table(f"{name}_weights", kind, flat.astype(dtype)))
         for what, table in code.tables.items():
             self.tables.append(Table(f"{name}_{what}", f"{table.dtype}_t", table))
@@ -98,37 +100,38 @@ class Source:
         self.tables.append(Table(f"{name}_bias", "float", values.bias.numpy()))
 
     def _quantise(self, place: int) -> str:
-        """What makes an int8 of a real number, `{0}`; nothing where activations are floats."""
+        """Return a C template that makes an int8 from `{0}`; "" if the block outputs floats."""
         if not self.net.steps or place >= self.whole:
             return ""
-        one = self.dialect.name
+        prefix = self.dialect.name
         self.functions.setdefault(
-            f"{one}_int8",
-            f"static int8_t {one}_int8(float v)\n{{\n"
+            f"{prefix}_int8",
+            f"static int8_t {prefix}_int8(float v)\n{{\n"
             "    return (int8_t)(v <= -127.0f ? -127.0f : v >= 127.0f ? 127.0f\n"
             "        : v < 0.0f ? v - 0.5f : v + 0.5f);\n}\n",
         )
-        return f"{one}_int8(({{0}}) * {literal(1.0 / self.net.steps[place + 1])})"
+        return f"{prefix}_int8(({{0}}) * {literal(1.0 / self.net.steps[place + 1])})"
 
     def _add_linear(
         self, place: int, name: str, block: Block, code: Code, source: str, target: str
     ) -> None:
+        """Add the function and the call of a linear layer."""
         head = block.head
         assert isinstance(head, Weighted)
-        one, rows = self.dialect.name, len(head.weight)
+        prefix, rows = self.dialect.name, len(head.weight)
         quantise = self._quantise(place)
         if quantise:
-            # Rounded as soon as it is there, so the function is this layer's own.
+            # The function also rounds to this layer's step, so other layers cannot share it.
             function, value = (
                 f"{name}_linear",
                 quantise.format(applied(self.dialect, block.before, "{sum}")),
             )
             out = "int8_t"
         else:
-            function, value, out = f"{one}_linear_{code.name}", "{sum}", "float"
+            function, value, out = f"{prefix}_linear_{code.name}", "{sum}", "float"
             kinds = "_".join(str(table.dtype)[4:] for table in code.tables.values())
             function += f"_{kinds}" if code.name.startswith("csr") else ""
-        # Behind convolutions outputs are large and linear layers take little of the time.
+        # After convolutions values are large, and linear layers take little of the time.
         parts = any(block.plane for block in self.plan.blocks)
         self.functions[function] = linear(self.dialect, function, code, value, out, in_parts=parts)
         scale = [f"{name}_scale"] if self.dialect.numbers.weight == 1 else []
@@ -143,6 +146,7 @@ class Source:
             self.calls.append(f"for (k = 0; k < {rows}u; k++) {target}[k] = {value};")
 
     def _add_plain(self, name: str, block: Block, source: str, target: str) -> None:
+        """Add the tables, functions and calls of a block without weights."""
         head, out, act = block.head, block.out, self.dialect.activation
         if isinstance(head, Pool):
             self.functions[name] = pool(name, head, act, act)
@@ -183,18 +187,18 @@ class Source:
 
     @property
     def needs_math(self) -> bool:
-        """Whether a function of <math.h> is called."""
+        """Whether the file calls a function of <math.h>."""
         return any(
             isinstance(stage, Softmax) or (isinstance(stage, Pointwise) and stage.function in MATH)
             for block in self.plan.blocks
             for stage in (block.head, *block.before, *block.after)
         )
 
-    # The finished texts.
+    # The texts of the two files.
 
     def code(self, about: str, golden: Tensor) -> str:
-        """The .c file."""
-        one, up = self.dialect.name, self.dialect.upper
+        """Return the text of the .c file; `golden` are the input samples of the self-test."""
+        prefix, up = self.dialect.name, self.dialect.upper
         a, b = self.plan.buffers
         plane = max(block.plane for block in self.plan.blocks)
         act, total = self.dialect.activation, self.dialect.total
@@ -202,19 +206,19 @@ class Source:
         return "\n".join(
             [
                 about,
-                f'#include "{one}.h"\n',
+                f'#include "{prefix}.h"\n',
                 *(["#include <math.h>\n"] if self.needs_math else []),
                 MACROS.substitute(up=up),
                 *(table.text(f"{up}_FLASH") for table in self.tables),
-                *(f"static {kind} {one}_{which}[{n}];" for kind, which, n in buffers if n),
+                *(f"static {kind} {prefix}_{which}[{n}];" for kind, which, n in buffers if n),
                 "",
                 *self.functions.values(),
-                f"void {one}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS])",
+                f"void {prefix}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS])",
                 "{",
                 *(["    unsigned k;"] if any("k = 0" in call for call in self.calls) else []),
                 *(f"    {call}" for call in self.calls),
                 "}\n",
-                CLASSIFY.substitute(up=up, one=one, act=act)
+                CLASSIFY.substitute(up=up, prefix=prefix, act=act)
                 if self.plan.blocks[-1].out > 1
                 else "",
                 self._self_test(golden),
@@ -222,8 +226,8 @@ class Source:
         )
 
     def header(self, about: str) -> str:
-        """The .h file."""
-        one, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
+        """Return the text of the .h file."""
+        prefix, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
         out = self.plan.blocks[-1].out
         lines = [
             about,
@@ -244,18 +248,19 @@ class Source:
         lines += [
             '\n#ifdef __cplusplus\nextern "C" {\n#endif\n',
             "/* All outputs for one sample. Not reentrant: activations are in static buffers. */",
-            f"void {one}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS]);",
+            f"void {prefix}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS]);",
         ]
         if out > 1:
             lines += [
                 "\n/* The class of one sample: the position of its largest output. */",
-                f"int {one}_classify(const {act} x[{up}_INPUTS]);",
+                f"int {prefix}_classify(const {act} x[{up}_INPUTS]);",
             ]
         lines += ["\n#ifdef __cplusplus\n}\n#endif\n", f"#endif /* {up}_H */\n"]
         return "\n".join(lines)
 
     def _self_test(self, golden: Tensor) -> str:
-        one, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
+        """Return the C self-test, with the outputs that torch computes for `golden`."""
+        prefix, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
         x = quantise(golden, self.net.steps[0]) if self.net.steps else golden
         y = outputs(self.net, golden)
         tolerance = max(1e-5, 1e-5 * float(y.abs().max())) * 10
@@ -266,21 +271,23 @@ class Source:
         flash = f"{up}_FLASH"
         return SELF_TEST.substitute(
             up=up,
-            one=one,
+            prefix=prefix,
             act=act,
             count=len(golden),
-            golden_x=_listing(f"{act} {one}_golden_x", words, flash),
-            golden_y=_listing(f"float {one}_golden_y", expected, flash),
-            read=self.dialect.read(f"{one}_golden_x + n * {up}_INPUTS + k", act),
+            golden_x=_listing(f"{act} {prefix}_golden_x", words, flash),
+            golden_y=_listing(f"float {prefix}_golden_y", expected, flash),
+            read=self.dialect.read(f"{prefix}_golden_x + n * {up}_INPUTS + k", act),
             tolerance=literal(tolerance),
         )
 
 
 def _listing(what: str, words: Sequence[str], where: str) -> str:
+    """Return the definition of a constant array; `what` is its type and name."""
     return f"static const {what}[{len(words)}] {where} = {{\n{_wrapped(words)}}};\n"
 
 
 def _wrapped(words: Sequence[str], width: int = 96) -> str:
+    """Return comma-separated words in indented lines."""
     lines: list[str] = []
     line = ""
     for word in words:

@@ -1,4 +1,4 @@
-"""The parts of a C file that are the same for every network."""
+"""Templates of the parts of a C file that are the same for every network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from string import Template
 
 
 def softmax(name: str, log: bool) -> str:
-    """A function that takes the softmax of `n` numbers, or its logarithm."""
+    """Return a C function that computes the softmax of `n` numbers, or its logarithm."""
     finish = "y[k] = x[k] - top - logf(sum);" if log else "y[k] = y[k] / sum;"
     each = "" if log else "y[k] = "
     return (
@@ -38,11 +38,11 @@ MACROS = Template("""\
 """)
 
 CLASSIFY = Template("""\
-int ${one}_classify(const $act x[${up}_INPUTS])
+int ${prefix}_classify(const $act x[${up}_INPUTS])
 {
     float y[${up}_OUTPUTS];
     int k, best = 0;
-    ${one}_predict(x, y);
+    ${prefix}_predict(x, y);
     for (k = 1; k < ${up}_OUTPUTS; k++) if (y[k] > y[best]) best = k;
     return best;
 }
@@ -61,14 +61,14 @@ int main(void)
     for (n = 0; n < $count; n++) {
         int good = 1;
         for (k = 0; k < ${up}_INPUTS; k++) x[k] = $read;
-        ${one}_predict(x, y);
+        ${prefix}_predict(x, y);
         for (k = 0; k < ${up}_OUTPUTS; k++) {
-            const float off = y[k] - ${up}_FLOAT(${one}_golden_y + n * ${up}_OUTPUTS + k);
+            const float off = y[k] - ${up}_FLOAT(${prefix}_golden_y + n * ${up}_OUTPUTS + k);
             if (!(off <= $tolerance && off >= -$tolerance)) good = 0;
         }
         if (!good) failed++;
     }
-    printf("${one}: %u of $count golden vectors passed\\n", $count - failed);
+    printf("${prefix}: %u of $count golden vectors passed\\n", $count - failed);
     return failed != 0;
 }
 #endif

@@ -1,4 +1,4 @@
-"""How C code finds the weights of a row, for every way of listing them."""
+"""Generate the C loops that decode the weights of a row, one for each code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sentei.network.encoding.coding import Code
 
 @dataclass(frozen=True)
 class WeightLoop:
-    """How a code is read.
+    """The C lines that decode one code.
 
     Attributes:
-        tables: C type and name of every table that it reads, in order.
-        begin: lines ahead of all rows.
-        row: lines for one row, around `{each}`, which uses `column`.
+        tables: C type and name of each table that the loop reads, in order.
+        begin: lines before the loop over rows.
+        row: lines for one row; `{each}` stands for the statement per weight, which uses `column`.
     """
 
     tables: tuple[tuple[str, str], ...]
@@ -24,7 +24,7 @@ class WeightLoop:
 
 
 def weight_loop(dialect: Dialect, code: Code, columns: str) -> WeightLoop:
-    """How the weights of a code are found."""
+    """Return the loop that decodes the weights of `code`; `columns` is a C expression."""
     tables = tuple((f"{table.dtype}_t", name) for name, table in code.tables.items())
     if code.name == "dense":
         return WeightLoop(
@@ -66,6 +66,7 @@ def weight_loop(dialect: Dialect, code: Code, columns: str) -> WeightLoop:
 def _gap_loop(
     dialect: Dialect, code: Code, columns: str, tables: tuple[tuple[str, str], ...]
 ) -> WeightLoop:
+    """Return the loop for gaps4 and gaps8, whose gaps may cross the end of a row."""
     byte = dialect.read("gaps++", "uint8_t")
     if code.name == "gaps8":
         jump, begin, following = 255, f"unsigned gap = {byte}, column = gap;", f"gap = {byte};"

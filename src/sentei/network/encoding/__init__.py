@@ -1,4 +1,4 @@
-"""Describe a network as plain data and count its bytes in every file format.
+"""Describe a network as plain data and compute its exact size in every file format.
 
 Imports `network` and its `surgery`.
 """

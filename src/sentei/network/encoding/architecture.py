@@ -1,9 +1,9 @@
-"""Networks of torch's own layers as plain data, and back.
+"""Describe networks of torch's own layers as JSON data, and build networks from it.
 
 A description is a tree of JSON values: `{"type": "Linear", "in_features": 784, ...}` for a layer,
 `{"type": "Sequential", "children": [["fc1", ...], ...]}` for layers in a row, and
 `{"type": "same", "as": "0"}` where a layer is used again. Only the types in the table below are
-built: nothing is imported, looked up or run by a name that a file holds.
+built: no name in a file makes sentei import, look up or run anything else.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sentei.errors import StructureError, unknown
 from sentei.network.layers import Select, refresh_
 from sentei.network.surgery.sparse import SparseLinear
 
-MODULES = 10_000  # most modules a description may hold
-DEPTH = 64  # deepest nesting
+MODULES = 10_000  # largest number of modules in a description
+DEPTH = 64  # deepest nesting of modules
 
 Description = dict[str, Any]
 
@@ -32,7 +32,7 @@ _BATCH = ("num_features", "eps", "momentum", "affine", "track_running_stats")
 _MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
 _MEAN_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
 
-# Constructor arguments by type; each is read back from the attribute of the same name.
+# Constructor arguments by type; `describe` reads each from the attribute of the same name.
 _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("in_features", "out_features", "bias"),
     nn.Embedding: (
@@ -91,37 +91,37 @@ _TYPES = {kind.__name__: kind for kind in _ARGUMENTS}
 
 
 def describe(module: nn.Module) -> Description:
-    """The network as JSON-able data: its layers, their arguments and their order; no weights.
+    """Return a network as JSON data: its layers, their arguments and their order; no weights.
 
     Raises:
-        StructureError: it holds a module that is not one of torch's own in the table, one that was
-            changed by hand, or too many.
+        StructureError: the network holds a module whose type is not in the table, a module whose
+            tensors were changed by hand, or too many modules.
     """
     paths = [path for path, _ in islice(_everywhere(module), MODULES + 1)]
     if len(paths) > MODULES or max(path.count(".") for path in paths) >= DEPTH:
         raise StructureError(
-            f"a network is described if it has at most {MODULES:,} modules, nested {DEPTH} deep at "
-            "most; this one has more. Load it into a model of its class."
+            f"a network can be described if it has at most {MODULES:,} modules, nested at most "
+            f"{DEPTH} deep; this one exceeds that. Load it into a model of its class."
         )
     return _described(module, "", {})
 
 
 def build(description: Any) -> nn.Module:
-    """The network of a description, on the meta device: shapes without memory.
+    """Build the network of a description on the meta device (shapes without memory).
 
     Raises:
-        StructureError: the description is not one that `describe` makes.
+        StructureError: the description is not one that `describe` returns.
     """
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of layers that have lost all their inputs
+        warnings.simplefilter("ignore")  # torch warns about layers that have no inputs left
         return _built(description, "", {})
 
 
 def attributes(module: nn.Module) -> dict[str, dict[str, int]]:
-    """Public integers of modules whose class is not torch's own, by path.
+    """Return the public integer attributes of modules whose class is not torch's own, by path.
 
-    A cut changes them where `forward` depends on them (`num_heads`), so they belong to the network
-    as its weights do.
+    A cut changes them where `forward` depends on them (`num_heads`), so they are saved with the
+    weights.
     """
     found = {
         path: {
@@ -136,12 +136,12 @@ def attributes(module: nn.Module) -> dict[str, dict[str, int]]:
 
 
 def is_foreign(module: nn.Module) -> bool:
-    """Whether a module's class is not torch's own."""
+    """Return whether a module's class is defined outside torch.nn."""
     return not type(module).__module__.startswith("torch.nn")
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by every name they have; shared ones appear repeatedly."""
+    """Return parameters and persistent buffers by name; shared ones appear under each name."""
     found: dict[str, Tensor] = {}
     for path, part in _everywhere(module):
         for name, tensor in _own_tensors(part).items():
@@ -154,6 +154,7 @@ def _everywhere(module: nn.Module) -> Any:
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers of a module itself, without its children."""
     buffers = {
         name: buffer
         for name, buffer in module._buffers.items()
@@ -164,6 +165,7 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _described(module: nn.Module, path: str, seen: dict[int, str]) -> Description:
+    """Describe a module; `seen` maps the id of each layer described before to its path."""
     if id(module) in seen:
         return {"type": "same", "as": seen[id(module)]}
     if type(module) is nn.Sequential and not _own_tensors(module):
@@ -178,22 +180,23 @@ def _described(module: nn.Module, path: str, seen: dict[int, str]) -> Descriptio
 
 
 def _layer(module: nn.Module, path: str) -> Description:
+    """Describe one layer; refuse it if torch would build it with other tensors."""
     kind = type(module)
     if kind not in _ARGUMENTS:
         raise StructureError(
-            f"module {path!r} is a {kind.__name__}; networks describe themselves if they are "
-            "nn.Sequential of torch's own layers. Load others into a model of their class."
+            f"module {path!r} is a {kind.__name__}; only nn.Sequential of torch's own layers can "
+            "be described. Load other networks into a model of their class."
         )
     if isinstance(getattr(module, "weight", None), Tensor):
         module = copy.copy(module)
-        refresh_(module)  # a layer whose weight is tied to another's may have been cut with it
+        refresh_(module)  # its weight may be tied to that of another layer, and cut with it
     given = {name: _plain(_argument(module, name), path) for name in _ARGUMENTS[kind]}
     description = {"type": kind.__name__, **given}
     shapes = tuple((name, tuple(t.shape)) for name, t in _own_tensors(module).items())
     if shapes != _shapes(json.dumps(description)):
         raise StructureError(
-            f"module {path!r} is a {kind.__name__} whose tensors are not those of its class: "
-            f"{dict(shapes)}. Load it into a model that was changed in the same way."
+            f"module {path!r} is a {kind.__name__} whose tensors are not those of its class: they "
+            f"are {dict(shapes)}. Load it into a model that was changed in the same way."
         )
     return description
 
@@ -212,30 +215,33 @@ def _plain(value: Any, path: str) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(item, path) for item in value]
     raise StructureError(
-        f"arguments of module {path!r} must be numbers and words to be described; one is a "
+        f"arguments of module {path!r} must be numbers or strings to be described; one is a "
         f"{type(value).__name__}. Load it into a model of its class."
     )
 
 
 @lru_cache(maxsize=1024)
 def _shapes(description: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Names and shapes of the tensors of a layer as torch makes it."""
-    made = build(json.loads(description))
-    return tuple((name, tuple(t.shape)) for name, t in _own_tensors(made).items())
+    """Return names and shapes of the tensors of a layer as torch builds it."""
+    layer = build(json.loads(description))
+    return tuple((name, tuple(t.shape)) for name, t in _own_tensors(layer).items())
 
 
 def _built(description: Any, path: str, seen: dict[str, nn.Module | None]) -> nn.Module:
+    """Build one module; `seen` maps each path to its layer, or to None for a Sequential."""
     if not isinstance(description, dict) or path in seen:
         raise StructureError(f"module {path!r} is not described, or described twice")
     if len(seen) >= MODULES or path.count(".") >= DEPTH:
-        raise StructureError(f"more than {MODULES:,} modules, or nested {DEPTH} deep, are refused")
+        raise StructureError(
+            f"more than {MODULES:,} modules, or modules nested more than {DEPTH} deep, are refused"
+        )
     seen[path] = None
     given = {name: value for name, value in description.items() if name != "type"}
     kind = description.get("type")
     if kind == "same":
         module = seen.get(str(given.get("as")))
-        if module is None:  # only layers are used again: containers would nest without end
-            raise StructureError(f"module {path!r} is the same as {given.get('as')!r}: no layer")
+        if module is None:  # only a layer may be used again: a container could contain itself
+            raise StructureError(f"module {path!r} reuses {given.get('as')!r}, which is no layer")
         return module
     if kind == "Sequential":
         return _sequence(given.get("children"), path, seen)
@@ -258,7 +264,7 @@ def _construct(kind: Any, given: dict[str, Any], path: str) -> nn.Module:
         raise StructureError(f"module {path!r}: {unknown('layer', kind, _TYPES)}")
     if set(given) != set(_ARGUMENTS[_TYPES[kind]]):
         raise StructureError(
-            f"module {path!r}: a {kind} is described by {_ARGUMENTS[_TYPES[kind]]}, not by "
+            f"module {path!r}: a {kind} is described by {_ARGUMENTS[_TYPES[kind]]}; got "
             f"{tuple(given)}"
         )
     values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -266,7 +272,7 @@ def _construct(kind: Any, given: dict[str, Any], path: str) -> nn.Module:
         if kind == "Select":
             return Select(torch.zeros(values["kept"], dtype=torch.int64), values["dim"])
         return _TYPES[kind](**values)
-    except Exception as error:  # whatever a constructor makes of arguments that make no sense
+    except Exception as error:  # constructors raise many types of error for impossible arguments
         raise StructureError(f"module {path!r}: no {kind} has these arguments: {error}") from error
 
 

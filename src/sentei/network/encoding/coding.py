@@ -1,7 +1,7 @@
-"""Which weights of a layer are there, written down in the fewest bytes.
+"""Encode which weights of a layer are alive, in the fewest bytes.
 
-Every code lists the same weights in the same order, row by row; only how their columns are found
-differs. The shapes of what is listed decide its size, never the weights' values.
+Every code lists the alive weights in the same order, row by row (`dense` lists all). Codes differ
+in how they store the columns. The size depends on which weights are alive, never on their values.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Alive = np.ndarray  # (rows, columns) bool
 
 @dataclass(frozen=True)
 class Code:
-    """One layer's places.
+    """The positions of one layer's alive weights, encoded as integer arrays.
 
     Attributes:
         name: dense, csr8, csr16, gaps4, gaps8 or bitmap.
-        tables: integer arrays by what they say ("counts", "columns", "gaps", "bits").
-        weights: how many weights are listed.
+        tables: integer arrays by name ("counts", "columns", "gaps", "bits").
+        weights: number of weights that are listed.
     """
 
     name: str
@@ -30,49 +30,55 @@ class Code:
 
     @property
     def bytes(self) -> int:
-        """Of the tables; the weights themselves come on top."""
+        """Total size of the tables, without the weights."""
         return sum(table.nbytes for table in self.tables.values())
 
 
 def smallest(alive: Alive, weight_bytes: int) -> Code:
-    """The code that takes the fewest bytes together with its weights; of equals the plainest."""
-    codes = (code for make in CODES.values() if (code := make(alive)) is not None)
+    """Return the code with the fewest bytes, weights included; of equals the first in `CODES`."""
+    codes = (code for encode in CODES.values() if (code := encode(alive)) is not None)
     return min(codes, key=lambda code: code.bytes + code.weights * weight_bytes)
 
 
 def dense(alive: Alive) -> Code:
-    """Every weight, dead ones as zeros: no tables."""
+    """List every weight, dead ones as zeros; no tables."""
     return Code("dense", {}, alive.size)
 
 
 def csr8(alive: Alive) -> Code | None:
-    """How many there are in every row, and their columns in a byte each."""
+    """List the number of alive weights in each row, and their columns in one byte each.
+
+    None if a column number does not fit.
+    """
     return _csr("csr8", alive, np.dtype(np.uint8))
 
 
 def csr16(alive: Alive) -> Code | None:
-    """How many there are in every row, and their columns in two bytes each."""
+    """List the number of alive weights in each row, and their columns in two bytes each.
+
+    None if a column number does not fit.
+    """
     return _csr("csr16", alive, np.dtype(np.uint16))
 
 
 def gaps4(alive: Alive) -> Code:
-    """As `gaps8`, in half bytes; the lower half comes first."""
+    """List gaps as `gaps8` does, in half bytes with 15 for 255; the lower half comes first."""
     gaps = _gaps(alive, 15)
     gaps = np.append(gaps, 0) if len(gaps) % 2 else gaps
     return Code("gaps4", {"gaps": (gaps[::2] | gaps[1::2] << 4).astype(np.uint8)}, int(alive.sum()))
 
 
 def gaps8(alive: Alive) -> Code:
-    """How many dead places come before every weight, through all rows as if they were one.
+    """List the number of dead positions before each alive weight, through all rows in one sequence.
 
-    255 means that many dead places and no weight yet. Behind the last weight so many follow that a
-    reader runs past the end of the last row.
+    255 stands for 255 dead positions that no weight follows yet. After the last weight come as many
+    255s as a reader needs to run past the end of the last row, at least one.
     """
     return Code("gaps8", {"gaps": _gaps(alive, 255).astype(np.uint8)}, int(alive.sum()))
 
 
 def bitmap(alive: Alive) -> Code:
-    """A bit for every place, through all rows; the lowest bit of a byte comes first."""
+    """Store one bit per weight, through all rows; the lowest bit of a byte comes first."""
     bits = np.packbits(alive.reshape(-1), bitorder="little")
     return Code("bitmap", {"bits": bits}, int(alive.sum()))
 
@@ -99,13 +105,14 @@ def _csr(name: str, alive: Alive, kind: np.dtype) -> Code | None:
 
 
 def _gaps(alive: Alive, jump: int) -> np.ndarray:
-    """Dead places before each weight, `jump` standing for that many without one."""
-    places = np.flatnonzero(alive)
-    between = np.diff(places, prepend=-1) - 1
-    behind = alive.size - 1 - (places[-1] if len(places) else -1)
-    jumps = np.append(between // jump, max(-(-behind // jump), 1))  # it reads one ahead, always
-    # Each weight's jumps, then what is left of its gap; behind the last one jumps alone.
-    codes = np.full(int(jumps.sum()) + len(places), jump, dtype=np.int64)
+    """Return the gaps before each alive weight; `jump` stands for that many and no weight yet."""
+    positions = np.flatnonzero(alive)
+    gaps = np.diff(positions, prepend=-1) - 1
+    after_last = alive.size - 1 - (positions[-1] if len(positions) else -1)
+    # At least one jump at the end, because the reader always reads one code ahead.
+    jumps = np.append(gaps // jump, max(-(-after_last // jump), 1))
+    # For each weight its jumps, then the rest of its gap; after the last weight only jumps.
+    codes = np.full(int(jumps.sum()) + len(positions), jump, dtype=np.int64)
     ends = np.cumsum(jumps[:-1] + 1) - 1
-    codes[ends] = between % jump
+    codes[ends] = gaps % jump
     return codes

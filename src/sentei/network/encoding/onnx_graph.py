@@ -1,7 +1,7 @@
-"""A network as an ONNX graph, serialised: what such a file holds, to the byte.
+"""Serialise a network as the exact bytes of an ONNX file, without the onnx package.
 
-ONNX files are protocol buffers, and of these a network needs a handful of messages and two wire
-types. Writing them here needs no other package, and their size is known without any weights.
+ONNX files are protocol buffers. A network needs a few message types and three wire types of them
+(varint, 32-bit and length-delimited). The size is known without any weights.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from sentei.network.encoding.stages import (
     Weighted,
 )
 
-OPSET, IR = 13, 8  # of 2020 and 2021: what every runtime reads
+OPSET, IR = 13, 8  # of 2020 and 2021: old enough for every runtime
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 
 
 def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int]) -> bytes:
-    """The content of an ONNX file, batch dimension free.
+    """Return the content of an ONNX file with a free batch dimension.
 
     Args:
-        stages: of the network; on the meta device their weights are written as zeros.
-        shape: of a sample as callers pass it.
+        stages: of the network; weights on the meta device are written as zeros.
+        shape: of one sample as callers pass it.
     """
     graph = _Graph()
     here = "input"
@@ -58,32 +58,36 @@ def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int]) -> bytes:
 
 
 class _Graph:
-    """Nodes and weights of a graph, serialised as they come."""
+    """Nodes and weights of an ONNX graph, each serialised when it is added."""
 
     def __init__(self):
         self.nodes: list[bytes] = []
         self.weights: list[bytes] = []
 
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+        """Add a node of operator type `kind`; return the name of its output."""
         body = [*(_text(1, name) for name in inputs), _text(2, output), _text(4, kind)]
         body += [_message(5, _attribute(name, value)) for name, value in attributes.items()]
         self.nodes.append(_message(1, b"".join(body)))
         return output
 
     def weight(self, name: str, tensor: Tensor) -> str:
-        whole = not tensor.is_floating_point()
+        """Add a constant as int64 or float32; return its name."""
+        is_integer = not tensor.is_floating_point()
         data = (torch.zeros(tensor.shape) if tensor.is_meta else tensor.detach().cpu()).numpy()
-        data = data.astype(np.dtype("<i8" if whole else "<f4"))
+        data = data.astype(np.dtype("<i8" if is_integer else "<f4"))
         body = [*(_integer(1, side) for side in tensor.shape)]
-        body += [_integer(2, _INT64 if whole else _FLOAT), _text(8, name)]
+        body += [_integer(2, _INT64 if is_integer else _FLOAT), _text(8, name)]
         self.weights.append(_message(5, b"".join([*body, _message(9, data.tobytes())])))
         return name
 
     def reshape(self, here: str, shape: Sequence[int]) -> str:
+        """Add a node that reshapes each sample of the value named `here`."""
         target = self.weight(f"{here}.shape", torch.tensor([-1, *shape]))
         return self.node("Reshape", [here, target], f"{here}.reshaped")
 
     def add(self, stage: Stage, here: str, out: str) -> str:  # noqa: PLR0911 - a table of types
+        """Add the nodes of a stage that reads the value named `here`; return its output's name."""
         if isinstance(stage, Weighted):
             return self._weighted(stage, here, out)
         if isinstance(stage, Pool):
@@ -149,10 +153,10 @@ class _Graph:
             root = self.weight(f"{out}.root", torch.tensor(0.5**0.5))
             half, one = (self.weight(f"{out}.{v}", torch.tensor(v)) for v in (0.5, 1.0))
             inner = self.node("Mul", [here, root], f"{out}.inner")
-            risen = self.node("Add", [self.node("Erf", [inner], f"{out}.erf"), one], f"{out}.sum")
+            raised = self.node("Add", [self.node("Erf", [inner], f"{out}.erf"), one], f"{out}.sum")
             halved = self.node("Mul", [here, half], f"{out}.half")
-            return self.node("Mul", [halved, risen], out)
-        # x times a gate of itself: silu and hard swish.
+            return self.node("Mul", [halved, raised], out)
+        # x times a gate computed from x: silu and hard swish.
         kind, attributes = _OPERATORS[
             {"silu": "sigmoid", "hard_swish": "hard_sigmoid"}[stage.function]
         ]
@@ -172,7 +176,7 @@ _OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
 _SETTINGS = {"leaky_relu": ("alpha",), "elu": ("alpha",)}
 
 
-# Protocol buffers: a key (field number and wire type), then a number or counted bytes.
+# Protocol buffers: a key (field number and wire type), then a number or length-prefixed bytes.
 
 
 def _varint(value: int) -> bytes:
@@ -197,7 +201,7 @@ def _text(field: int, text: str) -> bytes:
 
 
 def _attribute(name: str, value: object) -> bytes:
-    """AttributeProto: a float, an integer or integers."""
+    """Serialise an AttributeProto that holds a float, an integer or a tuple of integers."""
     begin = _text(1, name)
     if isinstance(value, float):
         return begin + _varint(2 << 3 | 5) + np.float32(value).tobytes() + _integer(20, 1)
@@ -208,7 +212,7 @@ def _attribute(name: str, value: object) -> bytes:
 
 
 def _value(name: str, shape: Sequence[int]) -> bytes:
-    """ValueInfoProto of floats, the first dimension free."""
+    """Serialise a ValueInfoProto of floats whose first dimension is free."""
     sides = [_text(2, "batch"), *(_integer(1, side) for side in shape)]
     dims = b"".join(_message(1, side) for side in sides)
     tensor = _integer(1, _FLOAT) + _message(2, dims)

@@ -1,4 +1,4 @@
-"""What a network takes as C, planned to the byte: constants in flash, activations in RAM."""
+"""Plan a network as C code: exact bytes of constants in flash and of activations in RAM."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Soft
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a C format keeps its numbers in: bytes of a weight and of an activation."""
+    """The number types of a C format: bytes of a weight and of an activation."""
 
     weight: int
     activation: int
 
 
-# The first word is the weights', the second the activations'.
+# The first suffix is the type of the weights, the second that of the activations.
 C_FORMATS = {"c": Numbers(4, 4), "c-int8": Numbers(1, 4), "c-int8-int8": Numbers(1, 1)}
 
 
 @dataclass(frozen=True)
 class Block:
-    """What one function of the C file does: a stage, and what is done to its numbers at once.
+    """What one function of the C file computes: a stage, with element-wise functions and a pool.
 
     Attributes:
-        head: the stage that reads what came before.
-        before: functions of every number, ahead of the pool.
-        pool: of a convolution's channels, each as soon as it is there.
-        after: functions of every number, behind the pool.
+        head: the stage that reads the output of the previous block.
+        before: element-wise functions before the pool.
+        pool: pooling after a convolution, computed channel by channel.
+        after: element-wise functions after the pool.
     """
 
     head: Stage
@@ -40,17 +40,17 @@ class Block:
 
     @property
     def last(self) -> Stage:
-        """Its last stage."""
+        """The last stage of the block."""
         return [self.head, *self.before, *([self.pool] if self.pool else []), *self.after][-1]
 
     @property
     def out(self) -> int:
-        """Numbers that leave it."""
+        """Number of values that the block outputs."""
         return size(self.last.leaving)
 
     @property
     def plane(self) -> int:
-        """Numbers of one channel that it works on at a time; 0 if it does not."""
+        """Number of values in one output channel of a convolution; 0 for other blocks."""
         head = self.head
         is_convolution = isinstance(head, Weighted) and head.window is not None
         return size(head.leaving[1:]) if is_convolution else 0
@@ -58,16 +58,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network as C.
+    """The layout of a network as C code.
 
     Attributes:
         format: "c", "c-int8" or "c-int8-int8".
-        blocks: in order.
-        codes: how the weights of each block are listed; None where it has none.
-        constants: bytes of every block's constant tables.
-        buffers: numbers in each of the two activation buffers.
-        flash: bytes of all constants: weights, their places, biases, scales and selections.
-        ram: bytes of activation buffers and of the plane that convolutions work in.
+        blocks: in the order in which they are computed.
+        codes: how the weights of each block are listed; None for blocks without weights.
+        constants: bytes of the constant tables of each block.
+        buffers: number of values in each of the two activation buffers.
+        flash: bytes of all constants: weights, their positions, biases, scales and selections.
+        ram: bytes of the activation buffers and of the plane, the buffer for one channel of a
+            convolution.
     """
 
     format: str
@@ -80,19 +81,19 @@ class Plan:
 
 
 def c_plan(stages: Sequence[Stage], format: str) -> Plan:
-    """The plan of a network in one of the C formats.
+    """Return the plan of a network in one of the C formats.
 
     Raises:
         ValueError: an unknown format.
-        StructureError: a stage that the format does not have; the layer is named.
+        StructureError: a stage that the format does not support; the layer is named.
     """
     if format not in C_FORMATS:
         raise ValueError(unknown("C format", format, C_FORMATS))
     numbers = C_FORMATS[format]
     blocks = _blocks(stages)
     if numbers.activation == 1:
-        blocks = [_early(block) for block in blocks]
-        _check_whole(blocks)
+        blocks = [_move_functions_before_pool(block) for block in blocks]
+        _check_int8(blocks)
     codes = tuple(
         smallest(block.head.alive.cpu().numpy(), numbers.weight)
         if isinstance(block.head, Weighted)
@@ -110,7 +111,10 @@ def c_plan(stages: Sequence[Stage], format: str) -> Plan:
 
 
 def final(blocks: Sequence[Block]) -> int:
-    """The block that writes to the caller's outputs; those behind it work there, in place."""
+    """Return the index of the block that writes the caller's outputs.
+
+    The blocks after it change these outputs in place.
+    """
     place = len(blocks) - 1
     while place > 0 and isinstance(blocks[place].head, (Softmax, Pointwise, Scaled)):
         place -= 1
@@ -118,12 +122,12 @@ def final(blocks: Sequence[Block]) -> int:
 
 
 def index_bytes(positions: int) -> int:
-    """Bytes of an index into so many positions."""
+    """Return the bytes of an integer that can index this many positions."""
     return 1 if positions <= 256 else 2 if positions <= 65536 else 4
 
 
 def size(shape: Sequence[int]) -> int:
-    """Numbers in a sample of this shape."""
+    """Return the number of values in a sample of this shape."""
     total = 1
     for side in shape:
         total *= side
@@ -131,6 +135,7 @@ def size(shape: Sequence[int]) -> int:
 
 
 def _constants(head: Stage, code: Code | None, numbers: Numbers) -> int:
+    """Return the bytes of the constant tables of one block."""
     if isinstance(head, Weighted) and code is not None:
         rows = len(head.weight)
         scales = rows * 4 if numbers.weight == 1 else 0
@@ -143,48 +148,54 @@ def _constants(head: Stage, code: Code | None, numbers: Numbers) -> int:
 
 
 def _blocks(stages: Sequence[Stage]) -> list[Block]:
-    left = [stage for stage in stages if type(stage) is not Stage]  # flattening moves nothing
+    """Group stages into blocks: each head with the functions and the pool that follow it."""
+    remaining = [stage for stage in stages if type(stage) is not Stage]  # flattening needs no code
     blocks = []
-    while left:
-        head = left.pop(0)
+    while remaining:
+        head = remaining.pop(0)
         before, pool, after = [], None, []
         if isinstance(head, Weighted):
-            before = _take_points(left)
-            if head.window is not None and left and isinstance(left[0], Pool):
-                pool = left.pop(0)
-                after = _take_points(left)
+            before = _take_pointwise(remaining)
+            if head.window is not None and remaining and isinstance(remaining[0], Pool):
+                pool = remaining.pop(0)
+                after = _take_pointwise(remaining)
         assert pool is None or isinstance(pool, Pool)
         blocks.append(Block(head, tuple(before), pool, tuple(after)))
     return blocks
 
 
-def _take_points(left: list[Stage]) -> list[Pointwise]:
+def _take_pointwise(remaining: list[Stage]) -> list[Pointwise]:
+    """Remove and return the element-wise stages at the start of the list."""
     taken = []
-    while left and isinstance(left[0], Pointwise):
-        taken.append(left.pop(0))
+    while remaining and isinstance(remaining[0], Pointwise):
+        taken.append(remaining.pop(0))
     return taken
 
 
-def _early(block: Block) -> Block:
-    """The block with its functions ahead of its pool, where every int8 has one meaning.
+def _move_functions_before_pool(block: Block) -> Block:
+    """Move the functions after a max pool to before it, so that they see floats, not int8 values.
 
-    A function that never falls may trade places with a maximum.
+    Max pooling and a function that is monotonically increasing can be exchanged.
     """
     if block.pool is None or not block.after:
         return block
-    if block.pool.how != "max" or any(point.function in _FALLING for point in block.after):
+    if block.pool.how != "max" or any(point.function in _NOT_MONOTONIC for point in block.after):
         raise StructureError(
             f"layer {block.after[0].name!r} follows pooling; with int8 activations it has to come "
-            "before. Use format 'c-int8', whose activations are floats."
+            "before the pooling. Use format 'c-int8', whose activations are floats."
         )
     return replace(block, before=(*block.before, *block.after), after=())
 
 
-_FALLING = {"silu", "gelu", "hard_swish"}  # somewhere
+_NOT_MONOTONIC = {"silu", "gelu", "hard_swish"}  # these decrease on part of their range
 
 
-def _check_whole(blocks: Sequence[Block]) -> None:
-    """Refuse what has no form in whole numbers: they end with a linear layer, in float."""
+def _check_int8(blocks: Sequence[Block]) -> None:
+    """Raise StructureError for a block that int8 activations do not support.
+
+    The last linear layer outputs floats; only softmax and element-wise functions may follow it.
+    Before it, a function or a scale has to follow a layer with weights.
+    """
     last = max(
         (
             place
@@ -197,8 +208,8 @@ def _check_whole(blocks: Sequence[Block]) -> None:
         if place > last and (last < 0 or not isinstance(block.head, (Softmax, Pointwise))):
             raise StructureError(
                 f"layer {block.head.name!r} comes after the last linear layer; with int8 "
-                "activations a network ends with one. Use format 'c-int8', whose activations are "
-                "floats."
+                "activations a network has to end with one. Use format 'c-int8', whose activations "
+                "are floats."
             )
         if place < last and isinstance(block.head, (Scaled, Softmax, Pointwise)):
             raise StructureError(

@@ -1,7 +1,7 @@
-"""How large a network is: units, synapses, parameters, multiply-adds, seconds, and bytes exactly.
+"""Measure a network: units, synapses, parameters, exact bytes, multiply-adds and latency.
 
-Sizes are those of the network as it would be shrunk, found without shrinking anything: the cut is
-made on a copy that has shapes but no memory.
+Sizes are those of the network as it would be shrunk. The network itself is not shrunk: the cut is
+made on a copy on the meta device, which has shapes but no memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Counts:
         units: alive units that could be removed; inputs and outputs do not count.
         synapses: alive weights, biases excluded.
         parameters: entries of all parameters, biases included, dead synapses too.
-        bytes: of its safetensors file, the mask of dead synapses included.
+        bytes: size of its safetensors file, the mask of dead synapses included.
     """
 
     units: int
@@ -52,7 +52,7 @@ class Counts:
 
 
 def counts(model: nn.Module, mask: Mask) -> Counts:
-    """The size of the network that `shrink(model, mask)` would return; nothing is changed.
+    """Return the size of the network that `shrink(model, mask)` would return; changes nothing.
 
     Raises:
         GroupError: the mask's groups are not the model's.
@@ -72,20 +72,20 @@ def counts(model: nn.Module, mask: Mask) -> Counts:
 
 
 def bytes_in(model: nn.Module, mask: Mask, format: str, example: Example | None = None) -> int:
-    """Bytes of the network as it would be shrunk, in a format by name.
+    """Return the bytes of the network as it would be shrunk, in one file format.
 
-    Of safetensors and ONNX the whole file; of C all constants (weights, where they are, biases,
-    scales), to which the compiled code comes.
+    For safetensors and ONNX: the whole file. For C: all constants (weights, their positions,
+    biases, scales), without the compiled code.
 
     Args:
-        model: its weights do not matter.
+        model: any network; the values of its weights do not matter.
         mask: what is alive.
         format: "safetensors", "onnx", "c", "c-int8" or "c-int8-int8".
-        example: inputs; all but safetensors need their shape.
+        example: inputs; all formats but safetensors need their shape.
 
     Raises:
         ValueError: an unknown format.
-        StructureError: a layer that the format does not have, or one without an input left.
+        StructureError: a layer that the format does not support, or one without an input left.
     """
     if format not in FORMATS:
         raise ValueError(unknown("format", format, FORMATS))
@@ -96,9 +96,9 @@ def bytes_in(model: nn.Module, mask: Mask, format: str, example: Example | None 
 
 
 def ram_in(model: nn.Module, mask: Mask, format: str, example: Example | None = None) -> int:
-    """Bytes of activations that the network in a C format holds at a time.
+    """Return the bytes of static RAM for activations of the network in a C format.
 
-    Args and raises as `bytes_in`.
+    Arguments and errors are those of `bytes_in`.
     """
     return c_plan(_small_stages(model, mask, example)[0], format).ram
 
@@ -109,6 +109,7 @@ FORMATS = ("safetensors", "onnx", *C_FORMATS)
 def _small_stages(
     model: nn.Module, mask: Mask, example: Example | None
 ) -> tuple[list[Stage], tuple[int, ...]]:
+    """Return the stages of the network as it would be shrunk, and the shape of one sample."""
     mask.check(model)
     example = guessed(model) if example is None else example
     if not isinstance(example, Tensor):
@@ -121,7 +122,7 @@ def _small_stages(
 
 
 def skeleton(model: nn.Module) -> nn.Module:
-    """A copy on the meta device: shapes without memory, shared weights still shared."""
+    """Return a copy on the meta device (shapes without memory); shared weights stay shared."""
     memo: dict[int, Tensor] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")
@@ -131,49 +132,49 @@ def skeleton(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-# What it costs to run.
+# The cost of a forward pass.
 
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, example: Example) -> int:
-    """Multiplications with a weight in one pass in evaluation mode, per sample of `example`.
+    """Count multiplications with a weight in one forward pass, per sample of `example`.
 
-    Counted in a real pass: linear layers, convolutions (grouped, depthwise and transposed too),
-    products with a weight matrix and the projections of attention. Not counted: biases, norms,
-    activations, pooling, look-ups in an embedding, products of two activations (attention weights),
-    and recurrent layers, whose products torch does not show. Dead synapses count: a zero is
-    multiplied like any other number.
+    The pass runs in evaluation mode. Counted: linear layers, convolutions (grouped, depthwise and
+    transposed too), products with a weight matrix and the projections of attention. Not counted:
+    biases, norms, activations, pooling, look-ups in an embedding, products of two activations
+    (attention weights), and recurrent layers, whose products torch does not expose. Dead synapses
+    count: a zero is multiplied like any other number.
     """
-    made: list[tuple[str, int]] = []
+    products: list[tuple[str, int]] = []
 
-    def answer(call: Call) -> Tensor:
+    def record(call: Call) -> Tensor:
         out = call()
-        made.append((call.weight, _products(call, out)))
+        products.append((call.weight, _products(call, out)))
         return out
 
-    with as_found(model), Calls(model.eval(), answer):
+    with as_found(model), Calls(model.eval(), record):
         run(model, example)
     total = 0
-    for weight, found in groupby(made, key=lambda pair: pair[0]):
-        amounts = [amount for _, amount in found]
-        # Attention to other tokens is followed by using all of the packed weight three times,
-        # where torch uses a third of it each time.
+    for weight, pairs in groupby(products, key=lambda pair: pair[0]):
+        amounts = [amount for _, amount in pairs]
+        # Cross-attention is recorded as three uses of the whole packed weight; torch itself uses a
+        # third of it each time.
         thirds = 3 if weight.endswith("in_proj_weight") and len(amounts) == 3 else 1
         total += sum(amounts) // thirds
     return total // (rows(example) or 1)
 
 
 def latency(model: nn.Module, example: Example, repeats: int = 30) -> float:
-    """Seconds for one pass on all of `example` in evaluation mode: the median of `repeats`.
+    """Return the seconds for one pass on all of `example` in evaluation mode.
 
-    On as many threads as torch uses at present (`torch.get_num_threads()`), after three passes that
-    are not counted.
+    The median of `repeats` passes, after three passes that are not counted, on as many threads as
+    torch uses at present (`torch.get_num_threads()`).
 
     Raises:
         ValueError: `repeats` is less than 1.
     """
     if repeats < 1:
-        raise ValueError(f"at least one pass has to be timed, not {repeats}")
+        raise ValueError(f"at least one pass has to be timed; got repeats={repeats}")
     on_gpu = any(parameter.is_cuda for parameter in model.parameters())
     seconds = []
     with torch.inference_mode(), as_found(model):
@@ -192,11 +193,11 @@ _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
 def _products(call: Call, out: Tensor) -> int:
-    """Multiply-adds of one call, for all samples."""
+    """Return the multiply-adds of one call, for all samples."""
     if call.function not in MIXING or call.function is F.embedding:
         return 0
     weight = call.given[call.use.weight]
-    if call.function in _TRANSPOSED:  # each input entry meets (out / groups, kernel)
+    if call.function in _TRANSPOSED:  # (out / groups, kernel) multiplications per input entry
         return call.input.numel() * weight[:1].numel()
     if call.function in _CONVOLUTIONS or call.function is F.linear:
         return out.numel() * weight[:1].numel()

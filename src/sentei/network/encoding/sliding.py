@@ -1,4 +1,4 @@
-"""Windows that slide over images: of convolutions and of pooling."""
+"""Compute the sliding windows and output shapes of convolutions and pooling layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Window:
-    """How a kernel goes over an image; every pair is (down, across)."""
+    """Kernel size, stride, padding and dilation of a sliding window; all (vertical, horizontal)."""
 
     kernel: Pair
     stride: Pair
@@ -23,10 +23,10 @@ class Window:
     dilation: Pair = (1, 1)
 
     def over(self, height: int, width: int) -> Pair:
-        """Height and width of what comes out."""
+        """Return the output height and width for an input of `height` by `width`."""
         down, across = (
-            (size + 2 * pad - apart * (kernel - 1) - 1) // step + 1
-            for size, pad, apart, kernel, step in zip(
+            (size + 2 * pad - dilation * (kernel - 1) - 1) // step + 1
+            for size, pad, dilation, kernel, step in zip(
                 *((height, width), self.padding, self.dilation, self.kernel, self.stride),
                 strict=True,
             )
@@ -37,90 +37,95 @@ class Window:
 def convolution_window(
     layer: nn.Conv1d | nn.Conv2d, path: str, here: Shape
 ) -> tuple[Window, Shape]:
-    """The window of a convolution, and the shape that leaves it.
+    """Return the window of a convolution and its output shape, for samples of shape `here`.
 
     Raises:
-        StructureError: padding with anything but zeros, or another shape than the layer's.
+        StructureError: the layer pads with anything but zeros, or pads one side more than the
+            other, or does not accept samples of shape `here`.
     """
     if layer.padding_mode != "zeros":
         raise StructureError(
-            f"layer {path!r} pads with {layer.padding_mode!r}; only padding with zeros has a stage"
+            f"layer {path!r} pads with {layer.padding_mode!r}; only padding with zeros is supported"
         )
     kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
     dilation = (1, *layer.dilation) if len(layer.dilation) == 1 else layer.dilation
     if isinstance(layer.padding, str):
-        around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        if layer.padding == "same" and any(total % 2 for total in around):
+        both_sides = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if layer.padding == "same" and any(total % 2 for total in both_sides):
             raise StructureError(
                 f"layer {path!r} pads one side more than the other ('same' with an even kernel); "
                 "pass the padding as numbers"
             )
-        padding = (around[0] // 2, around[1] // 2) if layer.padding == "same" else (0, 0)
+        padding = (both_sides[0] // 2, both_sides[1] // 2) if layer.padding == "same" else (0, 0)
     else:
         padding = _pair(layer.padding, 0)
     window = Window(kernel, stride, padding, (dilation[0], dilation[1]))
     if len(here) != 3 or here[0] != layer.in_channels:
         raise StructureError(
-            f"layer {path!r} reads {layer.in_channels} channels and is given samples of shape "
+            f"layer {path!r} reads {layer.in_channels} channels and gets samples of shape "
             f"{here}; pass an example of the right shape"
         )
-    return window, (layer.out_channels, *_left(window, path, here))
+    return window, (layer.out_channels, *_output_size(window, path, here))
 
 
 def pooling_window(layer: nn.Module, path: str, here: Shape) -> tuple[Window, Shape, bool]:
-    """The window of a pooling layer, the shape that leaves it, and whether means count padding.
+    """Return the window of a pooling layer, its output shape, and whether means count padding.
 
     Raises:
-        StructureError: pooling that rounds up, or to a size that does not divide the image's.
+        StructureError: the layer uses ceil_mode, dilation, return_indices or divisor_override,
+            pools to a size that does not divide the image's, or does not get images.
     """
-    given: Any = layer
+    pooling: Any = layer
     if len(here) != 3:
-        raise StructureError(f"layer {path!r} pools images and is given samples of shape {here}")
+        raise StructureError(f"layer {path!r} pools images and gets samples of shape {here}")
     if "Adaptive" in type(layer).__name__:
-        wanted = given.output_size
-        wanted = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-        one = here[1] == 1 and "1d" in type(layer).__name__
-        down, across = (1, wanted[-1]) if one else wanted
+        target = pooling.output_size
+        target = target if isinstance(target, tuple) else (target, target)
+        is_1d = here[1] == 1 and "1d" in type(layer).__name__
+        down, across = (1, target[-1]) if is_1d else target
         down, across = down or here[1], across or here[2]
         if here[1] % down or here[2] % across:
             raise StructureError(
                 f"layer {path!r} pools {here[1:]} to {(down, across)}, which does not divide it; "
-                "only windows of one size have a stage"
+                "only windows of equal size are supported"
             )
         kernel = here[1] // down, here[2] // across
         window = Window(kernel, kernel)
     else:
-        dilation = getattr(given, "dilation", 1)
-        odd = given.ceil_mode or getattr(given, "divisor_override", None)
-        if odd or dilation not in (1, (1,), (1, 1)) or getattr(given, "return_indices", False):
+        dilation = getattr(pooling, "dilation", 1)
+        odd = pooling.ceil_mode or getattr(pooling, "divisor_override", None)
+        if odd or dilation not in (1, (1,), (1, 1)) or getattr(layer, "return_indices", False):
             raise StructureError(
                 f"layer {path!r} pools with ceil_mode, dilation, return_indices or "
-                "divisor_override; only plain pooling has a stage"
+                "divisor_override; only pooling without them is supported"
             )
-        flat = "1d" in type(layer).__name__
+        is_1d = "1d" in type(layer).__name__
         window = Window(
-            *(_spread(size, flat, 1) for size in (given.kernel_size, given.stride)),
-            padding=_spread(given.padding, flat, 0),
+            *(_as_pair(size, is_1d, 1) for size in (pooling.kernel_size, pooling.stride)),
+            padding=_as_pair(pooling.padding, is_1d, 0),
         )
-    counting = bool(getattr(given, "count_include_pad", True))
-    return window, (here[0], *_left(window, path, here)), counting
+    counting = bool(getattr(pooling, "count_include_pad", True))
+    return window, (here[0], *_output_size(window, path, here)), counting
 
 
-def _left(window: Window, path: str, here: Shape) -> Pair:
-    down, across = window.over(here[1], here[2])
+def _output_size(window: Window, path: str, entering: Shape) -> Pair:
+    """Return the output height and width; raise StructureError if the window does not fit."""
+    down, across = window.over(entering[1], entering[2])
     if down < 1 or across < 1:
         raise StructureError(
-            f"layer {path!r} has a window of {window.kernel} and is given images of {here[1:]}; "
+            f"layer {path!r} has a window of {window.kernel} and gets images of {entering[1:]}; "
             "pass an example with larger images"
         )
     return down, across
 
 
 def _pair(sizes: tuple[int, ...], missing: int = 1) -> Pair:
+    """Return one or two sizes as a pair; `missing` is the vertical size in one dimension."""
     return (missing, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
-def _spread(size: int | tuple[int, ...], flat: bool, missing: int) -> Pair:
+def _as_pair(size: int | tuple[int, ...], is_1d: bool, missing: int) -> Pair:
+    """Return a size that may be one integer as a pair; `missing` as in `_pair`."""
     if isinstance(size, int):
-        return (missing, size) if flat else (size, size)
+        return (missing, size) if is_1d else (size, size)
     return _pair(size, missing)

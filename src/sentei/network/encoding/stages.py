@@ -1,7 +1,7 @@
-"""A network as a row of plain stages with known sizes: what formats without torch are written from.
+"""Convert a sequential network to stages with known shapes, from which C and ONNX are written.
 
-Batch norm is folded into the layer before it, dropout and flattening disappear, one-dimensional
-signals become images of height one. Only networks that are torch's own layers in a row have stages.
+Batch norm is folded into the layer before it, dropout is omitted, and one-dimensional signals
+become images of height one. Only nn.Sequential of torch's own layers can be converted.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Stage:
-    """One thing that is done to one sample.
+    """One operation on one sample; a plain `Stage`, of no subclass, flattens it.
 
     Attributes:
-        name: the layer, qualified.
-        entering: shape of a sample before; images are (channels, height, width).
-        leaving: shape of a sample after.
+        name: qualified name of the layer.
+        entering: shape of the sample before; images are (channels, height, width).
+        leaving: shape of the sample after.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Weighted(Stage):
     """A linear layer, or a convolution if it has a window.
 
     Attributes:
-        weight: (rows, columns) float; a convolution's columns run over input channels of the row's
-            group, then over the kernel's rows and columns.
+        weight: (rows, columns) float; the columns of a convolution run over the input channels of
+            the row's group, then over the kernel's rows and columns.
         bias: (rows,).
-        alive: (rows, columns) bool; the others are zero for good.
+        alive: (rows, columns) bool; dead weights are always zero.
         window: None for a linear layer.
-        groups: of channels.
+        groups: number of channel groups of a convolution.
     """
 
     weight: Tensor = field(repr=False)
@@ -57,7 +57,7 @@ class Weighted(Stage):
 
 @dataclass(frozen=True)
 class Pool(Stage):
-    """The largest, or the mean, of every window; `how` is "max" or "mean"."""
+    """Pooling: the maximum or the mean of each window; `how` is "max" or "mean"."""
 
     how: str
     window: Window
@@ -66,7 +66,7 @@ class Pool(Stage):
 
 @dataclass(frozen=True)
 class Pointwise(Stage):
-    """A function of every number by itself, and its settings."""
+    """An element-wise function and its settings."""
 
     function: str
     settings: tuple[float, ...] = ()
@@ -74,7 +74,7 @@ class Pointwise(Stage):
 
 @dataclass(frozen=True)
 class Scaled(Stage):
-    """Every channel times its scale plus its shift: batch norm with nothing to be folded into."""
+    """Each channel times its scale plus its shift: a batch norm without a layer to fold it into."""
 
     scale: Tensor = field(repr=False)
     shift: Tensor = field(repr=False)
@@ -82,45 +82,45 @@ class Scaled(Stage):
 
 @dataclass(frozen=True)
 class Softmax(Stage):
-    """Over the whole of a flat sample; its logarithm if `log`."""
+    """Softmax over all values of a flat sample, or its logarithm if `log`."""
 
     log: bool
 
 
 @dataclass(frozen=True)
 class Chosen(Stage):
-    """Of the first dimension, only the positions in `index`."""
+    """Selection of the positions in `index` along the first dimension of the sample."""
 
     index: Tensor = field(repr=False)
 
 
 def stages(model: nn.Module, shape: Sequence[int], mask: Mask | None = None) -> list[Stage]:
-    """What a network does to a sample, in order.
+    """Convert a network to stages, in the order in which they are computed.
 
     Args:
-        model: torch's own layers in a row; on the meta device too.
-        shape: of one sample, without the batch.
-        mask: of this network; says which weights are dead for good.
+        model: torch's own layers in `nn.Sequential`; may be on the meta device.
+        shape: of one sample, without the batch dimension.
+        mask: of this network; which weights are dead.
 
     Raises:
-        StructureError: a layer that has no stage, or that has no input left; it is named.
+        StructureError: a layer that is not supported, or that has no input left; it is named.
         GroupError: the mask is not the model's.
     """
     if mask is not None:
         mask.check(model)
     found: list[Stage] = []
-    here = _image(tuple(shape))
+    entering = _image(tuple(shape))
     for path, layer in _leaves(model, ""):
-        for stage in _stages_of(layer, path, here, mask):
+        for stage in _stages_of(layer, path, entering, mask):
             _append(found, stage)
-            here = found[-1].leaving
+            entering = found[-1].leaving
     if not any(isinstance(stage, Weighted) for stage in found):
         raise StructureError("the network has no linear or convolutional layer: nothing to write")
     return found
 
 
 def _append(found: list[Stage], stage: Stage) -> None:
-    """Add a stage; a scale after a layer with weights becomes part of it."""
+    """Append a stage; a scale directly after a layer with weights is folded into that layer."""
     last = found[-1] if found else None
     if isinstance(stage, Scaled) and isinstance(last, Weighted):
         scale, shift = stage.scale.to(last.weight), stage.shift.to(last.weight)
@@ -132,9 +132,10 @@ def _append(found: list[Stage], stage: Stage) -> None:
 
 
 def _leaves(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    """Return the layers inside nested nn.Sequential with their paths, in order."""
     if type(module) is not nn.Sequential:
         return [(path, module)]
-    # Not named_children: a layer that is used twice does something twice.
+    # named_children would skip the second use of a layer that is used twice.
     parts = ((name, child) for name, child in module._modules.items() if child is not None)
     return [
         leaf for name, child in parts for leaf in _leaves(child, f"{path}.{name}" if path else name)
@@ -142,37 +143,38 @@ def _leaves(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
 
 
 def _stages_of(  # noqa: PLR0911 - a table of types
-    layer: nn.Module, path: str, here: Shape, mask: Mask | None
+    layer: nn.Module, path: str, entering: Shape, mask: Mask | None
 ) -> list[Stage]:
-    if isinstance(layer, _NOTHING):
+    """Return the stages of one layer: one, or none if it does not change its input."""
+    if isinstance(layer, _IDENTITIES):
         return []
     if isinstance(layer, nn.Flatten):
-        return [] if len(here) == 1 else [Stage(path, here, (_size(here),))]
+        return [] if len(entering) == 1 else [Stage(path, entering, (_size(entering),))]
     if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-        return [_weighted(layer, path, here, mask)]
+        return [_weighted(layer, path, entering, mask)]
     if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        return [_normed(layer, path, here)]
+        return [_batch_norm(layer, path, entering)]
     if isinstance(layer, Select):
-        return [_chosen(layer, path, here)]
+        return [_chosen(layer, path, entering)]
     if isinstance(layer, (nn.Softmax, nn.LogSoftmax)):
-        if len(here) != 1 or layer.dim not in (1, -1, None):
-            raise _refused(layer, path, "only a softmax over all outputs has a stage")
-        return [Softmax(path, here, here, isinstance(layer, nn.LogSoftmax))]
+        if len(entering) != 1 or layer.dim not in (1, -1, None):
+            raise _refused(layer, path, "only a softmax over all outputs is supported")
+        return [Softmax(path, entering, entering, isinstance(layer, nn.LogSoftmax))]
     if isinstance(layer, _POOLS):
-        window, leaving, counting = pooling_window(layer, path, here)
+        window, leaving, counting = pooling_window(layer, path, entering)
         how = "max" if "Max" in type(layer).__name__ else "mean"
-        return [Pool(path, here, leaving, how, window, counting)]
-    known = pointwise(layer)
-    if known is None:
-        raise _refused(layer, path, "networks of " + WORDS + " have stages")
-    return [Pointwise(path, here, here, *known)]
+        return [Pool(path, entering, leaving, how, window, counting)]
+    function = pointwise(layer)
+    if function is None:
+        raise _refused(layer, path, "networks of " + WORDS + " are supported")
+    return [Pointwise(path, entering, entering, *function)]
 
 
 WORDS = (
     "nn.Linear, nn.Conv1d, nn.Conv2d, max and average pooling, batch norm, common activations, "
     "softmax, nn.Flatten and nn.Dropout in nn.Sequential"
 )
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 _POOLS = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
@@ -180,7 +182,7 @@ _POOLS = (
 
 
 def pointwise(layer: nn.Module) -> tuple[str, tuple[float, ...]] | None:
-    """The name and the settings of a function of every number by itself; None if it is none."""
+    """Return name and settings of an element-wise layer; None if the layer is no such function."""
     kind = type(layer)
     if kind in _PLAIN:
         return _PLAIN[kind], ()
@@ -207,8 +209,9 @@ _PLAIN: dict[type[nn.Module], str] = {
 
 
 def _weighted(
-    layer: nn.Linear | nn.Conv1d | nn.Conv2d, path: str, here: Shape, mask: Mask | None
+    layer: nn.Linear | nn.Conv1d | nn.Conv2d, path: str, entering: Shape, mask: Mask | None
 ) -> Weighted:
+    """Return the stage of a linear layer or a convolution; check that it accepts its input."""
     weight: Tensor = layer.weight.detach().float()
     name = f"{path}.weight" if path else "weight"
     alive = torch.ones(weight.shape, dtype=torch.bool)
@@ -216,13 +219,13 @@ def _weighted(
         alive = mask.living(name, weight.shape)
     window, groups = None, 1
     if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
-        window, leaving = convolution_window(layer, path, here)
+        window, leaving = convolution_window(layer, path, entering)
         groups = layer.groups
     else:
-        if here != (weight.shape[1],):
+        if entering != (weight.shape[1],):
             raise StructureError(
-                f"layer {path!r} reads {weight.shape[1]} numbers and is given samples of shape "
-                f"{here}; put nn.Flatten() before it, or pass an example of the right shape"
+                f"layer {path!r} reads {weight.shape[1]} numbers and gets samples of shape "
+                f"{entering}; put nn.Flatten() before it, or pass an example of the right shape"
             )
         leaving = (weight.shape[0],)
     if not weight.numel() or not bool(alive.any()):
@@ -234,40 +237,44 @@ def _weighted(
     bias = weight.new_zeros(len(weight)) if not isinstance(bias, Tensor) else bias.detach().float()
     flat = weight.reshape(len(weight), -1)
     alive = alive.reshape(flat.shape)
-    return Weighted(path, here, leaving, flat, bias, alive, window, groups)
+    return Weighted(path, entering, leaving, flat, bias, alive, window, groups)
 
 
-def _normed(layer: nn.BatchNorm1d | nn.BatchNorm2d, path: str, here: Shape) -> Scaled:
+def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, path: str, entering: Shape) -> Scaled:
+    """Return a batch norm in evaluation mode as a scale and a shift of each channel."""
     mean, variance = layer.running_mean, layer.running_var
     if mean is None or variance is None:
-        raise _refused(layer, path, "batch norm has a stage if it tracks its running statistics")
-    if len(mean) != here[0]:
-        raise StructureError(f"layer {path!r} norms {len(mean)} channels and is given {here}")
+        raise _refused(layer, path, "only batch norm with running statistics is supported")
+    if len(mean) != entering[0]:
+        raise StructureError(
+            f"layer {path!r} normalises {len(mean)} channels and gets samples of shape {entering}"
+        )
     scale = (variance.double() + layer.eps).rsqrt()
     if layer.weight is not None:
         scale = scale * layer.weight.detach().double()
     shift = -mean.double() * scale
     if layer.bias is not None:
         shift = shift + layer.bias.detach().double()
-    return Scaled(path, here, here, scale, shift)
+    return Scaled(path, entering, entering, scale, shift)
 
 
-def _chosen(layer: Select, path: str, here: Shape) -> Chosen:
-    first = -len(here) if len(here) == 1 or here[1] > 1 else -2
-    if layer.dim != first and not (len(here) == 3 and layer.dim == -3):
-        raise _refused(layer, path, "a selection has a stage along features or channels only")
-    return Chosen(path, here, (layer.index.numel(), *here[1:]), layer.index)
+def _chosen(layer: Select, path: str, entering: Shape) -> Chosen:
+    """Return the stage of a Select along the first dimension of a sample."""
+    first = -len(entering) if len(entering) == 1 or entering[1] > 1 else -2
+    if layer.dim != first and not (len(entering) == 3 and layer.dim == -3):
+        raise _refused(layer, path, "only a selection of features or channels is supported")
+    return Chosen(path, entering, (layer.index.numel(), *entering[1:]), layer.index)
 
 
 def _refused(layer: nn.Module, path: str, rule: str) -> StructureError:
     return StructureError(
-        f"layer {path!r} is a {type(layer).__name__}, which has no stage: {rule}. Save it as "
-        "safetensors instead."
+        f"layer {path!r} is a {type(layer).__name__} that C and ONNX files do not support: {rule}. "
+        "Save it as safetensors instead."
     )
 
 
 def _image(shape: Shape) -> Shape:
-    """(channels, length) as an image of height one."""
+    """Return the shape of a sample; (channels, length) becomes an image of height one."""
     if len(shape) not in (1, 2, 3) or not all(shape):
         raise StructureError(
             f"samples must be flat, (channels, length) or (channels, height, width); the example's "

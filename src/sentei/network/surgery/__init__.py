@@ -1,4 +1,4 @@
-"""Remove dead units for real, and prove that the network still computes the same.
+"""Remove dead units physically and check that the smaller network computes the same function.
 
 Imports `network`.
 """

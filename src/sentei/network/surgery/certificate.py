@@ -1,4 +1,4 @@
-"""Proof, by running both, that a cut network is the same function as the masked one."""
+"""Check on inputs that a cut network computes the same function as the masked one."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch.overrides import TorchFunctionMode
 from sentei.errors import CertificateError
 from sentei.network.example import Example, as_found, at_least, rows, run, tensors
 
-INPUTS = 64
+INPUTS = 64  # fewest inputs on which two networks are compared
 
-# Largest difference allowed, as a part of the largest output (or of 1, if that is more).
+# Largest difference allowed, relative to the largest absolute output (or to 1, if that is larger).
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was compared, and how far apart it was.
+    """Result of comparing a masked and a shrunk network on the same inputs.
 
     Attributes:
         inputs: number of samples compared.
-        real: how many of them were given; the rest are seeded noise of the same shape.
+        real: how many of them the caller gave; the rest are seeded noise of the same shape.
         difference: largest |masked - shrunk| of any output in evaluation mode.
-        training_difference: the same in training mode with nothing dropped out; None if the masked
+        training_difference: the same in training mode with dropout switched off; None if the masked
             network itself cannot run in training mode on these inputs.
-        tolerance: largest difference that would have passed.
+        tolerance: largest difference that was allowed.
     """
 
     inputs: int
@@ -48,14 +48,14 @@ class Certificate:
 
 
 def certify(masked: nn.Module, small: nn.Module, example: Example) -> Certificate:
-    """Compare two networks on at least 64 inputs, in evaluation and in training mode.
+    """Compare the outputs of two networks on at least 64 inputs, in evaluation and training mode.
 
-    In training mode every dropout is the identity: one seed draws other noise for other shapes.
-    Modes, buffers and the random state of both networks are left as they were.
+    In training mode every dropout is the identity, because one seed draws different noise for
+    different shapes. Modes and buffers of both networks and the random state are restored.
 
     Raises:
-        CertificateError: they differ by more than the dtype's tolerance, or the small one does not
-            run.
+        CertificateError: the outputs differ by more than the dtype's tolerance, or the small
+            network does not run.
     """
     given = rows(example) or 1
     example = at_least(example, INPUTS)
@@ -66,7 +66,7 @@ def certify(masked: nn.Module, small: nn.Module, example: Example) -> Certificat
     difference = _largest_difference(want, got, tolerance, "evaluation")
     try:
         want = _outputs(masked, example, training=True)
-    except Exception:  # the network's own limits (batch norm of one sample, say) are not the cut's
+    except Exception:  # a limit of the masked network, such as batch norm of one sample
         return Certificate(rows(example) or 1, given, difference, None, tolerance)
     scale = max([1.0, *(float(t.abs().max()) for t in want if t.numel())])
     tolerance = scale * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
@@ -81,21 +81,21 @@ def _largest_difference(
 ) -> float:
     if [t.shape for t in want] != [t.shape for t in got]:
         raise CertificateError(
-            f"the shrunk network must put out the masked one's shapes; in {mode} mode they are "
-            f"{[tuple(t.shape) for t in got]} instead of {[tuple(t.shape) for t in want]}"
+            f"the shrunk network must output the same shapes as the masked one; in {mode} mode "
+            f"they are {[tuple(t.shape) for t in got]} instead of {[tuple(t.shape) for t in want]}"
         )
     pairs = [(a.double(), b.double()) for a, b in zip(want, got, strict=True) if a.numel()]
     difference = max((float(_distance(a, b)) for a, b in pairs), default=0.0)
     if not difference <= tolerance:
         raise CertificateError(
-            f"the shrunk network must compute what the masked one does; in {mode} mode outputs "
-            f"differ by {difference:.3g} where {tolerance:.3g} is allowed"
+            f"the shrunk network must compute what the masked one computes; in {mode} mode outputs "
+            f"differ by {difference:.3g}, and {tolerance:.3g} is allowed"
         )
     return difference
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Largest difference, infinities and NaN in the same places counting as equal."""
+    """Return the largest absolute difference; equal infinities and two NaN count as 0."""
     same = (a == b) | (a.isnan() & b.isnan())
     return torch.where(same, 0.0, (a - b).abs()).max()
 
@@ -116,7 +116,7 @@ def _outputs(model: nn.Module, example: Example, *, training: bool) -> list[Tens
 
 
 class _NoDropout(TorchFunctionMode):
-    """Every dropout passes its input on."""
+    """Torch function mode in which every dropout is the identity."""
 
     dropouts = frozenset(
         getattr(owner, name)

@@ -1,4 +1,4 @@
-"""Batch norms made part of the layer before: in evaluation mode they are a scale and a shift."""
+"""Fold batch norms into the layer before them; in evaluation mode they are a scale and a shift."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @torch.no_grad()
 def fold_norms_(model: nn.Module, example: Example) -> tuple[str, ...]:
-    """Fold each batch norm that hears exactly what one layer puts out; identities take its place.
+    """Fold each batch norm whose input is exactly one layer's output; replace it by nn.Identity.
 
-    Equal in evaluation mode, up to rounding; a network in training has its norms no longer.
+    The function is the same in evaluation mode, up to rounding. In training mode it is not: the
+    folded norms no longer normalise.
 
     Args:
         model: changed in place.
-        example: inputs it runs on.
+        example: inputs that the model can run on.
 
     Returns:
-        The names of the norms that went.
+        The qualified names of the norms that were folded.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     found = _pairs(model, example, modules)
@@ -51,28 +52,31 @@ def fold_norms_(model: nn.Module, example: Example) -> tuple[str, ...]:
 
 
 def _pairs(model: nn.Module, example: Example, modules: dict[str, nn.Module]) -> dict[str, str]:
-    """Norms and the layers before them, each used once and by each other alone."""
-    made: dict[int, tuple[str, Tensor]] = {}
-    hears: dict[str, str] = {}
-    used: dict[str, int] = {}
+    """Map each norm that can be folded to the layer before it.
 
-    def answer(call: Call) -> Tensor:
+    Both are called once, and only the norm uses the layer's output.
+    """
+    outputs: dict[int, tuple[str, Tensor]] = {}
+    layer_before: dict[str, str] = {}
+    calls: dict[str, int] = {}
+
+    def record(call: Call) -> Tensor:
         name = call.weight.rpartition(".")[0]
-        used[name] = used.get(name, 0) + 1
-        before = made.get(id(call.input))
-        if before is not None and isinstance(modules.get(name), _NORMS):
-            hears[name] = before[0]
+        calls[name] = calls.get(name, 0) + 1
+        source = outputs.get(id(call.input))
+        if source is not None and isinstance(modules.get(name), _NORMS):
+            layer_before[name] = source[0]
         result = call()
         if isinstance(modules.get(name), _BEFORE):
-            made[id(result)] = name, result  # held, so that no other tensor gets its id
+            outputs[id(result)] = name, result  # kept alive, so that its id is not reused
         return result
 
-    with as_found(model), Calls(model.eval(), answer), _UseCounter() as uses:
+    with as_found(model), Calls(model.eval(), record), _UseCounter() as uses:
         run(model, example)
     found = {}
-    for norm, layer in hears.items():
-        (result,) = [tensor for name, tensor in made.values() if name == layer][:1]
-        alone = used[norm] == used[layer] == 1 and uses.count(result) == 1
+    for norm, layer in layer_before.items():
+        (result,) = [tensor for name, tensor in outputs.values() if name == layer][:1]
+        alone = calls[norm] == calls[layer] == 1 and uses.count(result) == 1
         tracked = getattr(modules[norm], "running_mean", None) is not None
         if alone and tracked and not _has_other_names(model, modules, layer, norm):
             found[norm] = layer
@@ -80,33 +84,33 @@ def _pairs(model: nn.Module, example: Example, modules: dict[str, nn.Module]) ->
 
 
 def _has_other_names(model: nn.Module, modules: dict[str, nn.Module], *names: str) -> bool:
-    """Whether a parameter of these modules, or a module itself, goes by another name as well."""
+    """Return whether one of these modules, or a parameter of one, has a second qualified name."""
     for name in names:
-        twins = [other for other, module in modules.items() if module is modules[name]]
+        aliases = [other for other, module in modules.items() if module is modules[name]]
         own = {id(p) for p in modules[name].parameters(recurse=False)}
-        named = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
-        if len(twins) > 1 or len(named) > len(own):
+        own_names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
+        if len(aliases) > 1 or len(own_names) > len(own):
             return True
     return False
 
 
 class _UseCounter(TorchFunctionMode):
-    """Counts how often each tensor is given to a function that computes with it."""
+    """Count how often each tensor is an argument of a torch function that computes with it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: dict[int, int] = {}
-        self.held: list[object] = []
+        self.uses: dict[int, int] = {}
+        self.kept_alive: list[object] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         for value in (*args, *kwargs.values()):
-            asks = getattr(func, "__name__", "") in ("__get__", "dim", "size")
-            if isinstance(value, Tensor) and not asks:
-                self.seen[id(value)] = self.seen.get(id(value), 0) + 1
-                self.held.append(value)
+            is_query = getattr(func, "__name__", "") in ("__get__", "dim", "size")
+            if isinstance(value, Tensor) and not is_query:
+                self.uses[id(value)] = self.uses.get(id(value), 0) + 1
+                self.kept_alive.append(value)
         return func(*args, **kwargs)
 
     def count(self, tensor: Tensor) -> int:
-        """How often this very tensor was used."""
-        return self.seen.get(id(tensor), 0)
+        """Return how often this tensor object was used."""
+        return self.uses.get(id(tensor), 0)

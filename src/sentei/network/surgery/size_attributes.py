@@ -1,7 +1,7 @@
-"""Integers of modules that have to change with a cut.
+"""Find and change integer attributes of modules that hold a size which a cut changes.
 
 Where `forward` reads an integer of its module (`self.num_heads`, `self.inner`), the cut network
-fails until that integer is changed too. Which of them, the certificate decides.
+fails until that integer is changed too. Candidates are tried until the certificate passes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from torch import nn
 from sentei.network.mask import Mask
 from sentei.network.units import Neurons
 
-ATTEMPTS = 64  # how many ways of patching are tried before a cut is refused
+ATTEMPTS = 64  # how many patches are tried before a cut is refused
 
 Patch = tuple[tuple[str, str, int], ...]
 
 
 def candidate_patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
-    """Ways of changing integers that equal an old size: all of them first, then fewer."""
+    """Yield sets of new values for integers that equal an old size.
+
+    The first set changes all of them; then come sets of one, of two, and so on, up to
+    `ATTEMPTS` sets.
+    """
     changed = _new_sizes(model, mask)
     found = [
         (path, attribute, changed[value])
@@ -39,7 +43,7 @@ def candidate_patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
 
 
 def _may_hold_sizes(path: str, module: nn.Module, mask: Mask) -> bool:
-    """A user's module around what is cut, or a normalisation with no tensors to count by."""
+    """Return whether a module may hold sizes: user code around a cut, or a weightless GroupNorm."""
     if isinstance(module, nn.GroupNorm):
         return module.weight is None
     if type(module).__module__.startswith("torch.nn"):
@@ -48,10 +52,11 @@ def _may_hold_sizes(path: str, module: nn.Module, mask: Mask) -> bool:
 
 
 def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:
+    """Map each size before the cut to the size after it."""
     sizes: dict[int, int] = {}
-    for (name, dim), gone in mask.gone.items():
+    for (name, dim), removed in mask.gone.items():
         old = _size(model, name, dim)
-        sizes[old] = old - gone.numel()
+        sizes[old] = old - removed.numel()
     for group in mask.groups:
         if isinstance(group, Neurons) and mask.count(group) < group.size:
             sizes[group.size] = mask.count(group)
@@ -59,7 +64,7 @@ def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:
 
 
 def copy_sizes_(model: nn.Module, proof: nn.Module) -> None:
-    """Take over the integers that the certified copy needed."""
+    """Copy every integer attribute from the certified copy `proof` to `model`, module by module."""
     own = dict(model.named_modules())
     for path, module in proof.named_modules():
         for attribute, value in vars(module).items():

@@ -1,4 +1,4 @@
-"""Physical removal: smaller tensors, the same function, proven before anything is handed over."""
+"""Remove dead units physically: smaller tensors, certified before the network is returned."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from sentei.network.units import Neurons
 def shrink(
     model: nn.Module, mask: Mask, example: Example | None = None, sparse: str | None = None
 ) -> nn.Module:
-    """A new, smaller network without the dead units of `mask`; the old one is untouched.
+    """Return a new, smaller network without the dead units of `mask`; `model` does not change.
 
     Args:
         model: any network; its weights need not be masked yet.
         mask: what is alive. Dead synapses between alive units stay, as zeros.
-        example: inputs the network runs on; a batch of real ones makes the proof a better one. May
-            be left out for networks that begin with a linear layer.
-        sparse: "auto" lets linear layers become `SparseLinear` (CSR, for inference) where that is
-            measured to be faster on `example`, whose batch size decides; None keeps all dense.
+        example: inputs that the network can run on; a batch of real ones makes the certificate
+            stronger. May be omitted for networks that begin with a linear layer.
+        sparse: "auto" replaces linear layers by `SparseLinear` (CSR, for inference) where that is
+            measured to be faster on `example`, whose batch size matters; None keeps all dense.
 
     Raises:
-        ValueError: another word for `sparse`.
+        ValueError: any other value of `sparse`.
         GroupError: the mask's groups are not the model's.
-        StructureError: a group would lose its last unit where torch cannot have none.
+        StructureError: a group would lose its last unit, and torch needs at least one there.
         CertificateError: the smaller network does not compute the same; the group is named.
     """
     if sparse not in (None, "auto"):
@@ -57,11 +57,12 @@ def shrink(
 
 
 def _sparsified(small: nn.Module, example: Example) -> nn.Module:
+    """Return the network with SparseLinear layers where faster, certified against the dense one."""
     dense = copy.deepcopy(small)
     with undisturbed(small):
-        made = sparsified(small, example)
-    certify(dense, made, example)
-    return made
+        sparse = sparsified(small, example)
+    certify(dense, sparse, example)
+    return sparse
 
 
 def shrink_(
@@ -71,23 +72,24 @@ def shrink_(
     trajectory: Any = None,
     example: Example | None = None,
 ) -> Mask:
-    """Shrink in place, in the middle of training if need be; certified on a copy first.
+    """Shrink a network in place, also in the middle of training; certified on a copy first.
 
-    The `Parameter` objects stay, their data is swapped for smaller data, so the optimizer keeps its
-    references. Its state is cut along; gradients are dropped.
+    The `Parameter` objects stay and get smaller data, so the references of the optimizer stay
+    valid. The state of the optimizer is cut in the same way; gradients are dropped.
 
     Args:
         model: changed in place, unless an error is raised.
         mask: what is alive.
         optimizer: any whose state tensors have their parameter's shape (SGD, Adam, RMSprop, …).
-        trajectory: a record of training to cut along, through its `keep_(parameter, dim, kept)`.
+        trajectory: a record of training that is cut in the same way, by calling its
+            `keep_(parameter, dim, kept)`.
         example: as for `shrink`.
 
     Returns:
         The mask of the smaller network.
 
     Raises:
-        As `shrink`; also StructureError if the network itself is a layer that needs a Select, or
+        As `shrink`; also StructureError if the network itself is a layer that needs a Select, or if
         the optimizer keeps state of other shapes than its parameters (Adafactor, LBFGS).
     """
     if any(not layer for layer in mask.wrapped):
@@ -111,7 +113,7 @@ def shrink_(
 def remove_dead_(
     model: nn.Module, mask: Mask, optimizer: Optimizer | None = None, trajectory: Any = None
 ) -> nn.Module:
-    """Remove what the mask says is dead, without proof; also on the meta device.
+    """Remove the dead units of the mask without a certificate; also works on the meta device.
 
     Returns:
         The model; a new `Sequential` only if the model itself is a layer that needs a Select.
@@ -119,9 +121,9 @@ def remove_dead_(
     _replace_attention_(model, mask)
     owners = {layer: model.get_submodule(layer) for layer in mask.touched}
     selects = {layer: _selection(model, mask, layer) for layer in mask.wrapped}
-    for (name, dim), gone in mask.gone.items():
+    for (name, dim), removed in mask.gone.items():
         tensor = _tensor(model, name)
-        keep = remaining_positions(tensor.shape[dim], gone)
+        keep = remaining_positions(tensor.shape[dim], removed)
         if optimizer is not None:
             _select_state_(optimizer, tensor, dim, keep)
         if trajectory is not None:
@@ -133,23 +135,25 @@ def remove_dead_(
 
 
 def _refuse_emptied(mask: Mask) -> None:
+    """Raise StructureError if a group keeps fewer units than torch's layers need."""
     for group in mask.groups:
         if isinstance(group, Neurons) and mask.count(group) < group.least:
             raise StructureError(
                 f"{group.kind} group {group.name!r} must keep at least one of its {group.size} "
-                "units: torch has no such layer without any; leave one alive"
+                "units, because torch needs at least one there; keep one alive"
             )
 
 
 def _refuse_shapes(optimizer: Optimizer) -> None:
+    """Raise StructureError if the optimizer has state that is not shaped like its parameter."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             single = not isinstance(value, Tensor) or value.numel() == 1
             if isinstance(value, list) or not (single or value.shape == parameter.shape):
                 raise StructureError(
-                    f"{type(optimizer).__name__} keeps {name!r}, which is not of its weight's "
-                    "shape and cannot be cut along; take SGD, Adam, RMSprop, Adadelta or their "
-                    "like, or mask without deleting"
+                    f"{type(optimizer).__name__} keeps {name!r}, which does not have the shape of "
+                    "its parameter and cannot be cut with it; use SGD, Adam, RMSprop, Adadelta or "
+                    "a similar optimizer, or mask without shrinking"
                 )
 
 
@@ -159,21 +163,24 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 
 
 def _selected(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:
-    """These positions, laid out in memory as all of them were: selection forgets channels-last."""
-    found = tensor.index_select(dim, keep.to(tensor.device))
+    """Select positions `keep` along `dim`, keeping the memory format.
+
+    `index_select` returns a contiguous tensor even where the input is channels-last.
+    """
+    selected = tensor.index_select(dim, keep.to(tensor.device))
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
     if layout is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=layout):
-        return found
-    return found.contiguous(memory_format=layout)
+        return selected
+    return selected.contiguous(memory_format=layout)
 
 
 def _swap_(tensor: Tensor, data: Tensor) -> None:
-    # Data of another dtype in between makes autograd forget the accumulator it keeps for this
-    # parameter, which remembers the old shape and would fail the next backward pass.
-    odd = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+    # Autograd keeps a gradient accumulator with the old shape for this parameter, which would fail
+    # in the next backward pass. Assigning data of another dtype in between makes it drop that.
+    other_dtype = torch.float16 if tensor.dtype != torch.float16 else torch.float32
     if tensor.is_floating_point():
         tensor.grad = None
-        tensor.data = torch.empty(0, dtype=odd, device=tensor.device)
+        tensor.data = torch.empty(0, dtype=other_dtype, device=tensor.device)
     tensor.data = data
 
 
@@ -185,7 +192,7 @@ def _select_state_(optimizer: Optimizer, parameter: Tensor, dim: int, keep: Tens
 
 
 def _replace_attention_(model: nn.Module, mask: Mask) -> None:
-    """Put `FewerHeads` where torch's own attention is about to lose some."""
+    """Replace each `nn.MultiheadAttention` that loses units by `FewerHeads`, in place."""
     for name, _ in mask.gone:
         path = name.rpartition(".")[0].removesuffix(".out_proj")
         module = model.get_submodule(path)
@@ -195,7 +202,11 @@ def _replace_attention_(model: nn.Module, mask: Mask) -> None:
 
 
 def _selection(model: nn.Module, mask: Mask, layer: str) -> Select:
-    """The Select that `layer` needs: removed inputs still arrive, other removed units do not."""
+    """Return the Select that drops the removed network inputs before `layer`.
+
+    The caller still passes removed inputs. Other removed units are no longer computed, so they do
+    not count in the positions.
+    """
     for group in mask.groups:
         if not isinstance(group, Neurons) or group.kind != "input":
             continue
@@ -207,10 +218,11 @@ def _selection(model: nn.Module, mask: Mask, layer: str) -> Select:
                 keep = remaining_positions(weight.shape[part.dim], mask.gone[place])
                 index = keep - torch.searchsorted(arriving, keep)
                 return Select(index.to(weight.device), dim=1 - weight.ndim)
-    raise StructureError(f"layer {layer!r} does not listen to inputs")
+    raise StructureError(f"layer {layer!r} does not read the network's inputs")
 
 
 def _wrap_(model: nn.Module, selects: dict[str, Select]) -> nn.Module:
+    """Replace each layer in `selects` by a Sequential of its Select and itself."""
     for layer, select in selects.items():
         if not layer:
             return nn.Sequential(select, model)
@@ -223,6 +235,11 @@ def _wrap_(model: nn.Module, selects: dict[str, Select]) -> nn.Module:
 def _with_patched_sizes(
     masked: nn.Module, mask: Mask, example: Example, error: Exception
 ) -> nn.Module:
+    """Return the smaller network with integer attributes changed so that the certificate passes.
+
+    Raises:
+        CertificateError: no patch helps; names the groups that cannot be cut.
+    """
     for patch in candidate_patches(masked, mask):
         small = remove_dead_(copy.deepcopy(masked), mask)
         for path, attribute, value in patch:
@@ -238,19 +255,20 @@ def _with_patched_sizes(
 def _name_groups_at_fault(
     masked: nn.Module, mask: Mask, example: Example, error: Exception
 ) -> CertificateError:
-    """The error that names the groups which cannot be cut, each tried by itself."""
-    guilty = []
+    """Return the error that names the groups which cannot be cut; each is tried by itself."""
+    at_fault = []
     for group in mask.groups:
         dead = mask.dead(group)
         if isinstance(group, Neurons) and dead.numel():
-            alone = Mask.full(mask.groups).without({group: dead})
-            lone = copy.deepcopy(masked)
+            group_mask = Mask.full(mask.groups).without({group: dead})
+            whole = copy.deepcopy(masked)
             try:
-                certify(lone, remove_dead_(copy.deepcopy(lone), alone), example)
+                certify(whole, remove_dead_(copy.deepcopy(whole), group_mask), example)
             except (CertificateError, RuntimeError, IndexError):
-                guilty.append(group.name)
-    names = ", ".join(repr(name) for name in guilty) or "these together"
+                at_fault.append(group.name)
+    names = ", ".join(repr(name) for name in at_fault) or "these together"
     return CertificateError(
         f"cutting group {names} does not reproduce the masked network: {error} "
-        "Leave the group out, or make forward() take sizes from its tensors, not from constants."
+        "Leave the group out of the mask, or make forward() read sizes from its tensors instead of "
+        "constants."
     )
