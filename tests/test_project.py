@@ -156,10 +156,19 @@ def test_the_architecture_page_lists_every_room_and_module():
         assert files == there, name
 
 
-def test_every_room_says_what_is_in_it():
-    for path in SOURCE.rglob("__init__.py"):
-        words = ast.get_docstring(ast.parse(path.read_text())) or ""
-        assert words.splitlines()[0].endswith("."), path
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_says_what_is_in_it_and_what_it_may_import(name):
+    """One sentence of contents first, the permitted imports last; the permitted ones are true."""
+    source = SOURCE / name.replace(".", "/") / "__init__.py"
+    first, *_, last = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n\n")
+    assert first.endswith(".")
+    assert re.match(r"May import .+\.$", last, re.DOTALL)
+    sentence = re.split(r";|\. |everything but", last)[0]
+    named = set(re.findall(r"`([a-z._]+)`", sentence))
+    assert named <= GROUND | ROOMS[name]
+    if "everything but" in last:
+        excepted = set(re.findall(r"`([a-z._]+)`", last))
+        assert excepted == {room for room in ROOMS if room not in ROOMS[name] | {name}}
 
 
 def test_public_names_are_sorted_complete_and_there():

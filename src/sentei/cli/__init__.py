@@ -1,6 +1,8 @@
 """The command line program `sentei`: its commands, exit codes and configuration file.
 
 Importing it does not import torch: each command imports what it needs when it runs.
+
+May import everything but `integrations`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A criterion is a function, or a frozen dataclass with `__call__` if it has settings. To add one,
 write it and register it under a name in `CRITERIA`.
+
+May import `criteria.repairs`, `probe`, and all that it may import.
 """
 
 from __future__ import annotations

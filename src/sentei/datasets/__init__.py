@@ -1,4 +1,7 @@
-"""Load data into memory: MNIST and Letter Recognition, shipped with the package, or own files."""
+"""Load data into memory: MNIST and Letter Recognition, shipped with the package, or own files.
+
+May import the ground only.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """Prune one network in many ways and compare the results.
 
-May import all packages below `papers`.
+May import `reporting`, `formats.c`, and all that they may import.
 """

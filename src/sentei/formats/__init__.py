@@ -1,4 +1,7 @@
-"""Save and load networks in sentei's own files; export them to C, ONNX or safetensors."""
+"""Save and load networks in sentei's own files; export them to C, ONNX or safetensors.
+
+May import `formats.c`, `network` with its packages, and the ground.
+"""
 
 from sentei.formats.exporting import export
 from sentei.formats.safetensors import Contents, inspect, load, load_mask, save

@@ -1,4 +1,4 @@
 """Callbacks that prune while Keras or Lightning trains; each needs an optional dependency.
 
-Imports `pruning` and everything below it.
+May import `pruning.while_training`, and all that it may import.
 """

@@ -9,6 +9,8 @@
 A paper is a package here with `TITLE` and `reproduce(order) -> list[Claim]`. It describes its
 experiments as jobs, draws its figures with `order.figure`, and returns its claims with the measured
 values.
+
+May import everything but `cli` and `integrations`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Run the pruning loop: cut, retrain, measure, then keep the step or undo it.
 
-Imports `criteria`, `probe` and `network`.
+May import `pruning.rules`, `criteria`, and all that they may import.
 """

@@ -1,4 +1,5 @@
 """Tables, figures and an HTML page about pruning runs and networks.
 
-Imports `pruning`, `formats`, `training`, `datasets` and all below them.
+May import `reporting.page`, `pruning`, `formats`, `training`, `datasets`, and all that they may
+import.
 """

@@ -1,4 +1,7 @@
-"""Training loops, recipes and networks. Imports nothing of pruning."""
+"""Training loops, recipes and networks.
+
+May import the ground only; it knows nothing of pruning.
+"""
 
 from sentei.training.finetune import FineTune
 from sentei.training.models import (

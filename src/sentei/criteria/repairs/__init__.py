@@ -1,4 +1,4 @@
 """Repairs: compensate for a removed unit by an affine mix of the remaining units.
 
-Imports `probe` and `network`.
+May import `probe`, and all that it may import.
 """

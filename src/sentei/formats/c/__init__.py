@@ -1,4 +1,7 @@
-"""Write a network as a C99 file and a header: no malloc, constants in flash, with a self-test."""
+"""Write a network as a C99 file and a header: no malloc, constants in flash, with a self-test.
+
+May import `network` with its packages, and the ground.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """Describe a network as plain data and compute its exact size in every file format.
 
-Imports `network` and its `surgery`.
+May import `network`, `network.surgery` and the ground.
 """

@@ -1,4 +1,4 @@
 """Find the prunable units of any network by running it with NaN in chosen rows' outputs.
 
-Imports the modules of `network`.
+May import `network` and the ground.
 """

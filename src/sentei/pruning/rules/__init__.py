@@ -1,4 +1,4 @@
 """Proposals, schedules and limits: what to remove next, how fast, and when to stop.
 
-Imports `criteria`, `probe` and `network`.
+May import `criteria`, and all that it may import.
 """

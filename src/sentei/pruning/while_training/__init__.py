@@ -1,1 +1,4 @@
-"""Prune inside the user's own training loop. Imports `pruning` and everything below it."""
+"""Prune inside the user's own training loop.
+
+May import `pruning`, and all that it may import.
+"""

@@ -1,4 +1,7 @@
-"""Write a self-contained HTML page about a pruning run or about one network."""
+"""Write a self-contained HTML page about a pruning run or about one network.
+
+May import `pruning`, `datasets`, and all that they may import.
+"""
 
 from __future__ import annotations
 
