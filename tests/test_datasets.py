@@ -273,7 +273,7 @@ def test_npz_of_names_and_of_values(tmp_path):
     [
         ({"a": np.zeros(3)}, "it holds a"),
         ({"x": np.zeros((4, 1)), "y": np.array([{}] * 4)}, "without pickle"),
-        ({"x": np.zeros((4, 1)), "y": np.zeros(3, int)}, "row for each sample"),
+        ({"x": np.zeros((4, 1)), "y": np.zeros(3, int)}, "one row per sample"),
         ({"x": np.zeros((4, 1)), "y": np.array([0, 1, -1, 0])}, "row 2 has -1"),
         ({"x": np.array([[0.0], [np.inf]]), "y": np.zeros(2, int)}, "row 1, column 0 holds inf"),
         ({"x": np.array([["a"]]), "y": np.zeros(1, int)}, "real numbers"),
@@ -390,5 +390,5 @@ def test_the_first_samples():
     samples = datasets.Samples(X, Y)
     assert samples.first(2).targets.tolist() == [0, 1]
     assert samples.first(9).rows == 3
-    with pytest.raises(ValueError, match="not 0"):
+    with pytest.raises(ValueError, match="count=0"):
         samples.first(0)

@@ -406,7 +406,7 @@ def test_whole_targets_of_a_loss_of_ones_own_are_no_classes():
         (torch.zeros(4, 5), torch.zeros(4).long(), r"cannot take inputs of shape \(N, 5\)"),
         (torch.zeros(4, 6), torch.tensor([0, 1, 3, 0]), "from 0 to 2, one for each output; row 2"),
         (torch.full((4, 6), torch.nan), torch.zeros(4).long(), "row 0, column 0 holds nan"),
-        (torch.zeros(4, 6), torch.zeros(3).long(), "row for each sample"),
+        (torch.zeros(4, 6), torch.zeros(3).long(), "one row per sample"),
         (torch.zeros(0, 6), torch.zeros(0).long(), "no rows"),
         (torch.zeros(4, 6).byte(), torch.zeros(4).long(), "type torch.uint8"),
     ],

@@ -118,9 +118,9 @@ def _run_on_board(path: Path, more: list[str], timeout: float) -> str:
         start, image = Path(folder) / "start.c", Path(folder) / "image.elf"
         start.write_text(_START)
         cpu = ["-mcpu=cortex-m4", "-mthumb", "--specs=rdimon.specs"]
-        place = "-Wl,--section-start=.vectors=0"
+        link = "-Wl,--section-start=.vectors=0"
         sources = [*more, str(path), str(start), "-lm", "-o", str(image)]
-        _run([TOOLS[0], *STRICT, *cpu, "-O2", place, *sources], path, timeout)
+        _run([TOOLS[0], *STRICT, *cpu, "-O2", link, *sources], path, timeout)
         board = ["-M", "mps2-an386", "-semihosting", "-nographic", "-monitor", "none"]
         no_serial = ["-serial", "null", "-kernel", str(image)]
         return _run([TOOLS[1], *board, *no_serial], path, timeout)

@@ -64,8 +64,8 @@ def stored(plan: Plan, samples: Tensor) -> Stored:
         return Stored(plan, values, ())
     as_floats, steps = Stored(plan, values, ()), [_step(samples)]
     here = samples
-    for place in range(len(plan.blocks)):
-        here = _block(as_floats, place, here)
+    for index in range(len(plan.blocks)):
+        here = _block(as_floats, index, here)
         steps.append(_step(here))
     return Stored(plan, values, tuple(steps))
 
@@ -76,8 +76,8 @@ def outputs(net: Stored, samples: Tensor) -> Tensor:
     int8 activations are exactly those of the C code.
     """
     here = quantise(samples, net.steps[0]) if net.steps else samples
-    for place in range(len(net.plan.blocks)):
-        here = _block(net, place, here)
+    for index in range(len(net.plan.blocks)):
+        here = _block(net, index, here)
     return here.flatten(1)
 
 
@@ -116,21 +116,21 @@ def _values(head: Stage, is_int8: bool) -> Values | None:
 
 
 @torch.no_grad()
-def _block(net: Stored, place: int, x: Tensor) -> Tensor:
+def _block(net: Stored, index: int, x: Tensor) -> Tensor:
     """Compute the output of one block for a batch."""
-    block, values = net.plan.blocks[place], net.values[place]
+    block, values = net.plan.blocks[index], net.values[index]
     is_int8 = bool(net.steps)
     if values is None:
         return _plain(block.head, x, is_int8)
     total = _products(block, values, x.double() if is_int8 else x)
     scale = values.scale
     if is_int8 and scale is not None:
-        scale = (scale.double() * net.steps[place]).float()
+        scale = (scale.double() * net.steps[index]).float()
     shape = (-1, *(1,) * (total.ndim - 2))
     out = total.float() * (1 if scale is None else scale.reshape(shape))
     out = _points(out + values.bias.reshape(shape), block.before)
-    if is_int8 and place < last_whole(net.plan):
-        out = quantise(out, net.steps[place + 1])
+    if is_int8 and index < last_whole(net.plan):
+        out = quantise(out, net.steps[index + 1])
     if block.pool is not None:
         out = _pooled(block.pool, out, is_int8)
     return _points(out, block.after)

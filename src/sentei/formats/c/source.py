@@ -49,39 +49,39 @@ class Source:
         self.functions: dict[str, str] = {}
         self.calls: list[str] = []
         self.whole = last_whole(net.plan) if net.steps else -1
-        for place, block in enumerate(net.plan.blocks):
-            self._add(place, block)
+        for index, block in enumerate(net.plan.blocks):
+            self._add(index, block)
 
     @property
     def flash(self) -> int:
         """Bytes of all tables."""
         return sum(table.entries.nbytes for table in self.tables)
 
-    def _add(self, place: int, block: Block) -> None:
+    def _add(self, index: int, block: Block) -> None:
         """Add the tables, functions and calls of one block."""
-        name = f"{self.dialect.name}_{place + 1}"
+        name = f"{self.dialect.name}_{index + 1}"
         points = [*block.before, *block.after]
         if isinstance(block.head, Pointwise):
             points.append(block.head)
         self.functions.update(point_functions(self.dialect, points))
         last = final(self.plan.blocks)
-        source = "x" if place == 0 else f"{self.dialect.name}_{'ba'[place % 2]}"
-        target = "y" if place >= last else f"{self.dialect.name}_{'ab'[place % 2]}"
-        source = "y" if place > last else source
-        code, values = self.plan.codes[place], self.net.values[place]
+        source = "x" if index == 0 else f"{self.dialect.name}_{'ba'[index % 2]}"
+        target = "y" if index >= last else f"{self.dialect.name}_{'ab'[index % 2]}"
+        source = "y" if index > last else source
+        code, values = self.plan.codes[index], self.net.values[index]
         if code is not None and values is not None:
-            self._add_weights(place, name, block, code, values)
+            self._add_weights(index, name, block, code, values)
             if block.plane:
-                quantise = self._quantise(place)
+                quantise = self._quantise(index)
                 text = convolution(self.dialect, name, block, code, quantise)
                 self.functions[name] = text
                 self.calls.append(f"{name}({source}, {target});")
             else:
-                self._add_linear(place, name, block, code, source, target)
+                self._add_linear(index, name, block, code, source, target)
             return
         self._add_plain(name, block, source, target)
 
-    def _add_weights(self, place: int, name: str, block: Block, code: Code, values: Values) -> None:
+    def _add_weights(self, index: int, name: str, block: Block, code: Code, values: Values) -> None:
         """Add the tables of weights, their positions, scales and biases."""
         head = block.head
         assert isinstance(head, Weighted)
@@ -94,14 +94,14 @@ class Source:
         for what, table in code.tables.items():
             self.tables.append(Table(f"{name}_{what}", f"{table.dtype}_t", table))
         if values.scale is not None:
-            step = self.net.steps[place] if self.net.steps else 1.0
+            step = self.net.steps[index] if self.net.steps else 1.0
             scale = (values.scale.double() * step).float()
             self.tables.append(Table(f"{name}_scale", "float", scale.numpy()))
         self.tables.append(Table(f"{name}_bias", "float", values.bias.numpy()))
 
-    def _quantise(self, place: int) -> str:
+    def _quantise(self, index: int) -> str:
         """Return a C template that makes an int8 from `{0}`; "" if the block outputs floats."""
-        if not self.net.steps or place >= self.whole:
+        if not self.net.steps or index >= self.whole:
             return ""
         prefix = self.dialect.name
         self.functions.setdefault(
@@ -110,16 +110,16 @@ class Source:
             "    return (int8_t)(v <= -127.0f ? -127.0f : v >= 127.0f ? 127.0f\n"
             "        : v < 0.0f ? v - 0.5f : v + 0.5f);\n}\n",
         )
-        return f"{prefix}_int8(({{0}}) * {literal(1.0 / self.net.steps[place + 1])})"
+        return f"{prefix}_int8(({{0}}) * {literal(1.0 / self.net.steps[index + 1])})"
 
     def _add_linear(
-        self, place: int, name: str, block: Block, code: Code, source: str, target: str
+        self, index: int, name: str, block: Block, code: Code, source: str, target: str
     ) -> None:
         """Add the function and the call of a linear layer."""
         head = block.head
         assert isinstance(head, Weighted)
         prefix, rows = self.dialect.name, len(head.weight)
-        quantise = self._quantise(place)
+        quantise = self._quantise(index)
         if quantise:
             # The function also rounds to this layer's step, so other layers cannot share it.
             function, value = (

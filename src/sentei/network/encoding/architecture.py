@@ -1,7 +1,7 @@
 """Describe networks of torch's own layers as JSON data, and build networks from it.
 
 A description is a tree of JSON values: `{"type": "Linear", "in_features": 784, ...}` for a layer,
-`{"type": "Sequential", "children": [["fc1", ...], ...]}` for layers in a row, and
+`{"type": "Sequential", "children": [["fc1", ...], ...]}` for layers that run one after another, and
 `{"type": "same", "as": "0"}` where a layer is used again. Only the types in the table below are
 built: no name in a file makes sentei import, look up or run anything else.
 """

@@ -37,8 +37,8 @@ def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int]) -> bytes:
     here = "input"
     if len(shape) == 2:
         here = graph.reshape(here, stages[0].entering)
-    for place, stage in enumerate(stages):
-        here = graph.add(stage, here, f"{place}")
+    for index, stage in enumerate(stages):
+        here = graph.add(stage, here, f"{index}")
     if len(stages[-1].leaving) == 3 and len(shape) == 2:
         here = graph.reshape(here, (stages[-1].leaving[0], stages[-1].leaving[2]))
     leaving = stages[-1].leaving

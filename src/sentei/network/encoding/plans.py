@@ -115,10 +115,10 @@ def final(blocks: Sequence[Block]) -> int:
 
     The blocks after it change these outputs in place.
     """
-    place = len(blocks) - 1
-    while place > 0 and isinstance(blocks[place].head, (Softmax, Pointwise, Scaled)):
-        place -= 1
-    return place
+    index = len(blocks) - 1
+    while index > 0 and isinstance(blocks[index].head, (Softmax, Pointwise, Scaled)):
+        index -= 1
+    return index
 
 
 def index_bytes(positions: int) -> int:
@@ -198,20 +198,20 @@ def _check_int8(blocks: Sequence[Block]) -> None:
     """
     last = max(
         (
-            place
-            for place, block in enumerate(blocks)
+            index
+            for index, block in enumerate(blocks)
             if isinstance(block.head, Weighted) and block.head.window is None
         ),
         default=-1,
     )
-    for place, block in enumerate(blocks):
-        if place > last and (last < 0 or not isinstance(block.head, (Softmax, Pointwise))):
+    for index, block in enumerate(blocks):
+        if index > last and (last < 0 or not isinstance(block.head, (Softmax, Pointwise))):
             raise StructureError(
                 f"layer {block.head.name!r} comes after the last linear layer; with int8 "
                 "activations a network has to end with one. Use format 'c-int8', whose activations "
                 "are floats."
             )
-        if place < last and isinstance(block.head, (Scaled, Softmax, Pointwise)):
+        if index < last and isinstance(block.head, (Scaled, Softmax, Pointwise)):
             raise StructureError(
                 f"layer {block.head.name!r} does not follow a layer with weights; with int8 "
                 "activations it has to. Use format 'c-int8', whose activations are floats."
