@@ -4,10 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 import sentei
 
@@ -214,7 +216,23 @@ def test_files_stay_readable():
 
 
 def code_blocks(path: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^ *```python\n(.*?)^ *```", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for block in found]
+
+
+def test_contributings_example_of_a_criterion_gives_what_it_says():
+    (block,) = code_blocks(ROOT / "CONTRIBUTING.md")
+    names = {name: getattr(sentei, name) for name in ("Probe", "Neurons", "CriterionError")}
+    names |= {"torch": torch, "Tensor": torch.Tensor, "Group": sentei.Neurons}
+    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+    model[2].weight.data = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    data = torch.rand(8, 3), torch.zeros(8, dtype=torch.long)
+    probe = sentei.Probe(model, data)
+    (group,) = sentei.find_units(model, data[0])
+    assert sentei.criteria.scores(names["fan_out"], probe, group).tolist() == [4.0, 2.5]
+    with pytest.raises(sentei.CriterionError, match="is a group of synapses"):
+        sentei.criteria.scores(names["fan_out"], probe, sentei.find_synapses(model)[0])
 
 
 def test_the_readmes_code_runs(tmp_path, monkeypatch):
