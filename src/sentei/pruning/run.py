@@ -164,7 +164,7 @@ class Run:
         return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
     def retrain_and_update_(self, cut: Cut, before: Mask, after: Mask) -> None:
-        """Tell the probes what was cut; then retrain and drop what the probes recorded."""
+        """Update the probes after a cut; then retrain, and drop what the probes recorded."""
         whole = replace(cut, doomed=_difference(before, after))
         for probe in self.probes:
             probe.update_(whole)

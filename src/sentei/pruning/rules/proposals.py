@@ -27,7 +27,7 @@ WITHIN = ("network", "group")
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """The answer of a proposal: what one step removes, repairs and regrows.
+    """What a proposal returns: what one step removes, repairs and regrows.
 
     Attributes:
         doomed: positions to remove, for each group.
@@ -80,8 +80,9 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     """Remove the members with the lowest scores, as many at each step as the schedule asks for.
 
     The criterion scores all groups again at every step (iterative re-ranking); with `fixed(scores)`
-    one ranking serves all steps. Of equal scores, those of the earlier group go first, then those
-    at the lower position. A group keeps at least as many units as torch needs (`Neurons.least`).
+    one ranking serves all steps. Of members with equal scores, those of the earlier group are
+    removed first, then those at the lower position. A group keeps at least as many units as torch
+    needs (`Neurons.least`).
 
     Args:
         criterion: a name such as "ablation", or a function (probe, group) -> scores.
@@ -245,7 +246,7 @@ def mixed(
 
 @dataclass(frozen=True)
 class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", ...))
-    """Apply a proposal to groups of one kind only; members of other groups die only in the sweep.
+    """Apply a proposal to groups of one kind only; the sweep alone removes members of others.
 
     For example, `prune(model, [*find_synapses(model), *find_units(model, x, inputs=True)], ...)`
     with `only("synapse", ...)` removes synapses. The sweep then removes every unit and input that

@@ -1,4 +1,7 @@
-"""Schedules: pure functions from a Progress to the number of members to keep. No torch."""
+"""Schedules: pure functions from a Progress to the number of members to keep.
+
+This file imports no torch.
+"""
 
 from __future__ import annotations
 

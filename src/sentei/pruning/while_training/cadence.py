@@ -1,4 +1,4 @@
-"""Decide after which optimizer updates a pruner proposes a cut. No torch."""
+"""Decide after which optimizer updates a pruner proposes a cut; imports no torch."""
 
 from __future__ import annotations
 

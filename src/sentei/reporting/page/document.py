@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 
 def document(story: Story) -> Document:
-    """Collect the page's data; the page says which parts are missing.
+    """Collect the page's data; the page states which parts are missing.
 
     Raises:
         PruningError: the run cannot be shown at all.
