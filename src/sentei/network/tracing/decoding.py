@@ -184,7 +184,7 @@ class Tracer:
     # Checks.
 
     def _check(self) -> None:
-        """Check the links: NaN in random units must reach the columns linked with them, no others."""
+        """Check the links: NaN in random units must reach the columns linked with them only."""
         labels = self.links.labels
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
