@@ -1,4 +1,4 @@
-"""Load data into memory: MNIST and Letter Recognition, shipped with the package, or own files.
+"""Load data into memory: MNIST and Letter Recognition, included in the package, or your own files.
 
 May import the base modules only.
 """

@@ -39,7 +39,7 @@ class Step:
     Attributes:
         number: 0 is the untouched network.
         mask: what is alive after it.
-        removed: positions removed in it by group, swept ones included.
+        removed: positions removed in it by group, those of the sweep included.
         measured: quality and size after it.
     """
 
