@@ -54,7 +54,7 @@ class UnreachableError(BudgetError):
 
 
 class ScheduleError(PruningError, ValueError):
-    """A schedule that rises, or ends at an impossible size."""
+    """A schedule that keeps more members than are left, or ends at an impossible size."""
 
 
 class CriterionError(PruningError):

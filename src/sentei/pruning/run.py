@@ -34,7 +34,7 @@ SAMPLE_ROWS = 1000  # samples stored in a journal, at most
 
 @dataclass(frozen=True)
 class Step:
-    """One round of the loop and everything measured in it.
+    """One step of a pruning run: what it removed, the mask after it, and what was measured.
 
     Attributes:
         number: 0 is the untouched network.

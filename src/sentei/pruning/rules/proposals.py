@@ -246,7 +246,7 @@ def mixed(
 
 @dataclass(frozen=True)
 class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", ...))
-    """Apply a proposal to groups of one kind only; the sweep alone removes members of others.
+    """Apply a proposal to the groups of one kind, such as "synapse", and to no others.
 
     For example, `prune(model, [*find_synapses(model), *find_units(model, x, inputs=True)], ...)`
     with `only("synapse", ...)` removes synapses. The sweep then removes every unit and input that
