@@ -98,7 +98,7 @@ class Record:
         measured: quality and size after it.
         scores: the criterion's scores before it.
         by_class: (classes, 2) samples classified correctly, and samples; None without classes.
-        mixes: how remaining units took over, by listening parameter; see `network.folding.fold_`.
+        mixes: the mix at each listening parameter; see `network.folding.fold_`.
     """
 
     number: int

@@ -102,7 +102,7 @@ def apply_cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask
     Args:
         model: changed in place.
         mask: what is alive before the cut.
-        cut: what is removed, which units take over, and which synapses are regrown.
+        cut: what is removed, its repair, and which synapses are regrown.
         example: inputs on which `sweep_` measures constant outputs.
 
     Returns:

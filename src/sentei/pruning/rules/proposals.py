@@ -31,7 +31,7 @@ class Cut:
 
     Attributes:
         doomed: positions to remove, for each group.
-        mix: for each listener of a removed unit, the weights with which other units take over; see
+        mix: for each listener of a removed unit, the weights with which other units replace it; see
             `network.folding.fold_`.
         regrown: positions of dead synapses that become alive again.
         scores: the scores of every group, kept for the journal; not compared by `==`.
@@ -89,7 +89,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         schedule: how many members to keep at each step, such as `linear("40 %", steps=10)`.
         within: "network" ranks the members of all groups together; "group" ranks each group by
             itself and applies the schedule to each.
-        repair: how other units take over from removed ones: a name (see `criteria.repairs`) or a
+        repair: how other units replace removed ones: a name (see `criteria.repairs`) or a
             function (probe, group, units, mask) -> mix. If None, removed units are not replaced.
 
     Raises:
@@ -232,7 +232,7 @@ def mixed(
         how: the repair, by name or as a function; no mix if None.
         probe: data that the repair is fitted on.
         doomed: positions to remove, for each group.
-        mask: what is alive before the cut; only units alive after it take over.
+        mask: what is alive before the cut; only units alive after it replace others.
     """
     mix: dict[Listener, Tensor] = {}
     if how is not None:
