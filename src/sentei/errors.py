@@ -12,7 +12,7 @@
     ├── LossError           a loss that is not finite, or not per sample
     ├── StaleError          weights changed since the Probe recorded them
     ├── JournalError        a run folder that belongs to another run
-    └── FileError           a file that is truncated, foreign, of a newer version or unwritable
+    └── FileError           a file that is truncated, not sentei's, too new or unwritable
 
 Every message names the rule that was broken, the value that broke it and what to do instead. Errors
 are raised before anything has changed. Plain misuse (an unknown name, a negative count) is a
@@ -54,7 +54,7 @@ class UnreachableError(BudgetError):
 
 
 class ScheduleError(PruningError, ValueError):
-    """A schedule that rises, or ends at an impossible size."""
+    """A schedule that keeps more members than are left, or ends at an impossible size."""
 
 
 class CriterionError(PruningError):
@@ -74,7 +74,7 @@ class JournalError(PruningError):
 
 
 class FileError(PruningError):
-    """A file that is truncated, foreign, from a newer version or cannot be written."""
+    """A file that is truncated, not sentei's, from a newer version, or cannot be written."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ def compare(
     criteria
         Criteria to compare, such as ablation, taylor1 or magnitude; all if left out.
     repairs
-        Repairs to compare, which hand a removed unit's work to the units that stay: none, mean,
+        Repairs to compare, which replace a removed unit's output by other units: none, mean,
         twin, affine, least_squares or least_loss; none and least_squares if left out.
     retrain
         Number of training epochs after each step; several values are compared; 0 if left out.

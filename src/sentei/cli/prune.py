@@ -67,9 +67,9 @@ def prune(
     criterion
         How units or synapses are scored; the lowest scores are removed first: ablation (exact rise
         in loss, units only), taylor1, taylor2, obd, skeletonization, magnitude or random. With
-        --budget or --board it scores units, and synapses go by magnitude.
+        --budget or --board it scores units, and synapses are scored by magnitude.
     repair
-        How the units that stay take over a removed unit's work: mean, twin, affine, least_squares
+        What replaces a removed unit's output: mean, twin, affine, least_squares
         or least_loss; no repair if left out.
     twins
         Used in place of --criterion and --schedule: an angle of 0 to 90 degrees. Of units whose

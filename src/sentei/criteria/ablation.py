@@ -35,7 +35,7 @@ class Ablation:
             repair(self.repair)
 
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """Return the rises in mean loss, (size,) float64; lower goes first.
+        """Return the rises in mean loss, (size,) float64; lowest removed first.
 
         Raises:
             CriterionError: the group is a group of synapses.

@@ -69,7 +69,7 @@ def distinctiveness(probe: Probe, group: Group) -> Tensor:
     units score 0.
 
     Returns:
-        (size,) float64 degrees, 0 to 90; lower goes first.
+        (size,) float64 degrees, 0 to 90; lowest removed first.
 
     Source: Gedeon and Harris (1991), who remove pairs, not units; angles are folded to 90 degrees
     as in Gedeon (1995).
@@ -87,7 +87,7 @@ def variance(probe: Probe, group: Group) -> Tensor:
     """Variance of a unit's output over the samples: the part that a bias cannot replace.
 
     Returns:
-        (size,) float64, the mean over its listeners; lower goes first.
+        (size,) float64, the mean over its listeners; lowest removed first.
 
     Source: the first stage of Sietsma and Dow (1991), who use the standard deviation.
     """
@@ -102,7 +102,7 @@ def contribution(probe: Probe, group: Group) -> Tensor:
     Squares are averaged over samples and added over a listener's pre-activations.
 
     Returns:
-        (size,) float64, summed over its listeners; lower goes first.
+        (size,) float64, summed over its listeners; lowest removed first.
 
     Source: Sanger (1989), who analyses the contributions o_k w_ck but does not rank by them.
     Squared, not absolute, so that one pass over the samples serves all criteria in this module.
@@ -115,11 +115,11 @@ def contribution(probe: Probe, group: Group) -> Tensor:
 
 
 def badness(probe: Probe, group: Group) -> Tensor:
-    """Minus the mean squared error that backpropagation sends to a unit; the largest goes first.
+    """Minus the mean squared derivative of the loss by a unit's output: its backpropagated error.
 
     Returns:
         (size,) float64: minus the mean over samples of the squared derivative of the loss by the
-        unit's output; lower goes first.
+        unit's output; lowest removed first.
 
     Source: Hagiwara (1990), as described by Gedeon and Harris (1991); the square is our reading.
     """
@@ -136,7 +136,7 @@ def obs(probe: Probe, group: Group) -> Tensor:
     with `repair="least_squares"`.
 
     Returns:
-        (size,) float64, summed over listeners; lower goes first.
+        (size,) float64, summed over listeners; lowest removed first.
 
     Source: Hassibi and Stork (1993); for units Stahlberger and Riedmiller (1996), whose Hessian
     this is if everything after the listeners is linear.
@@ -163,7 +163,7 @@ class SietsmaDow:
     opposite: float = 1.0
 
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """Return (size,) float64 errors, summed over listeners; lower goes first. 0 if dead."""
+        """Return (size,) float64 errors, summed over listeners; lowest removed first. 0 if dead."""
         alive = probe.alive(_units(group, "sietsma-dow"))
         total = torch.zeros(group.size, dtype=torch.float64)
         for moments in second_moments(probe, group).values():

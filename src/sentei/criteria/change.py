@@ -66,7 +66,7 @@ class WeightChange:
 
     @torch.no_grad()
     def __call__(self, probe: Probe, group: Group) -> Tensor:
-        """Return the changes, (size,) float64; lower goes first.
+        """Return the changes, (size,) float64; lowest removed first.
 
         Raises:
             CriterionError: no trajectory, or kind "angle" for a group of synapses.

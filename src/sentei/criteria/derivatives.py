@@ -44,7 +44,7 @@ class Taylor1:
             raise ValueError(unknown("form", self.form, FORMS))
 
     def __call__(self, probe: Probe, group: Group, **settings: Any) -> Tensor:
-        """Score units or synapses, (size,) float64 in the unit of the loss; lower goes first.
+        """Score units or synapses, (size,) float64 in the unit of the loss; lowest removed first.
 
         Keyword `settings` replace the dataclass's own.
 
@@ -81,7 +81,7 @@ class Taylor2:
             raise ValueError(unknown("curvature", self.curvature, CURVATURES))
 
     def __call__(self, probe: Probe, group: Group, **settings: Any) -> Tensor:
-        """Score units or synapses, (size,) float64 in the unit of the loss; lower goes first.
+        """Score units or synapses, (size,) float64 in the unit of the loss; lowest removed first.
 
         Keyword `settings` replace the dataclass's own.
 
@@ -110,7 +110,7 @@ class Obd:
     __post_init__ = Taylor2.__post_init__
 
     def __call__(self, probe: Probe, group: Group, **settings: Any) -> Tensor:
-        """Score units or synapses, (size,) float64 in the unit of the loss; lower goes first.
+        """Score units or synapses, (size,) float64 in the unit of the loss; lowest removed first.
 
         Keyword `settings` replace the dataclass's own.
 
@@ -130,7 +130,7 @@ def skeletonization(probe: Probe, group: Group) -> Tensor:
     probabilities.
 
     Returns:
-        (size,) float64, in units of the output, per sample; lower goes first.
+        (size,) float64, in units of the output, per sample; lowest removed first.
 
     Raises:
         CriterionError: a group of synapses, or a loss that does not define what an output means.

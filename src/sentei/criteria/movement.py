@@ -24,7 +24,7 @@ def wsf(probe: Probe, group: Group) -> Tensor:
     decay changes it, and Adam rescales the changes of synapses that change rarely.
 
     Returns:
-        (size,) float64; lower goes first.
+        (size,) float64; lowest removed first.
 
     Raises:
         CriterionError: no trajectory, or a group of units.
@@ -53,7 +53,8 @@ def karnin(probe: Probe, group: Group) -> Tensor:
     weight change makes the sum valid for every optimizer, not only for plain gradient descent.
 
     Returns:
-        (size,) float64, in the loss's unit; 0 for a weight that never changed; lower goes first.
+        (size,) float64, in the loss's unit, 0 for a weight that never changed; lowest removed
+        first.
 
     Raises:
         CriterionError: no trajectory.

@@ -21,18 +21,18 @@ class Trajectory:
         probe = Probe(model, data, trajectory=trajectory)
 
     In your own training loop, call it after `optimizer.step()` and before the gradients are
-    cleared. It keeps four copies of the parameters and, for Karnin's sensitivity, one tensor of
-    float64 sums for each parameter.
+    cleared. It keeps four copies of the parameters and, for the criterion `karnin`, one tensor of
+    float64 sums for each parameter: of gradient times weight change, over all updates.
 
     Args:
         model: the network; its floating-point parameters are recorded. `shrink_` cuts the record
             along with the parameters.
-        sums: also add up Karnin's sums, which takes most of the time; without them the criterion
-            `karnin` is not available.
+        sums: whether to add up these sums, which takes most of the time; without them the
+            criterion `karnin` is not available.
 
     Attributes:
         model: the network.
-        sums: whether Karnin's sums are recorded.
+        sums: whether the sums for `karnin` are recorded.
         updates: the number of updates recorded.
     """
 
@@ -48,7 +48,7 @@ class Trajectory:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Record an update: copy every weight, and add to Karnin's sums.
+        """Record an update: copy every weight, and add to the sums for `karnin`.
 
         Raises:
             GroupError: a parameter was replaced by another object since the record began.

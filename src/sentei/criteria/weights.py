@@ -22,7 +22,7 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
     used.
 
     Returns:
-        (size,) float64; lower goes first.
+        (size,) float64; lowest removed first.
     """
     if not isinstance(group, Neurons):
         return probe.model.get_parameter(group.parameter).abs().double().flatten().cpu()

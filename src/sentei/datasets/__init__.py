@@ -1,6 +1,6 @@
-"""Load data into memory: MNIST and Letter Recognition, shipped with the package, or own files.
+"""Load data into memory: MNIST and Letter Recognition, included in the package, or your own files.
 
-May import the ground only.
+May import the base modules only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Load Letter Recognition, shipped with the package: 16 measurements of printed capital letters."""
+"""Load Letter Recognition, included in the package: 16 measurements of printed capital letters."""
 
 from __future__ import annotations
 

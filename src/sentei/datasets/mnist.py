@@ -1,4 +1,4 @@
-"""Load MNIST, shipped with the package: handwritten digits, 28 by 28 pixels."""
+"""Load MNIST, included in the package: handwritten digits, 28 by 28 pixels."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Save and load networks in sentei's own files; export them to C, ONNX or safetensors.
 
-May import `formats.c`, `network` with its packages, and the ground.
+May import `formats.c`, `network` with its packages, and the base modules.
 """
 
 from sentei.formats.exporting import export

@@ -79,7 +79,7 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         `into`, or a new network. The file does not store `requires_grad`; it stays as in `into`.
 
     Raises:
-        FileError: the file is missing, damaged, foreign, of a newer version or of another network;
+        FileError: the file is missing, damaged, not sentei's, too new or of another network;
             `into` stays as it was.
     """
     file = _read(path)
@@ -100,7 +100,7 @@ def load_mask(path: str | Path) -> Mask:
     """Load the mask of a file; an empty mask, without groups, if the file holds none.
 
     Raises:
-        FileError: the file is missing, damaged, foreign or of a newer version.
+        FileError: the file is missing, damaged, not sentei's or of a newer version.
     """
     return _read(path).mask()
 
@@ -132,7 +132,7 @@ def inspect(path: str | Path) -> Contents:
     """Return the contents of a file without running anything from it.
 
     Raises:
-        FileError: the file is missing, damaged, foreign or of a newer version.
+        FileError: the file is missing, damaged, not sentei's or of a newer version.
     """
     file = _read(path)
     try:

@@ -1,8 +1,8 @@
 """Groups of prunable units and synapses, the mask of what is alive, and the tools to trace and cut.
 
 The subpackages (`tracing`, `surgery`, `encoding`) import the modules here, never the other way
-round. Outside `sentei.network`, all of them import only the base modules (`errors`, `html_table`).
+round. The *base modules* are those files directly in `sentei` that every package may import.
 
-May import the ground: `errors`, `losses`, `samples`, `storage`, `distributed` and `html_table`. Its
-packages import it, not the other way round.
+May import the base modules only: `errors`, `losses`, `samples`, `storage`, `distributed` and
+`html_table`.
 """

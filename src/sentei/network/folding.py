@@ -78,12 +78,12 @@ def _bias(model: nn.Module, part: Listener) -> Tensor | None:
 
 
 def sweep_(model: nn.Module, mask: Mask, example: Example) -> Mask:
-    """Kill units that became unread or constant because of dead ones, until no more are found.
+    """Remove units that became unread or constant because others are dead, until no more are found.
 
-    A unit whose columns are all dead is unread: it dies. A unit whose incoming weights are all dead
-    outputs a constant: the constant is folded into its listeners' biases, and the unit dies. Where
-    the constant cannot be folded exactly (zero padding, no bias), the unit stays. Unread inputs die
-    like units, if the mask holds them.
+    A unit is unread if all columns that read it are dead. A unit whose incoming weights are all
+    dead outputs a constant, which is folded into its listeners' biases. Where the constant cannot
+    be folded exactly (zero padding, no bias), the unit stays. Unread inputs are removed like units,
+    if the mask holds them.
 
     Args:
         model: already masked; the listeners' biases and columns of constant units change in place.

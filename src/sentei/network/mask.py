@@ -19,7 +19,7 @@ from sentei.network.units import Group, Listener, Neurons, Synapses, named
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which members of which groups are alive: the only state that pruning keeps.
+    """Which units and synapses of a network are alive: the only state that pruning keeps.
 
     `Mask.full(groups)` builds a mask; `without` and `with_` return changed copies. Two masks are
     equal if the same members are dead in both: a group without dead members makes no difference.

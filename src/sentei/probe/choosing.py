@@ -1,4 +1,4 @@
-"""Choose the engine that measures a group: a fast chain where it is exact, else the general one."""
+"""Choose how to measure a group's units: the fast engine `Chain` where exact, else `Gates`."""
 
 from __future__ import annotations
 
@@ -157,8 +157,9 @@ def largest_weight_read(model: nn.Module, listeners: Mapping[str, Listener]) -> 
 
 
 def can_matter(model: nn.Module, group: Group) -> Tensor:
-    """(size,) bool: members whose removal can change the loss: units read with a nonzero weight,
-    and nonzero synapses.
+    """Whether removing each member can change the loss, (size,) bool.
+
+    It can for units that a nonzero weight reads, and for nonzero synapses.
     """
     if isinstance(group, Neurons):
         return largest_weight_read(model, listeners_of(model, group)).cpu() > 0

@@ -1,4 +1,4 @@
-"""Memory sizes of microcontroller boards, and the part of them that a network may use. No torch."""
+"""Memory sizes of microcontroller boards, and the part of them that a network may use."""
 
 from __future__ import annotations
 

@@ -94,11 +94,11 @@ class Record:
     Attributes:
         number: 0 is the untouched network.
         mask: what is alive after it.
-        removed: positions removed in it, swept ones included.
+        removed: positions removed in it, those of the sweep included.
         measured: quality and size after it.
         scores: the criterion's scores before it.
         by_class: (classes, 2) samples classified correctly, and samples; None without classes.
-        mixes: how remaining units took over, by listening parameter; see `network.folding.fold_`.
+        mixes: the mix at each listening parameter; see `network.folding.fold_`.
     """
 
     number: int

@@ -34,7 +34,7 @@ def prune(
     resume: bool = False,
     mask: Mask | None = None,
 ) -> Iterator[Step]:
-    """Prune `model` in place, step by step, and yield each step after it is written to the journal.
+    """Prune `model` in place; yield each step once it is stored in the run folder.
 
     One step proposes a cut, applies it, retrains, and measures. If the result breaches `keeping`,
     the step is undone; otherwise it is kept and yielded. The loop ends when `until` holds, when
@@ -102,7 +102,7 @@ def apply_cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask
     Args:
         model: changed in place.
         mask: what is alive before the cut.
-        cut: what is removed, which units take over, and which synapses are regrown.
+        cut: what is removed, its repair, and which synapses are regrown.
         example: inputs on which `sweep_` measures constant outputs.
 
     Returns:

@@ -34,12 +34,12 @@ SAMPLE_ROWS = 1000  # samples stored in a journal, at most
 
 @dataclass(frozen=True)
 class Step:
-    """One round of the loop and everything measured in it.
+    """One step of a pruning run: what it removed, the mask after it, and what was measured.
 
     Attributes:
         number: 0 is the untouched network.
         mask: what is alive after it.
-        removed: positions removed in it by group, swept ones included.
+        removed: positions removed in it by group, those of the sweep included.
         measured: quality and size after it.
     """
 
@@ -164,7 +164,7 @@ class Run:
         return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
     def retrain_and_update_(self, cut: Cut, before: Mask, after: Mask) -> None:
-        """Tell the probes what was cut; then retrain and drop what the probes recorded."""
+        """Update the probes after a cut; then retrain, and drop what the probes recorded."""
         whole = replace(cut, doomed=_difference(before, after))
         for probe in self.probes:
             probe.update_(whole)

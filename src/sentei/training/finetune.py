@@ -15,7 +15,7 @@ from sentei.training.train import Course, Pair
 
 
 class Holding(Protocol):
-    """The method of a mask that training needs: set dead weights to zero."""
+    """An object with `hold_`, such as a Mask: it keeps dead weights at zero in training."""
 
     def hold_(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Zero the dead weights, and their entries in the optimizer's state."""

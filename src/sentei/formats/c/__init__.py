@@ -1,6 +1,6 @@
 """Write a network as a C99 file and a header: no malloc, constants in flash, with a self-test.
 
-May import `network` with its packages, and the ground.
+May import `network` with its packages, and the base modules.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def csr16(alive: Alive) -> Code | None:
 
 
 def gaps4(alive: Alive) -> Code:
-    """List gaps as `gaps8` does, in half bytes with 15 for 255; the lower half comes first."""
+    """List gaps as `gaps8` does, in half bytes: 15 in place of 255; the lower half comes first."""
     gaps = _gaps(alive, 15)
     gaps = np.append(gaps, 0) if len(gaps) % 2 else gaps
     return Code("gaps4", {"gaps": (gaps[::2] | gaps[1::2] << 4).astype(np.uint8)}, int(alive.sum()))

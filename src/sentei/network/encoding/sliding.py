@@ -37,7 +37,7 @@ class Window:
 def convolution_window(
     layer: nn.Conv1d | nn.Conv2d, path: str, here: Shape
 ) -> tuple[Window, Shape]:
-    """Return the window of a convolution and its output shape, for samples of shape `here`.
+    """Return the window of a convolution and its output shape, for inputs of shape `here`.
 
     Raises:
         StructureError: the layer pads with anything but zeros, or pads one side more than the

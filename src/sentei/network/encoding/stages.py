@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Stage:
-    """One operation on one sample; a plain `Stage`, of no subclass, flattens it.
+    """One operation on one sample; this base class itself stands for flattening.
 
     Attributes:
         name: qualified name of the layer.

@@ -1,4 +1,4 @@
 """Remove dead units physically and check that the smaller network computes the same function.
 
-May import `network` and the ground.
+May import `network` and the base modules.
 """

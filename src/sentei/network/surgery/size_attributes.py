@@ -20,7 +20,7 @@ Patch = tuple[tuple[str, str, int], ...]
 
 
 def candidate_patches(model: nn.Module, mask: Mask) -> Iterator[Patch]:
-    """Yield sets of new values for integers that equal an old size.
+    """Yield sets of new values for integer attributes that equal a size before the cut.
 
     The first set changes all of them; then come sets of one, of two, and so on, up to
     `ATTEMPTS` sets.

@@ -1,4 +1,4 @@
-"""Find the prunable units of any network by running it with NaN in chosen rows' outputs.
+"""Find the prunable units of any network: write NaN into chosen outputs, see where it arrives.
 
-May import `network` and the ground.
+May import `network` and the base modules.
 """

@@ -1,7 +1,7 @@
 """Resolve which candidate rows the ambiguous columns read: choose replays, draw conclusions.
 
 A column is *ambiguous* while several rows are candidates for what it reads. A *class* of columns
-are columns that answered every replay alike.
+are columns that read NaN in the same replays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sentei.network.tracing.links import Links, agreement
 
 
 class AmbiguousColumns:
-    """Columns with several candidate rows, in classes that answered every replay alike.
+    """Columns that may read one of several rows, in classes that read NaN in the same replays.
 
     A candidate is a pair (class, row): the columns of the class may read the row. A pair is open
     while these columns are not linked with the row. A replay excludes the hot rows for each column
@@ -21,7 +21,7 @@ class AmbiguousColumns:
     read it.
 
     Attributes:
-        links: joined as answers come in.
+        links: joined after each replay.
         start: (nodes,) the first node of the source that a row is in.
         position: (columns,) where each ambiguous column is in the vectors that a replay returns.
         node: (columns,) the node of each ambiguous column.
@@ -37,7 +37,7 @@ class AmbiguousColumns:
         """Start with the candidates that the codes did not exclude.
 
         Args:
-            links: joined as answers come in.
+            links: joined after each replay.
             start: (nodes,) the first node of the source that a row is in.
             columns: position in a replay's vectors, node and class of each ambiguous column, each
                 (columns,).
@@ -52,7 +52,7 @@ class AmbiguousColumns:
         return len(self._pair_row)
 
     def next_rows(self, width: int) -> np.ndarray:
-        """Choose the rows to make hot next, (nodes,) bool: one block at most for each class.
+        """Choose the rows to write NaN into next, (nodes,) bool: one block at most for each class.
 
         Args:
             width: number of rows in a block.
@@ -68,7 +68,7 @@ class AmbiguousColumns:
         return hot
 
     def record_answer_(self, hot: np.ndarray, heard: np.ndarray) -> None:
-        """Split classes and exclude candidates according to the answer of one replay.
+        """Split classes and exclude candidates by the NaN that one replay produced.
 
         Args:
             hot: (nodes,) bool: which rows were hot.

@@ -4,7 +4,7 @@ A column that reads no NaN in a replay reads none of the rows that were hot in i
 replay are chosen by a code, so that these exclusions add up: after one replay for each source and
 two for each bit of a row's number, almost every column has one candidate row left in each source
 that it reads at all. The few columns that read many rows (an attention head, a normalisation group)
-stay ambiguous. Further replays test them, many columns at once, until no answer could change which
+stay ambiguous. Further replays test them, many columns at once, until no replay could change which
 rows and columns belong together.
 """
 
@@ -84,12 +84,12 @@ class Tracer:
     # Codes.
 
     def _decode(self) -> AmbiguousColumns:
-        """Link columns whose answers fit one row of each source they read; return the others.
+        """Link each column that reads one row of each source it reads at all; return the others.
 
         The first replays make all rows of one source hot. Then there are two replays for each bit
         of the codes, with all sources at once: the rows whose code has the bit set are hot in one,
         the rows without it in the other. A column that reads a single row reads NaN in exactly one
-        of the two. So its answers are the bits of the code of its row.
+        of the two. So the replays in which it reads NaN give the bits of the code of its row.
         """
         sources = self.replay.sources
         answers = [
@@ -152,7 +152,7 @@ class Tracer:
         )
 
     def _keep_units_added_to_inputs(self) -> None:
-        """Link units that are added to single elements of an input with the outputs: they stay.
+        """Link units that are added to single input elements with the outputs: they are never cut.
 
         Such a unit cannot be removed, because the input keeps its elements. An input that all
         columns of a layer read alike (a padding mask, a time) ties no unit to an element.
@@ -184,7 +184,7 @@ class Tracer:
     # Checks.
 
     def _check(self) -> None:
-        """Compare which columns read random hot units in a replay with what the links predict."""
+        """Check the links: NaN in random units must reach the columns linked with them only."""
         labels = self.links.labels
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
@@ -212,7 +212,7 @@ class Tracer:
 
 
 def _coded(sources: Mapping[Place, Source]) -> list[dict[Place, np.ndarray]]:
-    """Return the hot rows of two replays for each bit of the codes: bit set, then bit not set."""
+    """Return the rows to write NaN into, in two replays a bit: rows with the bit, then without."""
     bits = max(int(source.codes.max(initial=0)) for source in sources.values()).bit_length()
     return [
         {place: (source.codes >> bit) & 1 == value for place, source in sources.items()}
@@ -222,7 +222,7 @@ def _coded(sources: Mapping[Place, Source]) -> list[dict[Place, np.ndarray]]:
 
 
 def _classes(answers: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sort the columns into classes that answered every replay alike.
+    """Sort the columns into classes that read NaN in the same replays.
 
     Args:
         answers: for each replay which columns read NaN, (width,) bool, packed into bytes.

@@ -1,4 +1,7 @@
-"""Describe the rows that a replay can make hot: rows of weights and elements of inputs."""
+"""Describe where a replay can write NaN: the rows of weights and the elements of inputs.
+
+A row or element is *hot* in a replay that writes NaN there; see `replay.py`.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def _codes(shape: tuple[int, ...]) -> np.ndarray:
     """Return a code for each element of a sample: the bits of its coordinates, one after another.
 
     The first coordinate has the highest bits, so a bit of the channel number splits an image by
-    whole channels: columns that read different channels answer differently.
+    whole channels: columns that read different channels read NaN in different replays.
     """
     codes = np.zeros(shape, np.int64)
     for dim, size in enumerate(shape):

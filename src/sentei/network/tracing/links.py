@@ -9,15 +9,16 @@ from sentei.network.tracing.replay import OUTPUT, Replay
 
 
 class Links:
-    """A union-find over the positions ("nodes") of all places of a network.
+    """A union-find over all rows, columns and entries of a network's tensors: which form one unit.
 
-    A place is one dimension of one parameter, buffer or input. All output elements share one node.
+    A place is one dimension of one parameter, buffer or input; its positions are the nodes of the
+    union-find. All output elements share one node.
 
     Attributes:
         offset: the first node of each place.
         labels: (nodes,) the lowest node that each node is linked with: the label of its unit.
-        crowded: (nodes,) bool: columns whose answers to the codes do not fit a single row, as when
-            they read several rows of one source.
+        crowded: (nodes,) bool: columns that read NaN in more of the coded replays than a single row
+            explains, as when they read several rows of one source.
     """
 
     def __init__(self, replay: Replay):

@@ -196,7 +196,7 @@ class Replay:
         return changed
 
     def _answer(self, call: Call, hot: Mapping[Place, np.ndarray], overwrite: Any) -> Tensor:
-        """Return a call's recorded output with hot rows overwritten; compute a follower's call."""
+        """Return the recorded output, overwritten in the hot rows; compute a call that has none."""
         if not self._expects(call):
             raise StructureError(_CHANGING.format(call.weight))
         recorded = self._computed[call.position]

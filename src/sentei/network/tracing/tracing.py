@@ -165,7 +165,7 @@ def _signatures(roles: list[tuple[str, Place]], links: Links) -> dict[int, Signa
 
 
 def _is_offered(signature: Signature, reaches_output: bool) -> bool:
-    """Return whether a unit with this signature can be removed by choice."""
+    """Return whether a unit with this signature can be pruned."""
     roles = {role for role, _, _ in signature}
     # A unit that no listener reads is dead already: the sweep removes it, no criterion ranks it.
     return not reaches_output and "listener" in roles and len(roles & {"producer", "input"}) == 1

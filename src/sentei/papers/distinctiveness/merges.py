@@ -62,7 +62,7 @@ def outgoing_and_constant(before: nn.Linear, after: nn.Linear, pairing: Pairing)
 
 @torch.no_grad()
 def silence(before: nn.Linear, after: nn.Linear, pairing: Pairing) -> None:  # noqa: ARG001
-    """Set the removed units' w_out to zero; no unit takes over their work."""
+    """Set the removed units' w_out to zero, and change no other weight."""
     after.weight[:, pairing.gone] = 0
 
 

@@ -77,7 +77,7 @@ class Linear:
 
 @dataclass(eq=False)
 class Chain:
-    """Engine for units that one linear layer reads, followed by a plain chain to the output.
+    """Engine for units that one linear layer reads, if only elementwise and linear steps follow.
 
     Attributes:
         listener: the columns of that layer's weight that read each unit.

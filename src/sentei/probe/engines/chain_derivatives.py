@@ -1,4 +1,6 @@
-"""Compute first and second derivatives of a loss along a plain chain: exact, or the paper's way.
+"""Compute first and second derivatives of a loss through linear and elementwise layers.
+
+Second derivatives are exact, or those of the paper's recursion, which drops cross terms.
 
 A plain chain is a sequence of elementwise functions and linear layers. All tensors are laid out
 (features, samples) or (features, candidates, samples), as in `chain`. For a tangent t of the
@@ -52,7 +54,7 @@ class OutputCurvature:
         return entries if self.whole is None else entries + self.whole.diagonal().mT
 
     def before_elementwise(self, slope: Tensor, second: Tensor) -> OutputCurvature:
-        """Return the Hessian by the input of an elementwise step with slope f' and second g f''."""
+        """Return the Hessian by the input of an elementwise step f, from that by its output."""
         factor = None if self.factor is None else self.factor * slope
         whole = None if self.whole is None else self.whole * slope * slope[:, None]
         return OutputCurvature(self.diagonal * slope.square() + second, factor, whole)

@@ -193,7 +193,7 @@ class Gates:
         gains: Tensor,
         loss: PerSample | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the operator's result on the per-sample losses along each unit's gate at its gain.
+        """Yield, for some units at a time, the losses or their derivatives along each unit's gate.
 
         Args:
             operator: `VALUE`, `FIRST` or `SECOND`.

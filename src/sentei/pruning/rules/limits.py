@@ -1,7 +1,8 @@
 """Limits: budgets that end a run when reached, and floors that undo a step that breaches them.
 
 A limit is a function of two measurements, now and at the start, that returns whether it *holds*. As
-`until=` it ends the run once it holds; as `keeping=` every step has to satisfy it. No torch.
+`until=` it ends the run once it holds; as `keeping=` every step has to satisfy it. The file imports
+no torch.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ WITHIN = ("network", "group")
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """The answer of a proposal: what one step removes, repairs and regrows.
+    """What a proposal returns: what one step removes, repairs and regrows.
 
     Attributes:
         doomed: positions to remove, for each group.
-        mix: for each listener of a removed unit, the weights with which other units take over; see
+        mix: for each listener of a removed unit, the weights with which other units replace it; see
             `network.folding.fold_`.
         regrown: positions of dead synapses that become alive again.
         scores: the scores of every group, kept for the journal; not compared by `==`.
@@ -80,15 +80,16 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     """Remove the members with the lowest scores, as many at each step as the schedule asks for.
 
     The criterion scores all groups again at every step (iterative re-ranking); with `fixed(scores)`
-    one ranking serves all steps. Of equal scores, those of the earlier group go first, then those
-    at the lower position. A group keeps at least as many units as torch needs (`Neurons.least`).
+    one ranking serves all steps. Of members with equal scores, those of the earlier group are
+    removed first, then those at the lower position. A group keeps at least as many units as torch
+    needs (`Neurons.least`).
 
     Args:
         criterion: a name such as "ablation", or a function (probe, group) -> scores.
         schedule: how many members to keep at each step, such as `linear("40 %", steps=10)`.
         within: "network" ranks the members of all groups together; "group" ranks each group by
             itself and applies the schedule to each.
-        repair: how other units take over from removed ones: a name (see `criteria.repairs`) or a
+        repair: how other units replace removed ones: a name (see `criteria.repairs`) or a
             function (probe, group, units, mask) -> mix. If None, removed units are not replaced.
 
     Raises:
@@ -231,7 +232,7 @@ def mixed(
         how: the repair, by name or as a function; no mix if None.
         probe: data that the repair is fitted on.
         doomed: positions to remove, for each group.
-        mask: what is alive before the cut; only units alive after it take over.
+        mask: what is alive before the cut; only units alive after it replace others.
     """
     mix: dict[Listener, Tensor] = {}
     if how is not None:
@@ -245,7 +246,7 @@ def mixed(
 
 @dataclass(frozen=True)
 class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", ...))
-    """Apply a proposal to groups of one kind only; members of other groups die only in the sweep.
+    """Apply a proposal to the groups of one kind, such as "synapse", and to no others.
 
     For example, `prune(model, [*find_synapses(model), *find_units(model, x, inputs=True)], ...)`
     with `only("synapse", ...)` removes synapses. The sweep then removes every unit and input that

@@ -19,7 +19,7 @@ from sentei.pruning.rules.schedules import Progress, Schedule
 
 @dataclass(frozen=True)
 class regrowing:  # noqa: N801 - used like a function: regrowing("magnitude", one_shot(1259), 100)
-    """Exchange the weakest synapses for dead ones at each step, while a schedule lowers the count.
+    """Remove the weakest synapses and regrow dead ones at each step; a schedule lowers the count.
 
     At step t of T the schedule keeps n synapses. Of these, `share * (1 + cos(pi t / T)) / 2 * n`
     are exchanged: so many more of the weakest are removed, and as many dead synapses with the

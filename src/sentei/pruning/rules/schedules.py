@@ -1,4 +1,7 @@
-"""Schedules: pure functions from a Progress to the number of members to keep. No torch."""
+"""Schedules: pure functions from a Progress to the number of members to keep.
+
+This file imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ def amount(keep: Amount, start: int) -> int:
 
 
 def one_at_a_time() -> Schedule:
-    """Remove one member at each step."""
+    """Schedule: remove one member (a unit or a synapse) at each step."""
     return Named("one_at_a_time()", lambda progress: max(progress.remaining - 1, 0))
 
 
@@ -181,7 +184,9 @@ def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None =
 
 
 def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float = 0.5) -> Schedule:
-    """Feature selection with annealing: fast at first, and complete after `finish` of the steps.
+    """Schedule of feature selection with annealing (FSA): remove most members early.
+
+    `keep` is reached after the part `finish` of the steps.
 
     Of M members at the start, step e keeps
     M_e = k + (M - k) · max(0, (1 - p) / (1 + mu · p)) with p = e / (finish · steps).

@@ -26,7 +26,7 @@ ORDERS = ("best_first", "paper")
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pairs of similar units: which one is removed, and which one takes over.
+    """Pairs of similar units: which one is removed, and which one replaces it.
 
     Attributes:
         alike: pairs (removed, kept) whose angle is small.
@@ -42,7 +42,7 @@ class Pairing:
         return sorted({removed for removed, _ in (*self.alike, *self.opposite)})
 
     def partners(self, size: int) -> tuple[int, ...]:
-        """Return for each of `size` units the one that takes over from it; -1 where it stays."""
+        """Return for each of `size` units the one that replaces it; -1 where it stays."""
         partners = [-1] * size
         for removed, kept in (*self.alike, *self.opposite):
             partners[removed] = kept
@@ -108,7 +108,8 @@ class twins:  # noqa: N801 - used like a function: twins(degrees=15)
             between opposite units from 180; from 0 to 90.
         centre: the value that is subtracted from outputs before angles are computed; see
             `criteria.angles`.
-        repair: how other units take over. "affine" and "twin" use the unit of the pair that stays.
+        repair: how other units replace removed ones; "affine" and "twin" use the one of the pair
+            that stays.
         order: the order in which pairs are taken; see `pairs`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Decide after which optimizer updates a pruner proposes a cut. No torch."""
+"""Decide after which optimizer updates a pruner proposes a cut; imports no torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cadence(
         every: updates between proposals, or epochs such as "2 epochs".
         total: number of updates in all, or of epochs; None if unknown.
         steps_per_epoch: updates in an epoch; None if unknown.
-        finish: proposals are made in this first part of `total` only.
+        finish: the part of `total`, above 0 and at most 1, after which no more proposals are made.
 
     Raises:
         ScheduleError: an argument is not a count or out of its range, or no update would have a

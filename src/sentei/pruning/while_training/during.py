@@ -72,7 +72,7 @@ class PruneWhileTraining:
         delete: whether to delete dead units and inputs from the tensors at every cut.
         example: inputs that the model runs on, needed for `delete`; see `shrink`.
         steps_per_epoch: updates in an epoch.
-        finish: proposals are made in this first part of `total` only.
+        finish: the part of `total`, above 0 and at most 1, after which no more proposals are made.
         mask: units and synapses that are dead from the start, and stay dead; none if None.
 
     Attributes:

@@ -58,7 +58,7 @@ def explain(
     loss: str = "cross_entropy",
     **words: Any,
 ) -> Path:
-    """Write the page of one network, without a run: its drawing, its outputs and its units' scores.
+    """Write an HTML page about one network: its drawing, its outputs and its units' scores.
 
     Args:
         network: any network; the page draws and runs it if it is an `nn.Sequential` of torch's own

@@ -19,13 +19,13 @@ from sentei.reporting.page.story import Story, evenly, has_classes
 
 LISTED = 2000  # rows of the table of removed units, at most
 PICTURES, ROWS = 60, 200  # samples that the page offers: large inputs, and others
-HEIRS = 3  # units named as taking over the work of a removed unit
+HEIRS = 3  # units named as replacing a removed unit
 
 Document = dict[str, Any]
 
 
 def document(story: Story) -> Document:
-    """Collect the page's data; the page says which parts are missing.
+    """Collect the page's data; the page states which parts are missing.
 
     Raises:
         PruningError: the run cannot be shown at all.
@@ -177,9 +177,9 @@ def _removed(story: Story) -> tuple[list[Document], list[str]]:
 
 
 def _heirs(mixes: dict[str, Tensor], group: Neurons, place: int, units: int) -> list[Any]:
-    """List the units with the largest shares of a removed unit's work: [unit, share].
+    """List the units that replace a removed unit with the largest shares: [unit, share].
 
-    The last entry is [-1, constant], the part that the biases take over. Empty without a repair.
+    The last entry is [-1, constant], the part that is added to the biases. Empty without a repair.
     """
     for part in group.listeners:
         mix = mixes.get(part.parameter)

@@ -40,7 +40,7 @@ class Frames:
 
 
 def frames(story: Story) -> Frames:
-    """Choose and pack frames while there is room.
+    """Choose the steps whose weights the page stores, and pack them until the space is used up.
 
     The unpruned network has priority; then come the last step and others, spread evenly. If the
     unpruned network is too large as float32, the last step comes first, and the unpruned network is
