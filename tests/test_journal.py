@@ -1,5 +1,7 @@
 """The run folder: only complete steps, resuming to the same bytes, refusing another run."""
 
+import copy
+import itertools
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
+from torch import nn
 
 from hand import hidden
 from sentei import (
@@ -21,6 +25,7 @@ from sentei import (
     JournalError,
     Mask,
     Probe,
+    PruningError,
     Synapses,
     find_synapses,
     find_units,
@@ -29,8 +34,10 @@ from sentei import (
     prune,
     ranked,
 )
+from sentei.network.encoding.packing import pack_groups, unpack_groups
 from sentei.network.tracing.replay import Replay
-from sentei.pruning.journal import Journal, stored_groups
+from sentei.pruning.journal import Journal
+from sentei.pruning.run_files import identity, stored_groups
 from sentei.pruning.run_reader import read_run
 from test_prune import Nudge, X, Y, trained
 from zoo import ZOO, build
@@ -199,7 +206,8 @@ def test_groups_are_stored_with_their_slices_and_read_without_tracing(tmp_path, 
     Journal.open(tmp_path / "run", model, Mask.full(groups), {})
     monkeypatch.setattr(Replay, "__init__", lambda *_, **__: pytest.fail("the network was traced"))
     tensors, words = contents_of(tmp_path / "run" / "start.safetensors")
-    again = stored_groups(tensors, words)
+    card = json.loads((tmp_path / "run" / "run.json").read_text())
+    again = stored_groups(tmp_path / "run", card, tensors, words)
     assert [whole(group) for group in again] == [whole(group) for group in groups]
 
 
@@ -242,6 +250,34 @@ def test_a_group_with_other_slices_is_another_run(tmp_path):
         )
 
 
+def test_the_same_slices_of_another_parameter_are_another_run():
+    model = trained(4, 8, 2)
+    (group,) = hidden(model)
+    (part,) = group.listeners
+    other = replace(group, listeners=(replace(part, parameter="4.weight"),))
+    one, two = (identity([g], *pack_groups([g]), model.state_dict()) for g in (group, other))
+    assert one["slices"] != two["slices"]
+    assert (one["groups"], one["weights"]) == (two["groups"], two["weights"])
+
+
+@pytest.mark.parametrize("places", [None, [], "x", {}, {"producers": []}, ...])
+def test_groups_without_slices_are_refused(places):
+    tensors, (entry,) = pack_groups(hidden(trained(4, 8, 2)))
+    entry = {key: value for key, value in entry.items() if key != "places"}
+    entry |= {} if places is ... else {"places": places}
+    with pytest.raises(FileError, match="these are damaged"):
+        unpack_groups(tensors, [entry])
+
+
+def test_a_step_under_another_number_is_not_read(tmp_path):
+    pruned(tmp_path / "run", stop_after=2)
+    steps = tmp_path / "run" / "steps"
+    (steps / "00002.safetensors").write_bytes((steps / "00001.safetensors").read_bytes())
+    run = read_run(tmp_path / "run")
+    assert len(run.records) == 2
+    assert "it holds step 1" in run.missing[0]
+
+
 @pytest.mark.parametrize("version", [1, 2, 4, None])
 def test_folders_of_other_versions_are_refused_with_a_remedy(tmp_path, version):
     pruned(tmp_path / "run", stop_after=1)
@@ -263,7 +299,7 @@ def test_damaged_slices_are_refused(tmp_path):
 
     def damaged(tensors: dict, words: dict) -> None:
         path.write_bytes(save(tensors, metadata={"sentei": json.dumps(words)}))
-        with pytest.raises(JournalError, match=r"groups in start\.safetensors|does not fit"):
+        with pytest.raises(JournalError, match=r"start\.safetensors.*Restore the folder"):
             read_run(tmp_path / "run")
 
     slices = {name for name in tensors if name.startswith("slices/")}
@@ -279,3 +315,166 @@ def test_damaged_slices_are_refused(tmp_path):
     damaged(tensors, {**words, "groups": [{**words["groups"][0], "kind": "ghost"}]})
     path.write_bytes(save(tensors, metadata={"sentei": json.dumps(words)}))
     assert len(read_run(tmp_path / "run").records) == 2
+
+
+JSON_VALUES = [None, "x", -1, 1.5, [], {}, [1], {"x": 1}]
+
+
+def json_damage(value: dict) -> Iterator[tuple[str, object]]:
+    """The object without each of its keys, and with other values in place of each."""
+    for key, now in value.items():
+        yield f"{key} removed", {name: held for name, held in value.items() if name != key}
+        for other in JSON_VALUES:
+            if other != now:
+                yield f"{key} = {other!r}", {**value, key: other}
+
+
+def damaged_cards(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    card = json.loads(path.read_text())
+    for what, value in json_damage(card):
+        yield what, lambda value=value: path.write_text(json.dumps(value))
+    deep = "[" * 100_000 + "]" * 100_000
+    for text in ("", "{", "[]", "1", "null", '"x"', deep):
+        yield f"text {text[:9]}", lambda text=text: path.write_text(text)
+    yield "bytes", lambda: path.write_bytes(b"\xff\xfe{}")
+
+
+def damaged_tensors(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    tensors, words = contents_of(path)
+
+    def write(tensors, text):
+        metadata = None if text is None else {"sentei": text}
+        return lambda: path.write_bytes(save(tensors, metadata=metadata))
+
+    for what, value in json_damage(words):
+        yield what, write(tensors, json.dumps(value))
+    for text in (None, "", "[]", "1", "null"):
+        yield f"metadata {text}", write(tensors, text)
+    for name, tensor in tensors.items():
+        rest = {other: held for other, held in tensors.items() if other != name}
+        yield f"{name} removed", write(rest, json.dumps(words))
+        if tensor.ndim and len(tensor) and path.name == "start.safetensors":
+            yield f"{name} shorter", write({**rest, name: tensor[1:]}, json.dumps(words))
+    yield "truncated", lambda: path.write_bytes(save(tensors)[:60])
+    yield "removed", path.unlink
+
+
+@pytest.mark.parametrize(
+    ("name", "ways"),
+    [
+        ("run.json", damaged_cards),
+        ("start.safetensors", damaged_tensors),
+        ("steps/00000.safetensors", damaged_tensors),
+        ("steps/00002.safetensors", damaged_tensors),
+    ],
+)
+def test_a_damaged_file_is_named_and_never_read_as_another_run(tmp_path, name, ways):
+    """Whatever is missing or of another type: refused with file and remedy, or read as it was."""
+    pruned(tmp_path / "run", stop_after=3)
+    path = tmp_path / "run" / name
+    whole, expected = path.read_bytes(), read_run(tmp_path / "run")
+    refused = 0
+    for what, damage in ways(path):
+        damage()
+        message = refusal(tmp_path / "run")
+        if message is None:
+            run = read_run(tmp_path / "run")
+            assert len(run.records) == len(expected.records) or run.missing, what
+            for record, other in zip(run.records, expected.records, strict=False):
+                assert record.mask == other.mask, what
+                assert same(run.network(record.number), expected.start, record.mask), what
+        else:
+            assert str(tmp_path / "run") in message, what
+            assert re.search(r"Restore|[Rr]un .*again|Name |model=|begun", message), what
+            refused += 1
+        path.write_bytes(whole)
+    assert refused > 10 or name == "steps/00002.safetensors"
+
+
+def refusal(folder) -> str | None:
+    """The message with which a run folder is refused; None if it is read."""
+    try:
+        read_run(folder)
+    except PruningError as error:
+        return str(error)
+    return None
+
+
+def same(network, start, mask) -> bool:
+    """Whether what is dead is zero in the network; retraining moved the rest."""
+    masked = copy.deepcopy(network)
+    mask.apply_(masked)
+    shapes = [tuple(p.shape) for p in start.parameters()]
+    return [tuple(p.shape) for p in network.parameters()] == shapes and all(
+        torch.equal(a, b) for a, b in zip(masked.parameters(), network.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("run.json", "[]"), ("run.json", "{"), ("start.safetensors", "no"), ("start.safetensors", "")],
+)
+def test_a_damaged_run_is_not_resumed(tmp_path, name, text):
+    pruned(tmp_path / "run", stop_after=1)
+    (tmp_path / "run" / name).write_text(text)
+    before = content(tmp_path / "run")
+    with pytest.raises(JournalError, match=rf"{name}.*(Restore the folder|run again)"):
+        pruned(tmp_path / "run", resume=True)
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(JournalError):
+        pruned(tmp_path / "run", resume=True)
+    assert content(tmp_path / "run").keys() == before.keys() - {name}
+
+
+def test_the_start_of_another_run_is_refused(tmp_path):
+    pruned(tmp_path / "run", stop_after=1)
+    other = trained(4, 8, 2, seed=5)
+    Journal.open(tmp_path / "other", other, Mask.full(hidden(other)), {})
+    start = (tmp_path / "other" / "start.safetensors").read_bytes()
+    (tmp_path / "run" / "start.safetensors").write_bytes(start)
+    for attempt in (read_run, lambda folder: pruned(folder, resume=True)):
+        with pytest.raises(
+            JournalError, match=r"does not belong to the run\.json.* weights differ"
+        ):
+            attempt(tmp_path / "run")
+
+
+def test_a_run_killed_in_its_first_write_is_begun_anew(tmp_path):
+    _, steps = pruned(tmp_path / "whole")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".start.safetensors.x.part").write_bytes(b"half")
+    _, again = pruned(tmp_path / "run", resume=True)
+    (tmp_path / "run" / ".start.safetensors.x.part").unlink()
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    start = (tmp_path / "run" / "start.safetensors").read_bytes()
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "start.safetensors").write_bytes(start[:100])
+    pruned(tmp_path / "later")
+    assert content(tmp_path / "later") == content(tmp_path / "whole")
+    assert len(again) == len(steps)
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "run").write_text("dear all")
+    with pytest.raises(JournalError, match="cannot be used as a run folder: Not a directory"):
+        pruned(tmp_path / "run")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_run_is_read_in_its_own_dtype(tmp_path, dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
+    probe = Probe(
+        model, (X.to(dtype), Y), lambda outputs, y: outputs.float().gather(1, y[:, None])[:, 0]
+    )
+    run = prune(
+        model, hidden(model), probe, ranked("magnitude", one_at_a_time()), journal=tmp_path / "run"
+    )
+    steps = list(itertools.islice(run, 3))
+    for own in (None, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))):
+        read = read_run(tmp_path / "run", own)
+        for step in steps:
+            pairs = zip(
+                step.network().parameters(), read.network(step.number).parameters(), strict=True
+            )
+            assert all(a.dtype == b.dtype == dtype and torch.equal(a, b) for a, b in pairs)

@@ -22,27 +22,37 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from sentei import storage
-from sentei.errors import FileError, JournalError
-from sentei.network.encoding.packing import pack_groups, unpack_groups
+from sentei.errors import JournalError
+from sentei.network.encoding.packing import pack_groups
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.pruning.measuring import Measurement
-from sentei.samples import fingerprint
-
-VERSION = 3  # of run folders; raised with every change that an older sentei could not read
-ABOUT = "about.json"
-WEIGHTS, SAMPLE, SLICES = "weights/", "sample/", "slices/"  # prefixes of names in a start file
+from sentei.pruning.run_files import (
+    ABOUT,
+    IDENTITY,
+    SLICES,
+    START,
+    VERSION,
+    WEIGHTS,
+    check_version,
+    identity,
+    read_json,
+    read_tensors,
+    reading,
+    stored_groups,
+    stripped,
+    under,
+)
 
 
 class Retrain(Protocol):
@@ -152,34 +162,46 @@ class Journal:
         else:
             journal = cls(Path(folder), model, mask, durable=True)
         slices, entries = pack_groups(mask.groups)
-        identity = {"version": VERSION, "slices": _fingerprint(slices, entries), **about}
-        card = json.dumps(identity, indent=2, sort_keys=True) + "\n"
-        held = journal.folder / "run.json"
-        if held.exists():
-            journal._check_same(held.read_text(), card, resume)
+        ours = identity(mask.groups, slices, entries, journal.start)
+        card = json.dumps({"version": VERSION, **ours, **about}, indent=2, sort_keys=True) + "\n"
+        if not journal._is_new():
+            journal._check_same(json.loads(card), resume)
             return journal
-        if journal.folder.exists() and any(journal.folder.iterdir()):
-            raise JournalError(
-                f"{journal.folder} holds files but no run.json: it is no run folder. Name another "
-                "folder."
-            )
-        tensors = {**_under(WEIGHTS, journal.start), **_under(SLICES, slices), **start[0]}
-        journal._write("start.safetensors", tensors, {**start[1], "groups": entries})
-        storage.write(held, card.encode(), durable=journal.durable)
+        tensors = {**under(WEIGHTS, journal.start), **under(SLICES, slices), **start[0]}
+        journal._write(START, tensors, {**start[1], "groups": entries})
+        storage.write(journal.folder / IDENTITY, card.encode(), durable=journal.durable)
         return journal
 
-    def _check_same(self, held: str, card: str, resume: bool) -> None:
+    def _is_new(self) -> bool:
+        """Whether the folder is empty, or a run was killed in it before its first file was whole.
+
+        Raises:
+            JournalError: the folder holds other files, is a file, or cannot be read.
+        """
+        try:
+            names = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        except OSError as error:
+            raise JournalError(
+                f"{self.folder} cannot be used as a run folder: {error.strerror or error}. Name "
+                "another folder."
+            ) from error
+        unfinished = {name for name in names if name.startswith(".") and name.endswith(".part")}
+        others = names - unfinished - {START}
+        if others and IDENTITY not in names:
+            raise JournalError(
+                f"{self.folder} holds files but no {IDENTITY}: it is no run folder. Name another "
+                "folder."
+            )
+        return not others
+
+    def _check_same(self, ours: Mapping[str, Any], resume: bool) -> None:
+        theirs = read_json(self.folder / IDENTITY)
+        check_version(self.folder, theirs)
         if not resume:
             raise JournalError(
                 f"{self.folder} already holds a run; continue it (resume=True, --resume) or name "
                 "another folder"
             )
-        try:
-            theirs = json.loads(held)
-        except json.JSONDecodeError as error:
-            raise JournalError(f"{self.folder}/run.json is damaged: {error}") from error
-        check_version(self.folder, theirs)
-        ours = json.loads(card)
         differ = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
         if differ:
             key = differ[0]
@@ -187,14 +209,24 @@ class Journal:
                 f"{self.folder} holds another run: {', '.join(differ)} differ ({key}: "
                 f"{theirs.get(key)!r} there, {ours.get(key)!r} here). Name another folder."
             )
+        stored_groups(
+            self.folder, theirs, *read_tensors(self.folder / START, "the untouched network")
+        )
 
     @property
     def last(self) -> int | None:
-        """Number of the last complete step; None before the first."""
+        """Number of the last complete step before which none is missing; None before the first."""
         number = 0
         while self._path(number).exists():
             number += 1
         return number - 1 if number else None
+
+    @property
+    def after_gap(self) -> list[int]:
+        """Numbers of the steps that are there although one before them is missing."""
+        numbers = sorted(int(path.stem) for path in self._path(0).parent.glob("[0-9]*.safetensors"))
+        last = self.last
+        return [number for number in numbers if last is None or number > last]
 
     def write(self, record: Record, snapshot: Snapshot) -> None:
         """Write a step; its file is complete when this returns.
@@ -204,7 +236,7 @@ class Journal:
         """
         expected = self._expected(record.mask)
         moved = {n: t for n, t in snapshot.weights.items() if not torch.equal(t, expected[n])}
-        tensors = _under(WEIGHTS, moved)
+        tensors = under(WEIGHTS, moved)
         for i, group in enumerate(self.full.groups):
             tensors[f"dead/{i}"] = record.mask.dead(group).int()
             if group in record.removed:
@@ -213,7 +245,7 @@ class Journal:
                 tensors[f"scores/{i}"] = record.scores[group]
         if record.by_class is not None:
             tensors["by_class"] = record.by_class.int()
-        tensors |= _under("mix/", record.mixes)
+        tensors |= under("mix/", record.mixes)
         if snapshot.random is not None:
             tensors["random"] = snapshot.random
         about = {
@@ -230,15 +262,16 @@ class Journal:
         Raises:
             JournalError: there is no such step, or its file is damaged.
         """
-        path = self._path(number)
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["sentei"])
-                # Cloned: safetensors returns views of the mapped file, which may be deleted.
-                names = file.keys()
-                tensors = {name: file.get_tensor(name).clone() for name in names}
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise JournalError(f"step {number} cannot be read from {path}: {error}") from error
+        path, what = self._path(number), f"step {number}"
+        tensors, about = read_tensors(path, what)
+        with reading(what, path):
+            return self._unpacked(number, tensors, about)
+
+    def _unpacked(
+        self, number: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    ) -> tuple[Record, Snapshot]:
+        if about["number"] != number or type(about["undone"]) is not int:
+            raise ValueError(f"it holds step {about['number']}, undone {about['undone']}")
         groups = list(enumerate(self.full.groups))
         mask = self.full.without({group: tensors[f"dead/{i}"] for i, group in groups})
         held = {
@@ -246,11 +279,17 @@ class Journal:
             for key in ("removed", "scores")
         }
         removed = {group: positions.long() for group, positions in held["removed"].items()}
-        weights = {**self._expected(mask), **stripped(WEIGHTS, tensors)}
-        state = _unflatten(about["retrain"], tensors)
+        weights, moved = self._expected(mask), stripped(WEIGHTS, tensors)
+        for name, tensor in moved.items():
+            if tensor.shape != weights[name].shape:
+                raise ValueError(f"weight {name!r} has shape {tuple(tensor.shape)}")
         measured = Measurement(**about["measured"])
-        right, mixes = tensors.get("by_class"), stripped("mix/", tensors)
-        record = Record(number, mask, removed, measured, held["scores"], right, mixes)
+        if not all(isinstance(value, int | float | None) for value in about["measured"].values()):
+            raise TypeError(f"{about['measured']} are no measurements")
+        correct, mixes = tensors.get("by_class"), stripped("mix/", tensors)
+        record = Record(number, mask, removed, measured, held["scores"], correct, mixes)
+        state = _unflatten(about["retrain"], tensors)
+        weights = {**weights, **moved}
         return record, Snapshot(weights, state, tensors.get("random"), about["undone"])
 
     def network(self, number: int) -> nn.Module:
@@ -275,45 +314,6 @@ class Journal:
         storage.write(self.folder / name, data, durable=self.durable)
 
 
-def check_version(folder: Path, card: Mapping[str, Any]) -> None:
-    """Refuse a run folder that another version of sentei wrote.
-
-    Args:
-        folder: the run folder.
-        card: the contents of its run.json.
-
-    Raises:
-        JournalError: names both versions and what to do.
-    """
-    found = card.get("version")
-    if found != VERSION:
-        why = " and does not hold the slices of its groups" if found in (1, 2) else ""
-        raise JournalError(
-            f"{folder} was written in version {found} of the run folder{why}; this sentei reads "
-            f"version {VERSION}. Run it again into another folder, or read it with the sentei "
-            "that wrote it."
-        )
-
-
-def stored_groups(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> list[Group]:
-    """Return the groups of a run, with their slices, from the contents of its start file.
-
-    Raises:
-        JournalError: they are missing or damaged.
-    """
-    try:
-        return unpack_groups(stripped(SLICES, tensors), about["groups"])
-    except (FileError, KeyError) as error:
-        raise JournalError(f"the groups in start.safetensors cannot be read: {error}") from error
-
-
-def _fingerprint(slices: Mapping[str, Tensor], entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return 16 hex digits that identify groups by names, parameters and slices."""
-    words = json.dumps(entries, sort_keys=True).encode()
-    names = torch.tensor(list(words), dtype=torch.uint8)
-    return fingerprint([names, *(slices[name] for name in sorted(slices))])
-
-
 def note(folder: str | Path, words: Mapping[str, Any]) -> None:
     """Store notes about a run in its folder; notes that are there already are not replaced.
 
@@ -324,19 +324,6 @@ def note(folder: str | Path, words: Mapping[str, Any]) -> None:
     path = Path(folder) / ABOUT
     if not path.exists():
         storage.write(path, (json.dumps(words, indent=2, sort_keys=True) + "\n").encode())
-
-
-def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix`, without the prefix."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def described(part: Any) -> str | None:

@@ -20,12 +20,12 @@ from sentei.network.encoding.size import counts
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
-from sentei.pruning.journal import SAMPLE, Journal, Record, Retrain, Snapshot, described
+from sentei.pruning.journal import Journal, Record, Retrain, Snapshot, described
 from sentei.pruning.measuring import Measurement, by_class, measure
 from sentei.pruning.rules.limits import Limit
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.rules.schedules import Progress
-from sentei.samples import fingerprint
+from sentei.pruning.run_files import SAMPLE
 
 log = logging.getLogger("sentei")
 
@@ -97,13 +97,10 @@ class Run:
             except BaseException:
                 untouched.restore_(self.model, None)
                 raise
-        weights = self.model.state_dict()
         about = {
-            "groups": [[g.kind, g.name, g.size] for g in self.full.groups],
             "propose": described(self.propose),
             "keeping": described(self.keeping),
             "retrain": described(self.retrain),
-            "weights": fingerprint(weights[name] for name in sorted(weights)),
             "data": [self.probe.fingerprint(), self.judge.fingerprint()],
         }
         start = start_record(self.model, self.judge)

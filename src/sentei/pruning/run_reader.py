@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sentei.errors import GroupError, JournalError, StructureError
 from sentei.network.encoding.architecture import build
 from sentei.network.mask import Mask
 from sentei.network.units import Group
-from sentei.pruning.journal import (
+from sentei.pruning.journal import Journal, Record
+from sentei.pruning.run_files import (
     ABOUT,
+    IDENTITY,
     SAMPLE,
+    START,
     WEIGHTS,
-    Journal,
-    Record,
     check_version,
+    read_json,
+    read_tensors,
+    reading,
     stored_groups,
     stripped,
 )
 from sentei.samples import Samples
+
+_UNFIT = "{} does not fit the model: {}. Pass a network of the run's class and full size as model=."
 
 
 @dataclass(frozen=True)
@@ -77,28 +81,27 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
             not fit the model.
     """
     folder = Path(folder)
-    card = _json(folder / "run.json")
+    card = read_json(folder / IDENTITY)
     check_version(folder, card)
-    tensors, words = _start(folder)
-    sample = stripped(SAMPLE, tensors)
-    samples = Samples(sample["inputs"], sample["targets"]) if sample else None
+    tensors, words = read_tensors(folder / START, "the untouched network")
+    groups = stored_groups(folder, card, tensors, words)
     start = _network(folder, words.get("architecture"), model, stripped(WEIGHTS, tensors))
-    groups = stored_groups(tensors, words)
+    samples, loss = _measured_on(folder, tensors, words)
     full = Mask.full(groups)
     try:
         full.check(start)
     except GroupError as error:
-        raise JournalError(f"{folder} does not fit the model: {error}") from error
+        raise JournalError(_UNFIT.format(folder, error)) from error
     journal = Journal(folder, start, full, durable=True)
     records, missing = _records(journal)
-    about = _json(folder / ABOUT) if (folder / ABOUT).exists() else {}
+    about = read_json(folder / ABOUT) if (folder / ABOUT).exists() else {}
     return SavedRun(
         folder=folder,
         start=start,
         groups=groups,
         records=records,
         samples=samples,
-        loss=words.get("loss"),
+        loss=loss,
         card=card,
         about=about,
         missing=missing,
@@ -106,26 +109,20 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise JournalError(
-            f"{path} cannot be read: {error}. Name the folder that was given as journal=."
-        ) from error
-    if not isinstance(found, dict):
-        raise JournalError(f"{path} is damaged: it holds no object")
-    return found
-
-
-def _start(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = folder / "start.safetensors"
-    try:
-        with safe_open(path, "pt") as file:
-            words = json.loads(file.metadata()["sentei"])
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, words  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"the untouched network cannot be read from {path}: {error}") from error
+def _measured_on(
+    folder: Path, tensors: Mapping[str, Tensor], words: Mapping[str, Any]
+) -> tuple[Samples | None, str | None]:
+    """Return the samples and the name of the loss that the run stored; None where it has none."""
+    sample, loss = stripped(SAMPLE, tensors), words.get("loss")
+    with reading("the samples", folder / START):
+        if not isinstance(loss, str | None):
+            raise TypeError(f"{loss!r} is no name of a loss")
+        if not sample:
+            return None, loss
+        inputs, targets = sample["inputs"], sample["targets"]
+        if len(inputs) != len(targets):
+            raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets")
+        return Samples(inputs, targets), loss
 
 
 def _network(
@@ -141,9 +138,12 @@ def _network(
             network = build(architecture).to_empty(device="cpu")
         else:
             network = copy.deepcopy(model).cpu()
+        for name, tensor in network.state_dict(keep_vars=True).items():
+            if name in weights:  # the run's own dtype: a description does not hold it
+                tensor.data = tensor.data.to(weights[name].dtype)
         network.load_state_dict(weights)
     except (StructureError, RuntimeError) as error:
-        raise JournalError(f"{folder} does not fit the model: {error}") from error
+        raise JournalError(_UNFIT.format(folder, error)) from error
     return network.eval()
 
 
@@ -160,4 +160,7 @@ def _records(journal: Journal) -> tuple[list[Record], tuple[str, ...]]:
                 if not records:
                     raise
                 return records, (f"Steps from {number} on: {error}",)
+    if later := journal.after_gap:
+        words = f"step {last + 1} is missing, though step {later[-1]} is there"
+        return records, (f"Steps from {last + 1} on: {words}.",)
     return records, ()

@@ -156,8 +156,10 @@ def unpack_groups(tensors: Mapping[str, Tensor], entries: Any) -> list[Group]:
         FileError: `tensors` and `entries` are not what `pack_groups` returns.
     """
     try:
+        if any(entry["kind"] != "synapse" and "places" not in entry for entry in entries):
+            raise ValueError("a group of units has no places")
         return [_group(entry, i, tensors) for i, entry in enumerate(entries)]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise FileError(
             f"groups are stored with the slices of their units; these are damaged: {error}"
         ) from error
@@ -182,7 +184,7 @@ def unpack(tensors: Mapping[str, Tensor], entries: Any, most: int | None = None)
             raise ValueError(f"its groups have {total} members where {most} are possible")
         dead = {g: _dead(g, entries[i], tensors.get(f"{i}/alive")) for i, g in enumerate(groups)}
         return Mask.full(groups).without(dead)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise FileError(
             f"a mask is stored as groups and their dead members; this one is damaged: {error}. "
             "Save it again from the network it belongs to."
@@ -215,10 +217,10 @@ def _group(entry: dict[str, Any], i: int, tensors: Mapping[str, Tensor]) -> Grou
         return Synapses(name, size, _word(entry["parameter"]), shape)
     if entry["kind"] not in KINDS:
         raise ValueError(f"{entry['kind']!r} is no kind of group")
+    places = entry.get("places", dict.fromkeys(_ROLES, ()))
     parts = {
         role: tuple(
-            _part(where, tensors[f"{i}/{role}/{j}"], size)
-            for j, where in enumerate(entry.get("places", {}).get(role, ()))
+            _part(where, tensors[f"{i}/{role}/{j}"], size) for j, where in enumerate(places[role])
         )
         for role in _ROLES
     }
