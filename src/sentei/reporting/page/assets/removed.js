@@ -14,7 +14,7 @@ export function startRemoved() {
   const several = new Set(page.removed.map((row) => row.group)).size > 1;
   const repaired = page.removed.some((row) => row.heirs.length);
   const told = repaired || page.removed.some((row) => row.score === null);
-  const names = ["step", "unit", ...(several ? ["of"] : []), "score", ...(told ? ["who took over"] : [])];
+  const names = ["step", "unit", ...(several ? ["of"] : []), "score", ...(told ? ["replaced by"] : [])];
   const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col", class: ["step", "unit", "score"].includes(name) ? "number" : "" }, name)));
   const body = make("tbody");
   const rows = [];
@@ -32,7 +32,7 @@ export function startRemoved() {
     parts.push(make("p", {}, more));
   }
   const proposal = page.run.find(([name]) => name === "proposal")?.[1];
-  const words = `The score is that of the criterion when the unit was removed; the lowest scores are removed first.${told ? "" : " No unit took over their work: the weights that read them were cut."}${proposal ? ` The proposal was ${proposal}.` : ""}`;
+  const words = `The score is that of the criterion when the unit was removed; the lowest scores are removed first.${told ? "" : " No remaining unit replaces them: the weights that read them were set to zero."}${proposal ? ` The proposal was ${proposal}.` : ""}`;
   byId("removed").append(make("p", { class: "note" }, words), ...parts);
   const show = () =>
     rows.forEach(({ row, element }) => {
