@@ -58,7 +58,7 @@ def demo(
         )
     formats.save(network, dense)
 
-    head(f"2. Prune by exact ablation while accuracy falls by at most {100 * FLOOR:g} percentage point")
+    head(f"2. Prune by exact ablation; accuracy may fall by {100 * FLOOR:g} percentage point")
     groups = sentei.find_units(network, split.train.inputs[:64])
     probe = sentei.Probe(network, split.train.first(10_000))
     journal = out / "journal"
