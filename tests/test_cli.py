@@ -360,7 +360,7 @@ def test_export_writes_every_format(model, tmp_path, monkeypatch, capsys):
 
 def test_what_loggers_say_is_shown_once_and_they_are_left_as_they_were(caplog):
     logger = logging.getLogger("sentei")
-    with screen.said_once("sentei", logging.INFO):
+    with screen.logged_once("sentei", logging.INFO):
         for _ in range(2):
             logger.info("a fold is inexact")
     logger.info("not shown")

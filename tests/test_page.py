@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path, monkeypatch):
     monkeypatch.setattr("sentei.reporting.page.frames.ROOM", 1500)
     held = frames(story)
     assert held.dtypes == ["f2"]
-    assert "half precision" in held.said[0]
+    assert "half precision" in held.notes[0]
     assert not any(held.exact)
     monkeypatch.setattr("sentei.reporting.page.frames.ROOM", 100)
     whole = document(story)

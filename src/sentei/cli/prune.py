@@ -282,11 +282,11 @@ def _run_steps(
 
     With `verbose`, log messages of repairs and twins are shown as well, each distinct one once.
     """
-    from sentei.cli.screen import progress, said_once
+    from sentei.cli.screen import logged_once, progress
 
     level = logging.INFO if verbose else logging.WARNING
     total, steps = sum(group.size for group in groups), []
-    with said_once("sentei", level), progress("pruning", total) as advance:
+    with logged_once("sentei", level), progress("pruning", total) as advance:
         for step in run:
             if not steps:
                 on_first(step)

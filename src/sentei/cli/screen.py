@@ -63,7 +63,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def said_once(name: str, level: int) -> Iterator[None]:
+def logged_once(name: str, level: int) -> Iterator[None]:
     """Show the messages of a logger from this level on, each distinct message once."""
     logger, once = logging.getLogger(name), _FirstOccurrence()
     before = logger.level

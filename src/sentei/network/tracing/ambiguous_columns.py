@@ -67,18 +67,18 @@ class AmbiguousColumns:
         hot[self._pair_row[eligible][chosen]] = True
         return hot
 
-    def record_answer_(self, hot: np.ndarray, heard: np.ndarray) -> None:
+    def record_answer_(self, hot: np.ndarray, read_nan: np.ndarray) -> None:
         """Split classes and exclude candidates by the NaN that one replay produced.
 
         Args:
             hot: (nodes,) bool: which rows were hot.
-            heard: (columns,) bool: which ambiguous columns read NaN, and so a hot row.
+            read_nan: (columns,) bool: which ambiguous columns read NaN, and so a hot row.
         """
         answers = np.zeros((self._class_count, 2), bool)
-        answers[self._class, heard.astype(int)] = True
+        answers[self._class, read_nan.astype(int)] = True
         # Each class splits in two: columns that read a hot row (odd numbers), and columns that do
         # not (even numbers), for which the hot rows are no candidates any more.
-        self._class = 2 * self._class + heard
+        self._class = 2 * self._class + read_nan
         reads = answers[self._pair_class, 1]
         reads_not = answers[self._pair_class, 0] & ~hot[self._pair_row]
         self._pair_class = np.concatenate(

@@ -75,7 +75,7 @@ def _network(story: Story, row: list[Operation]) -> tuple[Document | None, tuple
     """Return the operations and the weights of chosen steps, and notes on what is left out."""
     chosen = frames(story)
     if not chosen.packed:
-        return None, chosen.said
+        return None, chosen.notes
     listed = [{"kind": each.kind, "layer": each.layer, **each.settings} for each in row]
     return {
         "operations": listed,
@@ -83,7 +83,7 @@ def _network(story: Story, row: list[Operation]) -> tuple[Document | None, tuple
         "frameOf": chosen.frame_of,
         "exact": chosen.exact,
         "hasStart": chosen.has_start,
-    }, chosen.said
+    }, chosen.notes
 
 
 def _widths(row: list[Operation] | None) -> list[int] | None:

@@ -27,7 +27,7 @@ class Frames:
         frame_of: for each step, the index of its frame.
         exact: for each step, whether its frame with its mask applied equals its network.
         dtypes: number type of each frame: "f4", or "f2" if "f4" is too large.
-        said: sentences on what was left out.
+        notes: sentences on what was left out.
         has_start: whether the unpruned network is among the frames.
     """
 
@@ -35,7 +35,7 @@ class Frames:
     frame_of: list[int]
     exact: list[bool]
     dtypes: list[str]
-    said: tuple[str, ...]
+    notes: tuple[str, ...]
     has_start: bool = False
 
 
