@@ -94,6 +94,11 @@ def test_imports_point_one_way(path):
     assert not upward(path)
 
 
+def test_the_ground_imports_only_the_ground():
+    for name in GROUND:
+        assert {room(each) for each in imported(SOURCE / f"{name}.py")} <= GROUND
+
+
 def test_every_module_is_in_a_room():
     homeless = [dotted(path) for path in modules() if room(dotted(path)) is None]
     assert homeless == ["__init__", "__main__"]
