@@ -211,13 +211,13 @@ class Gates:
             at: Tensor,
             wrapped: bool,
         ) -> Tensor:
-            def along(gain: Tensor) -> Tensor:
+            def losses_at(gain: Tensor) -> Tensor:
                 gates = {name: 1 + (gain.to(own) - 1) * own for name, own in indicator.items()}
                 terms = {name: (own, gain) for name, own in columns.items()}
                 out = self._run(block, gates, terms, wrapped, plain=operator is not VALUE)
                 return per_sample_losses(loss or self.per_sample, out, block.samples.targets)
 
-            return of(along)(at)
+            return of(losses_at)(at)
 
         size = self._chunk(len(block.samples), passes=1 if operator is VALUE else 4)
         for chunk, chunk_gains in zip(units.split(size), gains.split(size), strict=True):

@@ -106,10 +106,10 @@ class SynapseGates:
             step = torch.zeros_like(weight).flatten()
             step = step.scatter(0, member[None], weight.flatten()[member][None]).view_as(weight)
 
-            def along(gain: Tensor) -> Tensor:
+            def losses_at(gain: Tensor) -> Tensor:
                 return self._losses(block, weight + (gain - 1) * step, self.per_sample)
 
-            return second_by_func(along)(weight.new_ones(())).double()
+            return second_by_func(losses_at)(weight.new_ones(())).double()
 
         with hide_torch_warnings():
             run = torch.func.vmap(second)
