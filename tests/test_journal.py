@@ -385,6 +385,7 @@ def test_a_damaged_file_is_named_and_never_read_as_another_run(tmp_path, name, w
                 assert same(run.network(record.number), expected.start, record.mask), what
         else:
             assert str(tmp_path / "run") in message, what
+            assert not re.search(r"\.\s*\. ", message), what
             assert re.search(r"Restore|[Rr]un .*again|Name |model=|begun", message), what
             refused += 1
         path.write_bytes(whole)

@@ -28,6 +28,11 @@ _DAMAGE = (
 )
 
 
+def sentence(error: Exception) -> str:
+    """Return an error's message without the full stop, space and line ends after it."""
+    return str(error).rstrip(". \n")
+
+
 @contextmanager
 def reading(what: str, path: Path) -> Iterator[None]:
     """Turn an error that a damaged file causes into one that names the file and a remedy.
@@ -44,7 +49,7 @@ def reading(what: str, path: Path) -> Iterator[None]:
     except JournalError:
         raise
     except _DAMAGE as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else sentence(error)
         raise JournalError(f"{what} cannot be read from {path}: {reason}. {_REMEDY}") from error
 
 
@@ -62,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "journal=."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise JournalError(f"{path} is damaged: {error}. {_REMEDY}") from error
+        raise JournalError(f"{path} is damaged: {sentence(error)}. {_REMEDY}") from error
     if not isinstance(found, dict):
         raise JournalError(f"{path} is damaged: it holds no JSON object. {_REMEDY}")
     return found

@@ -26,6 +26,7 @@ from sentei.pruning.run_files import (
     read_json,
     read_tensors,
     reading,
+    sentence,
     stored_groups,
     stripped,
 )
@@ -91,7 +92,7 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
     try:
         full.check(start)
     except GroupError as error:
-        raise JournalError(_UNFIT.format(folder, error)) from error
+        raise JournalError(_UNFIT.format(folder, sentence(error))) from error
     journal = Journal(folder, start, full, durable=True)
     records, missing = _records(journal)
     about = read_json(folder / ABOUT) if (folder / ABOUT).exists() else {}
@@ -143,7 +144,7 @@ def _network(
                 tensor.data = tensor.data.to(weights[name].dtype)
         network.load_state_dict(weights)
     except (StructureError, RuntimeError) as error:
-        raise JournalError(_UNFIT.format(folder, error)) from error
+        raise JournalError(_UNFIT.format(folder, sentence(error))) from error
     return network.eval()
 
 
