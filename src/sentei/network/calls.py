@@ -251,3 +251,12 @@ def names_of(model: nn.Module) -> dict[int, str]:
         for name, tensor in source(remove_duplicate=False):
             names.setdefault(id(tensor), name)
     return names
+
+
+def recorded_name(model: nn.Module, parameter: str) -> str:
+    """Return the name under which calls record a parameter: its first one, where several share it.
+
+    Raises:
+        AttributeError: the model has no such parameter.
+    """
+    return names_of(model)[id(model.get_parameter(parameter))]
