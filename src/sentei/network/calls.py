@@ -267,10 +267,11 @@ def names_of(model: nn.Module) -> dict[int, str]:
     return names
 
 
-def recorded_name(model: nn.Module, parameter: str) -> str:
-    """Return the name under which calls record a parameter: its first one, where several share it.
+def recorded_names(model: nn.Module) -> dict[str, str]:
+    """Return for each parameter's name the one under which calls record it.
 
-    Raises:
-        AttributeError: the model has no such parameter.
+    They differ for a parameter that several modules share: calls record it under its first name.
     """
-    return names_of(model)[id(model.get_parameter(parameter))]
+    names = names_of(model)
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: names[id(parameter)] for name, parameter in every}
