@@ -7,6 +7,8 @@ from typing import Literal
 
 from cyclopts.types import ExistingFile
 
+from sentei.cli.options import Data, Run
+
 
 def export(
     model: ExistingFile,
@@ -14,11 +16,12 @@ def export(
     to: Literal["c", "onnx", "safetensors"] = "c",
     out: Path | None = None,
     format: str | None = None,
-    data: str = "mnist",
-    target: str = "-1",
-    seed: int = 0,
+    data: Data = Data(),
+    run: Run = Run(),
 ) -> None:
     """Convert a saved network to C source, ONNX or safetensors.
+
+    Training samples calibrate int8, and test samples measure the accuracy.
 
     Parameters
     ----------
@@ -33,23 +36,13 @@ def export(
     format
         Number format of C: c (float32), c-int8 (int8 weights) or c-int8-int8 (int8 weights and
         activations). c for a .c file if left out.
-    data
-        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
-        or a folder of IDX files. Its
-        training samples calibrate int8; its test samples measure the accuracy.
-    target
-        For a .csv: the column to predict, by name or position (-1 is the last).
-    seed
-        Seed of the random split into training, validation and test samples.
     """
-    from sentei import datasets, formats, training
     from sentei.cli.deployment import CALIBRATION, format_of, ship
-    from sentei.cli.screen import column
+    from sentei.cli.loading import loaded
 
     out = Path(model.stem).with_suffix(f".{to}") if out is None else out
     named = format_of(out, format)
-    network, mask = formats.load(model), formats.load_mask(model)
-    flat = training.takes_flat(network)
-    split = datasets.load(data, flat=flat, seed=seed, target=column(target))
+    run.start()
+    network, mask, split = loaded(model, data)
     calibration = split.train.inputs[:CALIBRATION]
     ship(network, out, mask if mask.groups else None, named, calibration, split.test)

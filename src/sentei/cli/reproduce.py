@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sentei.cli.options import Config
+
 if TYPE_CHECKING:
     from sentei.cli.screen import Advance
 
@@ -17,6 +19,7 @@ def reproduce(
     seeds: int = 5,
     processes: int = 2,
     page: Path | None = None,
+    config: Config = None,  # noqa: ARG001 - shown in the help; `main` reads the file
 ) -> None:
     """Repeat a paper's experiments and figures, and compare its claims with the measured results.
 

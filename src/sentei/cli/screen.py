@@ -93,8 +93,3 @@ class _FirstOccurrence(logging.Filter):
 def head(text: str) -> None:
     """Print a heading for a stage of a command."""
     console.print(f"\n[bold]{text}[/bold]")
-
-
-def column(target: str) -> str | int:
-    """Convert `--target` to a column's position if it is an integer; else return the name."""
-    return int(target) if target.lstrip("-").isdigit() else target
