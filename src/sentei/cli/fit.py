@@ -71,6 +71,9 @@ def fit(
     A copy of the network is pruned along each path until it fits; the most accurate one on
     validation samples is shrunk, checked and written, and measured on test samples. Units are
     scored by the criterion, synapses by magnitude. Nothing is written if no network fits.
+
+    For a board, the format is c-int8, or c-int8-int8 if a float sample leaves no RAM, unless
+    --format names another.
     """
     format = output.checked_format()
     check_budget(budget, output, format)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentei.errors import FileError, StructureError
+from sentei.errors import StructureError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,13 +20,14 @@ def opened(file: str | Path) -> tuple[nn.Module, Mask]:
     """Read a network and its mask from a file that sentei saved.
 
     Raises:
-        FileError: the path is a folder, or the file is damaged or not sentei's.
+        ValueError: the path is a folder.
+        FileError: the file is damaged or not sentei's.
         StructureError: a weight in the file is not finite.
     """
     from sentei import formats
 
     if Path(file).is_dir():
-        raise FileError(f"{file} is a folder; name the file of a network that sentei saved")
+        raise ValueError(f"{file} is a folder; name the file of a network that sentei saved")
     network = formats.load(file)
     for name, weight in (*network.named_parameters(), *network.named_buffers()):
         if not bool(weight.isfinite().all()):
@@ -49,7 +50,8 @@ def loaded(model: str | Path, data: Data) -> tuple[nn.Module, Mask, Split]:
 
     Raises:
         FileNotFoundError: `model` is neither a file nor a network's name.
-        FileError: `model` is a folder, or a file that is damaged or not sentei's.
+        ValueError: `model` is a folder.
+        FileError: the file is damaged or not sentei's.
         StructureError: a weight in the file is not finite.
     """
     from sentei import Mask, training

@@ -93,8 +93,7 @@ class Output:
     Attributes:
         out: File to write the pruned network to; its suffix sets the format.
         format: Format of --out: safetensors, onnx, c (float32), c-int8 (int8 weights) or
-            c-int8-int8 (int8 activations as well). If left out, the suffix of --out decides; for a
-            board, it is c-int8, or c-int8-int8 if a float sample leaves no RAM.
+            c-int8-int8 (int8 activations as well). If left out, the suffix of --out decides.
         emulate: Run the written C file on an emulated Cortex-M4 (QEMU) for ten test samples.
         report: HTML file to write: a page that shows what was removed, what is left and why.
         journal: Folder to write every step to; a run without a journal cannot be resumed.

@@ -38,8 +38,8 @@ def reproduce(
     processes
         Number of experiments that run in parallel, each on one thread.
     page
-        Markdown file to update: the text between its <!-- claims --> marks and the figures that it
-        shows. Only for a full run of one paper.
+        Markdown file to update: the text between its `<!-- claims -->` marks and the figures that
+        it shows. Only for a full run of one paper.
     """
     from sentei.cli.screen import console, head, progress, say
     from sentei.papers import PAPERS, Order
