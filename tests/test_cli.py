@@ -77,6 +77,9 @@ def test_help_comes_without_torch_and_names_every_command():
         (["prune", "MODEL", "--steps", "3", "--units-at-most", "3"], "need a --schedule"),
         (["prune", "MODEL", "--no-inputs", "--units-at-most", "3"], "--inputs"),
         (["prune", "MODEL", "--paths", "units"], "--budget"),
+        (["prune", "MODEL", "--units-at-most", "3", "--out", "."], "is a folder"),
+        (["train", "--out", "/dev/null/net.safetensors"], "/dev/null is a file"),
+        (["explain", "MODEL", "--data", "letter", "--out", "/dev/null/net.html"], "is a file"),
         (["prune", "MODEL", "--bytes-at-most", "32 XB"], "KiB"),
         (["prune", "MODEL", "--accuracy-within", "7"], "0.01"),
         (["train", "--model", "784-x-10"], "784-100-10"),
@@ -122,6 +125,37 @@ def test_a_fit_is_refused_before_its_network_is_trained(words, hint, tmp_path, m
     code, out, err = run(*words, capsys=capsys)
     assert (code, out) == (2, "")
     assert hint in err
+
+
+def test_a_default_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("model.safetensors").mkdir()
+    code, out, err = run("train", "letter", "--model", "16-4-26", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert "model.safetensors is a folder" in err
+
+
+# What is printed.
+
+
+def test_names_with_brackets_are_printed_as_they_are(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "net[v2].safetensors")
+    words = ["tidy", "net[v2].safetensors", "--data", "letter", "--out", "net[/b].safetensors"]
+    code, out, _ = run(*words, capsys=capsys)
+    assert code == 0
+    assert "net[v2].safetensors: units" in out
+    assert "net[/b].safetensors\n" in out
+
+
+def test_a_network_is_written_though_nobody_reads_the_screen(model, tmp_path):
+    words = ["prune", model, "--data", "letter", "--samples", "300", "--units-at-most", "8"]
+    command = [sys.executable, "-m", "sentei", *words, "--out", tmp_path / "a.safetensors"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.close()
+    assert running.returncode == 0
+    assert formats.load(tmp_path / "a.safetensors")[0].out_features == 8
 
 
 # What the help says.

@@ -164,7 +164,7 @@ def _by_units(
     console.print(compared(comparing.rows(curves)))
     figure, axes = figures.canvas(9.0, 5.0)
     figures.comparison(axes, curves)
-    say(f"the figure is in [bold]{figures.write(figure, out)[0]}[/bold]")
+    say(f"the figure is in {figures.write(figure, out)[0]}")
 
 
 def _by_size(network: nn.Module, split: Split, sizes: Sizes, out: Path, **settings: Any) -> None:
@@ -190,4 +190,4 @@ def _by_size(network: nn.Module, split: Split, sizes: Sizes, out: Path, **settin
     console.print(table(curves))
     figure, axes = figures.canvas(7.0, 4.6)
     figures.budget_curves(axes, curves)
-    say(f"the figure is in [bold]{figures.write(figure, out)[0]}[/bold]")
+    say(f"the figure is in {figures.write(figure, out)[0]}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sentei.cli.options import NETWORK, OUTPUT, Data, Loss, Model, Run
+from sentei.cli.options import NETWORK, Data, Loss, Model, OutFile, Run
 
 
 def explain(
@@ -15,7 +15,7 @@ def explain(
     *,
     loss: Annotated[Loss, Parameter(group=NETWORK)] = "cross_entropy",
     data: Data = Data(),
-    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("explain.html"),
+    out: OutFile = Path("explain.html"),
     run: Run = Run(),
 ) -> None:
     """Write an HTML page that draws a network, runs it on test samples, and scores its units.

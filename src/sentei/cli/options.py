@@ -6,6 +6,7 @@ This file imports no torch.
 
 from __future__ import annotations
 
+import os
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,6 +77,26 @@ Samples = Annotated[
     int,
     Parameter(group=DATA, help="Number of training samples to measure units and synapses on."),
 ]
+
+
+def check_place(_: Any, path: Path | None) -> None:
+    """Check, before any work is done, that a file can be written at a path, if one is given.
+
+    Raises:
+        ValueError: the path is a folder, or its folder is a file or cannot be written to.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it, such as {path / 'net'}.")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, so no file can be written below it.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written: there is no permission to write in {folder}.")
+
+
+OutFile = Annotated[Path, Parameter(group=OUTPUT, validator=check_place)]
 Config = Annotated[
     Path | None,
     Parameter(

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from sentei.cli.options import DATA, OUTPUT, REMOVED, REPAIR, UNTIL, Criterion, Data, Samples
+from sentei.cli.options import (
+    DATA,
+    OUTPUT,
+    REMOVED,
+    REPAIR,
+    UNTIL,
+    Criterion,
+    Data,
+    OutFile,
+    Samples,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,10 +110,10 @@ class Output:
         resume: Continue the run in the --journal folder.
     """
 
-    out: Path = Path("small.safetensors")
+    out: OutFile = Path("small.safetensors")
     format: str | None = None
     emulate: bool = False
-    report: Path | None = None
+    report: OutFile | None = None
     journal: Path | None = None
     resume: bool = False
 

@@ -62,7 +62,7 @@ def reproduce(
         console.print(claims(report.claims))
         if quick:
             say(SMALLER)
-        say(f"figures and claims are in [bold]{folder}[/bold]")
+        say(f"figures and claims are in {folder}")
         if page is not None:
             unused = publish(report, folder, page)
             say(f"{page} is up to date" + f"; it does not show {_names(unused)}" * bool(unused))

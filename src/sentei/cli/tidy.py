@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sentei.cli.options import OUTPUT, REMOVED, Data, Model, Run, Samples
+from sentei.cli.options import REMOVED, Data, Model, OutFile, Run, Samples
 
 
 def tidy(
@@ -17,7 +17,7 @@ def tidy(
     norms: Annotated[bool, Parameter(group=REMOVED)] = False,
     data: Data = Data(),
     samples: Samples = 10_000,
-    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("tidy.safetensors"),
+    out: OutFile = Path("tidy.safetensors"),
     run: Run = Run(),
 ) -> None:
     """Remove unread, constant, repeated and dependent units: the outputs stay the same.
@@ -47,5 +47,5 @@ def tidy(
     formats.save(done.network, out, done.mask if done.mask.groups else None)
     say(
         f"outputs differ by {done.difference:.1e} at most on {done.samples:,} samples; "
-        f"the network is in [bold]{out}[/bold]"
+        f"the network is in {out}"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 from cyclopts.types import ExistingFile
 
-from sentei.cli.options import NETWORK, OUTPUT, Data, Run
+from sentei.cli.options import NETWORK, Data, OutFile, Run
 
 if TYPE_CHECKING:
     from sentei.training import Distillation
@@ -77,7 +77,7 @@ def train(
     model: Annotated[str, Parameter(group=NETWORK)] = "784-100-10",
     optimization: Optimization = Optimization(),
     teaching: Teaching = Teaching(),
-    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("model.safetensors"),
+    out: OutFile = Path("model.safetensors"),
     run: Run = Run(),
 ) -> None:
     """Train a new network on a data set and save it.
