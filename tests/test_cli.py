@@ -14,20 +14,13 @@ import pytest
 import torch
 
 import hand
+from commands import run
 from sentei import CriterionError, cli, criteria, datasets, find_synapses, formats, losses, training
 from sentei.cli import options, screen
 from sentei.cli.prune import SCHEDULES
 from sentei.experiments import budgets, comparing
 from sentei.formats.c.compiled import Compiled
 from sentei.pruning.rules import schedules
-
-
-def run(*arguments, capsys=None):
-    """Run a command; return its exit code, standard output and standard error."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return ended.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

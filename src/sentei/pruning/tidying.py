@@ -183,7 +183,7 @@ class _Tidying:
     def __post_init__(self) -> None:
         self.before = _run(self.model, self.samples)
         self.probe = Probe(self.model, (self.samples.inputs, self.samples.targets), _size)
-        self.probe.mask = self.mask
+        self.probe.update_(self.mask)
 
     def try_(
         self, group: Neurons, units: Tensor, why: str, repair: Repair | None, *, proven: bool
