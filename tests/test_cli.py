@@ -14,12 +14,25 @@ import pytest
 import torch
 
 import hand
+import sentei
 from commands import run
-from sentei import CriterionError, cli, criteria, datasets, find_synapses, formats, losses, training
+from sentei import (
+    CriterionError,
+    UnreachableError,
+    cli,
+    criteria,
+    datasets,
+    find_synapses,
+    formats,
+    losses,
+    training,
+)
 from sentei.cli import options, screen
+from sentei.cli.fit import Budget, room_of
 from sentei.cli.prune import SCHEDULES
 from sentei.experiments import budgets, comparing
 from sentei.formats.c.compiled import Compiled
+from sentei.pruning import searching
 from sentei.pruning.rules import schedules
 
 
@@ -128,6 +141,35 @@ def test_a_default_that_cannot_be_written_is_found_before_the_work(tmp_path, mon
     assert "model.safetensors is a folder" in err
 
 
+def test_a_folder_without_permission_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(options.os, "access", lambda *_: False)
+    words = ["train", "letter", "--model", "16-4-26", "--out", tmp_path / "net.safetensors"]
+    code, out, err = run(*words, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert "no permission" in err
+
+
+@pytest.mark.parametrize(
+    ("inputs", "asked", "format"),
+    [(16, None, "c-int8"), (16, "c", "c"), (784, None, "c-int8-int8"), (784, "c-int8", None)],
+)
+def test_a_board_takes_the_format_that_is_asked_for_or_that_its_ram_allows(inputs, asked, format):
+    budget = Budget(board="arduino-uno")  # 2 KiB of RAM
+    if format is None:
+        with pytest.raises(UnreachableError, match="c-int8-int8"):
+            room_of(budget, asked, "c", inputs)
+    else:
+        assert room_of(budget, asked, "c", inputs).format == format
+
+
+def test_widths_are_trained_first_by_commands_that_look_at_a_network(capsys):
+    words = ["--data", "letter", "--samples", 100, "--criterion", "magnitude"]
+    code, out, _ = run("rank", "16-4-26", *words, capsys=capsys)
+    assert code == 0
+    assert "training 16-4-26 10/10" in out
+    assert "4 units by magnitude" in out
+
+
 # What is printed.
 
 
@@ -149,6 +191,82 @@ def test_a_network_is_written_though_nobody_reads_the_screen(model, tmp_path):
         running.stdout.close()
     assert running.returncode == 0
     assert formats.load(tmp_path / "a.safetensors")[0].out_features == 8
+
+
+# What reaches the library.
+
+
+def enough(asked):
+    """A function that stores what it is given and ends the command."""
+
+    def stop(*positional, **settings):
+        asked.update(settings, positional=positional)
+        raise ValueError("enough")
+
+    return stop
+
+
+SHARED = {
+    "--seed": 5, "--samples": 300, "--retrain-epochs": 2, "--journal": "run",
+    "--units-at-most": 6, "--synapses-at-most": "50 %", "--parameters-at-most": 400,
+    "--bytes-at-most": "2 KiB", "--accuracy-within": 0.1, "--accuracy-at-least": 0.2,
+    "--loss-within": 0.3,
+}  # fmt: skip
+
+
+def check_shared(asked, probed):
+    """Assert that the options in `SHARED`, --data and --resume arrived."""
+    split = datasets.load("letter", seed=5)
+    assert torch.equal(probed, split.train.inputs[:300])
+    assert torch.equal(asked["evaluate"].inputs, split.validation.inputs)
+    assert asked["until"].words == (
+        "all_of(units_at_most('6'), synapses_at_most('50 %'), parameters_at_most('400'), "
+        "bytes_at_most('2 KiB', format='safetensors'))"
+    )
+    floors = "all_of(accuracy_within(0.1), accuracy_at_least(0.2), loss_within(0.3))"
+    assert asked["keeping"].words == floors
+    assert (str(asked["journal"]), asked["resume"]) == ("run", True)
+
+
+def test_options_of_prune_reach_the_library(model, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(sentei, "prune", enough(asked))
+    shared = [word for pair in SHARED.items() for word in pair]
+    words = ["--criterion", "obd", "--repair", "affine", "--within", "group", "--inputs"]
+    pace = ["--schedule", "cubic", "--keep", "3", "--steps", 4]
+    code, _, err = run("prune", model, "--data", "letter", *shared, *words, *pace, "--resume",
+                       capsys=capsys)  # fmt: skip
+    assert (code, err) == (2, "sentei: enough\n")
+    network, groups, probe, propose = asked["positional"]
+    check_shared(asked, probe.samples.inputs)
+    assert [group.kind for group in groups] == ["input", "neuron"]
+    expected = sentei.ranked("obd", sentei.cubic("3", 4), within="group", repair="affine")
+    assert propose == expected
+    recipe = asked["retrain"].recipe
+    assert (recipe.epochs, recipe.seed) == (2, 5)
+    assert not asked["mask"].groups
+    assert probe.model is network
+    assert run("prune", model, "--data", "letter", "--twins", 15, capsys=capsys)[0] == 2
+    assert asked["positional"][3] == sentei.twins(15.0, repair="affine")
+    assert [group.kind for group in asked["positional"][1]] == ["neuron"]
+
+
+def test_options_of_fit_reach_the_library(model, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(searching, "search", enough(asked))
+    shared = [word for pair in SHARED.items() for word in pair]
+    words = ["--criterion", "obd", "--inputs", "--paths", "both", "--paths", "units:30"]
+    code, _, err = run("fit", model, "--data", "letter", *shared, *words, "--budget", "1KiB",
+                       "--resume", "--out", "a.c", "--format", "c-int8", capsys=capsys)  # fmt: skip
+    assert (code, err) == (2, "sentei: enough\n")
+    _, learn, room = asked["positional"]
+    check_shared(asked, learn.inputs)
+    assert room == sentei.MemoryBudget("c-int8", "1KiB")
+    assert (asked["units"], asked["inputs"]) == ("obd", True)
+    assert asked["paths"] == ["both", "units:30"]
+    recipe = asked["retrain"]().recipe
+    assert (recipe.epochs, recipe.seed) == (2, 5)
+    assert not asked["mask"].groups
 
 
 # What the help says.
@@ -422,6 +540,11 @@ def test_toml_options_have_the_same_names(model, capsys, tmp_path, monkeypatch):
     code, _, _ = run("prune", model, "--config", "run.toml", capsys=capsys)
     assert code == 0
     assert formats.load("c.safetensors")[0].out_features == 7
+    (tmp_path / "run.toml").write_text(
+        '[prune]\ndata = "letter"\nbudget = "700 B"\npaths = ["both"]\nout = "small.c"\n'
+    )
+    assert run("prune", model, "--config", "run.toml", capsys=capsys)[0] == 0
+    assert Path("small.c").exists()
     (tmp_path / "run.toml").write_text("[prune]\nunits-at-mots = 7\n")
     code, out, err = run("prune", model, "--config=run.toml", capsys=capsys)
     assert code == 2

@@ -26,6 +26,7 @@ from sentei.cli.figures import figures
 from sentei.cli.fit import fit
 from sentei.cli.info import info
 from sentei.cli.prune import prune
+from sentei.cli.pruned import UNREACHED
 from sentei.cli.rank import rank
 from sentei.cli.reproduce import reproduce
 from sentei.cli.surface import surface
@@ -33,7 +34,7 @@ from sentei.cli.tidy import tidy
 from sentei.cli.train import train
 from sentei.errors import PruningError, UnreachableError, unknown
 
-USAGE, REFUSED, UNREACHED, INTERRUPTED = 2, 1, 3, 130
+USAGE, REFUSED, INTERRUPTED = 2, 1, 130
 
 HELP = """Make trained neural networks smaller, and see why the remaining network works.
 
