@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from statistics import median
 
@@ -16,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentei.errors import StructureError, unknown
+from sentei.errors import StructureError
 from sentei.network.calls import MIXING, Call, Calls
+from sentei.network.encoding.format import C_FORMATS, SAFETENSORS, format_named
 from sentei.network.encoding.onnx_graph import onnx_bytes
 from sentei.network.encoding.packing import contents, safetensors_bytes
-from sentei.network.encoding.plans import C_FORMATS, c_plan
+from sentei.network.encoding.plans import c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import Example, as_found, guessed, rows, run
 from sentei.network.mask import Mask
@@ -87,12 +90,7 @@ def bytes_in(model: nn.Module, mask: Mask, format: str, example: Example | None 
         ValueError: an unknown format.
         StructureError: a layer that the format does not support, or one without an input left.
     """
-    if format not in FORMATS:
-        raise ValueError(unknown("format", format, FORMATS))
-    if format == "safetensors":
-        return counts(model, mask).bytes
-    found, shape = _small_stages(model, mask, example)
-    return len(onnx_bytes(found, shape)) if format == "onnx" else c_plan(found, format).flash
+    return SIZES[format_named(format).name](model, mask, example)
 
 
 def ram_in(model: nn.Module, mask: Mask, format: str, example: Example | None = None) -> int:
@@ -101,9 +99,6 @@ def ram_in(model: nn.Module, mask: Mask, format: str, example: Example | None = 
     Arguments and errors are those of `bytes_in`.
     """
     return c_plan(_small_stages(model, mask, example)[0], format).ram
-
-
-FORMATS = ("safetensors", "onnx", *C_FORMATS)
 
 
 def _small_stages(
@@ -119,6 +114,18 @@ def _small_stages(
         )
     shape = tuple(example.shape[1:])
     return stages(remove_dead_(skeleton(model), mask), shape, mask.shrunk()), shape
+
+
+def _c_bytes(model: nn.Module, mask: Mask, example: Example | None, format: str) -> int:
+    return c_plan(_small_stages(model, mask, example)[0], format).flash
+
+
+# The size of a network in each format: functions (model, mask, example) -> bytes.
+SIZES: Mapping[str, Callable[[nn.Module, Mask, Example | None], int]] = {
+    SAFETENSORS.name: lambda model, mask, _: counts(model, mask).bytes,
+    "onnx": lambda *network: len(onnx_bytes(*_small_stages(*network))),
+    **{name: partial(_c_bytes, format=name) for name in C_FORMATS},
+}
 
 
 def skeleton(model: nn.Module) -> nn.Module:
