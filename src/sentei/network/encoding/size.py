@@ -16,10 +16,10 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.overrides import resolve_name
 
 from sentei.errors import StructureError
-from sentei.network.calls import MIXING, Call, Calls
+from sentei.network.calls import MIXING, PRODUCTS, Call, Calls
 from sentei.network.encoding.format import C_FORMATS, SAFETENSORS, format_named
 from sentei.network.encoding.onnx_graph import onnx_bytes
 from sentei.network.encoding.packing import contents, safetensors_bytes
@@ -151,6 +151,9 @@ def multiply_adds(model: nn.Module, example: Example) -> int:
     biases, norms, activations, pooling, look-ups in an embedding, products of two activations
     (attention weights), and recurrent layers, whose products torch does not expose. Dead synapses
     count: a zero is multiplied like any other number.
+
+    Raises:
+        StructureError: a function whose multiply-adds are not known; it is named.
     """
     products: list[tuple[str, int]] = []
 
@@ -195,17 +198,13 @@ def latency(model: nn.Module, example: Example, repeats: int = 30) -> float:
     return median(seconds[3:])
 
 
-_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-
-
 def _products(call: Call, out: Tensor) -> int:
     """Return the multiply-adds of one call, for all samples."""
-    if call.function not in MIXING or call.function is F.embedding:
+    if call.function not in MIXING:
         return 0
-    weight = call.given[call.use.weight]
-    if call.function in _TRANSPOSED:  # (out / groups, kernel) multiplications per input entry
-        return call.input.numel() * weight[:1].numel()
-    if call.function in _CONVOLUTIONS or call.function is F.linear:
-        return out.numel() * weight[:1].numel()
-    return out.numel() * weight.shape[0]
+    if call.function not in PRODUCTS:
+        raise StructureError(
+            f"the multiply-adds of {resolve_name(call.function)}, which uses {call.weight!r}, are "
+            "not known; add the function to PRODUCTS in sentei.network.calls"
+        )
+    return PRODUCTS[call.function](call.given[call.use.weight], call.input, out)
