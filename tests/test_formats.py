@@ -107,7 +107,7 @@ def spelled(node: ast.AST) -> bool:
     return False
 
 
-def named(nodes) -> list[str]:
+def named(nodes) -> list:
     constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
     return [value for value in constants if value in FORMATS]
 
