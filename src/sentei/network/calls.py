@@ -147,16 +147,11 @@ class Call:
     mixes: bool
     groups: int = 1
 
-    @property
-    def by_position(self) -> bool:
-        """Whether the function takes its arguments by position only."""
-        return self.function in _ELEMENTWISE
-
     def __call__(self, input: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return the call's result, computed on another `input` or `weight` if one is given."""
         given = self.given if input is None else {**self.given, self.use.reads: input}
         given = given if weight is None else {**given, self.use.weight: weight}
-        if self.by_position:
+        if self.function in _ELEMENTWISE:  # methods: their first argument has no name
             return self.function(*given.values())
         return self.function(**given)
 
@@ -251,7 +246,7 @@ class Calls(TorchFunctionMode):
         )
 
     def _selecting(self, func: Any, args: Sequence[Any], kwargs: dict) -> Call | None:
-        use = Use(("input", "dim", "index"), rows=None, columns=0, axis=-1)
+        use = Use(("input", "dim", "index"), None, columns=0, axis=-1, weight="index")
         given = _by_name(use.arguments, args, kwargs)
         if id(given.get("index")) not in self.names:
             return None
@@ -277,7 +272,7 @@ class Calls(TorchFunctionMode):
             return None
         axis, name = dims[0] - held.ndim, self.names[id(held)]
         order = ("held", "input") if is_weight[0] else ("input", "held")
-        use = Use(order, rows=None, columns=dims[0], axis=axis)
+        use = Use(order, None, columns=dims[0], axis=axis, weight="held")
         given: dict[str, Any] = dict(zip(order, (one, other), strict=True))
         return Call(self.made, func, given, use, input, axis, name, (name,), mixes=False)
 
