@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
+from cyclopts import Parameter
 from cyclopts.types import ExistingFile
 
-from sentei.cli.options import Data, Run
+from sentei.cli.options import NETWORK, OUTPUT, Data, OutFile, Run
+from sentei.network.encoding.format import FORMATS, SUFFIXES, format_named
+
+CHOICES = f"""The format to write: {", ".join(FORMATS)}. c-int8 stores weights as int8 numbers,
+c-int8-int8 activations as well. If left out, the suffix of --out decides; c without --out."""
 
 
 def export(
-    model: ExistingFile,
+    model: Annotated[ExistingFile, Parameter(group=NETWORK)],
     *,
-    to: Literal["c", "onnx", "safetensors"] = "c",
-    out: Path | None = None,
-    format: str | None = None,
+    format: Annotated[str | None, Parameter(group=OUTPUT, help=CHOICES)] = None,
+    out: OutFile | None = None,
     data: Data = Data(),
     run: Run = Run(),
+    to: Annotated[str | None, Parameter(show=False)] = None,
 ) -> None:
     """Convert a saved network to C source, ONNX or safetensors.
 
@@ -28,21 +33,40 @@ def export(
     model
         File of a network that sentei saved (.safetensors). C leaves out synapses that are dead in
         its mask.
-    to
-        The format to write if --out is not given.
-    out
-        The file to write; its suffix sets the format. The model's name with the suffix of --to if
-        left out.
     format
-        Number format of C: c (float32), c-int8 (int8 weights) or c-int8-int8 (int8 weights and
-        activations). c for a .c file if left out.
+        The format to write.
+    out
+        The file to write. The model's name with the suffix of --format if left out.
+    to
+        The name of --format in the first release.
     """
     from sentei.cli.deployment import CALIBRATION, format_of, ship
     from sentei.cli.loading import loaded
 
-    out = Path(model.stem).with_suffix(f".{to}") if out is None else out
-    named = format_of(out, format)
+    asked = _asked(format, to)
+    if out is None:
+        out = Path(model.stem + format_named(asked or "c").suffix)
+    named = format_of(out, asked)
     run.start()
     network, mask, split = loaded(model, data)
     calibration = split.train.inputs[:CALIBRATION]
     ship(network, out, mask if mask.groups else None, named, calibration, split.test)
+
+
+def _asked(format: str | None, to: str | None) -> str | None:
+    """Return the format that --format and --to ask for; None if both are left out.
+
+    In the first release --to gave the kind of file and --format its numbers: `--to c --format
+    c-int8` means c-int8.
+
+    Raises:
+        ValueError: an unknown format, or two that contradict each other.
+    """
+    if format is None or to is None:
+        return format or to
+    if format_named(to) not in (format_named(format), SUFFIXES[format_named(format).suffix]):
+        raise ValueError(
+            f"--to is an older name of --format, and the two differ: {to} and {format}. Leave out "
+            "--to."
+        )
+    return format

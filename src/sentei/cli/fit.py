@@ -203,7 +203,7 @@ def _accuracy_as_written(split: Split, format: str, step: Step) -> float | None:
     """Return the validation accuracy of a step's network: for C, that of the emitted code."""
     from sentei.cli.deployment import CALIBRATION
     from sentei.formats.c.compiled import shipped
-    from sentei.network.encoding.plans import C_FORMATS
+    from sentei.network.encoding.format import C_FORMATS
     from sentei.network.surgery.surgery import shrink
 
     if format not in C_FORMATS or split.validation.targets.is_floating_point():

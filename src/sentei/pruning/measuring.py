@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.network.encoding.format import SAFETENSORS
 from sentei.network.encoding.size import Counts, bytes_in, counts, ram_in, skeleton
 from sentei.network.example import Example
 from sentei.network.mask import Mask
@@ -93,7 +94,7 @@ class Measurement:
                 from a file.
             StructureError: a layer that the format does not have.
         """
-        if format == "safetensors":
+        if format == SAFETENSORS.name:
             return self.bytes
         model, mask, example = self._outline()
         return bytes_in(model, mask, format, example)

@@ -16,7 +16,7 @@ from sentei.describing import described
 from sentei.errors import BudgetError, StructureError, UnreachableError
 from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
-from sentei.network.encoding.plans import C_FORMATS
+from sentei.network.encoding.format import C_FORMATS, FORMATS
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
@@ -118,8 +118,7 @@ class Run:
             )
         if self.until is None or not self.until.is_size:
             return
-        # A C file has no layer without inputs, so one unit and one synapse of each stay.
-        least = 1 if any(name.startswith("c") for name in self.until.formats) else 0
+        least = max((FORMATS[name].least for name in self.until.formats), default=0)
         left = _smallest(mask, self.groups, least)
         smallest = start.of(self.model, left, self.judge.example)
         if not self.until(smallest, start):
