@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from sentei.errors import PruningError
+
+T = TypeVar("T")
 
 
 def is_main() -> bool:
     """Return whether this process prints and writes: rank 0, or the only process."""
     return _rank() == 0
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 only; return its result, or raise its error, on every rank.
+
+    Raises:
+        PruningError: what the function raised. Other errors are raised on rank 0 only.
+    """
+    if _world() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if is_main():
+        try:
+            outcome = [function(), None]
+        except PruningError as error:
+            outcome = [None, error]
+    dist.broadcast_object_list(outcome, src=0)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
 
 
 def own_blocks(count: int) -> range:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import CriterionError, GroupError
+from sentei.samples import fingerprint
 
 _PARTS = ("start", "checked", "before", "now", "karnin")
 
@@ -63,6 +64,10 @@ class Trajectory:
             if parameter.grad is not None:
                 parts["karnin"] -= parameter.grad * (parts["now"] - parts["before"])
         self.updates += 1
+
+    def fingerprint(self) -> str:
+        """Return sixteen hex digits that identify everything that was recorded."""
+        return fingerprint(part for parts in self._record.values() for part in parts.values())
 
     def check_(self) -> None:
         """Save the current weights as those of the last check, which `checked` returns."""

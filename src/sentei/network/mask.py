@@ -67,6 +67,13 @@ class Mask:
         """Return a mask in which the members at these positions of each group are alive again."""
         return self._changed(regrown, alive=True)
 
+    def with_alive(self, alive: Mapping[Group, Tensor]) -> Mask:
+        """Return a mask in which these members of these groups are alive: (size,) bool, not copied.
+
+        The groups must be the mask's own.
+        """
+        return Mask({**self._alive, **alive})
+
     def joined(self, other: Mask) -> Mask:
         """Return a mask in which every member that is dead in either mask is dead.
 

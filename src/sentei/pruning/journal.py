@@ -1,15 +1,21 @@
 """Write a pruning run to a folder, step by step, so that any step can be restored.
 
-    run.json                  the run's identity: groups, proposal, floor; fingerprints of weights,
-                              data and the groups' slices
+    run.json                  the run's identity: network, groups, proposal, floor, data, ...;
+                              fingerprints of weights, data and the groups' slices
     start.safetensors         the untouched network, its description, the slices of its groups, and
                               some of the samples that it was measured on
-    steps/00007.safetensors   the state after step 7: dead members, tensors that retraining or a
-                              repair changed, mixes, the retrainer's state, scores, measurements
+    steps/00007.safetensors   step 7: alive members, a bit for each; what it removed, with its
+                              scores; tensors that retraining or a repair changed; mixes, the
+                              retrainer's state, measurements (see `step_files`)
     about.json                notes without effect: names, the command (see `note`)
+    .lock                     while a process writes to the folder: its number (see `folder_lock`)
 
 A file is written under another name and then renamed, so that the folder holds complete steps only,
 even after a crash. Nothing in it depends on the clock: the same run writes the same bytes.
+
+Every file holds its own checksum (see `checksums`), and each names the one before it: run.json that
+of start.safetensors, step 0 that of run.json, step 7 that of step 6. So a file that was damaged, or
+exchanged for one of another run, is noticed when the run is read or resumed.
 
 Groups are stored with their slices. A run is therefore read without tracing the network again, and
 a run folder stays readable when tracing changes.
@@ -19,26 +25,23 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from sentei import storage
+from sentei.distributed import is_main
 from sentei.errors import JournalError
 from sentei.network.encoding.packing import pack_groups
 from sentei.network.mask import Mask
-from sentei.network.units import Group
-from sentei.pruning.measuring import Measurement
-from sentei.pruning.rules.proposals import Proposal
-from sentei.pruning.rules.states import restore_state_, state_of
+from sentei.pruning.checksums import KEY
+from sentei.pruning.folder_lock import LOCK, FolderLock
 from sentei.pruning.run_files import (
     ABOUT,
     IDENTITY,
@@ -46,95 +49,52 @@ from sentei.pruning.run_files import (
     START,
     VERSION,
     WEIGHTS,
-    check_version,
     identity,
+    read_card,
     read_json,
     read_tensors,
     reading,
     stored_groups,
-    stripped,
     under,
+    write_json,
+    write_tensors,
+)
+from sentei.pruning.step_files import (
+    OF_RECORD,
+    Record,
+    Snapshot,
+    pack,
+    unpack_record,
+    unpack_snapshot,
 )
 
 
-class Retrain(Protocol):
-    """A function called after every cut to restore accuracy.
-
-    If it has methods `state_dict` and `load_state_dict`, undo and resume restore its state. It may
-    hold tensors, numbers, strings, lists and dicts.
-    """
-
-    def __call__(self, model: nn.Module, mask: Mask, /) -> object:
-        """Train `model`; what is dead in `mask` stays zero."""
-        ...
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The state of a run after a step, as undo and resume restore it.
-
-    Attributes:
-        weights: parameters and buffers by name.
-        retrain: the retrainer's state; None if it has none.
-        propose: the proposal's state; None if it has none.
-        random: torch's random state, where a retrainer draws from it.
-        undone: steps undone since the start of the run.
-    """
-
-    weights: dict[str, Tensor]
-    retrain: dict[str, Any] | None
-    propose: dict[str, Any] | None
-    random: Tensor | None
-    undone: int
-
-    @classmethod
-    def take(
-        cls, model: nn.Module, retrain: Retrain | None, propose: Proposal, undone: int
-    ) -> Snapshot:
-        """Copy the present state of the model, the retrainer, the proposal and random numbers."""
-        weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        random = None if retrain is None else torch.get_rng_state()
-        return cls(weights, state_of(retrain), state_of(propose), random, undone)
-
-    def restore_(self, model: nn.Module, retrain: Retrain | None, propose: Proposal) -> None:
-        """Copy the stored state back into the model's own tensors, retrainer and proposal."""
-        model.load_state_dict(self.weights)
-        restore_state_(retrain, self.retrain)
-        restore_state_(propose, self.propose)
-        if self.random is not None:
-            torch.set_rng_state(self.random)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the journal stores of one step besides the weights.
-
-    Attributes:
-        number: 0 is the untouched network.
-        mask: what is alive after it.
-        removed: positions removed in it, those of the sweep included.
-        measured: quality and size after it.
-        scores: the criterion's scores before it.
-        mixes: the mix at each listening parameter; see `network.folding.fold_`.
-    """
-
-    number: int
-    mask: Mask
-    removed: dict[Group, Tensor]
-    measured: Measurement
-    scores: dict[Group, Tensor]
-    mixes: dict[str, Tensor] = field(default_factory=dict)
-
-
 class Journal:
-    """Read and write one run folder; open one with `Journal.open`."""
+    """Read and write one run folder; open one for writing with `Journal.open`.
 
-    def __init__(self, folder: Path, model: nn.Module, mask: Mask, durable: bool):
-        self.folder = folder
-        self.durable = durable
-        self.full = mask
+    Args:
+        folder: the run folder.
+        model: the untouched network; it is copied.
+        mask: all groups of the run, everything alive.
+        first: the checksum of its run.json.
+        lock: the lock on the folder; None for a reader.
+        durable: wait until each file is on disk, so that it survives a power failure.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        mask: Mask,
+        first: str,
+        lock: FolderLock | None = None,
+        durable: bool = True,
+    ):
+        self.folder, self.full, self.durable = folder, mask, durable
         self.template = copy.deepcopy(model)
         self.start = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self._lock = lock
+        self._chain = [first]  # checksums of run.json and of the steps, as far as they were read
 
     @classmethod
     def open(
@@ -146,7 +106,7 @@ class Journal:
         resume: bool = False,
         start: tuple[Mapping[str, Tensor], Mapping[str, Any]] = ({}, {}),
     ) -> Journal:
-        """Create the folder of a run, or open it to continue the run.
+        """Create the folder of a run, or open it to continue the run; lock it.
 
         Args:
             folder: its path; a temporary folder if None.
@@ -157,111 +117,70 @@ class Journal:
             start: tensors and plain data to store beside the untouched network.
 
         Raises:
-            JournalError: the folder holds a run and `resume` is False, holds another run, or was
-                written in another version of this format.
+            JournalError: the folder holds a run and `resume` is False, holds another run, was
+                written in another version of this format, or is in use by another process.
+            FileError: the folder cannot be written to.
         """
+        path = Path(tempfile.mkdtemp(prefix="sentei-") if folder is None else folder)
+        _is_new(path)  # before anything is written to a folder that is no run folder
+        lock = FolderLock(path)
+        try:
+            first = _begun(path, model, mask, about, resume, start, durable=folder is not None)
+            journal = cls(path, model, mask, first, lock, durable=folder is not None)
+        except BaseException:
+            lock.release()
+            raise
         if folder is None:
-            temporary = tempfile.mkdtemp(prefix="sentei-")
-            journal = cls(Path(temporary), model, mask, durable=False)
             # Deleted with the last step that refers to it, or at the end of the process.
-            weakref.finalize(journal, shutil.rmtree, temporary, ignore_errors=True)
-        else:
-            journal = cls(Path(folder), model, mask, durable=True)
-        slices, entries = pack_groups(mask.groups)
-        ours = identity(mask.groups, slices, entries, journal.start)
-        card = json.dumps({"version": VERSION, **ours, **about}, indent=2, sort_keys=True) + "\n"
-        if not journal._is_new():
-            journal._check_same(json.loads(card), resume)
-            return journal
-        tensors = {**under(WEIGHTS, journal.start), **under(SLICES, slices), **start[0]}
-        journal._write(START, tensors, {**start[1], "groups": entries})
-        storage.write(journal.folder / IDENTITY, card.encode(), durable=journal.durable)
+            weakref.finalize(journal, shutil.rmtree, path, ignore_errors=True)
         return journal
 
-    def _is_new(self) -> bool:
-        """Whether the folder is empty, or a run was killed in it before its first file was whole.
-
-        Raises:
-            JournalError: the folder holds other files, is a file, or cannot be read.
-        """
-        try:
-            names = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
-        except OSError as error:
-            raise JournalError(
-                f"{self.folder} cannot be used as a run folder: {error.strerror or error}. Name "
-                "another folder."
-            ) from error
-        unfinished = {name for name in names if name.startswith(".") and name.endswith(".part")}
-        others = names - unfinished - {START}
-        if others and IDENTITY not in names:
-            raise JournalError(
-                f"{self.folder} holds files but no {IDENTITY}: it is no run folder. Name another "
-                "folder."
-            )
-        return not others
-
-    def _check_same(self, ours: Mapping[str, Any], resume: bool) -> None:
-        theirs = read_json(self.folder / IDENTITY)
-        check_version(self.folder, theirs)
-        if not resume:
-            raise JournalError(
-                f"{self.folder} already holds a run; continue it (resume=True, --resume) or name "
-                "another folder"
-            )
-        differ = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
-        if differ:
-            key = differ[0]
-            raise JournalError(
-                f"{self.folder} holds another run: {', '.join(differ)} differ ({key}: "
-                f"{theirs.get(key)!r} there, {ours.get(key)!r} here). Name another folder."
-            )
-        stored_groups(
-            self.folder, theirs, *read_tensors(self.folder / START, "the untouched network")
-        )
-
-    @property
-    def last(self) -> int | None:
-        """Number of the last complete step before which none is missing; None before the first."""
-        number = 0
-        while self._path(number).exists():
-            number += 1
-        return number - 1 if number else None
-
-    @property
-    def after_gap(self) -> list[int]:
-        """Numbers of the steps that are there although one before them is missing."""
-        numbers = sorted(int(path.stem) for path in self._path(0).parent.glob("[0-9]*.safetensors"))
-        last = self.last
-        return [number for number in numbers if last is None or number > last]
+    def close(self) -> None:
+        """Give up the lock; nothing can be written afterwards, but steps can still be read."""
+        if self._lock is not None:
+            self._lock.release()
 
     def write(self, record: Record, snapshot: Snapshot) -> None:
-        """Write a step; its file is complete when this returns.
+        """Write the step after the last one that was read or written.
+
+        Its file is complete when this returns.
 
         Raises:
             FileError: the file cannot be written; the steps before it are unchanged.
+            JournalError: the folder was removed or replaced; nothing is written.
         """
+        number = record.number
+        self._check_in_place(number)
         expected = self._expected(record.mask)
         moved = {n: t for n, t in snapshot.weights.items() if not torch.equal(t, expected[n])}
-        tensors = under(WEIGHTS, moved)
-        for i, group in enumerate(self.full.groups):
-            tensors[f"dead/{i}"] = record.mask.dead(group).int()
-            if group in record.removed:
-                tensors[f"removed/{i}"] = record.removed[group].int()
-            if group in record.scores:
-                tensors[f"scores/{i}"] = record.scores[group]
-        if record.measured.by_class is not None:
-            tensors["by_class"] = record.measured.by_class.int()
-        tensors |= under("mix/", record.mixes)
-        if snapshot.random is not None:
-            tensors["random"] = snapshot.random
-        about = {
-            "number": record.number,
-            "measured": record.measured.numbers(),
-            "undone": snapshot.undone,
-            "retrain": _flatten(snapshot.retrain, "retrain", tensors),
-            "propose": _flatten(snapshot.propose, "propose", tensors),
-        }
-        self._write(f"steps/{record.number:05}.safetensors", tensors, about)
+        tensors, about = pack(record, snapshot, self.full.groups, moved)
+        about["before"] = self._chain[number]
+        path = self._path(number)
+        self._chain.append(write_tensors(path, tensors, about, durable=self.durable))
+
+    def _check_in_place(self, number: int) -> None:
+        if self._lock is None or not self._lock.holds or not self._before(number).exists():
+            raise JournalError(
+                f"{self.folder} was removed, replaced or closed while the run was writing to it, "
+                f"so step {number} cannot be stored. The model holds the last step that was "
+                "yielded; start again with it, and with another folder."
+            )
+
+    def records(self) -> Iterator[Record]:
+        """Read every step in order, without its weights, up to the first that is missing.
+
+        Raises:
+            JournalError: a file is damaged, or belongs to another run.
+        """
+        for number in range(len(self._in_order()[0])):
+            yield self._record(number, OF_RECORD)[0]
+
+    def gap(self) -> str | None:
+        """Return a sentence if steps are there although one before them is missing."""
+        steps, later = self._in_order()
+        if not later:
+            return None
+        return f"step {len(steps)} is missing, though step {later[-1]} is there"
 
     def read(self, number: int) -> tuple[Record, Snapshot]:
         """Read a step and the state after it.
@@ -269,33 +188,9 @@ class Journal:
         Raises:
             JournalError: there is no such step, or its file is damaged.
         """
-        path, what = self._path(number), f"step {number}"
-        tensors, about = read_tensors(path, what)
-        with reading(what, path):
-            return self._unpacked(number, tensors, about)
-
-    def _unpacked(
-        self, number: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
-    ) -> tuple[Record, Snapshot]:
-        if about["number"] != number or type(about["undone"]) is not int:
-            raise ValueError(f"it holds step {about['number']}, undone {about['undone']}")
-        groups = list(enumerate(self.full.groups))
-        mask = self.full.without({group: tensors[f"dead/{i}"] for i, group in groups})
-        held = {
-            key: {group: tensors[f"{key}/{i}"] for i, group in groups if f"{key}/{i}" in tensors}
-            for key in ("removed", "scores")
-        }
-        removed = {group: positions.long() for group, positions in held["removed"].items()}
-        weights, moved = self._expected(mask), stripped(WEIGHTS, tensors)
-        for name, tensor in moved.items():
-            if tensor.shape != weights[name].shape:
-                raise ValueError(f"weight {name!r} has shape {tuple(tensor.shape)}")
-        measured = Measurement.read(about["measured"], tensors.get("by_class"))
-        mixes = stripped("mix/", tensors)
-        record = Record(number, mask, removed, measured, held["scores"], mixes)
-        retrain, propose = (_unflatten(about[key], tensors) for key in ("retrain", "propose"))
-        random, undone = tensors.get("random"), about["undone"]
-        return record, Snapshot({**weights, **moved}, retrain, propose, random, undone)
+        record, tensors, about = self._record(number, ("",))
+        with reading(f"step {number}", self._path(number)):
+            return record, unpack_snapshot(self._expected(record.mask), tensors, about)
 
     def network(self, number: int) -> nn.Module:
         """Return a full-size copy of the network as it was after a step."""
@@ -303,6 +198,36 @@ class Journal:
         network = copy.deepcopy(self.template)
         network.load_state_dict(snapshot.weights)
         return network
+
+    def _record(
+        self, number: int, begins: tuple[str, ...]
+    ) -> tuple[Record, dict[str, Tensor], dict[str, Any]]:
+        """Read a step's record, and its tensors whose names begin with one of `begins`."""
+        path, what = self._path(number), f"step {number}"
+        tensors, about = read_tensors(path, what, begins)
+        with reading(what, path):
+            record = unpack_record(number, self.full, tensors, about)
+            self._link(number, about)
+        return record, tensors, about
+
+    def _link(self, number: int, about: Mapping[str, Any]) -> None:
+        """Check that a step's file is the one that was written, and follows the one before it."""
+        chain = self._chain
+        is_known = number + 1 < len(chain)
+        if number < len(chain) and about["before"] != chain[number]:
+            raise ValueError(f"it does not follow {self._before(number).name}; it is another run's")
+        if is_known and about[KEY] != chain[number + 1]:
+            raise ValueError("it was exchanged for another step since it was written or read")
+        if number + 1 == len(chain):
+            chain.append(about[KEY])
+
+    def _in_order(self) -> tuple[list[int], list[int]]:
+        """Return the numbers of the steps before which none is missing, and those of the others."""
+        names = [path.name for path in self._path(0).parent.glob("*.safetensors")]
+        matches = (re.fullmatch(r"(\d{5,})\.safetensors", name, re.ASCII) for name in names)
+        numbers = sorted(int(match[1]) for match in matches if match)
+        whole = [number for place, number in enumerate(numbers) if number == place]
+        return whole, numbers[len(whole) :]
 
     def _expected(self, mask: Mask) -> dict[str, Tensor]:
         """Return the untouched network's tensors under a mask; a step stores only what differs."""
@@ -313,47 +238,119 @@ class Journal:
     def _path(self, number: int) -> Path:
         return self.folder / "steps" / f"{number:05}.safetensors"
 
-    def _write(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        whole = {key: tensor.contiguous().clone() for key, tensor in sorted(tensors.items())}
-        data = save(whole, metadata={"sentei": json.dumps(about, sort_keys=True)})
-        storage.write(self.folder / name, data, durable=self.durable)
+    def _before(self, number: int) -> Path:
+        """Return the path of the file before a step."""
+        return self._path(number - 1) if number else self.folder / IDENTITY
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether a folder is empty, or a run was killed in it before its first file was whole.
+
+    It is created if necessary.
+
+    Raises:
+        JournalError: the folder holds other files, is a file, or cannot be made or read.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        why = "Not a directory" if folder.is_file() else error.strerror or error
+        raise JournalError(
+            f"{folder} cannot be used as a run folder: {why}. Name another folder."
+        ) from error
+    unfinished = {name for name in names if name.startswith(".") and name.endswith(".part")}
+    others = names - unfinished - {START, LOCK}
+    if others and IDENTITY not in names:
+        raise JournalError(
+            f"{folder} holds files but no {IDENTITY}: it is no run folder. Name another folder."
+        )
+    return not others
+
+
+def _begun(
+    folder: Path,
+    model: nn.Module,
+    mask: Mask,
+    about: Mapping[str, Any],
+    resume: bool,
+    start: tuple[Mapping[str, Tensor], Mapping[str, Any]],
+    durable: bool,
+) -> str:
+    """Write the first files of a run, or check them; return the checksum of its run.json."""
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    slices, entries = pack_groups(mask.groups)
+    card = {"version": VERSION, **identity(mask.groups, slices, entries, weights), **about}
+    if not _is_new(folder):
+        return _check_same(folder, json.loads(json.dumps(card)), resume)
+    tensors = {**under(WEIGHTS, weights), **under(SLICES, slices), **start[0]}
+    words = {**start[1], "groups": entries}
+    card["start"] = write_tensors(folder / START, tensors, words, durable=durable)
+    return write_json(folder / IDENTITY, card, durable=durable)
+
+
+def _check_same(folder: Path, ours: Mapping[str, Any], resume: bool) -> str:
+    """Check that a folder holds this run; return the checksum of its run.json."""
+    theirs = read_card(folder)
+    if not resume:
+        raise JournalError(
+            f"{folder} already holds a run; continue it (resume=True, --resume) or name another "
+            "folder"
+        )
+    keys = {*ours, *theirs} - {KEY, "start"}
+    differ = sorted(key for key in keys if ours.get(key) != theirs.get(key))
+    if differ:
+        key = differ[0]
+        there, here = _apart(theirs.get(key), ours.get(key))
+        raise JournalError(
+            f"{folder} holds another run: {', '.join(differ)} differ ({key}: {there} there, "
+            f"{here} here). Name another folder."
+        )
+    stored_groups(folder, theirs, *read_tensors(folder / START, "the untouched network"))
+    read_notes(folder)
+    return theirs[KEY]
+
+
+def _apart(there: Any, here: Any, most: int = 200) -> tuple[str, str]:
+    """Return two values as texts, long ones from shortly before the place where they differ."""
+    texts = repr(there), repr(here)
+    pairs = enumerate(zip(*texts, strict=False))
+    begin = next((place for place, (a, b) in pairs if a != b), min(map(len, texts)))
+    begin = max(begin - most // 4, 0) if max(map(len, texts)) > most else 0
+    cut = [text[begin : begin + most] for text in texts]
+    return (f"{'...' if begin else ''}{cut[0]}", f"{'...' if begin else ''}{cut[1]}")
 
 
 def note(folder: str | Path, words: Mapping[str, Any]) -> None:
     """Store notes about a run in its folder; notes that are there already are not replaced.
 
+    In a torch.distributed group only rank 0 stores them.
+
     Args:
         folder: a run folder.
         words: plain data: the command, names of classes and features, versions.
+
+    Raises:
+        JournalError: it is no run folder.
+        FileError: the notes cannot be written.
     """
-    path = Path(folder) / ABOUT
+    folder = Path(folder)
+    if is_main() and read_card(folder) and not (folder / ABOUT).exists():
+        write_json(folder / ABOUT, words)
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """Return the notes that `note` stored, without their checksum; none if there are none.
+
+    Raises:
+        JournalError: the file is damaged.
+    """
+    path = folder / ABOUT
     if not path.exists():
-        storage.write(path, (json.dumps(words, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` as plain data; its tensors go into `tensors`, their names into the data."""
-    if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"tensor": path}
-    if isinstance(value, Mapping):
-        pairs = [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]
-        return {"dict": pairs}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise JournalError(
-        "the state of a retrainer or a proposal may hold tensors, numbers, strings, lists and "
-        f"dicts; {path} is a {type(value).__name__}"
-    )
-
-
-def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if "tensor" in value:
-            return tensors[value["tensor"]]
-        if "list" in value:
-            return [_unflatten(item, tensors) for item in value["list"]]
-        return {key: _unflatten(item, tensors) for key, item in value["dict"]}
-    return value
+        return {}
+    notes = {key: value for key, value in read_json(path).items() if key != KEY}
+    with reading("the notes", path):
+        for key in ("names", "versions"):
+            if not isinstance(notes.get(key, {}), dict):
+                raise TypeError(f"{key} are {notes[key]!r}, no JSON object")
+    return notes

@@ -14,11 +14,11 @@ from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
-from sentei.pruning.journal import Retrain
 from sentei.pruning.measuring import measure
 from sentei.pruning.rules.limits import Limit
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.run import Run, Step
+from sentei.pruning.step_files import Retrain
 
 
 def prune(
@@ -67,7 +67,9 @@ def prune(
             `evaluate` belong to another model.
         BudgetError: even the smallest network cannot meet `until`, or the untouched network
             breaches `keeping`.
-        JournalError: `journal` holds a run already and `resume` is false, or another run.
+        JournalError: `journal` holds a run already and `resume` is false, or another run; it is
+            damaged; another process writes to it; or it was removed while the run goes on.
+        FileError: a step cannot be written, because the disk is full or the folder read-only.
     """
     judge = _evaluation_probe(model, probe, evaluate)
     run = Run(model, list(groups), probe, judge, propose, until, keeping, retrain, mask)
@@ -76,6 +78,13 @@ def prune(
 
 
 def _steps(run: Run) -> Iterator[Step]:
+    try:
+        yield from _from_here(run)
+    finally:
+        run.close()
+
+
+def _from_here(run: Run) -> Iterator[Step]:
     before = run.steps_so_far()
     yield from before
     start, step, refused = before[0].measured, before[-1], None

@@ -47,10 +47,15 @@ class Measurement:
         Raises:
             TypeError: one is missing, unknown or not a number.
         """
-        if not all(isinstance(value, int | float | None) for value in numbers.values()):
-            raise TypeError(f"{numbers} are no measurements")
         sizes = {name: numbers[name] for name in numbers if name not in ("accuracy", "loss")}
-        return cls(numbers["accuracy"], numbers["loss"], by_class, Counts(**sizes))
+        accuracy, loss = numbers["accuracy"], numbers["loss"]
+        if (
+            not all(type(size) is int for size in sizes.values())
+            or type(loss) not in (int, float)
+            or type(accuracy) not in (int, float, type(None))
+        ):
+            raise TypeError(f"{numbers} are no measurements")
+        return cls(accuracy, loss, by_class, Counts(**sizes))
 
     @cached_property
     def _size(self) -> Counts:
@@ -109,8 +114,12 @@ class Measurement:
         return ram_in(model, mask, format, example)
 
     def of(self, model: nn.Module, mask: Mask, example: Example | None) -> Measurement:
-        """Return a copy that refers to the network, so that it can give sizes in other formats."""
-        return replace(self, _network=(skeleton(model), mask, example))
+        """Return a copy that refers to the network, so that it can give sizes in other formats.
+
+        Of a network on the meta device, such as `skeleton` returns, no copy is made.
+        """
+        outline = model if all(p.is_meta for p in model.parameters()) else skeleton(model)
+        return replace(self, _network=(outline, mask, example))
 
     def _outline(self) -> Outline:
         if self._network is None:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sentei.describing import described
-from sentei.errors import BudgetError, StructureError, UnreachableError
+from sentei.distributed import on_main
+from sentei.errors import BudgetError, JournalError, StructureError, UnreachableError
 from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
 from sentei.network.encoding.format import C_FORMATS, FORMATS
+from sentei.network.encoding.size import skeleton
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
-from sentei.pruning.journal import Journal, Record, Retrain, Snapshot
+from sentei.pruning.identity import mask_fingerprint, network_words
+from sentei.pruning.journal import Journal
 from sentei.pruning.measuring import Measurement, measure
 from sentei.pruning.rules.limits import Limit
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.rules.schedules import Progress
-from sentei.pruning.run_files import SAMPLE
+from sentei.pruning.run_files import SAMPLE, reading
+from sentei.pruning.step_files import Record, Retrain, Snapshot
 
 log = logging.getLogger("sentei")
 
@@ -47,12 +51,16 @@ class Step:
     mask: Mask
     removed: dict[Group, Tensor]
     measured: Measurement
-    _journal: Journal = field(repr=False, compare=False)
+    _journal: Journal | None = field(repr=False, compare=False)
 
     @property
     def folder(self) -> Path:
-        """The run folder; without `journal=` a temporary one, deleted with the run's last step."""
-        return self._journal.folder
+        """The run folder; without `journal=` a temporary one, deleted with the run's last step.
+
+        Raises:
+            JournalError: on a rank of a torch.distributed group other than 0, which stores nothing.
+        """
+        return self._stored.folder
 
     def _repr_html_(self) -> str:
         """Return a small HTML table, for notebooks."""
@@ -61,8 +69,21 @@ class Step:
         return html_table(words, {**self.measured.numbers(), **gone})
 
     def network(self) -> nn.Module:
-        """Return a full-size copy of the network after this step: masked, repaired, retrained."""
-        return self._journal.network(self.number)
+        """Return a full-size copy of the network after this step: masked, repaired, retrained.
+
+        Raises:
+            JournalError: the step's file was removed, exchanged or damaged; or as for `folder`.
+        """
+        return self._stored.network(self.number)
+
+    @property
+    def _stored(self) -> Journal:
+        if self._journal is None:
+            raise JournalError(
+                f"only rank 0 of a torch.distributed group stores the steps of a run; step "
+                f"{self.number} can be read there"
+            )
+        return self._journal
 
 
 @dataclass
@@ -79,14 +100,16 @@ class Run:
     retrain: Retrain | None
     given: Mask | None = None
     undone: int = 0
+    folder: Path = field(init=False)
     start: Mask = field(init=False)
-    journal: Journal = field(init=False)
+    journal: Journal | None = field(init=False, default=None)  # None where another rank writes
     last: Snapshot = field(init=False)
     untouched: Snapshot = field(init=False)
     first_masks: list[Mask] = field(init=False)
 
     def begin(self, folder: str | Path | None, resume: bool) -> None:
         """Check limits and groups, apply the given mask, then open the journal."""
+        self.folder = Path(folder or "temporary folder")
         full = Mask.full(self.groups)
         self.start = full if self.given is None else full.joined(self.given)
         self.start.check(self.model)
@@ -97,16 +120,28 @@ class Run:
             self.forget(self.start)
             if self.keeping is not None or self.until is not None:
                 self.check_limits(self.start)
-            about = {
-                "propose": described(self.propose),
-                "keeping": described(self.keeping),
-                "retrain": described(self.retrain),
-                "data": [probe.fingerprint() for probe in (self.probe, self.judge)],
-                "loss": [described(p.loss_name or p.per_sample) for p in (self.probe, self.judge)],
-            }
-            stored = start_record(self.model, self.judge)
-            everything = Mask.full(self.start.groups)
-            self.journal = Journal.open(folder, self.model, everything, about, resume, stored)
+            on_main(lambda: self._open(folder, resume))
+
+    def _open(self, folder: str | Path | None, resume: bool) -> None:
+        about = {
+            "propose": described(self.propose),
+            "keeping": described(self.keeping),
+            "retrain": described(self.retrain),
+            "data": [probe.fingerprint() for probe in (self.probe, self.judge)],
+            "loss": [described(p.loss_name or p.per_sample) for p in (self.probe, self.judge)],
+            "trajectory": described(self.probe.trajectory),
+            "network": network_words(self.model),
+            "may_be_cut": len(self.groups),  # of all groups, the first ones
+            "dead": mask_fingerprint(self.start),
+        }
+        stored = start_record(self.model, self.judge)
+        everything = Mask.full(self.start.groups)
+        self.journal = Journal.open(folder, self.model, everything, about, resume, stored)
+
+    def close(self) -> None:
+        """Let other processes write to the run folder."""
+        if self.journal is not None:
+            self.journal.close()
 
     def check_limits(self, mask: Mask) -> None:
         """Refuse a budget below the smallest possible size and a floor that step 0 breaches."""
@@ -132,25 +167,42 @@ class Run:
     def steps_so_far(self) -> list[Step]:
         """Return the steps in the journal; in a new run, write and return step 0."""
         with self.untouched_on_error():
-            last = self.journal.last
-            return [self._first_step()] if last is None else self._steps_read(last)
+            records, last = on_main(self._stored)
+            if last is None:
+                return [self._first_step()]
+            outline, example = skeleton(self.model), self.judge.example
+            steps = [
+                self._step(replace(r, measured=r.measured.of(outline, r.mask, example)))
+                for r in records
+            ]
+            self.last, self.undone = last, last.undone
+            with reading(f"the state after step {len(steps) - 1}", self.folder / "steps"):
+                self.restore(steps[-1].mask)
+            return steps
+
+    def _stored(self) -> tuple[list[Record], Snapshot | None]:
+        """Return the records in the run folder, and the state after the last of them."""
+        journal = cast(Journal, self.journal)
+        if gap := journal.gap():
+            raise JournalError(
+                f"{journal.folder} cannot be continued: {gap}. Restore the missing step from a "
+                "copy, or delete the steps after it."
+            )
+        records = list(journal.records())
+        return records, journal.read(records[-1].number)[1] if records else None
 
     def _first_step(self) -> Step:
-        self.last = self._snapshot()
-        measured = measure(self.model, self.start, self.judge)
-        record = Record(0, self.start, {}, measured, {})
-        self.journal.write(record, self.last)
-        return Step(0, self.start, {}, measured, self.journal)
+        return self._write(Record(0, self.start, {}, measure(self.model, self.start, self.judge)))
 
-    def _steps_read(self, last: int) -> list[Step]:
-        steps = []
-        for number in range(last + 1):
-            record, self.last = self.journal.read(number)
-            measured = record.measured.of(self.model, record.mask, self.judge.example)
-            steps.append(Step(number, record.mask, record.removed, measured, self.journal))
-        self.restore(steps[-1].mask)
-        self.undone = self.last.undone
-        return steps
+    def _write(self, record: Record) -> Step:
+        """Write a step to the journal and return it."""
+        snapshot = self._snapshot()
+        on_main(lambda: cast(Journal, self.journal).write(record, snapshot))
+        self.last = snapshot
+        return self._step(record)
+
+    def _step(self, record: Record) -> Step:
+        return Step(record.number, record.mask, record.removed, record.measured, self.journal)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot.take(self.model, self.retrain, self.propose, self.undone)
@@ -172,14 +224,7 @@ class Run:
 
     def keep(self, step: Step, cut: Cut, mask: Mask, measured: Measurement) -> Step:
         """Write the step to the journal and return it."""
-        snapshot = self._snapshot()
-        removed = mask.died_since(step.mask)
-        mixes = {part.parameter: mix for part, mix in cut.mix.items()}
-        number = step.number + 1
-        record = Record(number, mask, removed, measured, dict(cut.scores), mixes)
-        self.journal.write(record, snapshot)
-        self.last = snapshot
-        return Step(record.number, mask, removed, measured, self.journal)
+        return self._write(Record.after(step.number + 1, step.mask, cut, mask, measured))
 
     def undo(self, mask: Mask) -> None:
         """Undo a step that breached the floor."""

@@ -1,4 +1,4 @@
-"""The files of a run folder: names, format version, and how they are read and checked."""
+"""The files of a run folder: names, format version, and how they are written, read and checked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from sentei import storage
 from sentei.errors import FileError, JournalError
 from sentei.network.encoding.packing import unpack_groups
 from sentei.network.units import Group
+from sentei.pruning.checksums import KEY, check, sealed, with_room
 from sentei.samples import fingerprint
 
-VERSION = 3  # of run folders; raised with every change that an older sentei could not read
+VERSION = 4  # of run folders; raised with every change that an older sentei could not read
 IDENTITY, START, ABOUT = "run.json", "start.safetensors", "about.json"
 WEIGHTS, SAMPLE, SLICES = "weights/", "sample/", "slices/"  # prefixes of names in a start file
 
@@ -54,49 +57,131 @@ def reading(what: str, path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object that `write_json` wrote; its checksum is among its values.
 
     Raises:
-        JournalError: the file is not there, cannot be read, or holds anything else.
+        JournalError: the file is not there, cannot be read, or is not as it was written.
     """
+    data = _bytes(path)
+    return _checked(path, data, _object(path, data))
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read the run.json of a run folder.
+
+    Raises:
+        JournalError: as `read_json`; or another version of sentei wrote the folder.
+    """
+    path = folder / IDENTITY
+    whole = _bytes(path)
+    card = _object(path, whole)
+    if KEY in card:  # versions 1 to 3 had no checksums
+        _checked(path, whole, card)
+    _check_version(folder, card)
+    _checked(path, whole, card)
+    with reading("the run's identity", path):
+        texts = [card.get(name) for name in ("propose", "keeping", "retrain")]
+        data = card.get("data", [])
+        if not all(isinstance(text, str | None) for text in (*texts, *data)):
+            raise TypeError(f"{texts} and {data!r} are no descriptions and fingerprints")
+    return card
+
+
+def read_tensors(
+    path: Path, what: str, begins: tuple[str, ...] = ("",)
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors of a file that `write_tensors` wrote, and the plain data stored with them.
+
+    Args:
+        path: the file; all of it is compared with its checksum, which is among the plain data.
+        what: the part of the run that is read, for the message.
+        begins: only tensors whose names begin with one of these are read.
+
+    Raises:
+        JournalError: the file cannot be read or is not as it was written; the message names `what`.
+    """
+    with reading(what, path):
+        checksum = check(path.read_bytes())
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["sentei"], object_pairs_hook=_once)
+            if not isinstance(about, dict) or about[KEY] != checksum:
+                raise TypeError("its metadata is no JSON object")
+            names = [name for name in file.keys() if name.startswith(begins)]  # noqa: SIM118
+            # Cloned: safetensors returns views of the mapped file, which may be deleted.
+            return {name: file.get_tensor(name).clone() for name in names}, about
+
+
+def write_json(path: Path, words: Mapping[str, Any], *, durable: bool = True) -> str:
+    """Write plain data as a JSON file with a checksum; return the checksum.
+
+    Raises:
+        FileError: the file cannot be written; an existing one is unchanged.
+    """
+    data, checksum = sealed((with_room(words, indent=2) + "\n").encode())
+    storage.write(path, data, durable=durable)
+    return checksum
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *, durable: bool = True
+) -> str:
+    """Write tensors and plain data as a safetensors file with a checksum; return the checksum.
+
+    Raises:
+        FileError: the file cannot be written; an existing one is unchanged.
+    """
+    whole = {key: tensor.contiguous().clone() for key, tensor in sorted(tensors.items())}
+    data, checksum = sealed(save(whole, metadata={"sentei": with_room(about)}))
+    storage.write(path, data, durable=durable)
+    return checksum
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        return path.read_bytes()
     except OSError as error:
         raise JournalError(
             f"{path} cannot be read: {error.strerror or error}. Name the folder that was given as "
             "journal=."
         ) from error
-    except (ValueError, RecursionError) as error:
+
+
+def _object(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        if not isinstance(found, dict):
+            raise TypeError("it holds no JSON object")
+    except (ValueError, TypeError, RecursionError) as error:
         raise JournalError(f"{path} is damaged: {sentence(error)}. {_REMEDY}") from error
-    if not isinstance(found, dict):
-        raise JournalError(f"{path} is damaged: it holds no JSON object. {_REMEDY}")
     return found
 
 
-def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors of a safetensors file by name, and the plain data stored with them.
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a dict.
 
     Raises:
-        JournalError: the file cannot be read; the message names `what`.
+        ValueError: a key stands there twice; one of the values would be lost.
     """
-    with reading(what, path), safe_open(path, "pt") as file:
-        about = json.loads((file.metadata() or {})["sentei"])
-        if not isinstance(about, dict):
-            raise TypeError("its metadata is no JSON object")
-        # Cloned: safetensors returns views of the mapped file, which may be deleted.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, about  # noqa: SIM118
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands in it twice")
+    return found
 
 
-def check_version(folder: Path, card: Mapping[str, Any]) -> None:
-    """Refuse a run folder that another version of sentei wrote.
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
 
-    Args:
-        folder: the run folder.
-        card: the contents of its run.json.
 
-    Raises:
-        JournalError: names both versions and what to do.
-    """
+def _checked(path: Path, data: bytes, found: dict[str, Any]) -> dict[str, Any]:
+    try:
+        check(data)
+    except ValueError as error:
+        raise JournalError(f"{path} is damaged: {sentence(error)}. {_REMEDY}") from error
+    return found
+
+
+def _check_version(folder: Path, card: Mapping[str, Any]) -> None:
+    """Raise JournalError, with both versions, if another version of sentei wrote the folder."""
     found = card.get("version")
     if found != VERSION:
         why = " and does not hold the slices of its groups" if found in (1, 2) else ""
@@ -142,14 +227,17 @@ def stored_groups(
         about: plain data of its start.safetensors.
 
     Raises:
-        JournalError: the groups are missing or damaged, or groups, slices or weights are not those
-            that run.json names.
+        JournalError: the groups are missing or damaged, or the file, its groups, slices or weights
+            are not those that run.json names.
     """
     path = folder / START
     with reading("the groups", path):
         slices, entries = stripped(SLICES, tensors), about["groups"]
         groups = unpack_groups(slices, entries)
-        found = identity(groups, slices, entries, stripped(WEIGHTS, tensors))
+        found = {
+            "start": about[KEY],
+            **identity(groups, slices, entries, stripped(WEIGHTS, tensors)),
+        }
     differ = [key for key, value in found.items() if card.get(key) != value]
     if differ:
         raise JournalError(

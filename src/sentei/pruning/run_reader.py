@@ -8,28 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sentei.errors import GroupError, JournalError, StructureError
 from sentei.network.encoding.architecture import build
 from sentei.network.mask import Mask
 from sentei.network.units import Group
-from sentei.pruning.journal import Journal, Record
+from sentei.pruning.checksums import KEY
+from sentei.pruning.journal import Journal, read_notes
 from sentei.pruning.run_files import (
-    ABOUT,
-    IDENTITY,
     SAMPLE,
     START,
     WEIGHTS,
-    check_version,
-    read_json,
+    read_card,
     read_tensors,
     reading,
     sentence,
     stored_groups,
     stripped,
 )
+from sentei.pruning.step_files import Record
 from sentei.samples import Samples
 
 _UNFIT = "{} does not fit the model: {}. Pass a network of the run's class and full size as model=."
@@ -82,8 +80,7 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
             not fit the model.
     """
     folder = Path(folder)
-    card = read_json(folder / IDENTITY)
-    check_version(folder, card)
+    card = read_card(folder)
     tensors, words = read_tensors(folder / START, "the untouched network")
     groups = stored_groups(folder, card, tensors, words)
     start = _network(folder, words.get("architecture"), model, stripped(WEIGHTS, tensors))
@@ -93,9 +90,8 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
         full.check(start)
     except GroupError as error:
         raise JournalError(_UNFIT.format(folder, sentence(error))) from error
-    journal = Journal(folder, start, full, durable=True)
+    journal = Journal(folder, start, full, card[KEY])
     records, missing = _records(journal)
-    about = read_json(folder / ABOUT) if (folder / ABOUT).exists() else {}
     return SavedRun(
         folder=folder,
         start=start,
@@ -104,7 +100,7 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
         samples=samples,
         loss=loss,
         card=card,
-        about=about,
+        about=read_notes(folder),
         missing=missing,
         _journal=journal,
     )
@@ -149,19 +145,16 @@ def _network(
 
 
 def _records(journal: Journal) -> tuple[list[Record], tuple[str, ...]]:
-    last = journal.last
-    if last is None:
-        raise JournalError(f"{journal.folder} has no step yet; look again when the run has begun")
+    """Return the steps that can be read, and a sentence if there are others."""
     records: list[Record] = []
-    with torch.no_grad():
-        for number in range(last + 1):
-            try:
-                records.append(journal.read(number)[0])
-            except JournalError as error:
-                if not records:
-                    raise
-                return records, (f"Steps from {number} on: {error}",)
-    if later := journal.after_gap:
-        words = f"step {last + 1} is missing, though step {later[-1]} is there"
-        return records, (f"Steps from {last + 1} on: {words}.",)
-    return records, ()
+    try:
+        for record in journal.records():
+            records.append(record)
+        why = journal.gap()
+    except JournalError as error:
+        if not records:
+            raise
+        why = sentence(error)
+    if not records:
+        raise JournalError(f"{journal.folder} has no step yet; look again when the run has begun")
+    return records, (f"Steps from {len(records)} on: {why}.",) if why else ()

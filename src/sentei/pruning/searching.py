@@ -18,13 +18,13 @@ from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, find_synapses
 from sentei.probe.probe import Probe
-from sentei.pruning.journal import Retrain
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
 from sentei.pruning.rules.limits import Limit, MemoryBudget, all_of
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run import Step
+from sentei.pruning.step_files import Retrain
 
 PATHS = ("both", "units", "synapses", "units:50")
 

@@ -54,7 +54,7 @@ def _of_steps(story: Story) -> dict[str, Figure]:
 def _of_units(story: Story, group: Neurons) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     removed = [int(u) for r in story.records[1:] for u in r.removed.get(group, torch.empty(0))]
-    values = story.records[1].scores.get(group) if len(story.records) > 1 else None
+    values = story.records[1].all_scores.get(group) if len(story.records) > 1 else None
     if values is not None:
         found["order"], axes = figures.canvas()
         figures.order_of_removal(axes, values, removed)

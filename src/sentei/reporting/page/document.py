@@ -144,10 +144,14 @@ def _groups(story: Story, row: list[Operation] | None) -> list[Document]:
 def _death(story: Story, group: Any) -> Tensor:
     """Return (size,) the step since which each member is dead; -1 if it is alive at the end."""
     death = torch.full((group.size,), -1)
+    first, last = story.records[0].mask, story.records[-1].mask
+    if group in first.groups:
+        death[first.dead(group)] = 0
     for record in story.records:
-        alive = record.mask.alive(group) if group in record.mask.groups else death < 0
-        death[~alive & (death < 0)] = record.number
-        death[alive] = -1
+        if group in record.removed:
+            death[record.removed[group]] = record.number
+    if group in last.groups:
+        death[last.alive(group)] = -1  # regrown
     return death
 
 
@@ -168,7 +172,7 @@ def _removed(story: Story) -> tuple[list[Document], list[str]]:
                             "step": record.number,
                             "group": position,
                             "unit": unit,
-                            "score": None if given is None else _number(given[unit]),
+                            "score": None if given is None else _number(given[place]),
                             "heirs": _heirs(record.mixes, group, place, len(units)),
                         }
                     )

@@ -141,7 +141,7 @@ def _used(story: Story, group: Group) -> Tensor | None:
     """Return the run's own scores in its first step, on the run's samples; None without a run."""
     if len(story.records) < 2:
         return None
-    return story.records[1].scores.get(group)
+    return story.records[1].all_scores.get(group)
 
 
 def _row(name: str, given: Tensor, exact: Tensor) -> dict[str, Any]:

@@ -49,10 +49,10 @@ def frames(story: Story) -> Frames:
     Raises:
         StructureError: a page cannot run the network.
     """
-    needed, networks = _needed(story)
+    needed, start = _needed(story), _masked(story, 0)
     chosen: dict[int, tuple[str, dict[int, dict[str, Packed]]]] = {}
     room, notes = ROOM, []
-    whole = pack(operations(networks[0]), "f4")
+    whole = pack(operations(start), "f4")
     if length(whole) <= room:
         chosen[0] = "f4", whole
         room -= length(whole)
@@ -61,15 +61,15 @@ def frames(story: Story) -> Frames:
         last = len(story.records) - 1
         wanted = [last] if last else []
     for number in _evenly(wanted):
-        step = pack(operations(networks.get(number) or _masked(story, number)), "f4")
+        step = pack(operations(_masked(story, number)), "f4")
         if length(step) <= room:
             chosen[number] = "f4", step
             room -= length(step)
     if 0 not in chosen:
-        half = pack(operations(networks[0]), "f2")
+        half = pack(operations(start), "f2")
         if length(half) <= room:
             chosen[0] = "f2", half
-            error = _rounding_error(story, networks[0])
+            error = _rounding_error(story, start)
             notes.append(
                 "The untouched network is stored in half precision, to keep the page small; its "
                 f"outputs differ by {error:.1e} at most on the samples here."
@@ -114,16 +114,17 @@ def pack(row: list[Operation], dtype: str) -> dict[int, dict[str, Packed]]:
     }
 
 
-def _needed(story: Story) -> tuple[list[int], dict[int, nn.Module]]:
-    """Return the steps whose weights changed other than by masking, and their networks."""
-    needed, networks = [0], {0: _masked(story, 0)}
+def _needed(story: Story) -> list[int]:
+    """Return the steps whose weights changed other than by masking."""
+    needed, last = [0], _masked(story, 0)
     for record in story.records[1:]:
+        if not record.moved and needed == [0]:
+            continue  # the untouched network under the step's mask; nothing has to be read
         network = _masked(story, record.number)
-        expected = silence_(copy.deepcopy(networks[needed[-1]]), record.mask)
-        if not _same(network, expected):
+        if not _same(network, silence_(copy.deepcopy(last), record.mask)):
             needed.append(record.number)
-            networks[record.number] = network
-    return needed, networks
+            last = network
+    return needed
 
 
 def _masked(story: Story, number: int) -> nn.Module:

@@ -20,9 +20,10 @@ from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, find_synapses
 from sentei.probe.probe import Probe
-from sentei.pruning.journal import Record
 from sentei.pruning.measuring import measure
+from sentei.pruning.run_files import ABOUT, reading
 from sentei.pruning.run_reader import read_run
+from sentei.pruning.step_files import Record
 from sentei.samples import Samples
 
 
@@ -54,9 +55,16 @@ class Names:
 
     @classmethod
     def from_words(cls, words: Mapping[str, Any]) -> Names:
-        """Build Names from a mapping as it is read from JSON; missing names are empty."""
-        fields = {name: words.get(name, ()) for name in ("classes", "features", "mean", "std")}
-        return cls(str(words.get("data", "")), **{name: tuple(v) for name, v in fields.items()})
+        """Build Names from a mapping as it is read from JSON; missing names are empty.
+
+        Raises:
+            TypeError | ValueError: names that are not texts, or means that are not numbers.
+        """
+        texts = {name: tuple(words.get(name, ())) for name in ("classes", "features")}
+        numbers = {name: tuple(map(float, words.get(name, ()))) for name in ("mean", "std")}
+        if not all(isinstance(text, str) for held in texts.values() for text in held):
+            raise TypeError("names of classes and features are texts")
+        return cls(str(words.get("data", "")), **texts, **numbers)
 
 
 def words_for(split: Split, command: str, seed: int) -> dict[str, Any]:
@@ -139,6 +147,8 @@ def of_journal(
         missing.append("The journal has no samples: nothing is measured here.")
     if run.loss is None:
         missing.append("The loss was a function, which a journal cannot store: nothing is scored.")
+    with reading("the names", run.folder / ABOUT):
+        names = names or Names.from_words(run.about.get("names", {}))
     return Story(
         start=run.start,
         groups=run.groups,
@@ -146,7 +156,7 @@ def of_journal(
         network=run.network,
         samples=samples,
         loss=run.loss,
-        names=names or Names.from_words(run.about.get("names", {})),
+        names=names,
         card=run.card,
         words=run.about,
         missing=tuple(missing),
@@ -179,7 +189,7 @@ def of_network(
     if mask is not None:
         full = full.without({g: mask.dead(g) for g in mask.groups if g.kind == "synapse"})
     probe = Probe(network, tuple(samples), loss)
-    record = Record(0, full, {}, measure(network, full, probe), {})
+    record = Record(0, full, {}, measure(network, full, probe))
     neurons = [group for group in groups if group.kind != "synapse"]
     record = replace(record, mask=Mask.full(neurons))
     return Story(
