@@ -25,7 +25,7 @@ class Nudge:
         with torch.no_grad():
             for parameter in model.parameters():
                 self.last = self.size * torch.randn_like(parameter)
-                parameter += self.last
+                parameter.add_(self.last)
         mask.apply_(model)
         self.calls += 1
 

@@ -60,11 +60,11 @@ class Names:
         Raises:
             TypeError | ValueError: names that are not texts, or means that are not numbers.
         """
-        texts = {name: tuple(words.get(name, ())) for name in ("classes", "features")}
-        numbers = {name: tuple(map(float, words.get(name, ()))) for name in ("mean", "std")}
-        if not all(isinstance(text, str) for held in texts.values() for text in held):
+        classes, features = (tuple(words.get(name, ())) for name in ("classes", "features"))
+        mean, std = (tuple(map(float, words.get(name, ()))) for name in ("mean", "std"))
+        if not all(isinstance(text, str) for text in (*classes, *features)):
             raise TypeError("names of classes and features are texts")
-        return cls(str(words.get("data", "")), **texts, **numbers)
+        return cls(str(words.get("data", "")), classes, features, mean, std)
 
 
 def words_for(split: Split, command: str, seed: int) -> dict[str, Any]:
