@@ -138,6 +138,37 @@ def test_a_step_exchanged_while_the_run_is_open_is_noticed(tmp_path):
     steps[1].network()
 
 
+def rewritten(path: Path, **changes) -> None:
+    """Write a step file again with other words, under a checksum that is right."""
+    tensors, words = load_file(path), words_in(path)
+    del words["checksum"]
+    write_tensors(path, tensors, {**words, **changes})
+
+
+def test_a_last_step_that_follows_but_is_another_is_noticed(tmp_path):
+    _, steps = pruned(tmp_path / "run", stop_after=2)
+    steps[2].network()
+    rewritten(tmp_path / "run" / "steps" / "00002.safetensors", undone=5)
+    with pytest.raises(JournalError, match=r"step 2 .*00002\.safetensors: it was exchanged"):
+        steps[2].network()
+
+
+def test_a_state_that_the_retrainer_cannot_load_is_named(run):
+    rewritten(run / "steps" / "00003.safetensors", retrain={"dict": [["calls", 1]]})
+    message = resumed(run) or ""
+    assert (
+        f"the state after step 3 cannot be read from {run / 'steps'}: 'last' is missing" in message
+    )
+
+
+def test_a_flipped_bit_in_the_version_is_damage_and_no_other_version(run):
+    card = (run / "run.json").read_bytes()
+    assert b'"version": 4' in card
+    (run / "run.json").write_bytes(card.replace(b'"version": 4', b'"version": 5'))
+    for attempt in (read, resumed):
+        assert "run.json is damaged: its checksum" in (attempt(run) or "")
+
+
 def test_a_gap_is_refused_when_the_run_is_resumed(run):
     (run / "steps" / "00001.safetensors").unlink()
     assert "step 1 is missing, though step 3 is there" in (read(run) or "")

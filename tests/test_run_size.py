@@ -11,6 +11,7 @@ from torch import nn
 from hand import mlp
 from sentei import Cut, Probe, find_synapses, fixed, prune, ranked, report, synapses_at_most
 from sentei.criteria import CriterionError
+from sentei.pruning.journal import Journal
 from sentei.pruning.run_reader import read_run
 from sentei.pruning.step_files import has_ranks
 from sentei.reporting.page import of_journal
@@ -94,6 +95,14 @@ def test_scores_that_are_not_one_for_each_member_are_refused(tmp_path):
 
     with pytest.raises(CriterionError, match=r"each of the 240 members of '0'.*\(3,\)"):
         synapses(tmp_path / "run", 12, 20, 4, each=2, steps=3, propose=wrong)
+
+
+def test_a_page_reads_the_weights_of_few_steps(tmp_path, monkeypatch):
+    synapses(tmp_path / "run", 12, 20, 4, each=2, steps=60)
+    real, read = Journal.network, []
+    monkeypatch.setattr(Journal, "network", lambda self, n: read.append(n) or real(self, n))
+    report(tmp_path / "run", tmp_path / "page.html")
+    assert len(read) < 10
 
 
 def size(folder: Path) -> int:

@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import spawn
 
 from runs import content, parts, pruned
 from sentei import FileError, JournalError, prune
+from sentei.pruning import folder_lock
 from sentei.pruning.folder_lock import LOCK, FolderLock
 from sentei.pruning.journal import note
 from sentei.pruning.run_reader import read_run
@@ -231,6 +232,35 @@ def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, ca
     monkeypatch.setattr(fcntl, "flock", none)
     pruned(tmp_path / "run", stop_after=1)
     assert "cannot be locked: No locks available" in caplog.text
+
+
+def test_a_lock_file_that_its_owner_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    real, calls = folder_lock._lock, []
+
+    def late(handle):
+        calls.append(handle)
+        if len(calls) == 1:
+            (tmp_path / LOCK).unlink()  # the owner before ends between opening and locking
+        real(handle)
+
+    monkeypatch.setattr(folder_lock, "_lock", late)
+    lock = FolderLock(tmp_path)
+    assert len(calls) == 2
+    assert lock.holds
+    monkeypatch.undo()
+    with pytest.raises(JournalError, match="in this process"):
+        FolderLock(tmp_path)
+
+
+def test_a_forked_child_and_a_replaced_folder_leave_the_lock_file(tmp_path):
+    lock = FolderLock(tmp_path)
+    folder_lock._released(os.open(tmp_path / LOCK, os.O_RDONLY), tmp_path / LOCK, owner=1)
+    assert lock.holds
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).write_text("of another run")
+    assert not lock.holds
+    lock.release()
+    assert (tmp_path / LOCK).read_text() == "of another run"
 
 
 def test_windows_locks_a_byte_that_is_not_the_number(tmp_path, monkeypatch):
