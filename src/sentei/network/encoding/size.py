@@ -27,7 +27,7 @@ from sentei.network.encoding.plans import c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import Example, as_found, guessed, rows, run
 from sentei.network.mask import Mask
-from sentei.network.surgery.surgery import remove_dead_
+from sentei.network.surgery.cutting import remove_dead_
 from sentei.network.units import Neurons, Synapses, find_synapses
 
 
