@@ -34,6 +34,7 @@ from sentei.experiments import budgets, comparing
 from sentei.formats.c.compiled import Compiled
 from sentei.network.encoding.format import FORMATS
 from sentei.pruning import searching
+from sentei.pruning.boards import BOARDS
 from sentei.pruning.rules import schedules
 
 
@@ -334,9 +335,9 @@ def test_the_help_lists_all_that_the_library_knows(capsys):
     }
     assert set(SCHEDULES) == made - {"levels", "multiples_of"}  # made from other schedules
     for command, tables in {
-        "prune": (criteria.CRITERIA, criteria.REPAIRS, SCHEDULES),
+        "prune": (criteria.CRITERIA, criteria.REPAIRS, SCHEDULES, FORMATS),
         "compare": (criteria.CRITERIA, criteria.REPAIRS),
-        "fit": (criteria.CRITERIA,),
+        "fit": (criteria.CRITERIA, FORMATS, BOARDS),
         "rank": (criteria.CRITERIA, losses.LOSSES),
     }.items():
         words = set(re.findall(r"[\w-]+", page(capsys, command)[0]))

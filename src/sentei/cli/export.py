@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import ExistingFile
 
-from sentei.cli.options import Data, Run
+from sentei.cli.options import NETWORK, OUTPUT, Data, OutFile, Run
 from sentei.network.encoding.format import FORMATS, SUFFIXES, format_named
 
 CHOICES = f"""The format to write: {", ".join(FORMATS)}. c-int8 stores weights as int8 numbers,
@@ -16,10 +16,10 @@ c-int8-int8 activations as well. If left out, the suffix of --out decides; c wit
 
 
 def export(
-    model: ExistingFile,
+    model: Annotated[ExistingFile, Parameter(group=NETWORK)],
     *,
-    format: Annotated[str | None, Parameter(help=CHOICES)] = None,
-    out: Path | None = None,
+    format: Annotated[str | None, Parameter(group=OUTPUT, help=CHOICES)] = None,
+    out: OutFile | None = None,
     data: Data = Data(),
     run: Run = Run(),
     to: Annotated[str | None, Parameter(show=False)] = None,

@@ -20,7 +20,9 @@ from sentei.cli.options import (
     Data,
     OutFile,
     Samples,
+    listed,
 )
+from sentei.network.encoding.format import FORMATS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,8 +104,6 @@ class Output:
 
     Attributes:
         out: File to write the pruned network to; its suffix sets the format.
-        format: Format of --out: safetensors, onnx, c (float32), c-int8 (int8 weights) or
-            c-int8-int8 (int8 activations as well). If left out, the suffix of --out decides.
         emulate: Run the written C file on an emulated Cortex-M4 (QEMU) for ten test samples.
         report: HTML file to write: a page that shows what was removed, what is left and why.
         journal: Folder to write every step to; a run without a journal cannot be resumed.
@@ -111,7 +111,13 @@ class Output:
     """
 
     out: OutFile = Path("small.safetensors")
-    format: str | None = None
+    format: Annotated[
+        str | None,
+        Parameter(
+            help=f"Format of --out: {listed(tuple(FORMATS))}. c-int8 stores weights as int8 "
+            "numbers, c-int8-int8 activations as well. If left out, the suffix of --out decides."
+        ),
+    ] = None
     emulate: bool = False
     report: OutFile | None = None
     journal: Path | None = None
