@@ -17,7 +17,6 @@ a run folder stays readable when tracing changes.
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import tempfile
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 
 from sentei import storage
 from sentei.errors import JournalError
+from sentei.network.copying import copied
 from sentei.network.encoding.packing import pack_groups
 from sentei.network.mask import Mask
 from sentei.network.units import Group
@@ -133,7 +133,7 @@ class Journal:
         self.folder = folder
         self.durable = durable
         self.full = mask
-        self.template = copy.deepcopy(model)
+        self.template = copied(model)
         self.start = {name: t.detach().clone() for name, t in model.state_dict().items()}
 
     @classmethod
@@ -300,7 +300,7 @@ class Journal:
     def network(self, number: int) -> nn.Module:
         """Return a full-size copy of the network as it was after a step."""
         _, snapshot = self.read(number)
-        network = copy.deepcopy(self.template)
+        network = copied(self.template)
         network.load_state_dict(snapshot.weights)
         return network
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import CertificateError
+from sentei.network.copying import copied
 from sentei.network.example import Example, at_least, resized, rows, tensors
 from sentei.network.mask import Mask
 from sentei.network.surgery.comparing import Pair, difference, paired
@@ -191,7 +191,7 @@ class _Check:
         if found := {name: value for name, value in apart.items() if not value <= allowed}:
             again = partial(_differences, want, marked=marked)
             _refuse_random(again(observe(reference, seed=1)), allowed)
-            nudged = again(observe(nudge_(copy.deepcopy(reference))))
+            nudged = again(observe(nudge_(copied(reference))))
             if not self._is_rounding(found, nudged, reference, other, observe):
                 name = max(found, key=found.__getitem__)
                 raise CertificateError(
@@ -226,8 +226,8 @@ class _Check:
         None, with a note, if the network cannot run with redrawn weights.
         """
         try:
-            whole = redraw_(copy.deepcopy(masked))
-            twin = copy.deepcopy(whole)
+            whole = redraw_(copied(masked))
+            twin = copied(whole)
             mask.apply_(twin)
             calibrate_(twin, self.example)
             outputs = observed(twin, self.example, leaking=True).outputs
@@ -236,7 +236,7 @@ class _Check:
         except Exception as error:
             self.uncompared.append(f"redrawn weights ({_first_line(error)})")
             return None
-        small_twin = remove_dead_(copy.deepcopy(twin), mask)
+        small_twin = remove_dead_(copied(twin), mask)
         copy_sizes_(small_twin, small)
         return whole, twin, small_twin
 
@@ -259,7 +259,7 @@ class _Check:
         if not exact:
             return True
         try:
-            both = [copy.deepcopy(model).double() for model in (reference, other)]
+            both = [copied(model).double() for model in (reference, other)]
             example = resized(self.example, lambda t: t.double() if t.is_floating_point() else t)
             want, got = (observe(model, example=example) for model in both)
         except Exception:  # the network needs its own dtype

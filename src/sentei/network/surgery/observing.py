@@ -136,18 +136,17 @@ def _without_dropout(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, 
     return args, kwargs
 
 
-def _leaky(x: Tensor, low: float = 0.0, high: float = torch.inf) -> Tensor:
+def _leaky(x: Tensor, low: float, high: float) -> Tensor:
     below, above = low + SLOPE * (x - low), high + SLOPE * (x - high)
     return torch.where(x < low, below, torch.where(x > high, above, x))
 
 
-def _leaking(low: float = 0.0, high: float = torch.inf, *, in_place: bool = False) -> Callable:
-    """Return a rectifier that leaks outside `low` to `high`, with the arguments of torch's own."""
+def _leaking(high: float = torch.inf, *, in_place: bool = False) -> Callable[..., Tensor]:
+    """Return a rectifier that leaks below 0 and above `high`, with the arguments of torch's own."""
 
-    def rectify(input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> Tensor:
-        inplace = in_place or inplace or (args[-1:] == (True,))
-        result = _leaky(input, low, high)
-        return input.copy_(result) if inplace else result
+    def rectify(input: Tensor, inplace: bool = False) -> Tensor:
+        result = _leaky(input, 0.0, high)
+        return input.copy_(result) if inplace or in_place else result
 
     return rectify
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.errors import CertificateError, StructureError, unknown
+from sentei.network.copying import copied
 from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.mask import Mask
 from sentei.network.surgery.certificate import certify
 from sentei.network.surgery.cutting import remove_dead_
-from sentei.network.surgery.size_attributes import candidate_patches, copy_sizes_
+from sentei.network.surgery.size_attributes import (
+    Patch,
+    apply_patch_,
+    attributes_read,
+    copy_sizes_,
+    patches,
+)
 from sentei.network.surgery.sparse import sparsified
 from sentei.network.units import Neurons
+
+_FAILURES = (CertificateError, RuntimeError, IndexError)
 
 
 def shrink(
@@ -42,20 +50,15 @@ def shrink(
     mask.check(model)
     _refuse_emptied(mask)
     example = guessed(model) if example is None else example
-    masked = copy.deepcopy(model)
+    masked = copied(model)
     mask.apply_(masked)
-    small = copy.deepcopy(masked)
-    try:
-        small = remove_dead_(small, mask)
-        certify(masked, small, example, mask=mask)
-    except (CertificateError, RuntimeError, IndexError) as error:
-        small = _with_patched_sizes(masked, mask, example, error)
+    small = _certified(masked, mask, example)
     return small if sparse is None else _sparsified(small, example)
 
 
 def _sparsified(small: nn.Module, example: Example) -> nn.Module:
     """Return the network with SparseLinear layers where faster, certified against the dense one."""
-    dense = copy.deepcopy(small)
+    dense = copied(small)
     with undisturbed(small):
         sparse = sparsified(small, example)
     certify(dense, sparse, example)
@@ -130,44 +133,56 @@ def _refuse_shapes(optimizer: Optimizer) -> None:
                 )
 
 
-def _with_patched_sizes(
-    masked: nn.Module, mask: Mask, example: Example, error: Exception
-) -> nn.Module:
-    """Return the smaller network with integer attributes changed so that the certificate passes.
+def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
+    """Return the smaller network, with integer attributes changed where that is needed.
 
     Raises:
-        CertificateError: no patch helps; names the groups that cannot be cut.
+        CertificateError: no change of attributes makes it compute the same; the groups that cannot
+            be cut are named.
     """
-    for patch in candidate_patches(masked, mask):
-        small = remove_dead_(copy.deepcopy(masked), mask)
-        for path, attribute, value in patch:
-            setattr(small.get_submodule(path), attribute, value)
-        try:
-            certify(masked, small, example, mask=mask)
-        except CertificateError:
-            continue
+    try:
+        small = remove_dead_(copied(masked), mask)
+        certify(masked, small, example, mask=mask)
+    except _FAILURES as error:
+        first = error
+    else:
         return small
-    raise _name_groups_at_fault(masked, mask, example, error) from error
-
-
-def _name_groups_at_fault(
-    masked: nn.Module, mask: Mask, example: Example, error: Exception
-) -> CertificateError:
-    """Return the error that names the groups which cannot be cut; each is tried by itself."""
-    at_fault = []
-    for group in mask.groups:
-        dead = mask.dead(group)
-        if isinstance(group, Neurons) and dead.numel():
-            group_mask = Mask.full(mask.groups).without({group: dead})
-            whole = copy.deepcopy(masked)
-            try:
-                small = remove_dead_(copy.deepcopy(whole), group_mask)
-                certify(whole, small, example, mask=group_mask)
-            except (CertificateError, RuntimeError, IndexError):
-                at_fault.append(group.name)
+    patch, at_fault = _patch_by_group(masked, mask, example)
+    error = first
+    if not at_fault:
+        try:
+            small = apply_patch_(remove_dead_(copied(masked), mask), patch)
+            certify(masked, small, example, mask=mask)
+        except _FAILURES as together:
+            error = together
+        else:
+            return small
     names = ", ".join(repr(name) for name in at_fault) or "these together"
-    return CertificateError(
+    raise CertificateError(
         f"cutting group {names} does not reproduce the masked network: {error} "
         "Leave the group out of the mask, or make forward() read sizes from its tensors instead of "
         "constants."
-    )
+    ) from error
+
+
+def _patch_by_group(masked: nn.Module, mask: Mask, example: Example) -> tuple[Patch, list[str]]:
+    """Return a patch that lets each group be cut alone, and the names of groups without one."""
+    read = attributes_read(masked, example)
+    whole: dict[tuple[str, str], int] = {}
+    at_fault = []
+    for group in mask.groups:
+        dead = mask.dead(group)
+        if not isinstance(group, Neurons) or not dead.numel():
+            continue
+        alone = Mask.full(mask.groups).without({group: dead})
+        for patch in patches(masked, alone, read):
+            try:
+                small = apply_patch_(remove_dead_(copied(masked), alone), patch)
+                certify(masked, small, example, mask=alone)
+            except _FAILURES:
+                continue
+            whole |= {(path, attribute): value for path, attribute, value in patch}
+            break
+        else:
+            at_fault.append(group.name)
+    return tuple((*place, value) for place, value in whole.items()), at_fault

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.units import Neurons
 from sentei.reporting.page.base64_arrays import Packed, length, packed
@@ -119,7 +119,7 @@ def _needed(story: Story) -> tuple[list[int], dict[int, nn.Module]]:
     needed, networks = [0], {0: _masked(story, 0)}
     for record in story.records[1:]:
         network = _masked(story, record.number)
-        expected = silence_(copy.deepcopy(networks[needed[-1]]), record.mask)
+        expected = silence_(copied(networks[needed[-1]]), record.mask)
         if not _same(network, expected):
             needed.append(record.number)
             networks[record.number] = network
@@ -165,7 +165,7 @@ def _rounding_error(story: Story, network: nn.Module) -> float:
     if story.samples is None:
         return float("nan")
     inputs = story.samples.inputs[:100]
-    rough = copy.deepcopy(network)
+    rough = copied(network)
     for parameter in rough.parameters():
         parameter.data = parameter.data.half().float()
     with torch.no_grad():
