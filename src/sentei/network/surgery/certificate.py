@@ -111,17 +111,15 @@ def certify(
         training = check.training(masked, small)
         moved = math.nan if original is None else check.moved(original, masked)
     else:
-        found = check.same(masked, small, TOLERANCE, mask)
-        training, moved = None, math.nan
+        found, moved = check.same(masked, small, TOLERANCE, mask), math.nan
         twins = check.twins(masked, small, mask)
         if twins is None:
             training = check.training(masked, small, mask)
         else:
-            whole, twin, small_twin = twins
+            twin, small_twin, moved = twins
             redrawn = check.same(twin, small_twin, TWIN_TOLERANCE, mask, redrawn=True)
             found = max(found, redrawn)
             training = check.training(twin, small_twin, mask, redrawn=True)
-            moved = check.moved(whole, twin)
     return Certificate(
         *(rows(example) or 1, given, found, training, check.tolerance),
         *(check.compared, moved, tuple(dict.fromkeys(check.uncompared))),
@@ -142,6 +140,8 @@ class _Check:
         compared: number of tensors compared so far.
         uncompared: what could not be compared.
         tolerance: largest relative difference that was allowed in evaluation mode.
+        marked: by mode, a run of the masked network with NaN at dead units. Where they are does not
+            depend on the weights.
     """
 
     def __init__(self, example: Example):
@@ -149,6 +149,7 @@ class _Check:
         self.compared = 0
         self.uncompared: list[str] = []
         self.tolerance = 0.0
+        self.marked: dict[bool, Observed] = {}
 
     def same(
         self,
@@ -181,7 +182,9 @@ class _Check:
             got = observe(other)
         except Exception as error:
             raise CertificateError(f"the shrunk network does not run: {error}") from error
-        marked = None if mask is None else observe(reference, dead=mask)
+        if mask is not None and training not in self.marked:
+            self.marked[training] = observe(reference, dead=mask)
+        marked = self.marked.get(training)
         pairs, left_out = paired(want, got, marked, where)
         self.uncompared += left_out
         allowed = max((tolerances.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
@@ -205,23 +208,35 @@ class _Check:
         self, reference: nn.Module, other: nn.Module, mask: Mask | None = None, **options: bool
     ) -> float | None:
         """Compare in training mode; None if the masked network itself cannot run in it."""
-        try:
-            observed(reference, self.example, training=True)
-        except Exception as error:  # such as batch norm of one sample
-            self.uncompared.append(f"training mode ({_first_line(error)})")
+        if (note := self._cannot_train(reference)) is not None:
+            self.uncompared.append(note)
             return None
         return self.same(reference, other, TRAINING_TOLERANCE, mask, training=True, **options)
 
+    def _cannot_train(self, model: nn.Module) -> str | None:
+        try:
+            observed(model, self.example, training=True)
+        except Exception as error:  # such as batch norm of one sample
+            return f"training mode ({_first_line(error)})"
+        return None
+
     def moved(self, original: nn.Module, masked: nn.Module) -> float:
-        """Return the largest relative difference that masking makes in the outputs."""
-        observe = partial(observed, example=self.example, leaking=True)
-        found = _differences(observe(original), observe(masked))
-        return max((value for value in found.values() if math.isfinite(value)), default=0.0)
+        """Return the largest relative difference that masking makes in outputs, in either mode."""
+        largest = 0.0
+        for training in (False, True):
+            observe = partial(observed, example=self.example, training=training, leaking=True)
+            if training and self._cannot_train(original) is not None:
+                continue
+            found = _differences(observe(original), observe(masked)).values()
+            largest = max([largest, *(value for value in found if math.isfinite(value))])
+            if largest:
+                break
+        return largest
 
     def twins(
         self, masked: nn.Module, small: nn.Module, mask: Mask
-    ) -> tuple[nn.Module, nn.Module, nn.Module] | None:
-        """Return a network with redrawn weights: as it is, masked, and cut as `small` was cut.
+    ) -> tuple[nn.Module, nn.Module, float] | None:
+        """Return two networks with redrawn weights, masked and cut as `small` was, and `moved`.
 
         None, with a note, if the network cannot run with redrawn weights.
         """
@@ -229,6 +244,7 @@ class _Check:
             whole = redraw_(copied(masked))
             twin = copied(whole)
             mask.apply_(twin)
+            moved = self.moved(whole, twin)
             calibrate_(twin, self.example)
             outputs = observed(twin, self.example, leaking=True).outputs
             if not all(t.isfinite().all() for t in tensors(outputs) if t.is_floating_point()):
@@ -238,7 +254,7 @@ class _Check:
             return None
         small_twin = remove_dead_(copied(twin), mask)
         copy_sizes_(small_twin, small)
-        return whole, twin, small_twin
+        return twin, small_twin, moved
 
     def _is_rounding(
         self,
