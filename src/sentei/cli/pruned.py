@@ -203,7 +203,7 @@ def finish(start: Start, step: Step, output: Output, format: str) -> None:
         facts(small, step.measured.bytes_in(format), test, left),
     )
     console.print(before_and_after(*rows))
-    say(f"{sentei.certify(masked, small, inputs[:64])}")
+    say(f"{sentei.certify(masked, small, inputs[:64], mask=step.mask)}")
     ship(small, output.out, left, format, inputs[:CALIBRATION], test, emulate=output.emulate)
     if output.report is not None:
         say(f"Page: {sentei.report(step.folder, output.report)}")

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sentei.errors import CertificateError
+from sentei.errors import CertificateError, StructureError
 from sentei.network.copying import copied
 from sentei.network.example import Example, at_least, resized, rows, tensors
 from sentei.network.mask import Mask
@@ -102,6 +102,8 @@ def certify(
     Raises:
         CertificateError: something differs by more than the dtype's tolerance, or the small network
             does not run.
+        StructureError: the masked network draws random numbers besides dropout, so that it differs
+            from itself.
     """
     given = rows(example) or 1
     example = at_least(example, _count(example))
@@ -173,6 +175,7 @@ class _Check:
 
         Raises:
             CertificateError: it is too large, or `other` does not run.
+            StructureError: the reference draws random numbers.
         """
         where = f"{'training' if training else 'evaluation'} mode"
         where += " with redrawn weights" if redrawn else ""
@@ -295,9 +298,9 @@ def _floats(pairs: Iterable[Pair]) -> Iterator[Tensor]:
 
 
 def _refuse_random(apart: Mapping[str, float], allowed: float) -> None:
-    """Raise CertificateError if a network differs from itself under another seed."""
+    """Raise StructureError if a network differs from itself under another seed."""
     if any(not value <= allowed for value in apart.values()):
-        raise CertificateError(
+        raise StructureError(
             "the network draws random numbers when it runs (besides dropout), so that its outputs "
             "cannot be compared with those of the shrunk one; switch the noise off to shrink it"
         )

@@ -71,7 +71,7 @@ def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
         masked = story.network(last.number)
         try:
             networks.append(shrink(masked, last.mask, inputs[:64]).eval())
-            certificate = str(certify(masked, networks[1], inputs[:64]))
+            certificate = str(certify(masked, networks[1], inputs[:64], mask=last.mask))
         except PruningError as error:
             sentences.append(f"The network cannot be shrunk: {error}")
     ends = (networks[0], networks[-1])
