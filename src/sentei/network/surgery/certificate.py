@@ -27,7 +27,7 @@ LEAST = 2
 # Largest difference allowed in a tensor, relative to its largest absolute value.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 TWIN_TOLERANCE = {**TOLERANCE, torch.float64: 1e-7}
-# Statistics of a batch of few samples make training mode less exact.
+# In training mode, statistics of a batch of few samples make twins less exact.
 TRAINING_TOLERANCE = {**TWIN_TOLERANCE, torch.float32: 4e-3}
 ROUNDING = 10  # what rounding does to a value is allowed this many times
 
@@ -110,18 +110,18 @@ def certify(
     check = _Check(example)
     if mask is None:
         found = check.same(masked, small, TOLERANCE)
-        training = check.training(masked, small)
+        training = check.training(masked, small, TOLERANCE)
         moved = math.nan if original is None else check.moved(original, masked)
     else:
         found, moved = check.same(masked, small, TOLERANCE, mask), math.nan
         twins = check.twins(masked, small, mask)
         if twins is None:
-            training = check.training(masked, small, mask)
+            training = check.training(masked, small, TOLERANCE, mask)
         else:
             twin, small_twin, moved = twins
             redrawn = check.same(twin, small_twin, TWIN_TOLERANCE, mask, redrawn=True)
             found = max(found, redrawn)
-            training = check.training(twin, small_twin, mask, redrawn=True)
+            training = check.training(twin, small_twin, TRAINING_TOLERANCE, mask, redrawn=True)
     return Certificate(
         *(rows(example) or 1, given, found, training, check.tolerance),
         *(check.compared, moved, tuple(dict.fromkeys(check.uncompared))),
@@ -208,13 +208,18 @@ class _Check:
         return max((value for name, value in apart.items() if name not in found), default=0.0)
 
     def training(
-        self, reference: nn.Module, other: nn.Module, mask: Mask | None = None, **options: bool
+        self,
+        reference: nn.Module,
+        other: nn.Module,
+        tolerances: Mapping[torch.dtype, float],
+        mask: Mask | None = None,
+        **options: bool,
     ) -> float | None:
         """Compare in training mode; None if the masked network itself cannot run in it."""
         if (note := self._cannot_train(reference)) is not None:
             self.uncompared.append(note)
             return None
-        return self.same(reference, other, TRAINING_TOLERANCE, mask, training=True, **options)
+        return self.same(reference, other, tolerances, mask, training=True, **options)
 
     def _cannot_train(self, model: nn.Module) -> str | None:
         try:

@@ -35,21 +35,38 @@ def patches(model: nn.Module, mask: Mask, read: set[tuple[str, str]]) -> Iterato
         read: (module, attribute) of the attributes that may be changed.
     """
     new = _new_sizes(model, mask)
-    found = [
-        (_distance(path, mask), (path, attribute, new[value]))
+    changes = [
+        (_distance(path, mask), change)
         for path, module in model.named_modules()
         if _may_hold_sizes(path, module, mask)
-        for attribute, value in vars(module).items()
-        if type(value) is int and value in new and (path, attribute) in read
+        for change in _changes(path, module, new, read)
     ]
-    nearest = [change for _, change in sorted(found, key=lambda each: each[0])]
+    nearest = [change for _, change in sorted(changes, key=lambda each: each[0])]
     tried = 0
     for count in range(len(nearest) + 1):
-        for patch in combinations(nearest, count):
+        for chosen in combinations(nearest, count):
             if tried == ATTEMPTS:
                 return
             tried += 1
-            yield patch
+            yield tuple(each for change in chosen for each in change)
+
+
+def _changes(
+    path: str, module: nn.Module, new: Mapping[int, int], read: set[tuple[str, str]]
+) -> Iterator[Patch]:
+    """Yield the changes that one module may need, each by itself."""
+    sizes = {
+        attribute: new[value]
+        for attribute, value in vars(module).items()
+        if type(value) is int and value in new
+    }
+    if isinstance(module, nn.GroupNorm):  # its two counts belong together; it reads one of them
+        if sizes:
+            yield tuple((path, attribute, size) for attribute, size in sizes.items())
+        return
+    for attribute, size in sizes.items():
+        if (path, attribute) in read:
+            yield ((path, attribute, size),)
 
 
 def _may_hold_sizes(path: str, module: nn.Module, mask: Mask) -> bool:
