@@ -83,7 +83,7 @@ def demo(
     masked, mask = last.network(), last.mask
     example = split.train.inputs[:64]
     formats.save(sentei.shrink(masked, mask, example), small, mask=mask.shrunk())
-    say(f"Certificate: {sentei.certify(masked, formats.load(small), example)}.")
+    say(f"Certificate: {sentei.certify(masked, formats.load(small), example, mask=mask)}.")
 
     head("4. Before and after, on 10,000 test images that no earlier stage used")
     before, after = (facts(formats.load(file), file, split.test) for file in (dense, small))

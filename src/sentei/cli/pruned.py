@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +170,7 @@ def started(model: str, data: Data, retrain_epochs: int) -> Start:
     import sentei
     from sentei.cli.command_line import command
     from sentei.cli.loading import loaded
+    from sentei.network.copying import copied
     from sentei.network.encoding.size import counts
     from sentei.reporting.page.story import words_for
 
@@ -178,7 +178,7 @@ def started(model: str, data: Data, retrain_epochs: int) -> Start:
     recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=data.seed)
     return Start(
         network=network,
-        before=copy.deepcopy(network),
+        before=copied(network),
         mask=mask,
         split=split,
         file=Path(model) if Path(model).exists() else counts(network, mask).bytes,
@@ -203,7 +203,7 @@ def finish(start: Start, step: Step, output: Output, format: str) -> None:
         facts(small, step.measured.bytes_in(format), test, left),
     )
     console.print(before_and_after(*rows))
-    say(f"{sentei.certify(masked, small, inputs[:64])}")
+    say(f"{sentei.certify(masked, small, inputs[:64], mask=step.mask)}")
     ship(small, output.out, left, format, inputs[:CALIBRATION], test, emulate=output.emulate)
     if output.report is not None:
         say(f"Page: {sentei.report(step.folder, output.report)}")

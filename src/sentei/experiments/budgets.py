@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from sentei.criteria import Criterion
 from sentei.datasets import Split
 from sentei.errors import BudgetError, DataError, UnreachableError
 from sentei.formats.c.compiled import shipped
+from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS, c_numbers
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink
@@ -147,7 +147,7 @@ def _steps(
     """Prune along one path to the smallest budget, or as far as possible if that is not reached."""
     least = bytes_at_most(min(way.propose.stops), way.propose.format)
     for until in (least, None):
-        worker = copy.deepcopy(model)
+        worker = copied(model)
         probe = Probe(worker, split.train.first(samples))
         groups: list[Group] = [*find_units(worker, probe.example), *find_synapses(worker)]
         retrain = FineTune(split.train, recipe) if recipe is not None else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import statistics
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from sentei.criteria import CRITERIA, Probe, Random, Trajectory, ablation, score
 from sentei.criteria.agreement import spearman
 from sentei.criteria.repairs.table import repair
 from sentei.errors import CriterionError, PruningError, unknown
+from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.pruning.loop import prune
@@ -204,7 +204,7 @@ class _Setting:
 
     def copy(self) -> tuple[nn.Module, Trajectory | None]:
         """Copy the network to be pruned and its training trajectory."""
-        model = copy.deepcopy(self.model)
+        model = copied(self.model)
         if self.trajectory is None:
             return model, None
         past = Trajectory(model)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sentei.errors import DataError, StructureError
@@ -119,6 +121,21 @@ def as_found(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for buffer, value in buffers.items():
             buffer.data.copy_(value)
+
+
+@contextmanager
+def own_training(model: nn.Module) -> Iterator[None]:
+    """Put the user's own modules in training mode; torch's norms and dropouts stay as they are.
+
+    So `forward` takes the branches of training, such as an auxiliary head, and still computes the
+    same for each sample alone.
+    """
+    with as_found(model):
+        for module in model.modules():
+            is_torch_s = type(module).__module__.startswith("torch.nn.")
+            if not is_torch_s and not isinstance(module, (_NormBase, _DropoutNd)):
+                module.training = True
+        yield
 
 
 @contextmanager

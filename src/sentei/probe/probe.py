@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from sentei import losses
 from sentei.errors import GroupError
+from sentei.network.copying import copied
 from sentei.network.example import Example, resized, run, tensors, undisturbed
 from sentei.network.mask import Mask, members_of
 from sentei.network.units import Group, Listener, Neurons
@@ -438,7 +438,7 @@ def loss_with_mask(probe: Probe, mask: Mask) -> float:
         GroupError: the mask does not belong to the model.
         LossError: the loss is not one number per sample.
     """
-    trial = copy.deepcopy(probe.model)
+    trial = copied(probe.model)
     mask.apply_(trial)
     samples, total = probe.samples, 0.0
     with undisturbed(trial):

@@ -23,7 +23,6 @@ a run folder stays readable when tracing changes.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import shutil
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 
 from sentei.distributed import is_main
 from sentei.errors import JournalError
+from sentei.network.copying import copied
 from sentei.network.encoding.packing import pack_groups
 from sentei.network.mask import Mask
 from sentei.pruning.checksums import KEY
@@ -91,7 +91,7 @@ class Journal:
         durable: bool = True,
     ):
         self.folder, self.full, self.durable = folder, mask, durable
-        self.template = copy.deepcopy(model)
+        self.template = copied(model)
         self.start = {name: t.detach().clone() for name, t in model.state_dict().items()}
         self._lock = lock
         self._chain = [first]  # checksums of run.json and of the steps, as far as they were read
@@ -195,7 +195,7 @@ class Journal:
     def network(self, number: int) -> nn.Module:
         """Return a full-size copy of the network as it was after a step."""
         _, snapshot = self.read(number)
-        network = copy.deepcopy(self.template)
+        network = copied(self.template)
         network.load_state_dict(snapshot.weights)
         return network
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sentei.errors import GroupError, JournalError, StructureError
+from sentei.network.copying import copied
 from sentei.network.encoding.architecture import build
 from sentei.network.mask import Mask
 from sentei.network.units import Group
@@ -134,7 +134,7 @@ def _network(
         if model is None:
             network = build(architecture).to_empty(device="cpu")
         else:
-            network = copy.deepcopy(model).cpu()
+            network = copied(model).cpu()
         for name, tensor in network.state_dict(keep_vars=True).items():
             if name in weights:  # the run's own dtype: a description does not hold it
                 tensor.data = tensor.data.to(weights[name].dtype)

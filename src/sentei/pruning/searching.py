@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import nn
 
 from sentei.criteria import Criterion
 from sentei.errors import unknown
+from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
@@ -179,7 +179,7 @@ def search(
     goal = room.limit if until is None else all_of(room.limit, until)
     found = []
     for path in chosen:
-        worker = copy.deepcopy(model)
+        worker = copied(model)
         probe = Probe(worker, learn, loss)
         groups: list[Group] = [*find_units(worker, probe.example, inputs=inputs)]
         groups += find_synapses(worker) if room.format in C_FORMATS else []

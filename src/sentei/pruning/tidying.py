@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from sentei.criteria.activity import steady
 from sentei.criteria.repairs.affine import SingleSurvivor, least_squares, mean
 from sentei.criteria.repairs.table import Repair
 from sentei.errors import PruningError
+from sentei.network.copying import copied
 from sentei.network.example import as_found
 from sentei.network.mask import Mask
 from sentei.network.surgery.norms import fold_norms_
@@ -145,7 +145,7 @@ def examined(
         CertificateError: as for `tidy`.
     """
     samples = read(data)
-    worker = copy.deepcopy(model)
+    worker = copied(model)
     example = samples.rows(0, 64, torch.device("cpu")).inputs
     units = find_units(model, example)
     start = Mask.full(units).joined(mask or Mask.full([]))

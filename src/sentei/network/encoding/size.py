@@ -6,7 +6,6 @@ made on a copy on the meta device, which has shapes but no memory.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.overrides import resolve_name
 
 from sentei.errors import StructureError
 from sentei.network.calls import MIXING, PRODUCTS, Call, Calls
+from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS, SAFETENSORS, format_named
 from sentei.network.encoding.onnx_graph import onnx_bytes
 from sentei.network.encoding.packing import contents, safetensors_bytes
@@ -27,7 +27,7 @@ from sentei.network.encoding.plans import c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import Example, as_found, guessed, rows, run
 from sentei.network.mask import Mask
-from sentei.network.surgery.surgery import remove_dead_
+from sentei.network.surgery.cutting import remove_dead_
 from sentei.network.units import Neurons, Synapses, find_synapses
 
 
@@ -135,7 +135,7 @@ def skeleton(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(_without_memory(parameter), parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = _without_memory(buffer)
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def _without_memory(tensor: Tensor) -> Tensor:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.errors import CertificateError, StructureError, unknown
-from sentei.network.attention import FewerHeads
+from sentei.network.copying import copied
 from sentei.network.example import Example, guessed, undisturbed
-from sentei.network.layers import Select, refresh_
 from sentei.network.mask import Mask
-from sentei.network.reindex import Place, remaining_positions
 from sentei.network.surgery.certificate import certify
-from sentei.network.surgery.size_attributes import candidate_patches, copy_sizes_
+from sentei.network.surgery.cutting import remove_dead_
+from sentei.network.surgery.size_attributes import (
+    Patch,
+    apply_patch_,
+    attributes_read,
+    copy_sizes_,
+    patches,
+)
 from sentei.network.surgery.sparse import sparsified
 from sentei.network.units import Neurons
+
+_FAILURES = (CertificateError, RuntimeError, IndexError)
 
 
 def shrink(
@@ -45,20 +50,15 @@ def shrink(
     mask.check(model)
     _refuse_emptied(mask)
     example = guessed(model) if example is None else example
-    masked = copy.deepcopy(model)
+    masked = copied(model)
     mask.apply_(masked)
-    small = copy.deepcopy(masked)
-    try:
-        small = remove_dead_(small, mask)
-        certify(masked, small, example)
-    except (CertificateError, RuntimeError, IndexError) as error:
-        small = _with_patched_sizes(masked, mask, example, error)
+    small = _certified(masked, mask, example)
     return small if sparse is None else _sparsified(small, example)
 
 
 def _sparsified(small: nn.Module, example: Example) -> nn.Module:
     """Return the network with SparseLinear layers where faster, certified against the dense one."""
-    dense = copy.deepcopy(small)
+    dense = copied(small)
     with undisturbed(small):
         sparse = sparsified(small, example)
     certify(dense, sparse, example)
@@ -110,30 +110,6 @@ def shrink_(
     return mask.shrunk()
 
 
-def remove_dead_(
-    model: nn.Module, mask: Mask, optimizer: Optimizer | None = None, trajectory: Any = None
-) -> nn.Module:
-    """Remove the dead units of the mask without a certificate; also works on the meta device.
-
-    Returns:
-        The model; a new `Sequential` only if the model itself is a layer that needs a Select.
-    """
-    _replace_attention_(model, mask)
-    owners = {layer: model.get_submodule(layer) for layer in mask.touched}
-    selects = {layer: _selection(model, mask, layer) for layer in mask.wrapped}
-    for (name, dim), removed in mask.gone.items():
-        tensor = _tensor(model, name)
-        keep = remaining_positions(tensor.shape[dim], removed)
-        if optimizer is not None:
-            _select_state_(optimizer, tensor, dim, keep)
-        if trajectory is not None:
-            trajectory.keep_(name, dim, keep)
-        _swap_(tensor, _selected(tensor.detach(), dim, keep))
-    for module in owners.values():
-        refresh_(module)
-    return _wrap_(model, selects)
-
-
 def _refuse_emptied(mask: Mask) -> None:
     """Raise StructureError if a group keeps fewer units than torch's layers need."""
     for group in mask.groups:
@@ -157,118 +133,56 @@ def _refuse_shapes(optimizer: Optimizer) -> None:
                 )
 
 
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    layer, _, short = name.rpartition(".")
-    return getattr(model.get_submodule(layer), short)
-
-
-def _selected(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:
-    """Select positions `keep` along `dim`, keeping the memory format.
-
-    `index_select` returns a contiguous tensor even where the input is channels-last.
-    """
-    selected = tensor.index_select(dim, keep.to(tensor.device))
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
-    if layout is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=layout):
-        return selected
-    return selected.contiguous(memory_format=layout)
-
-
-def _swap_(tensor: Tensor, data: Tensor) -> None:
-    # Autograd keeps a gradient accumulator with the old shape for this parameter, which would fail
-    # in the next backward pass. Assigning data of another dtype in between makes it drop that.
-    other_dtype = torch.float16 if tensor.dtype != torch.float16 else torch.float32
-    if tensor.is_floating_point():
-        tensor.grad = None
-        tensor.data = torch.empty(0, dtype=other_dtype, device=tensor.device)
-    tensor.data = data
-
-
-def _select_state_(optimizer: Optimizer, parameter: Tensor, dim: int, keep: Tensor) -> None:
-    state = optimizer.state.get(parameter, {})
-    for name, value in state.items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            state[name] = _selected(value, dim, keep)
-
-
-def _replace_attention_(model: nn.Module, mask: Mask) -> None:
-    """Replace each `nn.MultiheadAttention` that loses units by `FewerHeads`, in place."""
-    for name, _ in mask.gone:
-        path = name.rpartition(".")[0].removesuffix(".out_proj")
-        module = model.get_submodule(path)
-        if isinstance(module, nn.MultiheadAttention):
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, FewerHeads(module))
-
-
-def _selection(model: nn.Module, mask: Mask, layer: str) -> Select:
-    """Return the Select that drops the removed network inputs before `layer`.
-
-    The caller still passes removed inputs. Other removed units are no longer computed, so they do
-    not count in the positions.
-    """
-    for group in mask.groups:
-        if not isinstance(group, Neurons) or group.kind != "input":
-            continue
-        for part in group.listeners:
-            if part.layer == layer:
-                place: Place = part.parameter, part.dim
-                weight = _tensor(model, part.parameter)
-                arriving = mask.without_kind("input").gone.get(place, torch.empty(0).long())
-                keep = remaining_positions(weight.shape[part.dim], mask.gone[place])
-                index = keep - torch.searchsorted(arriving, keep)
-                return Select(index.to(weight.device), dim=1 - weight.ndim)
-    raise StructureError(f"layer {layer!r} does not read the network's inputs")
-
-
-def _wrap_(model: nn.Module, selects: dict[str, Select]) -> nn.Module:
-    """Replace each layer in `selects` by a Sequential of its Select and itself."""
-    for layer, select in selects.items():
-        if not layer:
-            return nn.Sequential(select, model)
-        parent, _, child = layer.rpartition(".")
-        owner = model.get_submodule(parent)
-        setattr(owner, child, nn.Sequential(select, owner.get_submodule(child)))
-    return model
-
-
-def _with_patched_sizes(
-    masked: nn.Module, mask: Mask, example: Example, error: Exception
-) -> nn.Module:
-    """Return the smaller network with integer attributes changed so that the certificate passes.
+def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
+    """Return the smaller network, with integer attributes changed where that is needed.
 
     Raises:
-        CertificateError: no patch helps; names the groups that cannot be cut.
+        CertificateError: no change of attributes makes it compute the same; the groups that cannot
+            be cut are named.
     """
-    for patch in candidate_patches(masked, mask):
-        small = remove_dead_(copy.deepcopy(masked), mask)
-        for path, attribute, value in patch:
-            setattr(small.get_submodule(path), attribute, value)
-        try:
-            certify(masked, small, example)
-        except CertificateError:
-            continue
+    try:
+        small = remove_dead_(copied(masked), mask)
+        certify(masked, small, example, mask=mask)
+    except _FAILURES as error:
+        first = error
+    else:
         return small
-    raise _name_groups_at_fault(masked, mask, example, error) from error
-
-
-def _name_groups_at_fault(
-    masked: nn.Module, mask: Mask, example: Example, error: Exception
-) -> CertificateError:
-    """Return the error that names the groups which cannot be cut; each is tried by itself."""
-    at_fault = []
-    for group in mask.groups:
-        dead = mask.dead(group)
-        if isinstance(group, Neurons) and dead.numel():
-            group_mask = Mask.full(mask.groups).without({group: dead})
-            whole = copy.deepcopy(masked)
-            try:
-                certify(whole, remove_dead_(copy.deepcopy(whole), group_mask), example)
-            except (CertificateError, RuntimeError, IndexError):
-                at_fault.append(group.name)
+    patch, at_fault = _patch_by_group(masked, mask, example)
+    error = first
+    if not at_fault:
+        try:
+            small = apply_patch_(remove_dead_(copied(masked), mask), patch)
+            certify(masked, small, example, mask=mask)
+        except _FAILURES as together:
+            error = together
+        else:
+            return small
     names = ", ".join(repr(name) for name in at_fault) or "these together"
-    return CertificateError(
+    raise CertificateError(
         f"cutting group {names} does not reproduce the masked network: {error} "
         "Leave the group out of the mask, or make forward() read sizes from its tensors instead of "
         "constants."
-    )
+    ) from error
+
+
+def _patch_by_group(masked: nn.Module, mask: Mask, example: Example) -> tuple[Patch, list[str]]:
+    """Return a patch that lets each group be cut alone, and the names of groups without one."""
+    read = attributes_read(masked, example)
+    whole: dict[tuple[str, str], int] = {}
+    at_fault = []
+    for group in mask.groups:
+        dead = mask.dead(group)
+        if not isinstance(group, Neurons) or not dead.numel():
+            continue
+        alone = Mask.full(mask.groups).without({group: dead})
+        for patch in patches(masked, alone, read):
+            try:
+                small = apply_patch_(remove_dead_(copied(masked), alone), patch)
+                certify(masked, small, example, mask=alone)
+            except _FAILURES:
+                continue
+            whole |= {(path, attribute): value for path, attribute, value in patch}
+            break
+        else:
+            at_fault.append(group.name)
+    return tuple((*place, value) for place, value in whole.items()), at_fault

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from sentei.errors import StructureError
 from sentei.network.calls import Call, Calls
-from sentei.network.example import Example, run
+from sentei.network.example import Example, own_training, run
 from sentei.network.tracing.inputs import Inputs, Place, Source
 
 OUTPUT: Place = ("", -2)  # stands for the network's outputs; its columns are all their elements
@@ -51,18 +51,20 @@ class Replay:
         passes: number of passes run so far, the recorded one included.
     """
 
-    def __init__(self, model: nn.Module, example: Example, *, inputs: bool):
+    def __init__(self, model: nn.Module, example: Example, *, inputs: bool, training: bool = False):
         """Run the model once and record every call that uses one of its weights.
 
         Args:
             model: in evaluation mode.
             example: as few samples as the model runs on: a tensor, a tuple or a dict.
             inputs: whether the elements of inputs count as units.
+            training: run the model in training mode too, as a second part of the same pass.
 
         Raises:
             StructureError: no call uses a weight of the model to compute units.
         """
         self.model = model
+        self.training = training
         self._tensors = {
             name: tensor
             for group in (model.named_parameters, model.named_buffers)
@@ -132,6 +134,25 @@ class Replay:
         if place not in self.readers:
             self.readers[place] = slice(self.width, self.width + size)
             self.width += size
+
+    def differs_in_training(self) -> bool:
+        """Return whether the model makes other calls, or returns other outputs, in training mode.
+
+        False if it does not run in training mode on the example.
+        """
+        made: list[tuple] = []
+
+        def note(call: Call) -> Tensor:
+            made.append(_signature(call))
+            return call()
+
+        try:
+            with own_training(self.model), Calls(self.model, note, plain=True):
+                outputs = _leaves(run(self.model, self.example))
+        except Exception:  # such as a forward that needs targets in training
+            return False
+        shapes = [output.shape for output in outputs]
+        return made != self._script or shapes != [output.shape for output in self._outputs]
 
     # Replaying.
 
@@ -236,6 +257,9 @@ class Replay:
         calls = Calls(self.model, answer, plain=True)
         with calls:
             output = run(self.model, example)
+            if self.training:
+                with own_training(self.model):
+                    output = output, run(self.model, example)
         if calls.made != len(self._script):
             raise StructureError(_CHANGING.format(f"call {calls.made}"))
         return output

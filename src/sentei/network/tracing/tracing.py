@@ -29,7 +29,8 @@ Signature = tuple[tuple[str, Place, int], ...]  # (role, place, positions of a u
 def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
     """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
 
-    The model runs once. Then its recorded activations are replayed with NaN written into the
+    The model runs once, and again in training mode, where it may use other layers. Then its
+    recorded activations are replayed with NaN written into the
     outputs of chosen weight rows: the columns that read NaN read these rows. Neither the types of
     the layers nor the source of `forward` matter. Not offered are units that are part of an output,
     units that are added to single elements of the model's input, units that no column reads, and
@@ -85,9 +86,12 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
     try:
         # One sample shows as much as many, unless a `squeeze()` removes a batch dimension of one.
         try:
-            return Replay(model, _few(example, 1), inputs=inputs)
+            replay = Replay(model, _few(example, 1), inputs=inputs)
         except Exception:
-            return Replay(model, _few(example, 2), inputs=inputs)
+            replay = Replay(model, _few(example, 2), inputs=inputs)
+        if not replay.differs_in_training():
+            return replay
+        return Replay(model, replay.example, inputs=inputs, training=True)
     except StructureError:
         raise
     except Exception as error:

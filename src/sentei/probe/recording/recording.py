@@ -96,16 +96,20 @@ class PassSurvey:
     def readers(self, listeners: Iterable[str]) -> dict[int, str]:
         """Return the positions of the calls that use these listeners' weights, with their names.
 
+        A listener that is not used, such as that of an auxiliary head in evaluation mode, does not
+        matter to the loss.
+
         Raises:
-            StructureError: no call uses one of the weights.
+            StructureError: no call uses any of the weights.
         """
-        users = {name: self.users(name) for name in listeners}
-        if unused := [name for name, positions in users.items() if not positions]:
+        found = {at: name for name in listeners for at in self.users(name)}
+        if not found:
             raise StructureError(
-                f"a listener must be a weight that a layer call uses; no call uses {unused[0]!r} "
-                "in a forward pass over this data. Leave its group out."
+                "a listener must be a weight that a layer call uses; no call uses "
+                f"{', '.join(map(repr, listeners))} in a forward pass over this data. Leave the "
+                "group out."
             )
-        return {at: name for name, positions in users.items() for at in positions}
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from math import isfinite
 from typing import Any
 
@@ -13,6 +12,7 @@ from sentei.criteria import CRITERIA, scores, surface
 from sentei.criteria.agreement import spearman
 from sentei.errors import PruningError
 from sentei.losses import per_sample
+from sentei.network.copying import copied
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 from sentei.reporting.page.base64_arrays import Packed, packed
@@ -99,7 +99,7 @@ def gains(story: Story) -> list[dict[str, Any]]:
     for position, group in _units(story.groups):
         dead = record.mask.dead(group)
         for unit in dead[:UNITS].tolist():
-            given = copy.deepcopy(network)
+            given = copied(network)
             give_back_(given, first, group, unit)
             after = _by_class(given, samples.inputs, samples.targets, classes, loss)
             for number, fall in enumerate((before - after).tolist()):

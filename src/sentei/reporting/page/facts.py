@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from sentei.errors import PruningError
+from sentei.network.copying import copied
 from sentei.network.encoding.size import latency, multiply_adds
 from sentei.network.surgery.certificate import certify
 from sentei.network.surgery.surgery import shrink
@@ -65,13 +65,13 @@ def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
     if story.samples is None:
         return rows, [], ""
     inputs = story.samples.inputs
-    networks: list[nn.Module] = [copy.deepcopy(story.start).eval()]
+    networks: list[nn.Module] = [copied(story.start).eval()]
     sentences, certificate = [], ""
     if story.is_run:
         masked = story.network(last.number)
         try:
             networks.append(shrink(masked, last.mask, inputs[:64]).eval())
-            certificate = str(certify(masked, networks[1], inputs[:64]))
+            certificate = str(certify(masked, networks[1], inputs[:64], mask=last.mask))
         except PruningError as error:
             sentences.append(f"The network cannot be shrunk: {error}")
     ends = (networks[0], networks[-1])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.units import Neurons
 from sentei.reporting.page.base64_arrays import Packed, length, packed
@@ -121,7 +121,7 @@ def _needed(story: Story) -> list[int]:
         if not record.moved and needed == [0]:
             continue  # the untouched network under the step's mask; nothing has to be read
         network = _masked(story, record.number)
-        if not _same(network, silence_(copy.deepcopy(last), record.mask)):
+        if not _same(network, silence_(copied(last), record.mask)):
             needed.append(record.number)
             last = network
     return needed
@@ -166,7 +166,7 @@ def _rounding_error(story: Story, network: nn.Module) -> float:
     if story.samples is None:
         return float("nan")
     inputs = story.samples.inputs[:100]
-    rough = copy.deepcopy(network)
+    rough = copied(network)
     for parameter in rough.parameters():
         parameter.data = parameter.data.half().float()
     with torch.no_grad():

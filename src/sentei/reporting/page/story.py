@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from sentei.datasets import Split
 from sentei.errors import DataError
 from sentei.losses import PerSample
+from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, find_synapses
@@ -120,7 +120,7 @@ class Story:
         if self.samples is None or self.loss is None:
             return None
         samples = self.samples if rows is None else evenly(self.samples, rows)
-        return Probe(copy.deepcopy(self.start).eval(), tuple(samples), self.loss)
+        return Probe(copied(self.start).eval(), tuple(samples), self.loss)
 
 
 def of_journal(
@@ -183,7 +183,7 @@ def of_network(
     if samples is None:
         raise DataError("explain needs data; pass a Split or (inputs, targets)")
     samples = evenly(samples)
-    network = copy.deepcopy(network).cpu().eval()
+    network = copied(network).cpu().eval()
     groups: list[Group] = [*find_units(network, samples.inputs[:64]), *find_synapses(network)]
     full = Mask.full(groups)
     if mask is not None:
@@ -196,7 +196,7 @@ def of_network(
         start=network,
         groups=neurons,
         records=[record],
-        network=lambda _: copy.deepcopy(network),
+        network=lambda _: copied(network),
         samples=samples,
         loss=loss,
         names=names or Names(),

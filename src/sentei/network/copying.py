@@ -1,0 +1,35 @@
+"""Copy a network for proofs, measurements and runs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from sentei.network.example import tensors
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def copied(model: Module, instead: Mapping[int, Tensor] | None = None) -> Module:
+    """Return a deep copy of a network; tensors that it keeps from a pass are detached in the copy.
+
+    torch cannot copy a tensor that is part of a computation, such as a feature map that `forward`
+    stores as an attribute. In the copy it has the same values and belongs to no computation.
+
+    Args:
+        model: the network.
+        instead: tensors to put in the place of others, by the id of those.
+    """
+    memo: dict[int, Tensor] = {id(t): t.detach() for t in _kept(model) if not t.is_leaf}
+    return copy.deepcopy(model, {**memo, **(instead or {})})
+
+
+def _kept(model: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors among a network's attributes that are no parameters."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_modules"):
+                yield from tensors(value)

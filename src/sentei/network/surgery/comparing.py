@@ -1,0 +1,136 @@
+"""Compare what two networks computed: every tensor of their outputs, and the results of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sentei.errors import CertificateError
+from sentei.network.surgery.observing import Observed
+
+Pair = tuple[str, Any, Any]  # a name; the masked network's value and the other network's
+_DEPTH = 12  # of nested outputs
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def paired(
+    want: Observed, got: Observed, marked: Observed | None, where: str
+) -> tuple[list[Pair], list[str]]:
+    """Return what two networks computed in pairs: the leaves of their outputs, and their layers.
+
+    Args:
+        want: what the masked network computed.
+        got: what the other one computed.
+        marked: what the masked one computed with NaN at dead units; outputs alone if None.
+        where: the mode, for messages.
+
+    Returns:
+        The pairs, and what could not be compared.
+
+    Raises:
+        CertificateError: the outputs are built differently, or tensors differ in shape or dtype.
+    """
+    pairs, left_out = _output_pairs(want.outputs, got.outputs, where)
+    if marked is not None:
+        layers, unknown = _layer_pairs(want, got, marked, where)
+        return [*pairs, *layers], [*left_out, *unknown]
+    return pairs, left_out
+
+
+def _output_pairs(want: Any, got: Any, where: str) -> tuple[list[Pair], list[str]]:
+    mine, theirs = dict(_leaves(want, "output")), dict(_leaves(got, "output"))
+    if mine.keys() != theirs.keys():
+        names = ", ".join(sorted(mine.keys() ^ theirs.keys())[:4])
+        raise CertificateError(
+            f"the shrunk network must return what the masked one returns; in {where} only one of "
+            f"them returns {names}"
+        )
+    pairs, left_out = [], []
+    for name, a in mine.items():
+        b = theirs[name]
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.layout == torch.strided:
+            _check_form(name, a, b, where)
+            pairs.append((name, a, b))
+        elif isinstance(a, _PLAIN) and type(a) is type(b):
+            pairs.append((name, a, b))
+        else:
+            left_out.append(f"{name} ({type(a).__name__})")
+    return pairs, left_out
+
+
+def _check_form(name: str, a: Tensor, b: Tensor, where: str) -> None:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        forms = [f"{tuple(t.shape)} {t.dtype}" for t in (b, a)]
+        raise CertificateError(
+            f"the shrunk network must output the same shapes as the masked one; in {where} "
+            f"{name} is {forms[0]} instead of {forms[1]}"
+        )
+
+
+def _layer_pairs(
+    want: Observed, got: Observed, marked: Observed, where: str
+) -> tuple[list[Pair], list[str]]:
+    """Return the results of layers in pairs, at the positions of alive units."""
+    if [name for name, _ in want.layers] != [name for name, _ in got.layers]:
+        return [], [f"layers in {where} (the networks call different functions)"]
+    pairs, left_out = [], []
+    layers = zip(want.layers, got.layers, marked.layers, strict=True)
+    for i, ((name, a), (_, b), (_, mark)) in enumerate(layers):
+        title = f"layer call {i + 1} ({name})"
+        alive = ~mark.isnan()
+        if a.shape == b.shape:
+            pairs.append((title, a, b))
+        elif int(alive.sum()) == b.numel():
+            pairs.append((title, a[alive], b.flatten()))
+        else:
+            left_out.append(f"{title} in {where}")
+    return pairs, left_out
+
+
+def difference(a: Any, b: Any) -> float:
+    """Return the largest |a - b|, relative to the largest finite |a|.
+
+    Equal infinities and two NaN count as equal. Whole numbers, bools and texts are equal (0) or
+    not (infinity).
+    """
+    if not isinstance(a, Tensor):
+        if isinstance(a, (float, complex)):
+            return difference(torch.tensor(a), torch.tensor(b))
+        return 0.0 if a == b else math.inf
+    if not (a.is_floating_point() or a.is_complex()):
+        return 0.0 if torch.equal(a, b) else math.inf
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    a, b = a.to("cpu", wide), b.to("cpu", wide)
+    same = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(same, 0.0, (a - b).abs())
+    if not apart.count_nonzero():
+        return 0.0
+    finite = a[a.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    largest = float(apart.nan_to_num(math.inf).max())
+    return largest / scale if scale else math.inf
+
+
+def _leaves(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of an output: of mappings, sequences, dataclasses and objects."""
+    if isinstance(value, (Tensor, *_PLAIN)) or depth > _DEPTH:
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}[{key!r}]", depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{name}[{i}]", depth + 1)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _leaves(getattr(value, field.name), f"{name}.{field.name}", depth + 1)
+    elif hasattr(value, "__dict__") and not callable(value) and vars(value):
+        for key, item in vars(value).items():
+            yield from _leaves(item, f"{name}.{key}", depth + 1)
+    else:
+        yield name, value
