@@ -260,16 +260,6 @@ def test_what_requires_no_gradient_stays_as_the_model_has_it(tmp_path):
     assert [p.requires_grad for p in loaded.parameters()] == [False, True, True, True]
 
 
-class Stateful(nn.Linear):
-    def get_extra_state(self):
-        return {"seen": 3}
-
-
-def test_state_that_would_be_lost_is_refused(tmp_path):
-    with pytest.raises(FileError, match="extra state"):
-        save(nn.Sequential(Stateful(2, 2)), tmp_path / "net")
-
-
 # Files and models that do not go together.
 
 

@@ -50,7 +50,7 @@ def export(
     Raises:
         StructureError: the format does not support one of the layers, which is named.
         ValueError: an unknown suffix or format, or a format that does not match the suffix.
-        FileError: the file cannot be written.
+        FileError: the file cannot be written, or the network has what a file cannot carry.
     """
     format = checked(path, format)
     if settings and format not in C_FORMATS:

@@ -192,11 +192,12 @@ def _layer(module: nn.Module, path: str) -> Description:
         refresh_(module)  # its weight may be tied to that of another layer, and cut with it
     given = {name: _plain(_argument(module, name), path) for name in _ARGUMENTS[kind]}
     description = {"type": kind.__name__, **given}
-    shapes = tuple((name, tuple(t.shape)) for name, t in _own_tensors(module).items())
+    # In any order: torch.nn.utils.prune.remove and others like it put the weight behind the bias.
+    shapes = {name: tuple(t.shape) for name, t in _own_tensors(module).items()}
     if shapes != _shapes(json.dumps(description)):
         raise StructureError(
             f"module {path!r} is a {kind.__name__} whose tensors are not those of its class: they "
-            f"are {dict(shapes)}. Load it into a model that was changed in the same way."
+            f"are {shapes}. Load it into a model that was changed in the same way."
         )
     return description
 
@@ -221,10 +222,10 @@ def _plain(value: Any, path: str) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _shapes(description: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _shapes(description: str) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the tensors of a layer as torch builds it."""
     layer = build(json.loads(description))
-    return tuple((name, tuple(t.shape)) for name, t in _own_tensors(layer).items())
+    return {name: tuple(t.shape) for name, t in _own_tensors(layer).items()}
 
 
 def _built(description: Any, path: str, seen: dict[str, nn.Module | None]) -> nn.Module:
