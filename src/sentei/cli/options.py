@@ -6,12 +6,15 @@ This file imports no torch.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
+
+from sentei import storage
+from sentei.errors import FileError
 
 if TYPE_CHECKING:
     from sentei.datasets import Split
@@ -83,20 +86,42 @@ def check_place(_: Any, path: Path | None) -> None:
     """Check, before any work is done, that a file can be written at a path, if one is given.
 
     Raises:
-        ValueError: the path is a folder, or its folder is a file or cannot be written to.
+        ValueError: as the FileError of `storage.writable`; wrong usage, as far as a command goes.
     """
-    if path is None:
-        return
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file in it, such as {path / 'net'}.")
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file, so no file can be written below it.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} cannot be written: there is no permission to write in {folder}.")
+    if path is not None:
+        _as_usage(storage.writable, path)
+
+
+def check_folder(_: Any, path: Path | None) -> None:
+    """Check, before any work is done, that files can be written in a folder, if one is given.
+
+    Raises:
+        ValueError: as the FileError of `storage.writable_folder`.
+    """
+    if path is not None:
+        _as_usage(storage.writable_folder, path)
+
+
+def check_figure(_: Any, path: Path) -> None:
+    """Check, before any work is done, that a figure can be written as PNG and SVG.
+
+    Raises:
+        ValueError: as the FileError of `storage.writable`.
+    """
+    for suffix in (".png", ".svg"):
+        _as_usage(storage.writable, path.with_suffix(suffix))
+
+
+def _as_usage(check: Callable[[Path], object], path: Path) -> None:
+    try:
+        check(path)
+    except FileError as error:
+        raise ValueError(str(error)) from error
 
 
 OutFile = Annotated[Path, Parameter(group=OUTPUT, validator=check_place)]
+OutFolder = Annotated[Path, Parameter(validator=check_folder)]
+OutFigure = Annotated[Path, Parameter(group=OUTPUT, validator=check_figure)]
 Config = Annotated[
     Path | None,
     Parameter(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sentei import storage
 from sentei.formats.c import write_c
 from sentei.formats.onnx import write_onnx
 from sentei.formats.safetensors import save
@@ -55,6 +56,7 @@ def export(
     format = checked(path, format)
     if settings and format not in C_FORMATS:
         raise ValueError(f"only C files accept {', '.join(settings)}; omit them for {format}")
+    storage.writable(path)
     WRITERS[format](model, path, example, mask, **settings)
 
 

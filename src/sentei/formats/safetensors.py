@@ -59,6 +59,7 @@ def save(model: nn.Module, path: str | Path, mask: Mask | None = None) -> None:
         FileError: the file cannot be written, or the network has what a file cannot carry, such as
             hooks, quantised layers or parametrizations; it is named, with the remedy.
     """
+    storage.writable(path)
     model = carried(model)
     if mask is not None:
         mask.check(model)

@@ -59,6 +59,8 @@ def write_c(
     """
     path = Path(path)
     name = identifier(path.stem if name is None else name)
+    for each in (path.with_suffix(".h"), path):
+        storage.writable(each)
     net = as_c(model, example, mask, format)
     source = Source(net, name)
     if source.flash != net.plan.flash:
