@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -142,6 +142,9 @@ class Data:
         data: Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv,
             an .npz or a folder of IDX files.
         target: For a .csv: the column to predict, by name or position (-1 is the last).
+        missing: For a .csv: drop leaves rows with missing cells out, mean fills in the mean of
+            the column over the training part.
+        text: For a .csv: one-hot makes a column of 0 and 1 for each word of columns of words.
         seed: Seed of everything random: the split of the data, initial weights, training, and
             random scores.
     """
@@ -149,6 +152,8 @@ class Data:
     data: str = "mnist"
     _: KW_ONLY
     target: str = "-1"
+    missing: Literal["drop", "mean"] | None = None
+    text: Literal["one-hot"] | None = None
     seed: int = 0
 
     def load(self, *, flat: bool) -> Split:
@@ -156,7 +161,14 @@ class Data:
         from sentei import datasets
 
         target = int(self.target) if self.target.lstrip("-").isdigit() else self.target
-        return datasets.load(self.data, flat=flat, seed=self.seed, target=target)
+        return datasets.load(
+            self.data,
+            flat=flat,
+            seed=self.seed,
+            target=target,
+            missing=self.missing,
+            text=self.text,
+        )
 
 
 @Parameter(name="*", group=RUN)
