@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sentei import storage
-from sentei.errors import FileError, StructureError
+from sentei.errors import FileError, GroupError, StructureError
 from sentei.formats.rebuilding import fit_to_tensors_
 from sentei.network.encoding.architecture import build, tensors_of
 from sentei.network.encoding.carrying import carried
@@ -32,7 +32,7 @@ from sentei.network.encoding.packing import (
     unpack,
 )
 from sentei.network.encoding.size import skeleton
-from sentei.network.mask import Mask
+from sentei.network.mask import Mask, check_tensors
 
 _UNREADABLE = (
     *(OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError),
@@ -170,13 +170,20 @@ class _File:
     mask_entries: list[Any]
 
     def mask(self) -> Mask:
-        """Unpack the mask; refuse one with more members than the tensors allow."""
+        """Unpack the mask; refuse one that is not of the tensors in the file."""
         # Each tensor entry is in a few groups at most: those of its row, its column, its synapse.
         most = 4 * sum(tensor.numel() for tensor in self.tensors.values())
         try:
-            return unpack(self.mask_tensors, self.mask_entries, most)
-        except FileError as error:
-            raise FileError(f"{self.path}: {error}") from error
+            mask = unpack(self.mask_tensors, self.mask_entries, most)
+            check_tensors(self.named(), mask.groups)
+        except (FileError, GroupError) as error:
+            raise FileError(f"{self.path} is damaged: {error}") from error
+        return mask
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the network's tensors by name; shared ones appear under each name."""
+        shared = {name: self.tensors[first] for name, first in self.tied.items()}
+        return {**self.tensors, **shared}
 
 
 def _read(path: str | Path) -> _File:
