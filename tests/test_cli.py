@@ -144,7 +144,7 @@ def test_a_default_that_cannot_be_written_is_found_before_the_work(tmp_path, mon
 
 
 def test_a_folder_without_permission_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(options.os, "access", lambda *_: False)
+    monkeypatch.setattr("os.access", lambda *_: False)
     words = ["train", "letter", "--model", "16-4-26", "--out", tmp_path / "net.safetensors"]
     code, out, err = run(*words, capsys=capsys)
     assert (code, out) == (2, "")

@@ -271,7 +271,7 @@ def test_npz_of_names_and_of_values(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": np.zeros(3)}, "it holds a"),
+        ({"a": np.zeros(3)}, "it holds 'a'"),
         ({"x": np.zeros((4, 1)), "y": np.array([{}] * 4)}, "without pickle"),
         ({"x": np.zeros((4, 1)), "y": np.zeros(3, int)}, "one row per sample"),
         ({"x": np.zeros((4, 1)), "y": np.array([0, 1, -1, 0])}, "row 2 has -1"),

@@ -260,16 +260,6 @@ def test_what_requires_no_gradient_stays_as_the_model_has_it(tmp_path):
     assert [p.requires_grad for p in loaded.parameters()] == [False, True, True, True]
 
 
-class Stateful(nn.Linear):
-    def get_extra_state(self):
-        return {"seen": 3}
-
-
-def test_state_that_would_be_lost_is_refused(tmp_path):
-    with pytest.raises(FileError, match="extra state"):
-        save(nn.Sequential(Stateful(2, 2)), tmp_path / "net")
-
-
 # Files and models that do not go together.
 
 
@@ -442,3 +432,48 @@ def test_what_is_in_a_file(tmp_path):
     assert found.mask == mask
     save(shrunk("vit")[0], tmp_path / "net")
     assert inspect(tmp_path / "net").architecture is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "wrong"),
+    [
+        (nn.Conv1d(4, 3, 1), {"stride": {}}),
+        (nn.Conv1d(4, 3, 1), {"stride": [1, 1]}),
+        (nn.Conv1d(4, 3, 1), {"stride": 2**63}),
+        (nn.Conv1d(4, 3, 1), {"padding": [0.5]}),
+        (nn.Linear(4, 3), {"bias": "yes"}),
+        (nn.ReLU(), {"inplace": [True]}),
+        (nn.Softmax(-1), {"dim": "last"}),
+        (nn.Dropout(0.1), {"inplace": "no"}),
+        (nn.GELU(), {"approximate": 3}),
+        (nn.LayerNorm(4), {"normalized_shape": ["4"]}),
+        (nn.LayerNorm(4), {"eps": "small"}),
+        (nn.Upsample(scale_factor=2), {"scale_factor": {"a": 1}}),
+        (Select(torch.arange(2)), {"dim": None}),
+    ],
+)
+def test_arguments_of_another_type_are_refused(layer, wrong, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save(nn.Sequential(layer), path)
+    assert load(path)
+    edited(path, lambda card: card["architecture"]["children"][0][1].update(wrong))
+    with pytest.raises(FileError, match=f"no {type(layer).__name__} has these arguments"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mask: mask[0].update(parameter="3.weight"),
+        lambda mask: mask[0].update(shape=[4, 3]),
+        lambda mask: mask[0].update(parameter="0.bias"),
+    ],
+)
+def test_a_mask_of_other_sizes_is_refused(change, tmp_path):
+    path, net = tmp_path / "net.safetensors", mlp(4, 3, 2)
+    links = find_synapses(net)
+    save(net, path, Mask.full(links).without({links[0]: [1]}))
+    assert load_mask(path).dead(links[0]).tolist() == [1]
+    edited(path, lambda card: change(card["mask"]))
+    with pytest.raises(FileError, match=r"net\.safetensors is damaged"):
+        load_mask(path)

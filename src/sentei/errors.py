@@ -21,12 +21,30 @@ ValueError.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# What moves the cursor, colours, hides or reorders text on a terminal, or cannot be encoded.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Return text for a terminal, with control characters spelled out: as backslash, x, 1, b.
+
+    Names of files, columns, classes and layers may come from others; none is printed without this.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class PruningError(Exception):
     """Base class of the errors of sentei; plain misuse raises ValueError instead."""
+
+    def __str__(self) -> str:
+        """Return the message, in which names cannot hide or change anything."""
+        return visible(super().__str__())
 
 
 class StructureError(PruningError):

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 from sentei.errors import FileError
 
+_KINDS = {
+    stat.S_IFDIR: "a folder; name a file in it",
+    stat.S_IFIFO: "a pipe; choose another path",
+    stat.S_IFSOCK: "a socket; choose another path",
+    stat.S_IFCHR: "a device; choose another path",
+    stat.S_IFBLK: "a device; choose another path",
+}
+
 
 def write(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path` atomically: on any failure the old file stays as it was.
+
+    An old file's permissions are kept; a new file gets those that the process's umask leaves. At a
+    symbolic link, the file that it points to is written.
 
     Args:
         path: the file; its folder is created if necessary.
@@ -22,26 +35,85 @@ def write(path: str | Path, data: bytes, *, durable: bool = True) -> None:
         FileError: the file cannot be written (a full disk, no permission); the old file stays as it
             was.
     """
-    path = Path(path)
-    temporary = None
+    target = writable(path)
+    # A name of a fixed length, because that of the file may be as long as the system allows.
+    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".part", dir=path.parent
-        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        handle = os.open(temporary, flags, 0o666 if kept is None else kept & 0o600 | 0o200)
         with os.fdopen(handle, "wb") as file:
+            if kept is not None:
+                os.fchmod(handle, kept)
             file.write(data)
             file.flush()
             if durable:
-                os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+                os.fsync(handle)
+        temporary.replace(target)
     except OSError as error:
         raise FileError(
             f"cannot write {path}: {error.strerror or error}. An existing file there is unchanged; "
             "free some space or choose another path."
         ) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def writable(path: str | Path) -> Path:
+    """Return where a file is to be written for this path: symbolic links are followed.
+
+    Call it before work whose result is to be written there. Nothing is changed.
+
+    Raises:
+        FileError: no file can be written there: it is a folder, a device, a pipe or a socket, or
+            there is no permission to write it, or its folder cannot be made.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        mode = target.stat().st_mode if target.exists() else None
+        # What a link in /proc/self/fd points to has no path of its own.
+        mode = Path(path).stat().st_mode if mode is None and Path(path).exists() else mode
+    except (OSError, ValueError) as error:  # a circle of links, an impossible name
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{path} cannot be written: {reason}. Choose another path.") from error
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no file; choose another path")
+        example = f", such as {Path(path) / 'net'}" if stat.S_ISDIR(mode) else ""
+        raise FileError(f"{path} is {kind}{example}.")
+    if mode is not None and not os.access(target, os.W_OK):
+        raise FileError(
+            f"{path} cannot be written: there is no permission to change this file. Choose another "
+            "path."
+        )
+    writable_folder(target.parent, path)
+    return target
+
+
+def writable_folder(path: str | Path, within: str | Path | None = None) -> None:
+    """Check, before any work is done, that files can be written in a folder, there already or new.
+
+    Args:
+        path: the folder.
+        within: what to name in messages, if not `path`: the file to be written in it.
+
+    Raises:
+        FileError: it is a file or below one, or there is no permission to write in it.
+    """
+    within = path if within is None else within
+    try:
+        whole = Path(path).absolute()
+        there = next(each for each in (whole, *whole.parents) if each.exists())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{within} cannot be written: {reason}. Choose another path.") from error
+    if not there.is_dir():
+        raise FileError(f"{there} is a file, so {within} cannot be written. Choose another path.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FileError(
+            f"{within} cannot be written: there is no permission to write in {there}. Choose "
+            "another path."
+        )

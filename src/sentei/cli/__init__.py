@@ -29,10 +29,11 @@ from sentei.cli.prune import prune
 from sentei.cli.pruned import UNREACHED
 from sentei.cli.rank import rank
 from sentei.cli.reproduce import reproduce
+from sentei.cli.screen import Screen, Visible
 from sentei.cli.surface import surface
 from sentei.cli.tidy import tidy
 from sentei.cli.train import train
-from sentei.errors import PruningError, UnreachableError, unknown
+from sentei.errors import PruningError, UnreachableError, unknown, visible
 
 USAGE, REFUSED, INTERRUPTED = 2, 1, 130
 
@@ -57,6 +58,7 @@ def build(config: str | None = None) -> App:
         help=HELP,
         version=lambda: version("sentei"),
         help_format="markdown",
+        error_console=Screen(stderr=True, highlight=False),
         default_parameter=Parameter(negative=()),  # no --no-inputs, no --empty-paths
     )
     for command in commands:
@@ -71,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name, and exit with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     typed.set(tuple(given))
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    shown = logging.StreamHandler()
+    shown.setFormatter(Visible())
+    logging.basicConfig(handlers=[shown], level=logging.WARNING)
     try:
         config = _take_config(given)
         sys.exit(build(config)(given, exit_on_error=False, print_error=True))
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"sentei: {error}\n")
         sys.exit(UNREACHED)
     except (PruningError, ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"sentei: {error}\n")
+        sys.stderr.write(f"sentei: {visible(str(error))}\n")
         sys.exit(USAGE if isinstance(error, (ValueError, FileNotFoundError)) else REFUSED)
     except KeyboardInterrupt:
         sys.stderr.write("sentei: interrupted. The journal, if any, has all complete steps.\n")

@@ -11,13 +11,13 @@ from cyclopts import Group, Parameter
 
 from sentei.cli.options import (
     ALL_CRITERIA,
-    OUTPUT,
     PACE,
     REMOVED,
     REPAIR,
     REPAIRS,
     Data,
     Model,
+    OutFigure,
     Run,
     Samples,
     listed,
@@ -105,7 +105,7 @@ def compare(
     sizes: Sizes = Sizes(),
     data: Data = Data(),
     samples: Samples = 5_000,
-    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("compared"),
+    out: OutFigure = Path("compared"),
     run: Run = Run(),
 ) -> None:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.

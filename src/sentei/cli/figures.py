@@ -6,13 +6,13 @@ from pathlib import Path
 
 from cyclopts.types import ExistingDirectory
 
-from sentei.cli.options import Run
+from sentei.cli.options import OutFolder, Run
 
 
 def figures(
     journal: ExistingDirectory,
     *,
-    into: Path = Path("figures"),
+    into: OutFolder = Path("figures"),
     run: Run = Run(),
 ) -> None:
     """Draw the figures of a pruning run for papers and slides, each as PNG and SVG.

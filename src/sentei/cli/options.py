@@ -6,12 +6,15 @@ This file imports no torch.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
+
+from sentei import storage
+from sentei.errors import FileError
 
 if TYPE_CHECKING:
     from sentei.datasets import Split
@@ -83,20 +86,42 @@ def check_place(_: Any, path: Path | None) -> None:
     """Check, before any work is done, that a file can be written at a path, if one is given.
 
     Raises:
-        ValueError: the path is a folder, or its folder is a file or cannot be written to.
+        ValueError: as the FileError of `storage.writable`; wrong usage, as far as a command goes.
     """
-    if path is None:
-        return
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file in it, such as {path / 'net'}.")
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file, so no file can be written below it.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} cannot be written: there is no permission to write in {folder}.")
+    if path is not None:
+        _as_usage(storage.writable, path)
+
+
+def check_folder(_: Any, path: Path | None) -> None:
+    """Check, before any work is done, that files can be written in a folder, if one is given.
+
+    Raises:
+        ValueError: as the FileError of `storage.writable_folder`.
+    """
+    if path is not None:
+        _as_usage(storage.writable_folder, path)
+
+
+def check_figure(_: Any, path: Path) -> None:
+    """Check, before any work is done, that a figure can be written as PNG and SVG.
+
+    Raises:
+        ValueError: as the FileError of `storage.writable`.
+    """
+    for suffix in (".png", ".svg"):
+        _as_usage(storage.writable, path.with_suffix(suffix))
+
+
+def _as_usage(check: Callable[[Path], object], path: Path) -> None:
+    try:
+        check(path)
+    except FileError as error:
+        raise ValueError(str(error)) from error
 
 
 OutFile = Annotated[Path, Parameter(group=OUTPUT, validator=check_place)]
+OutFolder = Annotated[Path, Parameter(validator=check_folder)]
+OutFigure = Annotated[Path, Parameter(group=OUTPUT, validator=check_figure)]
 Config = Annotated[
     Path | None,
     Parameter(
@@ -117,6 +142,9 @@ class Data:
         data: Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv,
             an .npz or a folder of IDX files.
         target: For a .csv: the column to predict, by name or position (-1 is the last).
+        missing: For a .csv: drop leaves rows with missing cells out, mean fills in the mean of
+            the column over the training part.
+        text: For a .csv: one-hot makes a column of 0 and 1 for each word of columns of words.
         seed: Seed of everything random: the split of the data, initial weights, training, and
             random scores.
     """
@@ -124,6 +152,8 @@ class Data:
     data: str = "mnist"
     _: KW_ONLY
     target: str = "-1"
+    missing: Literal["drop", "mean"] | None = None
+    text: Literal["one-hot"] | None = None
     seed: int = 0
 
     def load(self, *, flat: bool) -> Split:
@@ -131,7 +161,14 @@ class Data:
         from sentei import datasets
 
         target = int(self.target) if self.target.lstrip("-").isdigit() else self.target
-        return datasets.load(self.data, flat=flat, seed=self.seed, target=target)
+        return datasets.load(
+            self.data,
+            flat=flat,
+            seed=self.seed,
+            target=target,
+            missing=self.missing,
+            text=self.text,
+        )
 
 
 @Parameter(name="*", group=RUN)

@@ -18,6 +18,7 @@ from sentei.cli.options import (
     Criterion,
     Data,
     OutFile,
+    OutFolder,
     Samples,
     listed,
 )
@@ -119,7 +120,7 @@ class Output:
     ] = None
     emulate: bool = False
     report: OutFile | None = None
-    journal: Path | None = None
+    journal: OutFolder | None = None
     resume: bool = False
 
     def checked_format(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentei.cli.options import Config
+from sentei.cli.options import Config, OutFolder
 
 if TYPE_CHECKING:
     from sentei.cli.screen import Advance
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def reproduce(
     paper: str,
     *,
-    into: Path = Path("reproduced"),
+    into: OutFolder = Path("reproduced"),
     quick: bool = False,
     seeds: int = 5,
     processes: int = 2,

@@ -5,18 +5,33 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from sentei.errors import visible
 
 LINES = 10  # progress lines to print where no terminal shows a bar
 
 
-class _Screen(Console):
-    """The console of commands; a command goes on when nobody reads what it prints any more."""
+class Screen(Console):
+    """The console of commands: nobody need read it, and names cannot change how it looks."""
+
+    def render_str(self, text: str, **style: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make a text of a string, with control characters spelled out before it is measured."""
+        return super().render_str(visible(text), **style)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render with control characters in texts spelled out."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
 
     def on_broken_pipe(self) -> None:
         """Print nothing from now on: `sentei prune ... | head -1` still writes its network."""
@@ -25,7 +40,7 @@ class _Screen(Console):
 
 
 # Without markup, so that brackets in a file's name are printed as they are.
-console = _Screen(highlight=False, markup=False)
+console = Screen(highlight=False, markup=False)
 
 
 class Advance(Protocol):
@@ -101,6 +116,13 @@ class _FirstOccurrence(logging.Filter):
         new = message not in self.seen
         self.seen.add(message)
         return new
+
+
+class Visible(logging.Formatter):
+    """Format the messages of loggers with control characters spelled out."""
+
+    def format(self, record: logging.LogRecord) -> str:  # noqa: D102
+        return visible(super().format(record))
 
 
 def head(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from sentei.cli.options import OUTPUT, Data, Loss, Model, Run, Samples
+from sentei.cli.options import Data, Loss, Model, OutFigure, Run, Samples
 from sentei.errors import unknown
 
 SHOWN = 10  # units to draw if --units is left out
@@ -27,7 +27,7 @@ def surface(
     loss: Annotated[Loss, DRAWN] = "cross_entropy",
     data: Data = Data(),
     samples: Samples = 4500,
-    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("surface"),
+    out: OutFigure = Path("surface"),
     run: Run = Run(),
 ) -> None:
     """Draw how the loss changes when the output of one unit is multiplied by a gain.

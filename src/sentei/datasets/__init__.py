@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentei.datasets.files import csv_file, npz_file
+from sentei.datasets.arrays import npz_file
 from sentei.datasets.letter import SPLITS as _LETTER_SPLITS
 from sentei.datasets.letter import letter
 from sentei.datasets.mnist import SPLITS as _MNIST_SPLITS
 from sentei.datasets.mnist import idx_folder, mnist
 from sentei.datasets.split import Scaling, Split, stratified
+from sentei.datasets.tables import csv_file
 from sentei.errors import unknown
 from sentei.samples import Samples, check_samples, fingerprint
 
@@ -39,6 +40,8 @@ def load(
     seed: int = 0,
     target: str | int = -1,
     regression: bool = False,
+    missing: str | None = None,
+    text: str | None = None,
 ) -> Split:
     """Load a data set by name or path, split into train, validation and test.
 
@@ -48,7 +51,9 @@ def load(
         flat: whether inputs are rows (N, values); if False, images are (N, 1, height, width).
         seed: seed of the stratified draws.
         target: the column of a .csv to predict, by name or position.
-        regression: whether the targets of a .csv are values instead of classes.
+        regression: whether the targets of a .csv or an .npz are values instead of classes.
+        missing: for a .csv, "drop" leaves rows with missing cells out, "mean" fills them in.
+        text: for a .csv, "one-hot" makes a column of 0 and 1 for each word of columns of words.
 
     Raises:
         ValueError: an unknown name, with the nearest one.
@@ -66,9 +71,9 @@ def load(
     if path.suffix in (".csv", ".npz") and not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".csv":
-        return csv_file(path, target, seed, regression)
+        return csv_file(path, target, seed, regression, missing, text)
     if path.suffix == ".npz":
-        return npz_file(path, seed, flat)
+        return npz_file(path, seed, flat, regression)
     known = [
         "mnist",
         "letter",

@@ -6,7 +6,7 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -14,53 +14,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sentei.datasets.limits import check_class_numbers, check_memory
 from sentei.errors import DataError
 from sentei.samples import Samples, check_samples
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+DIMENSIONS = 8  # the most that an array may have
+BLOCK = 1 << 20  # bytes that are unpacked at a time
 _PARTS = {"train": "train", "test": "t10k"}
 
 
 def read_idx(path: Path | Traversable) -> np.ndarray:
     """Read the array in an IDX file, gzipped or not, into this machine's byte order.
 
+    Not more is unpacked than the header announces.
+
     Raises:
         DataError: the file is truncated, too long, or not IDX.
     """
-    data = read_bytes(path)
-    kind, ndim = data[2:4] if len(data) >= 4 and data[:2] == b"\0\0" else (0, 0)
-    if kind not in _TYPES or len(data) < 4 + 4 * ndim:
-        raise DataError(
-            f"{path} is not an IDX file: it begins with {data[:4].hex(' ') or 'nothing'}"
-        )
-    shape = struct.unpack_from(f">{ndim}I", data, 4)
-    dtype = np.dtype(_TYPES[kind])
-    body, expected = len(data) - 4 - 4 * ndim, math.prod(shape) * dtype.itemsize
-    if body != expected:
-        state = "truncated" if body < expected else "too long"
-        raise DataError(
-            f"{path} is {state}: its header announces {shape}, {expected} bytes of values, and "
-            f"{body} follow. Download the file again."
-        )
-    values = np.frombuffer(data, dtype, offset=4 + 4 * ndim).reshape(shape)
-    return values.astype(dtype.newbyteorder("="))
-
-
-def read_bytes(path: Path | Traversable) -> bytes:
-    """Read the bytes of a file, decompressed if its name ends in .gz.
-
-    Raises:
-        DataError: a gzip file that is truncated or damaged.
-    """
-    data = path.read_bytes()
-    if not path.name.endswith(".gz"):
-        return data
     try:
-        return gzip.decompress(data)
+        with path.open("rb") as file:
+            packed = path.name.endswith(".gz")
+            return _array(path, gzip.GzipFile(fileobj=file).read if packed else file.read)
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"{path} is truncated or damaged and cannot be unpacked ({error}). Download it again."
         ) from error
+
+
+def _array(path: Path | Traversable, read: Callable[[int], bytes]) -> np.ndarray:
+    magic = read(4)
+    kind, ndim = magic[2:] if len(magic) == 4 and magic[:2] == b"\0\0" else (0, 0)
+    sizes = read(4 * ndim)
+    if kind not in _TYPES or not 0 < ndim <= DIMENSIONS or len(sizes) < 4 * ndim:
+        raise DataError(
+            f"{path} is not an IDX file: it begins with {magic.hex(' ') or 'nothing'}. An IDX file "
+            f"begins with 00 00, the type of its values, and 1 to {DIMENSIONS} dimensions."
+        )
+    shape, dtype = struct.unpack(f">{ndim}I", sizes), np.dtype(_TYPES[kind])
+    expected = math.prod(shape) * dtype.itemsize
+    check_memory(path, expected)
+    data = bytearray()
+    while len(data) <= expected and (block := read(min(BLOCK, expected + 1 - len(data)))):
+        data += block
+    if len(data) != expected:
+        state = "truncated" if len(data) < expected else "too long"
+        follow = f"{len(data)}" if len(data) < expected else "more"
+        raise DataError(
+            f"{path} is {state}: its header announces {shape}, {expected} bytes of values, and "
+            f"{follow} follow. Download the file again."
+        )
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def read_images(folder: Path | Traversable, part: str) -> Samples:
@@ -86,9 +90,17 @@ def read_images(folder: Path | Traversable, part: str) -> Samples:
             f"{folder} must hold images with 3 dimensions and labels with 1 for {part}; they have "
             f"{images.ndim} and {labels.ndim}"
         )
-    inputs = _scaled(images)
-    targets = torch.from_numpy(labels.astype(np.int64))
-    check_samples(inputs, targets)
+    if not images.size or not labels.size or labels.dtype.kind == "f":
+        raise DataError(
+            f"{folder} must hold at least one image with pixels, and whole numbers as labels, for "
+            f"{part}; images have shape {images.shape}, labels are {labels.dtype}"
+        )
+    check_class_numbers(folder, labels)
+    inputs, targets = _scaled(images), torch.from_numpy(labels.astype(np.int64))
+    try:
+        check_samples(inputs, targets)
+    except DataError as error:
+        raise DataError(f"{folder}, {part}: {error}") from error
     return Samples(inputs, targets)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sentei.datasets.idx import read_images
 from sentei.datasets.split import Split, stratified
-from sentei.errors import unknown
+from sentei.errors import DataError, unknown
 from sentei.samples import Samples
 
 Parts = tuple[Samples, Samples, Samples]
@@ -55,7 +55,13 @@ def idx_folder(folder: Path | Traversable, seed: int = 0, flat: bool = True) -> 
     Raises:
         DataError: a file is missing, truncated or not IDX.
     """
-    parts = _default(read_images(folder, "train"), read_images(folder, "test"), seed)
+    train, test = read_images(folder, "train"), read_images(folder, "test")
+    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+        raise DataError(
+            f"{folder} must hold images of one size; those for train are "
+            f"{tuple(train.inputs.shape[1:])} and those for test {tuple(test.inputs.shape[1:])}"
+        )
+    parts = _default(train, test, seed)
     return _images(str(folder), parts, flat)
 
 

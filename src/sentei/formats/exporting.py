@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sentei import storage
 from sentei.formats.c import write_c
 from sentei.formats.onnx import write_onnx
 from sentei.formats.safetensors import save
@@ -50,11 +51,12 @@ def export(
     Raises:
         StructureError: the format does not support one of the layers, which is named.
         ValueError: an unknown suffix or format, or a format that does not match the suffix.
-        FileError: the file cannot be written.
+        FileError: the file cannot be written, or the network has what a file cannot carry.
     """
     format = checked(path, format)
     if settings and format not in C_FORMATS:
         raise ValueError(f"only C files accept {', '.join(settings)}; omit them for {format}")
+    storage.writable(path)
     WRITERS[format](model, path, example, mask, **settings)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sentei import storage
 from sentei.errors import DataError, FileError, StructureError
+from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.onnx_graph import onnx_bytes
 from sentei.network.encoding.size import skeleton
 from sentei.network.encoding.stages import Weighted, stages
@@ -28,14 +29,14 @@ def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | No
 
     Raises:
         StructureError: a layer that is not supported, or weights that are not finite.
-        FileError: the file cannot be written.
+        FileError: the file cannot be written, or the network has what a file cannot carry.
     """
     if not isinstance(example, Tensor) or example.ndim < 2:
         raise DataError(
             "an ONNX file needs example=, a tensor (N, ...) of inputs, for their shape; got "
             f"{type(example).__name__}"
         )
-    shape = tuple(example.shape[1:])
+    model, shape = carried(model), tuple(example.shape[1:])
     found = stages(model, shape, mask)
     for stage in found:
         if isinstance(stage, Weighted) and not bool(stage.weight.isfinite().all()):

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sentei import storage
-from sentei.errors import FileError, StructureError
+from sentei.errors import FileError, GroupError, StructureError
 from sentei.formats.rebuilding import fit_to_tensors_
 from sentei.network.encoding.architecture import build, tensors_of
+from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.packing import (
     FORMAT,
     MASK,
@@ -31,7 +32,7 @@ from sentei.network.encoding.packing import (
     unpack,
 )
 from sentei.network.encoding.size import skeleton
-from sentei.network.mask import Mask
+from sentei.network.mask import Mask, check_tensors
 
 _UNREADABLE = (
     *(OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError),
@@ -46,18 +47,22 @@ def save(model: nn.Module, path: str | Path, mask: Mask | None = None) -> None:
     network gives the same bytes.
 
     Args:
-        model: any network; nn.Sequential of torch's own layers can be loaded without its class.
+        model: any network whose classes say what it computes; `torch.compile` and `DataParallel`
+            around it are left out. nn.Sequential of torch's own layers can be loaded without its
+            class.
         path: usually ends in ".safetensors".
         mask: of this network, for synapses that must stay dead in further training; the mask of a
             shrunk network is `mask.shrunk()`. A mask in which everything is alive is not stored.
 
     Raises:
         GroupError: the mask is not the model's.
-        FileError: the file cannot be written, or cannot store a part of the model.
+        FileError: the file cannot be written, or the network has what a file cannot carry, such as
+            hooks, quantised layers or parametrizations; it is named, with the remedy.
     """
+    storage.writable(path)
+    model = carried(model)
     if mask is not None:
         mask.check(model)
-    _check_plain(model)
     tensors, about = contents(model, mask)
     head, order = layout(tensors, about)
     data = b"".join([head, *(_bytes(tensors[name]) for name in order)])
@@ -82,16 +87,16 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         FileError: the file is missing, damaged, not sentei's, too new or of another network;
             `into` stays as it was.
     """
+    bare = None if into is None else carried(into, reading=True)
     file = _read(path)
     try:
-        if into is None:
-            network = _described(file)
-        else:
+        if bare is not None:
             # Try on the meta device first: an error is raised before `into` changes.
             meta = {name: torch.empty_like(t, device="meta") for name, t in file.tensors.items()}
-            fit_to_tensors_(skeleton(into), meta, file.tied, file.attributes)
-            network = into
-        return fit_to_tensors_(network, file.tensors, file.tied, file.attributes).eval()
+            fit_to_tensors_(skeleton(bare), meta, file.tied, file.attributes)
+        network = _described(file) if bare is None else bare
+        filled = fit_to_tensors_(network, file.tensors, file.tied, file.attributes)
+        return (into if into is not None and filled is bare else filled).eval()
     except StructureError as error:
         raise FileError(f"{path} does not fit: {error}") from error
 
@@ -165,13 +170,20 @@ class _File:
     mask_entries: list[Any]
 
     def mask(self) -> Mask:
-        """Unpack the mask; refuse one with more members than the tensors allow."""
+        """Unpack the mask; refuse one that is not of the tensors in the file."""
         # Each tensor entry is in a few groups at most: those of its row, its column, its synapse.
         most = 4 * sum(tensor.numel() for tensor in self.tensors.values())
         try:
-            return unpack(self.mask_tensors, self.mask_entries, most)
-        except FileError as error:
-            raise FileError(f"{self.path}: {error}") from error
+            mask = unpack(self.mask_tensors, self.mask_entries, most)
+            check_tensors(self.named(), mask.groups)
+        except (FileError, GroupError) as error:
+            raise FileError(f"{self.path} is damaged: {error}") from error
+        return mask
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the network's tensors by name; shared ones appear under each name."""
+        shared = {name: self.tensors[first] for name, first in self.tied.items()}
+        return {**self.tensors, **shared}
 
 
 def _read(path: str | Path) -> _File:
@@ -262,16 +274,6 @@ def _described(file: _File) -> nn.Module:
                 "is damaged; save it again"
             )
     return network
-
-
-def _check_plain(model: nn.Module) -> None:
-    """Raise FileError for modules with extra state, which a file does not store."""
-    for path, module in model.named_modules():
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            raise FileError(
-                f"a file stores parameters and buffers; module {path!r} has extra state "
-                "(get_extra_state). Register it as buffers."
-            )
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -328,10 +328,16 @@ def check_groups(model: nn.Module, groups: Iterable[Group]) -> None:
     Raises:
         GroupError: a parameter of a group is missing or too small; the message names both.
     """
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers()),
-    }
+    named = model.named_parameters(remove_duplicate=False), model.named_buffers()
+    check_tensors({name: tensor for each in named for name, tensor in each}, groups)
+
+
+def check_tensors(tensors: Mapping[str, Tensor], groups: Iterable[Group]) -> None:
+    """Raise GroupError if a model with these tensors, by name, does not have one of the groups.
+
+    Raises:
+        GroupError: a parameter of a group is missing or too small; the message names both.
+    """
     for group in groups:
         for parameter, fits, want in _demands(group):
             held = tensors.get(parameter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sentei import storage
 from sentei.criteria.agreement import spearman
 
 INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
@@ -225,14 +227,20 @@ def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -
 
 
 def write(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PNG and as SVG, and return both paths."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    for place in written:
+    """Write a figure as PNG and as SVG, and return both paths.
+
+    Raises:
+        FileError: a file cannot be written; an existing one is unchanged.
+    """
+    written = [Path(path).with_suffix(suffix) for suffix in (".png", ".svg")]
+    for each in written:
+        storage.writable(each)
+    for each in written:
         # Without a date, the same run writes the same bytes.
-        metadata = {"Date": None} if place.suffix == ".svg" else {"Software": "sentei"}
-        figure.savefig(place, metadata=metadata)
+        metadata = {"Date": None} if each.suffix == ".svg" else {"Software": "sentei"}
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=each.suffix.removeprefix("."), metadata=metadata)
+        storage.write(each, drawn.getvalue())
     return written
 
 

@@ -16,6 +16,7 @@ from sentei import storage
 from sentei.errors import DataError, FileError
 from sentei.formats.c.quantised import Stored, stored
 from sentei.formats.c.source import Source
+from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.encoding.plans import Plan, c_plan, size
 from sentei.network.encoding.stages import Weighted, stages
@@ -54,10 +55,12 @@ def write_c(
         StructureError: a layer that C does not support, one with no input left, or a weight that is
             not finite; the layer is named.
         ValueError: an unknown format, a name that is no C identifier, or a wrong number of classes.
-        FileError: the files cannot be written.
+        FileError: the files cannot be written, or the network has what a file cannot carry.
     """
     path = Path(path)
     name = identifier(path.stem if name is None else name)
+    for each in (path.with_suffix(".h"), path):
+        storage.writable(each)
     net = as_c(model, example, mask, format)
     source = Source(net, name)
     if source.flash != net.plan.flash:
@@ -75,7 +78,7 @@ def write_c(
 def as_c(model: nn.Module, example: Any, mask: Mask | None, format: str) -> Stored:
     """Return the plan and the stored numbers of a network's C file; arguments as in `write_c`."""
     samples = _samples(example)
-    plan = c_plan(stages(model, tuple(samples.shape[1:]), mask), format)
+    plan = c_plan(stages(carried(model), tuple(samples.shape[1:]), mask), format)
     return stored(plan, samples.reshape(len(samples), *plan.blocks[0].head.entering))
 
 

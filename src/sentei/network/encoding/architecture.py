@@ -11,9 +11,11 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -192,11 +194,12 @@ def _layer(module: nn.Module, path: str) -> Description:
         refresh_(module)  # its weight may be tied to that of another layer, and cut with it
     given = {name: _plain(_argument(module, name), path) for name in _ARGUMENTS[kind]}
     description = {"type": kind.__name__, **given}
-    shapes = tuple((name, tuple(t.shape)) for name, t in _own_tensors(module).items())
+    # In any order: torch.nn.utils.prune.remove and others like it put the weight behind the bias.
+    shapes = {name: tuple(t.shape) for name, t in _own_tensors(module).items()}
     if shapes != _shapes(json.dumps(description)):
         raise StructureError(
             f"module {path!r} is a {kind.__name__} whose tensors are not those of its class: they "
-            f"are {dict(shapes)}. Load it into a model that was changed in the same way."
+            f"are {shapes}. Load it into a model that was changed in the same way."
         )
     return description
 
@@ -221,10 +224,10 @@ def _plain(value: Any, path: str) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _shapes(description: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _shapes(description: str) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the tensors of a layer as torch builds it."""
     layer = build(json.loads(description))
-    return tuple((name, tuple(t.shape)) for name, t in _own_tensors(layer).items())
+    return {name: tuple(t.shape) for name, t in _own_tensors(layer).items()}
 
 
 def _built(description: Any, path: str, seen: dict[str, nn.Module | None]) -> nn.Module:
@@ -268,12 +271,45 @@ def _construct(kind: Any, given: dict[str, Any], path: str) -> nn.Module:
             f"{tuple(given)}"
         )
     values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    for name, hint in _hints(_TYPES[kind]).items():
+        if name in values and not _is_a(values[name], hint):
+            raise StructureError(
+                f"module {path!r}: no {kind} has these arguments: {name}={values[name]!r}"
+            )
     try:
         if kind == "Select":
             return Select(torch.zeros(values["kept"], dtype=torch.int64), values["dim"])
         return _TYPES[kind](**values)
     except Exception as error:  # constructors raise many types of error for impossible arguments
         raise StructureError(f"module {path!r}: no {kind} has these arguments: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _hints(kind: type[nn.Module]) -> dict[str, Any]:
+    """Return the types of a constructor's arguments; constructors themselves do not check them."""
+    return get_type_hints(kind.__init__)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a type, as far as JSON can tell; 1 may stand for True or 1.0."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_a(value, each) for each in get_args(hint))
+    if hint is float:  # None too: torch's own hints forget it for some momentums
+        return value is None or isinstance(value, (int, float))
+    if hint in (int, bool):
+        return isinstance(value, int) and abs(value) < 1 << 63
+    if get_origin(hint) in (list, Sequence):
+        hint = tuple[get_args(hint)[0], ...]
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and _are(value, get_args(hint))
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _are(values: tuple[Any, ...], hints: tuple[Any, ...]) -> bool:
+    """Return whether values are of these types one by one, or all of the one type that is given."""
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        hints = hints[:1] * len(values)
+    return len(values) == len(hints) and all(map(_is_a, values, hints))
 
 
 def _join(path: str, name: Any) -> str:

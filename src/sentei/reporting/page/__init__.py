@@ -48,6 +48,7 @@ def report(
         DataError: `data` is neither a Split nor a pair of tensors.
         FileError: the file cannot be written; an existing one is unchanged.
     """
+    storage.writable(path)
     return write(of_journal(journal, model, data), path)
 
 
@@ -72,6 +73,7 @@ def explain(
         DataError: `data` is neither a Split nor a pair, or the network cannot take it.
         FileError: the file cannot be written; an existing one is unchanged.
     """
+    storage.writable(path)
     return write(of_network(network, data, loss=loss, words=words), path)
 
 
