@@ -11,17 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sentei import cli, datasets, formats, training
+from commands import run
+from sentei import datasets, formats, training
 from sentei.cli import screen
 from sentei.formats.c.compiled import Compiled
-
-
-def run(*arguments, capsys=None):
-    """Run a command; return its exit code, standard output and standard error."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return ended.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

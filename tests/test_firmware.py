@@ -166,16 +166,22 @@ def test_kept_inputs_keep_the_callers_interface(tmp_path):
 # Plans.
 
 
-@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8", "onnx", "safetensors"])
+@pytest.mark.parametrize("format", ["onnx", "safetensors"])
+@pytest.mark.parametrize("dead", [0, 0.4, 0.9])
+def test_the_plan_is_the_size_of_the_file(format, dead, tmp_path):
+    network, mask, x = masked("lenet", dead)
+    path = tmp_path / f"net.{format}"
+    sentei.export(network, path, example=x, mask=mask, format=format)
+    assert path.stat().st_size == size.bytes_in(network, mask, format, x)
+
+
+@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8"])
 @pytest.mark.parametrize("dead", [0, 0.4, 0.9])
 def test_the_plan_is_what_is_written(format, dead, tmp_path):
     network, mask, x = masked("lenet", dead)
     planned = size.bytes_in(network, mask, format, x)
-    path = tmp_path / f"net.{format.partition('-')[0]}"
+    path = tmp_path / "net.c"
     sentei.export(network, path, example=x, mask=mask, format=format)
-    if not format.startswith("c"):
-        assert path.stat().st_size == planned
-        return
     widths = {"float": 4, "int8_t": 1, "uint8_t": 1, "uint16_t": 2}
     text = path.read_text()
     tables = re.findall(
@@ -237,11 +243,10 @@ def read(code, rows, columns):
 @given(st.integers(1, 9), st.integers(1, 700), st.floats(0, 1), st.integers(0, 10**6))
 def test_every_code_lists_the_same_places(rows, columns, density, seed):
     alive = np.random.default_rng(seed).random((rows, columns)) < density
-    for name, make in CODES.items():
-        code = make(alive)
-        if code is None:
-            assert (name, columns > 256) == ("csr8", True)
-            continue
+    made = {name: make(alive) for name, make in CODES.items()}
+    codes = {name: code for name, code in made.items() if code is not None}
+    assert codes.keys() == CODES.keys() - ({"csr8"} if columns > 256 else set())
+    for name, code in codes.items():
         places = read(code, rows, columns)
         assert (places == (np.ones_like(alive) if name == "dense" else alive)).all(), name
         assert code.weights == places.sum()

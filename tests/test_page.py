@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import sentei
+from commands import run
 from sentei import DataError, JournalError, Probe, datasets, formats, training
 from sentei.reporting.figures import write as write_figure
 from sentei.reporting.gallery import gallery
@@ -20,7 +21,6 @@ from sentei.reporting.page.bundle import as_json, asset, policy, program
 from sentei.reporting.page.document import document
 from sentei.reporting.page.frames import frames
 from sentei.reporting.page.story import words_for
-from test_cli import run
 
 DATA = datasets.load("letter")
 

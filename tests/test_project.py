@@ -135,12 +135,44 @@ def test_rooms_import_in_no_circle():
 
 
 def test_commands_share_what_lies_below_them_and_never_each_other():
-    for path in (SOURCE / "cli").glob("*.py"):
-        if path.stem == "__init__":
-            continue
+    commands = sorted(path for path in (SOURCE / "cli").glob("*.py") if path.stem != "__init__")
+    assert {path.stem for path in commands} > set(CLI)
+    for path in commands:
         used = {name.split(".")[1] for name in imported(path) if name.startswith("cli.")}
         below = CLI[: CLI.index(path.stem)] if path.stem in CLI else CLI
         assert used <= set(below), f"{path.stem} imports {used - set(below)}"
+
+
+def test_test_files_import_no_test_files():
+    """What two of them need is in a helper module: else a changed test changes another's data."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    assert Path(__file__) in files
+    found = {
+        path.name: re.findall(r"^ *(?:from|import) +test_\w+.*", path.read_text(), re.MULTILINE)
+        for path in files
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def returns(node: ast.AST) -> list[int]:
+    """Return the lines of the return statements of a function, without those of functions in it."""
+    inside = [
+        n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.FunctionDef | ast.Lambda)
+    ]
+    own = [n.lineno for n in inside if isinstance(n, ast.Return)]
+    return own + [line for n in inside for line in returns(n)]
+
+
+def test_no_test_returns_early():
+    """A test that returns before its assertions asserts nothing: parametrise, or count."""
+    found = {
+        f"{path.name}: {function.name}": returns(function)
+        for path in sorted(Path(__file__).parent.glob("test_*.py"))
+        for function in ast.parse(path.read_text()).body
+        if isinstance(function, ast.FunctionDef) and function.name.startswith("test_")
+    }
+    assert len(found) > 500
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 def test_the_architecture_page_lists_every_room_and_module():

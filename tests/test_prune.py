@@ -9,6 +9,7 @@ from torch import nn
 
 import sentei
 from hand import hidden, mlp
+from runs import Nudge, X, Y, trained
 from sentei import (
     BudgetError,
     CriterionError,
@@ -29,20 +30,6 @@ from sentei import (
 from sentei.network.units import find_synapses
 from sentei.pruning.rules.proposals import lowest
 from sentei.pruning.rules.schedules import linear
-
-X = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
-Y = (X.sum(1) > 0).long()
-
-
-def trained(*widths, seed=0):
-    model = mlp(*widths, seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(X), Y).backward()
-        optimizer.step()
-    model.zero_grad()
-    return model
 
 
 def test_a_fixed_ranking_goes_in_its_order_across_layers():
@@ -199,31 +186,6 @@ def test_however_it_ends_the_model_holds_the_last_step_that_was_yielded(ending):
     assert last.number == 2
     last.mask.apply_(expected)
     assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), model.parameters()))
-
-
-class Nudge:
-    """A retrainer with state: each call trains a little with one optimizer."""
-
-    def __init__(self, model):
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        self.calls = 0
-
-    def __call__(self, model, mask):
-        self.calls += 1
-        for _ in range(3):
-            self.optimizer.zero_grad()
-            x = X[torch.randperm(60)[:20]]
-            nn.functional.cross_entropy(model(x), (x.sum(1) > 0).long()).backward()
-            self.optimizer.step()
-            mask.hold_(model, self.optimizer)
-        self.optimizer.zero_grad()
-
-    def state_dict(self):
-        return {"optimizer": self.optimizer.state_dict(), "calls": self.calls}
-
-    def load_state_dict(self, state):
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.calls = state["calls"]
 
 
 def test_undo_rewinds_retraining_too():

@@ -6,7 +6,7 @@ from dataclasses import replace
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sentei.errors import ScheduleError
@@ -126,8 +126,7 @@ def test_levels_go_finer_with_every_undo_then_hand_over():
 )
 def test_schedules_never_rise_and_end_at_their_target(start, steps, part, name):
     target = amount(f"{part} %", start)
-    if name == "geometric" and target == 0:
-        return
+    assume(name != "geometric" or target > 0)
     schedule = {
         "linear": lambda: linear(target, steps),
         "cubic": lambda: cubic(target, steps),
