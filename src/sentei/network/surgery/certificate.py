@@ -61,19 +61,27 @@ def certify(masked: nn.Module, small: nn.Module, example: Example) -> Certificat
     example = at_least(example, INPUTS)
     want = _outputs(masked, example, training=False)
     got = _outputs_of_small(small, example, training=False)
-    scale = max([1.0, *(float(t.abs().max()) for t in want if t.numel())])
-    tolerance = scale * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
+    tolerance = _allowed(want)
     difference = _largest_difference(want, got, tolerance, "evaluation")
     try:
         want = _outputs(masked, example, training=True)
     except Exception:  # a limit of the masked network, such as batch norm of one sample
         return Certificate(rows(example) or 1, given, difference, None, tolerance)
-    scale = max([1.0, *(float(t.abs().max()) for t in want if t.numel())])
-    tolerance = scale * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
+    tolerance = _allowed(want)
     training = _largest_difference(
         want, _outputs_of_small(small, example, training=True), tolerance, "training"
     )
     return Certificate(rows(example) or 1, given, difference, training, tolerance)
+
+
+def _allowed(want: list[Tensor]) -> float:
+    """Return the largest difference allowed: that of the coarsest dtype, times the largest output.
+
+    Infinite outputs do not count: with them any difference would be allowed.
+    """
+    finite = [t[t.isfinite()].abs() for t in want]
+    largest = max([1.0, *(float(t.max()) for t in finite if t.numel())])
+    return largest * max((TOLERANCE.get(t.dtype, 1e-4) for t in want), default=1e-4)
 
 
 def _largest_difference(

@@ -1,0 +1,282 @@
+"""Certificates by hand: how far apart outputs may be, in which mode, and what is not compared."""
+
+import copy
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sentei.errors import CertificateError
+from sentei.network.surgery.certificate import certify
+
+X = torch.randn(10, 4, generator=torch.Generator().manual_seed(1))
+
+
+class Says(nn.Module):
+    """Gives the same numbers for every sample: some in evaluation mode, others in training mode."""
+
+    def __init__(self, *values, training=None, dtype=torch.float32):
+        super().__init__()
+        self.values = [torch.tensor(value, dtype=dtype) for value in values]
+        self.other = self.values
+        if training is not None:
+            self.other = [torch.tensor(value, dtype=dtype) for value in training]
+
+    def forward(self, x):
+        said = self.other if self.training else self.values
+        return [value.expand(len(x), *value.shape) for value in said]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "allowed"),
+    [
+        (torch.float64, 1e-9),
+        (torch.float32, 1e-4),
+        (torch.bfloat16, 5e-2),
+        (torch.float16, 1e-2),
+    ],
+)
+@pytest.mark.parametrize(("largest", "scale"), [(0.0, 1), (0.5, 1), (1.0, 1), (-64.0, 64)])
+def test_the_tolerance_is_that_of_the_dtype_times_the_largest_output(
+    dtype, allowed, largest, scale
+):
+    """Outputs of 0 and a number; in the smaller network the 0 is another number."""
+    masked = Says([largest, 0.0], dtype=dtype)
+    near, far = 0.8 * allowed * scale, 1.25 * allowed * scale
+    proof = certify(masked, Says([largest, near], dtype=dtype), X)
+    assert proof.tolerance == pytest.approx(allowed * scale)
+    assert proof.difference == proof.training_difference == pytest.approx(near, rel=1e-2)
+    with pytest.raises(CertificateError, match="in evaluation mode outputs differ by"):
+        certify(masked, Says([largest, far], dtype=dtype), X)
+    with pytest.raises(CertificateError, match="in evaluation mode outputs differ by"):
+        certify(masked, Says([largest, -far], dtype=dtype), X)
+
+
+def test_a_difference_of_exactly_the_tolerance_is_allowed():
+    masked, small = (Says([value], dtype=torch.float64) for value in (0.0, 1e-9))
+    assert certify(masked, small, X).difference == 1e-9
+
+
+def test_each_mode_is_measured_by_its_own_outputs():
+    masked = Says([100.0, 0.0], training=[[0.5, 0.0]])
+    with pytest.raises(
+        CertificateError, match="in training mode outputs differ by 0.005, and 0.00"
+    ):
+        certify(masked, Says([100.0, 0.0], training=[[0.5, 0.005]]), X)
+    proof = certify(masked, Says([100.0, 0.005], training=[[0.5, 0.00005]]), X)
+    assert proof.difference == pytest.approx(0.005)
+    assert proof.training_difference == pytest.approx(0.00005)
+    assert proof.tolerance == pytest.approx(1e-4)
+    large_in_training = Says([0.5], training=[[100.0]])
+    assert certify(large_in_training, Says([0.5], training=[[100.005]]), X).tolerance == (
+        pytest.approx(1e-2)
+    )
+
+
+def test_the_largest_difference_of_any_output_is_told():
+    masked = Says([1.0, 2.0], [3.0, -4.0])
+    small = Says([1.0, 2.00003], [3.0001, -4.0])
+    proof = certify(masked, small, X)
+    assert proof.difference == pytest.approx(1e-4, rel=1e-2)
+    assert proof.tolerance == pytest.approx(4e-4)
+
+
+def test_the_tolerance_is_that_of_the_coarsest_output():
+    class Mixed(nn.Module):
+        def __init__(self, more=0.0):
+            super().__init__()
+            self.more = more
+
+        def forward(self, x):
+            zeros = x[:, :1] * 0
+            return zeros.double() + self.more, zeros.bfloat16()
+
+    assert certify(Mixed(), Mixed(0.04), X).tolerance == 5e-2
+    with pytest.raises(CertificateError, match=r"differ by 0\.06"):
+        certify(Mixed(), Mixed(0.06), X)
+
+
+def test_outputs_of_other_shapes_or_another_number_of_them_are_refused():
+    with pytest.raises(CertificateError, match=r"same shapes.* evaluation mode they are .*64, 2"):
+        certify(Says([1.0]), Says([1.0, 1.0]), X)
+    with pytest.raises(CertificateError, match="same shapes"):
+        certify(Says([1.0], [2.0]), Says([1.0]), X)
+    with pytest.raises(CertificateError, match="in training mode they are"):
+        certify(Says([1.0]), Says([1.0], training=[[1.0, 1.0]]), X)
+
+
+@pytest.mark.parametrize("odd", [float("inf"), float("-inf"), float("nan")])
+def test_equal_infinities_and_nan_are_no_difference_and_all_others_are(odd):
+    proof = certify(Says([odd, 1.0]), Says([odd, 1.0]), X)
+    assert proof.difference == 0.0
+    for other in {0.0, float("inf"), float("-inf"), float("nan")} - {odd}:
+        if other == other or odd == odd:
+            with pytest.raises(CertificateError, match="outputs differ by"):
+                certify(Says([odd, 1.0]), Says([other, 1.0]), X)
+
+
+def test_an_output_without_numbers_and_one_of_integers_are_not_compared():
+    class Empty(nn.Module):
+        def __init__(self, label):
+            super().__init__()
+            self.label = label
+
+        def forward(self, x):
+            return x[:, :0], torch.full((len(x),), self.label)
+
+    proof = certify(Empty(1), Empty(2), X)
+    assert (proof.difference, proof.training_difference, proof.tolerance) == (0.0, 0.0, 1e-4)
+    labels = certify(nn.Identity(), nn.Identity(), torch.arange(6))
+    assert (labels.difference, labels.training_difference, labels.tolerance) == (0.0, 0.0, 1e-4)
+
+
+class Fails(nn.Module):
+    """Runs in the modes named only."""
+
+    def __init__(self, *modes):
+        super().__init__()
+        self.modes = modes
+
+    def forward(self, x):
+        if self.training not in self.modes:
+            raise ValueError("expected more than 1 value")
+        return x * 0
+
+
+def test_a_network_that_cannot_run_in_training_mode_is_compared_in_evaluation_mode_only():
+    proof = certify(Fails(False), Fails(False), X)
+    assert proof.training_difference is None
+    assert str(proof) == (
+        "same function on 64 inputs (10 of them given): outputs differ by 0.0e+00 at most "
+        "(allowed 1.0e-04)"
+    )
+    with pytest.raises(CertificateError, match="does not run: expected more than 1 value"):
+        certify(Fails(True, False), Fails(True), X)
+    with pytest.raises(CertificateError, match="does not run: expected more than 1 value"):
+        certify(Fails(True, False), Fails(False), X)
+    with pytest.raises(ValueError, match="expected more"):  # the masked one has to run
+        certify(Fails(True), Fails(True, False), X)
+
+
+def test_a_certificate_says_in_words_what_was_compared():
+    proof = certify(Says([8.0, 0.0]), Says([8.0, 0.0002], training=[[8.0, 0.0004]]), X)
+    assert str(proof) == (
+        "same function on 64 inputs (10 of them given): outputs differ by 2.0e-04 at most, "
+        "4.0e-04 in training mode (allowed 8.0e-04)"
+    )
+    with pytest.raises(FrozenInstanceError):
+        proof.difference = 0.0
+
+
+def test_how_many_inputs_are_compared():
+    several = certify(nn.Identity(), nn.Identity(), torch.rand(70, 2))
+    assert (several.inputs, several.real) == (70, 70)
+
+    class Pair(nn.Module):
+        def forward(self, x, y):
+            return x.sum() + y.sum()
+
+    # Tensors of different lengths have no samples that could be counted or added.
+    pair = certify(Pair(), Pair(), (torch.rand(3, 2), torch.rand(5)))
+    assert (pair.inputs, pair.real) == (1, 1)
+    in_evaluation = certify(Fails(False), Fails(False), torch.tensor(2.0))
+    assert (in_evaluation.inputs, in_evaluation.real) == (1, 1)
+
+
+class Drops(nn.Module):
+    """Calls one function of torch that drops at random in training mode."""
+
+    def __init__(self, call, p):
+        super().__init__()
+        self.call, self.p = call, p
+
+    def forward(self, x):
+        return self.call(x, self.p if self.training else 0.0)
+
+
+def heads(x, *rest, **named):
+    return F.scaled_dot_product_attention(x, x.flip(-1), x.roll(1, -1), *rest, **named)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, p: F.dropout(x, p, True),
+        lambda x, p: F.dropout(input=x, p=p, training=True),
+        lambda x, p: torch.dropout(x, p, True),
+        lambda x, p: F.alpha_dropout(x, p, True),
+        lambda x, p: F.feature_alpha_dropout(x[:, :, None], p, True),
+        lambda x, p: F.dropout1d(x[:, :, None], p, True),
+        lambda x, p: F.dropout2d(x[:, :, None, None], p, True),
+        lambda x, p: F.dropout3d(x[:, :, None, None, None], p, True),
+        lambda x, p: torch.feature_dropout(x[:, :, None], p, True),
+        lambda x, p: heads(x[None, None], dropout_p=p),
+        lambda x, p: heads(x[None, None], None, p),
+        lambda x, p: heads(x[None, None], None, p, True),
+    ],
+)
+def test_no_function_drops_anything_in_a_certificate(call):
+    assert certify(Drops(call, 0.0), Drops(call, 0.5), X).training_difference == 0.0
+    other = Drops(lambda x, p: call(x, p) + (0.01 if p else 0.0), 0.5)
+    with pytest.raises(CertificateError, match="training mode outputs differ"):
+        certify(Drops(call, 0.0), other, X)
+
+
+def test_attention_is_left_as_it_is_but_for_its_dropout():
+    """The argument after the dropout, and the one before it, stay: a causal mask changes much."""
+    mask = torch.zeros(64, 64)
+    mask[:, :3] = -torch.inf
+    for changed in (
+        lambda x, p: heads(x[None, None], None, p, True),
+        lambda x, p: heads(x[None, None], mask, p),
+        lambda x, p: heads(x[None, None], attn_mask=mask, dropout_p=p),
+        lambda x, p: heads(x[None, None], is_causal=True, dropout_p=p),
+    ):
+        plain = Drops(lambda x, p: heads(x[None, None]), 0.5)
+        with pytest.raises(CertificateError, match="outputs differ"):
+            certify(plain, Drops(changed, 0.5), X)
+    assert certify(plain, Drops(lambda x, p: heads(x[None, None], None), 0.5), X).difference == 0.0
+
+
+def test_torchs_own_attention_drops_nothing_and_stays_as_it_is():
+    torch.manual_seed(0)
+
+    class Own(nn.Module):
+        def __init__(self, dropout):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, dropout=dropout, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x[:, None], x[:, None], x[:, None], need_weights=True)
+
+    plain = Own(0.0)
+    dropping = Own(0.5)
+    dropping.load_state_dict(plain.state_dict())
+    assert certify(plain, dropping, X).training_difference == 0.0
+    other = copy.deepcopy(dropping)
+    other.attention.out_proj.bias.data.add_(0.01)
+    with pytest.raises(CertificateError, match="evaluation mode"):
+        certify(plain, other, X)
+
+
+def test_the_random_numbers_of_both_networks_are_the_same_and_the_callers_are_kept():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.rand(())
+
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    proof = certify(Noisy(), Noisy(), X)
+    assert (proof.difference, proof.training_difference) == (0.0, 0.0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_graph_is_recorded():
+    class Looks(nn.Module):
+        def forward(self, x):
+            return x * (2.0 if torch.is_grad_enabled() else 1.0)
+
+    proof = certify(nn.Identity(), Looks(), X)
+    assert (proof.difference, proof.training_difference) == (0.0, 0.0)
