@@ -391,6 +391,7 @@ def test_damaged_files_load_whole_or_not_at_all(tmp_path):
     save(model, path, mask)
     sound_content = path.read_bytes()
     shapes = [tuple(t.shape) for t in model.state_dict().values()]
+    assert load_mask(path) == mask
     outcomes = Counter()
 
     def attempt(read):
@@ -421,7 +422,7 @@ def test_damaged_files_load_whole_or_not_at_all(tmp_path):
         attempt(lambda: inspect(path))
 
     damaged()
-    assert min(outcomes["refused"], outcomes["read"]) > 10, outcomes
+    assert outcomes["refused"] > 100, outcomes
 
 
 # Writing.
