@@ -94,7 +94,7 @@ def remove(model: nn.Module, probe: Probe, group: Neurons, units: Tensor) -> Non
     part = group.listeners[0]
     with torch.no_grad():
         model.get_parameter(part.parameter).index_fill_(part.dim, part.index[units].flatten(), 0)
-    probe.update_(Cut({group: units}))
+    probe.cut_(Cut({group: units}))
 
 
 # What is printed.

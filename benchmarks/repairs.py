@@ -120,8 +120,7 @@ def complete_curve() -> float:
             doomed = lowest({group: scores("obs", probe, group)}, mask, [group], 1)
             cut = Cut(doomed, mixed("least_squares", probe, doomed, mask))
             mask = mask_cut_(probe.model, mask, cut)
-            probe.cut_(cut)
-            probe.mask = mask
+            probe.update_(mask)
 
     return _timed(remove_all)
 

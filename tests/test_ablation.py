@@ -48,7 +48,7 @@ def naive(model, x, y, loss, group):
 
 
 def engine(probe, group):
-    return type(probe._engines[group])
+    return type(probe._engines.chosen[group])
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -230,7 +230,7 @@ def test_iterative_order_is_the_naive_order(widths):
                 network.get_parameter(part.parameter).data.index_fill_(
                     part.dim, part.index[unit], 0
                 )
-            probe.update_(Cut({group: torch.tensor([unit])}))
+            probe.cut_(Cut({group: torch.tensor([unit])}))
         orders.append(order)
     assert orders[0] == orders[1]
     assert len(set(orders[0])) == len(orders[0])

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hand
 import zoo
-from sentei import CriterionError, Cut, Probe, criteria, find_synapses, find_units
+from sentei import CriterionError, Mask, Probe, criteria, find_synapses, find_units
 from sentei.criteria import Taylor1, Taylor2, Thresholded, obd, skeletonization, taylor1, taylor2
 from sentei.losses import per_sample
 from sentei.network.example import tensors
@@ -93,7 +93,7 @@ def test_multilayer_perceptrons(widths, loss, act, sigmoid_end):
         assert close(probe.curvatures(group), bend)
         assert close(probe.slopes(group, Slope(absolute=True)), each)
         assert close(taylor2(probe, group, curvature="full"), bend / 2 - slope)
-        assert type(probe._engines[group]) is Chain
+        assert type(probe._engines.chosen[group]) is Chain
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -217,7 +217,7 @@ def test_what_is_dead_scores_nothing():
     model, (x, y) = mlp((5, 6, 7, 4), nn.Sigmoid), data()
     probe, group = Probe(model, (x, y)), hand.hidden(model)[0]
     model[2].weight.data[:, 2] = 0
-    probe.update_(Cut({group: torch.tensor([2])}))
+    probe.update_(Mask.full([group]).without({group: [2]}))
     slope, bend, _ = autograd(model, x, y, "cross_entropy", group)
     for found, want in ((probe.slopes(group), slope), (probe.curvatures(group), bend)):
         assert close(found, want)
@@ -257,8 +257,8 @@ def test_what_vmap_cannot_run_goes_one_at_a_time():
         assert close(probe.curvatures(group), bend)
         assert close(probe.slopes(group, Slope(absolute=True)), each)
         assert close(probe.slopes(group), slope)
-        assert type(probe._engines[group]) is Gates
-        assert not probe._engines[group].batched_derivatives
+        assert type(probe._engines.chosen[group]) is Gates
+        assert not probe._engines.chosen[group].batched_derivatives
         assert probe.one_at_a_time > 0
 
 
@@ -322,7 +322,7 @@ def test_thresholds_know_only_the_alive():
     (group,) = hand.hidden(model)
     probe = Probe(model, (x, y))
     model[2].weight.data[:, 1] = 0
-    probe.update_(Cut({group: torch.tensor([1])}))
+    probe.update_(Mask.full([group]).without({group: [1]}))
     plain, found = taylor2(probe, group), Thresholded(taylor2, quantile=0.5)(probe, group)
     assert found[1] == 0
     large = plain.abs() > plain[probe.alive(group)].abs().quantile(0.5)

@@ -187,7 +187,7 @@ def test_the_way_there_leaves_no_trace(widths, act):
         rises = probe.rises_without(group).masked_fill(~probe.alive(group), torch.inf)
         remove(model, probe, group, [int(rises.argmin())])
         fresh = Probe(model, data)
-        fresh.mask = probe.mask
+        fresh.update_(probe.mask)
         assert fresh.loss() == probe.loss()
         assert fresh.accuracy() == probe.accuracy()
         for each in groups:
@@ -202,8 +202,8 @@ def test_a_small_budget_changes_nothing(monkeypatch):
     probe = Probe(model, data)
     poor = [probe.losses_without(group) for group in groups]
     assert all(torch.equal(a, b) for a, b in zip(rich, poor, strict=True))
-    assert probe._recording is not None
-    blocks = probe._recording._passes.values()
+    assert probe._engines is not None
+    blocks = probe._engines.recording._passes.values()
     assert [bool(block.call_outputs) for block in blocks] == [True, False, False]
 
 

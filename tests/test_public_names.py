@@ -53,7 +53,6 @@ def test_a_place_that_a_guide_named_is_there(path, monkeypatch):
 
 def test_old_names_are_the_new_things():
     assert sentei.Room is sentei.MemoryBudget
-    assert sentei.Probe.cut_ is sentei.Probe.update_
     old = importlib.import_module("sentei.reporting.budgets")
     new = importlib.import_module("sentei.experiments.budgets")
     assert old.against_bytes is new.accuracy_at_budgets

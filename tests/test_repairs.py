@@ -138,8 +138,7 @@ def test_moments_survive_cuts_of_their_own_group_only():
         {first: torch.tensor([2])},
         least_squares(probe, first, torch.tensor([2]), Mask.full([first]).without({first: [2]})),
     )
-    apply_cut_(model, Mask.full([first]), cut, x)
-    probe.update_(cut)
+    probe.update_(apply_cut_(model, Mask.full([first]), cut, x))
     assert next(iter(second_moments(probe, first).values())) is a
     (again,) = second_moments(probe, second).values()
     assert again is not b
@@ -236,8 +235,7 @@ def test_repairs_lean_on_the_living_alone():
     copy_unit(model, 2, 6)
     probe, (group,) = Probe(model, (x, y)), hand.hidden(model)
     mask = Mask.full([group]).without({group: [6]})
-    apply_cut_(model, Mask.full([group]), Cut({group: torch.tensor([6])}), x)
-    probe.update_(Cut({group: torch.tensor([6])}))
+    probe.update_(apply_cut_(model, Mask.full([group]), Cut({group: torch.tensor([6])}), x))
     for how in ("affine", "twin", "least_squares"):
         (rows,) = repair(how)(probe, group, torch.tensor([5]), mask.without({group: [5]})).values()
         assert rows[0, 6] == 0

@@ -145,7 +145,7 @@ def test_what_grows_back_is_where_the_gradient_is_largest():
     mask = Mask.full(groups).without(dead)
     mask.apply_(model)
     probe = Probe(model, data)
-    probe.mask = mask
+    probe.update_(mask)
     propose = regrowing("magnitude", one_shot(27), steps=2, share=0.4)
     cut = propose(probe, groups, mask, Progress(1, None, 42, 27))
     assert cut is not None

@@ -128,12 +128,26 @@ class Call:
         """Whether the function takes its arguments by position only."""
         return self.function in _BY_POSITION
 
-    def __call__(self, input: Tensor | None = None) -> Tensor:
-        """Return the call's result, computed on another `input` if one is given."""
+    def __call__(self, input: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """Return the call's result, computed on another `input` or `weight` if one is given."""
         given = self.given if input is None else {**self.given, self.use.reads: input}
+        given = given if weight is None else {**given, self.use.weight: weight}
         if self.by_position:
             return self.function(*given.values())
         return self.function(**given)
+
+    def channels(self, columns: Tensor) -> Tensor:
+        """Return the input channels that columns of the weight read, (..., channels).
+
+        A grouped convolution reads one channel in each of its groups with the same column.
+
+        Args:
+            columns: (..., columns) positions along the weight's columns.
+        """
+        assert self.use.columns is not None
+        width = self.given[self.use.weight].shape[self.use.columns]
+        steps = torch.arange(0, self.input.shape[self.axis], width, device=columns.device)
+        return (steps[:, None] + columns[..., None, :]).flatten(-2)
 
 
 class Calls(TorchFunctionMode):
@@ -251,3 +265,12 @@ def names_of(model: nn.Module) -> dict[int, str]:
         for name, tensor in source(remove_duplicate=False):
             names.setdefault(id(tensor), name)
     return names
+
+
+def recorded_name(model: nn.Module, parameter: str) -> str:
+    """Return the name under which calls record a parameter: its first one, where several share it.
+
+    Raises:
+        AttributeError: the model has no such parameter.
+    """
+    return names_of(model)[id(model.get_parameter(parameter))]

@@ -7,7 +7,7 @@ columns times the constant to the listener's bias.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -56,19 +56,75 @@ def fold_(model: nn.Module, group: Neurons, units: Tensor, mix: Mapping[Listener
         _fold_into_(model, part, units, weights)
 
 
-def _fold_into_(model: nn.Module, part: Listener, units: Tensor, weights: Tensor) -> None:
-    """Fold `units` into one listener in place; `weights` is its mix, (k, size + 1)."""
+def _fold_into_(model: nn.Module, part: Listener, units: Tensor, rows: Tensor) -> None:
+    """Fold `units` into one listener in place; `rows` is its mix, (k, size + 1)."""
     weight = model.get_parameter(part.parameter)
-    index = part.index.to(weight.device)
-    moved = weight.movedim(part.dim, 0)  # a view: columns first
-    removed = moved[index[units]]  # (k, columns per unit, ...)
-    shares = weights.to(weight)
-    moved[index] += torch.einsum("ks,kc...->sc...", shares[:, :-1], removed)
+    stays = torch.ones(len(part.index)).index_fill(0, units, 0)
+    whole, constant = folded(weight, part, stays, lambda columns: columns[units], rows)
+    weight.copy_(whole)
     bias = _bias(model, part)
     if bias is not None:
-        total = torch.einsum("k,kc...->c...", shares[:, -1], removed).sum(0)
-        bias += total.reshape(bias.shape[0], -1).sum(1)
-    moved[index[units].flatten()] = 0
+        bias += constant.reshape(bias.shape)
+
+
+def folded(
+    weight: Tensor,
+    part: Listener,
+    stays: Tensor,
+    take: Callable[[Tensor], Tensor],
+    rows: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return a listener's weight with k units folded into the others, and what its bias gains.
+
+    Can be differentiated, and run under `torch.func.vmap` with `stays`, `take` and `rows` that
+    depend on the unit.
+
+    Args:
+        weight: the listener's weight.
+        part: the listener.
+        stays: (size,) 0 for the k units, 1 for all others.
+        take: selects the k units from a tensor that has one row for each unit.
+        rows: (k, size + 1) the mix: for each of the k units a share of each unit (zero for the k
+            units) and, last, a constant.
+
+    Returns:
+        The weight, in its shape, and (rows of the weight,) what is added to the bias.
+    """
+    index, rows = part.index.to(weight.device), rows.to(weight)
+    columns = weight.movedim(part.dim, 0)
+    own = columns[index]  # (size, columns per unit, rows of the weight, ...)
+    removed = take(own)
+    kept = own * stays.to(weight).reshape(-1, *[1] * (own.ndim - 1))
+    moved = kept + torch.tensordot(rows[:, :-1].T, removed, 1)
+    whole = columns.index_copy(0, index.flatten(), moved.flatten(0, 1))
+    constant = torch.tensordot(rows[:, -1], removed, 1).sum(0)
+    return whole.movedim(0, part.dim), constant.reshape(constant.shape[0], -1).sum(1)
+
+
+def folded_call(
+    call: Call, part: Listener, stays: Tensor, take: Callable[[Tensor], Tensor], rows: Tensor
+) -> Tensor:
+    """Compute a listener's call with k units folded into the others; arguments as in `folded`."""
+    weight, constant = folded(call.given[call.use.weight], part, stays, take, rows)
+    return call(weight=weight) + constant.reshape(-1, *[1] * (-1 - call.axis))
+
+
+def unexplained(o: Tensor, index: Tensor, units: Tensor, rows: Tensor) -> Tensor:
+    """Return what a linear listener loses of its input when each unit alone is folded.
+
+    Args:
+        o: (inputs, n) the listener's input.
+        index: (size, columns per unit) the columns of each unit.
+        units: (k,) positions.
+        rows: (k, size + 1) the mix.
+
+    Returns:
+        (inputs, n): at the columns of `units` their output minus the mix, zero elsewhere.
+    """
+    lost = torch.zeros_like(o)
+    for own in index.T:  # a unit's i-th column is a mix of the i-th columns of the others
+        lost[own[units]] = o[own[units]] - torch.addmm(rows[:, -1:], rows[:, :-1], o[own])
+    return lost
 
 
 def _bias(model: nn.Module, part: Listener) -> Tensor | None:
@@ -187,58 +243,3 @@ def _constants(model: nn.Module, part: Listener, units: Tensor, example: Example
     low, high = values.min(1).values, values.max(1).values
     constant = high - low <= CONSTANT * (1 + values.abs().max(1).values)
     return torch.where(constant, (low + high) / 2, torch.nan)
-
-
-class FoldedCalls:
-    """Computes calls of a group's listeners as if one unit were folded into the others.
-
-    Args:
-        model: the model that the listeners belong to; it is not changed.
-        listeners: the listeners by the names of their weights in calls.
-
-    Attributes:
-        listeners: as passed.
-        owner: for each listener (columns,) int64, the unit of each column; the group's size where a
-            column belongs to no unit of the group.
-        place: for each listener (columns,) int64, which of its unit's columns each column is.
-    """
-
-    def __init__(self, model: nn.Module, listeners: Mapping[str, Listener]):
-        self.listeners = listeners
-        self.owner: dict[str, Tensor] = {}
-        self.place: dict[str, Tensor] = {}
-        for name, part in listeners.items():
-            weight = model.get_parameter(name)
-            size, each = part.index.shape
-            index = part.index.flatten().to(weight.device)
-            blank = torch.full((weight.shape[part.dim],), size, device=weight.device)
-            units = torch.arange(size, device=weight.device).repeat_interleave(each)
-            places = torch.arange(each, device=weight.device).repeat(size)
-            self.owner[name] = blank.scatter(0, index, units)
-            self.place[name] = torch.zeros_like(blank).scatter(0, index, places)
-
-    def __call__(self, call: Call, hit: Tensor, row: Tensor) -> Tensor:
-        """Compute a listener's call with one unit folded into the others.
-
-        Args:
-            call: a call of one of the listeners.
-            hit: (columns,) 1 at the columns of the removed unit, 0 elsewhere.
-            row: (size + 1,) the unit's mix: a share for each unit and, last, a constant.
-        """
-        part = self.listeners[call.weight]
-        weight = call.given[call.use.weight].movedim(part.dim, 0)
-        each = part.index.shape[1]
-        place = self.place[call.weight]
-        # The removed unit's columns, (places, ...), selected by a sum: under torch.func.vmap the
-        # unit's position is not available as a number.
-        at_place = (place == torch.arange(each, device=place.device)[:, None]).to(weight) * hit
-        removed = torch.tensordot(at_place, weight, 1)
-        padded = torch.cat([row[:-1], row.new_zeros(1)])  # columns of no unit have a share of 0
-        shares = padded[self.owner[call.weight]]
-        along = (-1, *[1] * (weight.ndim - 1))
-        folded = weight * (1 - hit).reshape(along) + shares.reshape(along) * removed[place]
-        given = {**call.given, call.use.weight: folded.movedim(0, part.dim)}
-        out = call.function(*given.values()) if call.by_position else call.function(**given)
-        total = (removed.sum(0) * row[-1]).flatten(1).sum(1) if weight.ndim > 2 else None
-        constant = removed.sum(0) * row[-1] if total is None else total
-        return out + constant.reshape(-1, *[1] * (-1 - call.axis))

@@ -80,22 +80,25 @@ class Mask:
     def _changed(self, members: Mapping[Any, Tensor | Sequence[int]], *, alive: bool) -> Mask:
         changed = dict(self._alive)
         for group, given in members.items():
-            own, positions = self._own(group), torch.as_tensor(given)
-            if not positions.numel():
-                continue
-            if positions.dtype == torch.bool or positions.is_floating_point():
-                raise GroupError(
-                    f"members are given as integer positions; {group.name!r} got "
-                    f"{positions.dtype}. Turn a bool mask into positions with .nonzero().flatten()."
-                )
-            outside = positions[(positions < 0) | (positions >= own.size)]
-            if outside.numel():
-                raise GroupError(
-                    f"positions in {own.kind} group {own.name!r} run from 0 to {own.size - 1}; "
-                    f"got {outside.flatten().tolist()[:5]}"
-                )
-            changed[own] = changed[own].index_fill(0, positions.long().flatten(), alive)
+            own = self._own(group)
+            changed[own] = changed[own].index_fill(0, positions_in(own, given), alive)
         return Mask(changed)
+
+    def died_since(self, before: Mask) -> dict[Group, Tensor]:
+        """Return the positions that are dead in this mask and alive in `before`.
+
+        A group that one of the masks does not hold counts as alive there.
+
+        Returns:
+            Ascending int64 positions, for each group that has any.
+        """
+        died = {}
+        for group, alive in self._alive.items():
+            was_alive = before._alive.get(group, torch.ones_like(alive))
+            positions = (was_alive & ~alive).nonzero().flatten()
+            if positions.numel():
+                died[group] = positions
+        return died
 
     def _own(self, group: Group) -> Group:
         """Return the mask's own object for a group: an equal group may hold other indices."""
@@ -183,19 +186,7 @@ class Mask:
         Raises:
             GroupError: a parameter of a group is missing or too small; the message names both.
         """
-        tensors = {
-            **dict(model.named_parameters(remove_duplicate=False)),
-            **dict(model.named_buffers()),
-        }
-        for group in self._alive:
-            for parameter, fits, want in _demands(group):
-                held = tensors.get(parameter)
-                if held is None or not fits(held):
-                    has = "no such parameter" if held is None else f"shape {tuple(held.shape)}"
-                    raise GroupError(
-                        f"group {group.name!r} is not this model's: it needs {parameter!r} with "
-                        f"{want}, the model has {has}. Find this model's groups with find_units."
-                    )
+        check_groups(model, self._alive)
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
@@ -284,6 +275,65 @@ class Mask:
             for part in group.listeners
             if not has_select(group, part.layer)
         )
+
+
+def positions_in(group: Group, given: Tensor | Sequence[int]) -> Tensor:
+    """Return positions of members of a group as int64, (k,).
+
+    Raises:
+        GroupError: positions that are not whole numbers, or lie outside the group.
+    """
+    positions = torch.as_tensor(given).flatten()
+    if not positions.numel():
+        return positions.long()
+    if positions.dtype == torch.bool or positions.is_floating_point():
+        raise GroupError(
+            f"members are given as integer positions; {group.name!r} got {positions.dtype}. Turn "
+            "a bool mask into positions with .nonzero().flatten()."
+        )
+    outside = positions[(positions < 0) | (positions >= group.size)]
+    if outside.numel():
+        raise GroupError(
+            f"positions in {group.kind} group {group.name!r} run from 0 to {group.size - 1}; got "
+            f"{outside.tolist()[:5]}"
+        )
+    return positions.long()
+
+
+def members_of(
+    model: nn.Module, group: Group, given: Tensor | Sequence[int] | None = None
+) -> Tensor:
+    """Return positions of members of one of the model's groups; all members if `given` is None.
+
+    Returns:
+        (k,) int64.
+
+    Raises:
+        GroupError: the model does not have the group, or the group no such members.
+    """
+    check_groups(model, [group])
+    return torch.arange(group.size) if given is None else positions_in(group, given)
+
+
+def check_groups(model: nn.Module, groups: Iterable[Group]) -> None:
+    """Raise GroupError if a model does not have one of the groups.
+
+    Raises:
+        GroupError: a parameter of a group is missing or too small; the message names both.
+    """
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers()),
+    }
+    for group in groups:
+        for parameter, fits, want in _demands(group):
+            held = tensors.get(parameter)
+            if held is None or not fits(held):
+                has = "no such parameter" if held is None else f"shape {tuple(held.shape)}"
+                raise GroupError(
+                    f"group {group.name!r} is not this model's: it needs {parameter!r} with "
+                    f"{want}, the model has {has}. Find this model's groups with find_units."
+                )
 
 
 def _zero_columns(dim: int, positions: Tensor) -> Callable[[Tensor], object]:

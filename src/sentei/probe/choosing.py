@@ -3,123 +3,173 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sentei.errors import StaleError, StructureError
-from sentei.network.calls import names_of
-from sentei.network.example import run, tensors
+from sentei.network.calls import recorded_name
 from sentei.network.surgery.certificate import TOLERANCE
 from sentei.network.units import Group, Listener, Neurons, Synapses
 from sentei.probe.engines.candidate_losses import CandidateLosses
-from sentei.probe.engines.chain import Chain, find_chain
+from sentei.probe.engines.chain import find_chain
 from sentei.probe.engines.gates import Gates
 from sentei.probe.engines.synapses import SynapseGates
-from sentei.probe.recording.data import ProbeData
-from sentei.probe.recording.recording import Recording, model_output, per_sample_losses
+from sentei.probe.recording.recording import (
+    Need,
+    Pass,
+    Recording,
+    Slope,
+    completed,
+    model_output,
+    output_with_weights,
+    per_sample_losses,
+)
 
-Engine = Chain | Gates | SynapseGates
+
+class Engine(Protocol):
+    """Computes sums over a block of samples for each of some members of one group."""
+
+    @property
+    def need(self) -> Need:
+        """What a pass must record before the other methods are called on it."""
+        ...
+
+    def slopes(self, block: Pass, members: Tensor, asked: Slope, /) -> Tensor:
+        """Return the derivative of the summed loss along each member's gate, (k,) float64."""
+        ...
+
+    def curvatures(self, block: Pass, members: Tensor, kind: str, /) -> Tensor:
+        """Return the second derivative of the summed loss along each gate, (k,) float64."""
+        ...
 
 
-def engine_for(
-    recording: Recording, group: Group, members: Tensor, losses: CandidateLosses
-) -> Engine:
-    """Choose the engine for a group and check it against the network.
+class UnitEngine(Engine, Protocol):
+    """An engine for a group of units, which also computes the loss without a unit."""
 
-    Raises:
-        StructureError: no engine measures this group of units correctly.
+    def rises(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the rise of the summed loss with each unit removed alone, (k,) float64."""
+        ...
+
+    def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
+        """Return the rises after each unit is repaired by its row of the mix, (k,) float64."""
+        ...
+
+    def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
+        """Return the rise with each unit's gate at each gain, (k, g) float64."""
+        ...
+
+
+@dataclass(eq=False)
+class Engines:
+    """The engines of one recording's groups, each chosen when it is first needed.
+
+    Attributes:
+        recording: the recording of the network.
+        losses: the loss on many candidates.
+        chosen: the engines so far.
     """
-    if isinstance(group, Neurons):
-        return unit_engine(recording, listeners_of(recording.model, group), members, losses)
-    return synapse_engine(recording, group, losses)
 
+    recording: Recording
+    losses: CandidateLosses
+    chosen: dict[Group, Engine] = field(default_factory=dict)
 
-def unit_engine(
-    recording: Recording, listeners: Mapping[str, Listener], units: Tensor, losses: CandidateLosses
-) -> Chain | Gates:
-    """Choose the engine for a group of units: `Chain` if it agrees with the network, else `Gates`.
+    def measuring(self, group: Group, members: Tensor) -> tuple[Tensor, Engine | None]:
+        """Return which members have to be measured, and the engine that measures them.
 
-    Each is checked on the loss without one of the `units`, see `agrees_with_model`.
+        The others cannot change the loss: units that only zeros read, and synapses that are zero.
 
-    Raises:
-        StructureError: neither agrees with the network.
-    """
-    model, survey = recording.model, recording.survey
-    chain = find_chain(recording, listeners, losses)
-    if chain is not None and agrees_with_model(recording, chain, listeners, units):
-        return chain
-    gates = Gates(model, survey, listeners, recording.per_sample)
-    if agrees_with_model(recording, gates, listeners, units):
-        return gates
-    raise StructureError(
-        "the measured loss without a unit must equal the network's own loss with the unit's "
-        "columns set to zero in its listeners; it differs, so the network uses a weight of "
-        f"{', '.join(sorted(listeners))} in a way that sentei cannot trace. Leave the group out."
-    )
+        Args:
+            group: a group of units or of synapses.
+            members: (k,) positions.
 
+        Returns:
+            (k,) bool, and the engine; None if there is nothing to measure.
 
-def synapse_engine(recording: Recording, group: Synapses, losses: CandidateLosses) -> SynapseGates:
-    """Build the engine for a group of synapses, with a chain if one agrees with the network."""
-    model = recording.model
-    name = names_of(model)[id(model.get_parameter(group.parameter))]
-    chain = None
-    if len(group.shape) == 2:
-        columns = Listener(group.name, name, 1, torch.arange(group.shape[1])[:, None])
-        found = find_chain(recording, {name: columns}, losses)
-        inputs = torch.arange(group.shape[1])
-        if found is not None and agrees_with_model(recording, found, {name: columns}, inputs):
-            chain = found
-    return SynapseGates(model, name, recording.per_sample, chain)
+        Raises:
+            StructureError: no engine measures this group of units correctly.
+        """
+        weights = largest_weights(self.recording.model, group)[members]
+        matter = weights != 0  # NaN matters: measuring it raises a LossError
+        if not matter.any():
+            return matter, None
+        if group not in self.chosen:
+            self.chosen[group] = self._choose(group, members[weights.argmax()][None])
+        return matter, self.chosen[group]
+
+    def _choose(self, group: Group, member: Tensor) -> Engine:
+        """Choose the engine for a group; one for units is checked on `member`, (1,)."""
+        if isinstance(group, Neurons):
+            return self._for_units(listeners_of(self.recording.model, group), member)
+        return self._for_synapses(group)
+
+    def _for_units(self, listeners: Mapping[str, Listener], unit: Tensor) -> UnitEngine:
+        chain = find_chain(self.recording, listeners, self.losses)
+        gates = Gates(self.recording, listeners)
+        zeroed = zeroed_columns(self.recording.model, listeners, unit)
+        for engine in (chain, gates):
+            if engine is not None and agrees_with_model(self.recording, engine, zeroed, unit):
+                return engine
+        raise StructureError(
+            "the measured loss without a unit must equal the network's own loss with the unit's "
+            "columns set to zero in its listeners; it differs, so the network uses a weight of "
+            f"{', '.join(sorted(listeners))} in a way that sentei cannot trace. Leave the group "
+            "out."
+        )
+
+    def _for_synapses(self, group: Synapses) -> Engine:
+        """Build the engine for synapses, with a chain if one agrees with the network."""
+        model, chain = self.recording.model, None
+        name = recorded_name(model, group.parameter)
+        if len(group.shape) == 2:
+            columns = {name: Listener(group.name, name, 1, torch.arange(group.shape[1])[:, None])}
+            chain = find_chain(self.recording, columns, self.losses)
+            column = largest_weight_read(model, columns).argmax()[None].cpu()
+            zeroed = zeroed_columns(model, columns, column)
+            if chain and not agrees_with_model(self.recording, chain, zeroed, column):
+                chain = None
+        return SynapseGates(self.recording, name, chain)
 
 
 def agrees_with_model(
-    recording: Recording, engine: Chain | Gates, listeners: Mapping[str, Listener], units: Tensor
+    recording: Recording, engine: UnitEngine, zeroed: Mapping[str, Tensor], unit: Tensor
 ) -> bool:
     """Whether an engine measures the same rise in loss as the network with a unit's columns zeroed.
 
-    The check removes the unit of `units` that is read with the largest weight, on the recording's
-    check samples.
+    Args:
+        recording: the recording; its check samples are used.
+        engine: the engine to check.
+        zeroed: the weights of the listeners without the unit's columns.
+        unit: (1,) the unit.
     """
     sample = recording.check_pass
     recording.complete_(sample, engine.need)
     recording.complete_(sample, "outputs")
-    assert sample.losses is not None
-    unit = units[largest_weight_read(recording.model, listeners)[units].argmax().cpu()][None]
-    zeroed = {
-        name: recording.model.get_parameter(name).index_fill(
-            part.dim, part.index[unit].flatten().to(recording.device), 0.0
-        )
-        for name, part in listeners.items()
-    }
     outputs = output_with_weights(recording.model, zeroed, sample.samples)
     losses = per_sample_losses(recording.per_sample, outputs, sample.samples.targets)
-    rise = (losses.double().sum() - sample.losses.double().sum()).item()
+    rise = (losses.double().sum() - completed(sample.losses).double().sum()).item()
     difference = abs(engine.rises(sample, unit)[0].item() - rise) / len(losses)
     # A NaN passes here on purpose: the measurement itself raises a LossError with the samples.
     return not difference > tolerance(outputs) * max(1.0, losses.abs().mean().item())
 
 
-def output_with_weights(
-    model: nn.Module, zeroed: Mapping[str, Tensor], samples: ProbeData
-) -> Tensor:
-    """Run the model with some weights replaced and return its output; the model does not change."""
-
-    class Zeroed(nn.Module):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            return functional_call(model, dict(zeroed), args, kwargs)
-
-    return tensors(run(Zeroed(), samples.inputs))[0]
+def zeroed_columns(
+    model: nn.Module, listeners: Mapping[str, Listener], unit: Tensor
+) -> dict[str, Tensor]:
+    """Return the listeners' weights with the columns that read a unit, (1,), set to zero."""
+    return {
+        name: weight.index_fill(part.dim, part.index[unit].flatten().to(weight.device), 0.0)
+        for name, part in listeners.items()
+        for weight in [model.get_parameter(name)]
+    }
 
 
 def parameters_read(model: nn.Module, group: Group) -> set[str]:
     """Return the names of the parameters that a cut of the group changes, as calls use them."""
-    names = names_of(model)
     parts = group.listeners if isinstance(group, Neurons) else (group,)
-    return {names[id(model.get_parameter(part.parameter))] for part in parts}
+    return {recorded_name(model, part.parameter) for part in parts}
 
 
 def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
@@ -127,10 +177,9 @@ def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
 
     Listeners of the same parameter and dimension are joined into one with all their columns.
     """
-    names = names_of(model)
     found: dict[str, Listener] = {}
     for part in group.listeners:
-        name = names[id(model.get_parameter(part.parameter))]
+        name = recorded_name(model, part.parameter)
         if name in found and found[name].dim == part.dim:
             index = torch.cat([found[name].index, part.index], 1)
             found[name] = replace(part, index=index)
@@ -141,8 +190,14 @@ def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
 
 def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str, Tensor]:
     """Return the mixes by the parameter names under which calls use their listeners."""
-    names = names_of(model)
-    return {names[id(model.get_parameter(part.parameter))]: rows for part, rows in mix.items()}
+    return {recorded_name(model, part.parameter): rows for part, rows in mix.items()}
+
+
+def largest_weights(model: nn.Module, group: Group) -> Tensor:
+    """(size,) the largest absolute weight of each member: that reads a unit, or is the synapse."""
+    if isinstance(group, Neurons):
+        return largest_weight_read(model, listeners_of(model, group)).cpu()
+    return model.get_parameter(group.parameter).detach().abs().flatten().cpu()
 
 
 def largest_weight_read(model: nn.Module, listeners: Mapping[str, Listener]) -> Tensor:
@@ -154,16 +209,6 @@ def largest_weight_read(model: nn.Module, listeners: Mapping[str, Listener]) -> 
         columns = weight.amax(other) if other else weight
         largest.append(columns[part.index.to(weight.device)].amax(1))
     return torch.stack(largest).amax(0)
-
-
-def can_matter(model: nn.Module, group: Group) -> Tensor:
-    """Whether removing each member can change the loss, (size,) bool.
-
-    It can for units that a nonzero weight reads, and for nonzero synapses.
-    """
-    if isinstance(group, Neurons):
-        return largest_weight_read(model, listeners_of(model, group)).cpu() > 0
-    return model.get_parameter(group.parameter).detach().flatten().cpu() != 0
 
 
 def check_recording(recording: Recording) -> None:
@@ -183,7 +228,7 @@ def check_recording(recording: Recording) -> None:
     if difference > scale * tolerance(current):
         raise StaleError(
             "weights changed since this Probe recorded the network's outputs: the outputs now "
-            f"differ by up to {difference:.3g}. Call probe.update_(cut) after applying a cut, and "
+            f"differ by up to {difference:.3g}. Call probe.update_(mask) after applying a cut, and "
             "probe.forget_() after training or any other change of weights."
         )
 

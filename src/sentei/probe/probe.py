@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ from sentei import losses
 from sentei.distributed import gathered, sum_across
 from sentei.errors import GroupError, LossError
 from sentei.network.example import Example, resized, run, tensors, undisturbed
-from sentei.network.mask import Mask
+from sentei.network.mask import Mask, members_of
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import (
     Engine,
-    can_matter,
+    Engines,
+    UnitEngine,
     check_recording,
-    engine_for,
     listeners_of,
     mixes_by_name,
     parameters_read,
@@ -77,7 +77,7 @@ class Probe:
     Attributes:
         loss_name: the name of the loss; None for a callable.
         samples: the samples, in memory.
-        mask: which members are alive, according to the cuts passed to `update_`.
+        mask: which members are alive, as last passed to `update_`; all at first.
         one_at_a_time: how many values each took a forward pass of their own, because
             `torch.func.vmap` could not run the model for many units at once.
 
@@ -98,13 +98,13 @@ class Probe:
         self._loss = loss
         self.loss_name = loss if isinstance(loss, str) else None
         self.per_sample = losses.per_sample(loss)
-        self.mask = Mask.full(())
+        self._mask = Mask.full(())
         self.one_at_a_time = 0
         self._candidate_losses = CandidateLosses(self.loss_name, self.per_sample)
         self.samples = read(data)
         self.forget_()
         with undisturbed(model):
-            self._recording = self._new_recording()
+            self._engines = self._new_engines()
 
     def on(self, data: Any) -> Probe:
         """Return a Probe of the same network and loss on other samples."""
@@ -140,10 +140,15 @@ class Probe:
             return None
         return self.mean(count_correct, 1).item()
 
+    @property
+    def mask(self) -> Mask:
+        """Which members are alive; set it with `update_`."""
+        return self._mask
+
     def alive(self, group: Group) -> Tensor:
-        """Return which members of a group have not been cut, (size,) bool."""
-        if group in self.mask.groups:
-            return self.mask.alive(group)
+        """Return which members of a group are alive in `mask`, (size,) bool."""
+        if group in self._mask.groups:
+            return self._mask.alive(group)
         return torch.ones(group.size, dtype=torch.bool)
 
     # The network without a unit.
@@ -177,11 +182,10 @@ class Probe:
             LossError: a loss is not finite.
             StaleError: weights changed without `update_` or `forget_`.
         """
-        self.check_units(group)
         if mix is None:
-            return self._per_member(group, units, lambda e, b, own: e.rises(b, own))
+            return self._per_unit(group, units, lambda e, b, own: e.rises(b, own))
         mixes = mixes_by_name(self.model, mix)
-        return self._per_member(group, units, lambda e, b, own: e.rises_after(b, own, mixes))
+        return self._per_unit(group, units, lambda e, b, own: e.rises_after(b, own, mixes))
 
     # The loss along a member's gate.
 
@@ -201,9 +205,8 @@ class Probe:
         Raises:
             GroupError, LossError, StaleError: as `rises_without`.
         """
-        self.check_units(group)
         width = (len(gains),)
-        return self._per_member(group, units, lambda e, b, o: e.rises_at_gains(b, o, gains), width)
+        return self._per_unit(group, units, lambda e, b, o: e.rises_at_gains(b, o, gains), width)
 
     def slopes(self, group: Group, asked: Slope | None = None) -> Tensor:
         """Compute the derivative of the mean loss along each member's gate, all gates at 1.
@@ -256,25 +259,38 @@ class Probe:
 
     # Changes of weights.
 
-    def update_(self, cut: _CutLike) -> None:
-        """Update the mask after a cut was applied to the weights, and drop outdated recordings."""
-        groups_cut = (*cut.doomed, *cut.regrown)
-        groups = dict.fromkeys([*self.mask.groups, *groups_cut])
-        dead = {group: self.mask.dead(group) for group in self.mask.groups}
-        self.mask = Mask.full(groups).without(dead).without(cut.doomed).with_(cut.regrown)
-        if self._recording is not None:
-            names = {name for g in groups_cut for name in parameters_read(self.model, g)}
-            users = [at for name in names for at in self._recording.survey.users(name)]
-            changed = min(users, default=0)
-            self.moments.forget_(self._recording, changed)
-            self._recording.forget_(changed)
+    def update_(self, mask: Mask) -> None:
+        """Set which members are alive, after their weights have changed accordingly.
 
-    cut_ = update_  # its name in the first release
+        What was recorded behind the first changed weight is dropped. Call `forget_` too if other
+        weights have changed, for example by retraining.
+
+        Args:
+            mask: what is alive now, such as the mask of a step. A group that it does not hold
+                counts as alive.
+        """
+        changed = {**mask.died_since(self._mask), **self._mask.died_since(mask)}
+        self._mask = mask
+        if self._engines is None or not changed:
+            return
+        recording = self._engines.recording
+        names = {name for group in changed for name in parameters_read(self.model, group)}
+        first = min((at for name in names for at in recording.survey.users(name)), default=0)
+        self.moments.forget_(recording, first)
+        recording.forget_(first)
+
+    def cut_(self, cut: _CutLike) -> None:
+        """Update the mask by a cut that was applied to the weights: `update_` of the first release.
+
+        Args:
+            cut: what was removed, and which synapses were regrown.
+        """
+        groups = Mask.full(dict.fromkeys([*self._mask.groups, *cut.doomed, *cut.regrown]))
+        self.update_(groups.joined(self._mask).without(cut.doomed).with_(cut.regrown))
 
     def forget_(self) -> None:
         """Drop all recordings; call after training, an undo or any other change of weights."""
-        self._recording: Recording | None = None
-        self._engines: dict[Group, Engine] = {}
+        self._engines: Engines | None = None
         self.moments = MomentCache()
 
     @contextmanager
@@ -284,14 +300,20 @@ class Probe:
         Raises:
             StaleError: weights changed without `update_` or `forget_`.
         """
-        with undisturbed(self.model):
-            if self._recording is None:
-                self._recording = self._new_recording()
-            check_recording(self._recording)
-            yield self._recording
+        with self._measuring() as engines:
+            yield engines.recording
 
-    def _new_recording(self) -> Recording:
-        return Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES)
+    @contextmanager
+    def _measuring(self) -> Iterator[Engines]:
+        with undisturbed(self.model):
+            if self._engines is None:
+                self._engines = self._new_engines()
+            check_recording(self._engines.recording)
+            yield self._engines
+
+    def _new_engines(self) -> Engines:
+        recording = Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES)
+        return Engines(recording, self._candidate_losses)
 
     def _mean(
         self, recording: Recording, need: Need, of: Callable[[Pass], Tensor], count: int = 1
@@ -325,11 +347,23 @@ class Probe:
         sample = recording.check_pass
         check_smooth(self.per_sample, completed(sample.outputs), sample.samples.targets, order)
 
+    def _per_unit(
+        self,
+        group: Group,
+        units: Tensor | Sequence[int] | None,
+        measure: Callable[[UnitEngine, Pass, Tensor], Tensor],
+        shape: tuple[int, ...] = (),
+    ) -> Tensor:
+        """As `_per_member`, for what is defined for units only."""
+        self.check_units(group)
+        any_engine = cast("Callable[[Engine, Pass, Tensor], Tensor]", measure)
+        return self._per_member(group, units, any_engine, shape)
+
     def _per_member(
         self,
         group: Group,
         members: Tensor | Sequence[int] | None,
-        measure: Callable[[Any, Pass, Tensor], Tensor],
+        measure: Callable[[Engine, Pass, Tensor], Tensor],
         shape: tuple[int, ...] = (),
         derivatives: int = 0,
     ) -> Tensor:
@@ -338,41 +372,39 @@ class Probe:
         Args:
             group: a group of units or of synapses.
             members: (k,) positions; all if None.
-            measure: (engine, block, members) -> (k, *shape) sums over a block.
+            measure: (engine, block, members) -> (k, *shape) sums over a block. A group of units
+                has a `UnitEngine`.
             shape: of the values of one member.
             derivatives: how many times the loss has to be differentiable.
         """
-        chosen = torch.arange(group.size) if members is None else torch.as_tensor(members)
-        chosen = chosen if chosen.numel() else chosen.long()
-        Mask.full([group]).without({group: chosen}).check(self.model)
+        alive = self.alive(group)
+        chosen = members_of(self.model, group, members)
         values = torch.zeros(len(chosen), *shape, dtype=torch.float64)
-        live = (self.alive(group) & can_matter(self.model, group))[chosen]
-        with self.measuring() as recording:
+        at = alive[chosen].nonzero().flatten()
+        with self._measuring() as engines:
             if derivatives:
-                self.check_smooth(recording, derivatives)
-            if live.any():
-                values[live] = self._measured(recording, group, chosen[live], measure, shape)
+                self.check_smooth(engines.recording, derivatives)
+            matter, engine = engines.measuring(group, chosen[at])
+            if engine is not None:
+                at = at[matter]
+                measured = self._measured(engines.recording, engine, chosen[at], measure, shape)
+                values[at] = measured
         return values
 
     def _measured(
         self,
         recording: Recording,
-        group: Group,
+        engine: Engine,
         members: Tensor,
-        measure: Callable[[Any, Pass, Tensor], Tensor],
+        measure: Callable[[Engine, Pass, Tensor], Tensor],
         shape: tuple[int, ...],
     ) -> Tensor:
-        engine, whole = self._engine(recording, group, members), (len(members), *shape)
+        whole = (len(members), *shape)
         of_block = lambda block: measure(engine, block, members).flatten()  # noqa: E731
         means = self._mean(recording, engine.need, of_block, math.prod(whole))
         if isinstance(engine, Gates) and not engine.batched:
             self.one_at_a_time += means.numel()
         return means.view(whole)
-
-    def _engine(self, recording: Recording, group: Group, members: Tensor) -> Engine:
-        if group not in self._engines:
-            self._engines[group] = engine_for(recording, group, members, self._candidate_losses)
-        return self._engines[group]
 
 
 def second_moments(

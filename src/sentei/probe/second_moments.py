@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sentei.distributed import gathered, sum_across
-from sentei.network.calls import names_of
-from sentei.network.mask import Mask
+from sentei.network.calls import recorded_name
+from sentei.network.mask import check_groups
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
-from sentei.probe.recording.listener_inputs import listener_positions, read_listener_inputs
+from sentei.probe.recording.listener_inputs import read_listener_inputs
 from sentei.probe.recording.recording import Recording
 
 log = logging.getLogger("sentei")
@@ -230,7 +230,7 @@ class MomentCache:
         self, recording: Recording, group: Neurons, *, precise: bool = True
     ) -> dict[Listener, SecondMoments]:
         """Return the second moments of a group's outputs by listener, computed once."""
-        Mask.full([group]).check(recording.model)
+        check_groups(recording.model, [group])
         if (group, precise) not in self._moments:
             listeners = listeners_of(recording.model, group)
             self._moments[group, precise] = accumulate(recording, listeners, precise=precise)
@@ -254,12 +254,11 @@ class MomentCache:
     def forget_(self, recording: Recording, position: int) -> None:
         """Drop all moments of listeners after the call at `position`, whose weights changed."""
         for group, precise in [*self._moments]:
-            if max(listener_positions(recording, listeners_of(recording.model, group))) > position:
+            if max(recording.survey.readers(listeners_of(recording.model, group))) > position:
                 del self._moments[group, precise]
                 self._inverses = {k: v for k, v in self._inverses.items() if k[0] != group}
 
 
 def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:
     """The parameter names under which calls use a group's listeners."""
-    names = names_of(model)
-    return {part: names[id(model.get_parameter(part.parameter))] for part in group.listeners}
+    return {part: recorded_name(model, part.parameter) for part in group.listeners}

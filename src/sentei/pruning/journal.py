@@ -37,6 +37,8 @@ from sentei.network.encoding.packing import pack_groups
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.pruning.measuring import Measurement
+from sentei.pruning.rules.proposals import Proposal
+from sentei.pruning.rules.states import restore_state_, state_of
 from sentei.pruning.run_files import (
     ABOUT,
     IDENTITY,
@@ -56,43 +58,49 @@ from sentei.pruning.run_files import (
 
 
 class Retrain(Protocol):
-    """A function called after every cut to restore accuracy; undo and resume restore its state."""
+    """A function called after every cut to restore accuracy.
 
-    def __call__(self, model: nn.Module, mask: Mask) -> None:
+    If it has methods `state_dict` and `load_state_dict`, undo and resume restore its state. It may
+    hold tensors, numbers, strings, lists and dicts.
+    """
+
+    def __call__(self, model: nn.Module, mask: Mask, /) -> object:
         """Train `model`; what is dead in `mask` stays zero."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that the next call depends on: tensors, numbers, strings, lists and dicts."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights, retrainer state and random state after a step, as undo and resume restore them."""
+    """The state of a run after a step, as undo and resume restore it.
+
+    Attributes:
+        weights: parameters and buffers by name.
+        retrain: the retrainer's state; None if it has none.
+        propose: the proposal's state; None if it has none.
+        random: torch's random state, where a retrainer draws from it.
+        undone: steps undone since the start of the run.
+    """
 
     weights: dict[str, Tensor]
     retrain: dict[str, Any] | None
+    propose: dict[str, Any] | None
     random: Tensor | None
     undone: int
 
     @classmethod
-    def take(cls, model: nn.Module, retrain: Retrain | None, undone: int) -> Snapshot:
-        """Copy the present state of the model, the retrainer and torch's random numbers."""
+    def take(
+        cls, model: nn.Module, retrain: Retrain | None, propose: Proposal, undone: int
+    ) -> Snapshot:
+        """Copy the present state of the model, the retrainer, the proposal and random numbers."""
         weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        if retrain is None:
-            return cls(weights, None, None, undone)
-        return cls(weights, copy.deepcopy(retrain.state_dict()), torch.get_rng_state(), undone)
+        random = None if retrain is None else torch.get_rng_state()
+        return cls(weights, state_of(retrain), state_of(propose), random, undone)
 
-    def restore_(self, model: nn.Module, retrain: Retrain | None) -> None:
-        """Copy the stored state back into the model's own tensors and into the retrainer."""
+    def restore_(self, model: nn.Module, retrain: Retrain | None, propose: Proposal) -> None:
+        """Copy the stored state back into the model's own tensors, retrainer and proposal."""
         model.load_state_dict(self.weights)
-        if retrain is not None and self.retrain is not None:
-            retrain.load_state_dict(copy.deepcopy(self.retrain))
+        restore_state_(retrain, self.retrain)
+        restore_state_(propose, self.propose)
         if self.random is not None:
             torch.set_rng_state(self.random)
 
@@ -253,6 +261,7 @@ class Journal:
             "measured": record.measured.numbers(),
             "undone": snapshot.undone,
             "retrain": _flatten(snapshot.retrain, "retrain", tensors),
+            "propose": _flatten(snapshot.propose, "propose", tensors),
         }
         self._write(f"steps/{record.number:05}.safetensors", tensors, about)
 
@@ -288,9 +297,9 @@ class Journal:
             raise TypeError(f"{about['measured']} are no measurements")
         correct, mixes = tensors.get("by_class"), stripped("mix/", tensors)
         record = Record(number, mask, removed, measured, held["scores"], correct, mixes)
-        state = _unflatten(about["retrain"], tensors)
-        weights = {**weights, **moved}
-        return record, Snapshot(weights, state, tensors.get("random"), about["undone"])
+        retrain, propose = (_unflatten(about[key], tensors) for key in ("retrain", "propose"))
+        random, undone = tensors.get("random"), about["undone"]
+        return record, Snapshot({**weights, **moved}, retrain, propose, random, undone)
 
     def network(self, number: int) -> nn.Module:
         """Return a full-size copy of the network as it was after a step."""
@@ -326,14 +335,6 @@ def note(folder: str | Path, words: Mapping[str, Any]) -> None:
         storage.write(path, (json.dumps(words, indent=2, sort_keys=True) + "\n").encode())
 
 
-def described(part: Any) -> str | None:
-    """Describe a schedule, limit, proposal or criterion by a text that is equal in each process."""
-    if part is None:
-        return None
-    words = getattr(part, "words", None) or getattr(part, "__name__", None)
-    return words if isinstance(words, str) else repr(part).split(" at 0x", maxsplit=1)[0]
-
-
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Return `value` as plain data; its tensors go into `tensors`, their names into the data."""
     if isinstance(value, Tensor):
@@ -347,8 +348,8 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise JournalError(
-        f"a retrainer's state may hold tensors, numbers, strings, lists and dicts; {path} is "
-        f"a {type(value).__name__}"
+        "the state of a retrainer or a proposal may hold tensors, numbers, strings, lists and "
+        f"dicts; {path} is a {type(value).__name__}"
     )
 
 

@@ -85,7 +85,7 @@ def _steps(run: Run) -> Iterator[Step]:
             if cut is None or cut == refused:
                 break
             mask = apply_cut_(run.model, step.mask, cut, run.probe.example)
-            run.retrain_and_update_(cut, step.mask, mask)
+            run.retrain_and_update_(mask)
             measured = measure(run.model, mask, run.judge)
             if run.keeping is not None and not run.keeping(measured, start):
                 run.undo(step.mask)

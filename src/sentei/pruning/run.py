@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.describing import described
 from sentei.errors import BudgetError, StructureError, UnreachableError
 from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
@@ -20,7 +21,7 @@ from sentei.network.encoding.size import counts
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
-from sentei.pruning.journal import Journal, Record, Retrain, Snapshot, described
+from sentei.pruning.journal import Journal, Record, Retrain, Snapshot
 from sentei.pruning.measuring import Measurement, by_class, measure
 from sentei.pruning.rules.limits import Limit
 from sentei.pruning.rules.proposals import Cut, Proposal
@@ -79,38 +80,34 @@ class Run:
     retrain: Retrain | None
     given: Mask | None = None
     undone: int = 0
-    full: Mask = field(init=False)
+    start: Mask = field(init=False)
     journal: Journal = field(init=False)
     last: Snapshot = field(init=False)
+    untouched: Snapshot = field(init=False)
+    first_masks: list[Mask] = field(init=False)
 
     def begin(self, folder: str | Path | None, resume: bool) -> None:
         """Check limits and groups, apply the given mask, then open the journal."""
-        mask = self.start
-        self.full = Mask.full(mask.groups)
-        mask.check(self.model)
-        untouched = Snapshot.take(self.model, None, 0)
-        mask.apply_(self.model)
-        self.forget(mask)
-        if self.keeping is not None or self.until is not None:
-            try:
-                self.check_limits(mask)
-            except BaseException:
-                untouched.restore_(self.model, None)
-                raise
-        about = {
-            "propose": described(self.propose),
-            "keeping": described(self.keeping),
-            "retrain": described(self.retrain),
-            "data": [self.probe.fingerprint(), self.judge.fingerprint()],
-        }
-        start = start_record(self.model, self.judge)
-        self.journal = Journal.open(folder, self.model, self.full, about, resume, start)
-
-    @property
-    def start(self) -> Mask:
-        """What is alive before the first step."""
         full = Mask.full(self.groups)
-        return full if self.given is None else full.joined(self.given)
+        self.start = full if self.given is None else full.joined(self.given)
+        self.start.check(self.model)
+        self.untouched = self._snapshot()
+        self.first_masks = [probe.mask for probe in self.probes]
+        with self.untouched_on_error():
+            self.start.apply_(self.model)
+            self.forget(self.start)
+            if self.keeping is not None or self.until is not None:
+                self.check_limits(self.start)
+            about = {
+                "propose": described(self.propose),
+                "keeping": described(self.keeping),
+                "retrain": described(self.retrain),
+                "data": [probe.fingerprint() for probe in (self.probe, self.judge)],
+                "loss": [described(p.loss_name or p.per_sample) for p in (self.probe, self.judge)],
+            }
+            stored = start_record(self.model, self.judge)
+            everything = Mask.full(self.start.groups)
+            self.journal = Journal.open(folder, self.model, everything, about, resume, stored)
 
     def check_limits(self, mask: Mask) -> None:
         """Refuse a budget below the smallest possible size and a floor that step 0 breaches."""
@@ -137,13 +134,18 @@ class Run:
 
     def steps_so_far(self) -> list[Step]:
         """Return the steps in the journal; in a new run, write and return step 0."""
-        last = self.journal.last
-        if last is None:
-            mask = self.start
-            self.last = Snapshot.take(self.model, self.retrain, 0)
-            measured = measure(self.model, mask, self.judge)
-            self.journal.write(Record(0, mask, {}, measured, {}, by_class(self.judge)), self.last)
-            return [Step(0, mask, {}, measured, self.journal)]
+        with self.untouched_on_error():
+            last = self.journal.last
+            return [self._first_step()] if last is None else self._steps_read(last)
+
+    def _first_step(self) -> Step:
+        self.last = self._snapshot()
+        measured = measure(self.model, self.start, self.judge)
+        record = Record(0, self.start, {}, measured, {}, by_class(self.judge))
+        self.journal.write(record, self.last)
+        return Step(0, self.start, {}, measured, self.journal)
+
+    def _steps_read(self, last: int) -> list[Step]:
         steps = []
         for number in range(last + 1):
             record, self.last = self.journal.read(number)
@@ -153,6 +155,9 @@ class Run:
         self.undone = self.last.undone
         return steps
 
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.take(self.model, self.retrain, self.propose, self.undone)
+
     def progress(self, step: Step) -> Progress:
         """Return how far the run has come, over all groups, as schedules need it."""
         alive = sum(step.mask.count(group) for group in self.groups)
@@ -160,20 +165,18 @@ class Run:
         total = sum(starts.values())
         return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
-    def retrain_and_update_(self, cut: Cut, before: Mask, after: Mask) -> None:
+    def retrain_and_update_(self, mask: Mask) -> None:
         """Update the probes after a cut; then retrain, and drop what the probes recorded."""
-        whole = replace(cut, doomed=_difference(before, after))
         for probe in self.probes:
-            probe.update_(whole)
-            probe.mask = after
+            probe.update_(mask)
         if self.retrain is not None:
-            self.retrain(self.model, after)
-            self.forget(after)
+            self.retrain(self.model, mask)
+            self.forget(mask)
 
     def keep(self, step: Step, cut: Cut, mask: Mask, measured: Measurement) -> Step:
         """Write the step to the journal and return it."""
-        snapshot = Snapshot.take(self.model, self.retrain, self.undone)
-        removed = _difference(step.mask, mask)
+        snapshot = self._snapshot()
+        removed = mask.died_since(step.mask)
         right = by_class(self.judge)
         mixes = {part.parameter: mix for part, mix in cut.mix.items()}
         number = step.number + 1
@@ -189,19 +192,31 @@ class Run:
 
     def restore(self, mask: Mask) -> None:
         """Restore the last step that was kept; `mask` is that step's mask."""
-        self.last.restore_(self.model, self.retrain)
+        self.last.restore_(self.model, self.retrain, self.propose)
         self.forget(mask)
 
     def forget(self, mask: Mask) -> None:
         """Drop what the probes recorded, after weights have changed."""
         for probe in self.probes:
-            probe.mask = mask
+            probe.update_(mask)
             probe.forget_()
 
     @property
     def probes(self) -> list[Probe]:
         """The criterion's probe, and the one that measures steps if that is another."""
         return [self.probe] if self.judge is self.probe else [self.probe, self.judge]
+
+    @contextmanager
+    def untouched_on_error(self) -> Iterator[None]:
+        """Restore model, probes, retrainer and proposal as `prune` got them if anything raises."""
+        try:
+            yield
+        except BaseException:
+            self.untouched.restore_(self.model, self.retrain, self.propose)
+            for probe, mask in zip(self.probes, self.first_masks, strict=True):
+                probe.update_(mask)
+                probe.forget_()
+            raise
 
     @contextmanager
     def restored_on_error(self, mask: Mask) -> Iterator[None]:
@@ -267,8 +282,3 @@ def _smallest(mask: Mask, groups: Sequence[Group], least: int) -> Mask:
         if isinstance(group, Synapses) and not left.living(group.parameter, group.shape).any():
             left = left.with_({group: left.ends_alive(group).nonzero()[:1].flatten()})
     return left
-
-
-def _difference(before: Mask, after: Mask) -> dict[Group, Tensor]:
-    gone = {g: (before.alive(g) & ~after.alive(g)).nonzero().flatten() for g in before.groups}
-    return {group: positions for group, positions in gone.items() if positions.numel()}

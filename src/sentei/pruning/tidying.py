@@ -222,8 +222,7 @@ class _Tidying:
             return []
         if _same(self.before, _run(self.model, self.samples)):
             self.mask = mask
-            self.probe.update_(cut)
-            self.probe.mask = mask
+            self.probe.update_(mask)
             return units.tolist()
         self.model.load_state_dict(state)
         return []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.describing import described
 from sentei.samples import fingerprint
 from sentei.training.recipe import Recipe
 from sentei.training.train import Course, Pair
@@ -54,12 +54,8 @@ class FineTune:
     @property
     def words(self) -> str:
         """Recipe, data and teacher as a text that is the same in every process."""
-        distill = self.recipe.distillation
-        teacher = (
-            f", teacher {fingerprint(distill.teacher.state_dict().values())}" if distill else ""
-        )
-        recipe = re.sub(r" at 0x[0-9a-f]+", "", repr(self.recipe))
-        return f"FineTune({recipe}, data {fingerprint(self.samples)}{teacher})"
+        more = f", after_update={described(self.after_update)}" if self.after_update else ""
+        return f"FineTune({described(self.recipe)}, data {fingerprint(self.samples)}{more})"
 
     def __call__(self, model: nn.Module, mask: Holding) -> None:
         """Train `model` for the recipe's epochs, and zero the dead weights after every update.

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from sentei.criteria.repairs.affine import Mix, least_squares, remaining
 from sentei.distributed import sum_across
-from sentei.network.calls import Call, Calls
+from sentei.network.folding import folded_call
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import listeners_of, mixes_by_name
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.probe import Probe, inverse_covariances
-from sentei.probe.recording.listener_inputs import listener_positions
-from sentei.probe.recording.recording import Pass, Recording, model_output, per_sample_losses
+from sentei.probe.recording.recording import Override, Pass, Recording, per_sample_losses
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class _Fit:
         self.recording, self.units = recording, units
         self.start, self.directions = start, directions
         self.listeners = listeners_of(recording.model, group)
-        self.first = min(listener_positions(recording, self.listeners))
+        recording.survey.readers(self.listeners)
         self.sizes = [len(units) * each.shape[1] for each in directions.values()]
 
     def after(self, updates: int) -> Mix:
@@ -142,31 +141,13 @@ class _Fit:
     def _loss(self, block: Pass, mix: Mix) -> Tensor:
         """Summed loss of a block with the units replaced by a mix."""
         rows = mixes_by_name(self.recording.model, mix)
+        overrides = {name: self._folded(part, rows[name]) for name, part in self.listeners.items()}
+        out = self.recording.replay(block, overrides, plain=True)
+        losses = per_sample_losses(self.recording.per_sample, out, block.samples.targets)
+        return losses.double().sum()
 
-        def answer(call: Call) -> Tensor:
-            self.recording.check(call)
-            if call.weight in rows:
-                return self._folded(call, rows[call.weight])
-            kept = block.call_outputs.get(call.position) if call.position < self.first else None
-            return call() if kept is None else kept.clone()
-
-        with Calls(self.recording.model, answer, plain=True):
-            out = model_output(self.recording.model, block.samples)
-        return (
-            per_sample_losses(self.recording.per_sample, out, block.samples.targets).double().sum()
-        )
-
-    def _folded(self, call: Call, rows: Tensor) -> Tensor:
-        """The call's output with the removed units folded into the others, as `fold_` does it."""
-        part = self.listeners[call.weight]
-        weight = call.given[call.use.weight].detach().movedim(part.dim, 0)
-        index, coefficients = part.index.to(weight.device), rows.to(weight)
-        removed = weight[index[self.units]]
-        added = torch.einsum("ks,kc...->sc...", coefficients[:, :-1], removed).flatten(0, 1)
-        whole = weight.index_add(0, index.flatten(), added)
-        whole = whole.index_fill(0, index[self.units].flatten(), 0.0).movedim(0, part.dim)
-        given = {**call.given, call.use.weight: whole}
-        out = call.function(*given.values()) if call.by_position else call.function(**given)
-        constant = torch.einsum("k,kc...->c...", coefficients[:, -1], removed).sum(0)
-        constant = constant.reshape(len(constant), -1).sum(1)
-        return out + constant.reshape(-1, *[1] * (-1 - call.axis))
+    def _folded(self, part: Listener, rows: Tensor) -> Override:
+        """Return the override that folds the removed units into the others, as `fold_` does it."""
+        stays = torch.ones(len(part.index)).index_fill(0, self.units, 0)
+        take = lambda columns: columns[self.units]  # noqa: E731
+        return lambda call, kept: folded_call(call, part, stays, take, rows)  # noqa: ARG005

@@ -170,8 +170,7 @@ def curve(head: Head, name: str, repair: str | None, seed: int) -> dict[str, lis
         doomed = lowest({group: judged}, mask, [group], 1)
         cut = Cut(doomed, mixed(repair, probe, doomed, mask))
         mask = mask_cut_(copied.network, mask, cut)
-        probe.update_(cut)
-        probe.mask = mask
+        probe.update_(mask)
         rows.append(copied.accuracies("validation", "test"))
     return {part: [row[part] for row in rows] for part in ("validation", "test")}
 

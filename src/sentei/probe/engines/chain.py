@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from sentei.network.calls import names_of
 from sentei.network.example import tensors
+from sentei.network.folding import unexplained
 from sentei.network.units import Listener
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import (
@@ -129,17 +130,14 @@ class Chain:
         """
         inputs, (mix,) = block.call_inputs[self.position], mixes.values()
         columns, rows = self.listener.index.to(inputs.o.device), mix.to(inputs.o)[units]
-        residuals = CallInput(torch.zeros_like(inputs.o), inputs.targets)
-        for own in columns.T:  # a unit's i-th column is a mix of the i-th columns of the others
-            fitted = torch.addmm(rows[:, -1:], rows[:, :-1], inputs.o[own])
-            residuals.o[own[units]] = inputs.o[own[units]] - fitted
+        lost = unexplained(inputs.o, columns, units, rows)
         columns = columns[units]
         if self._is_classifier(inputs) and columns.shape[1] == 1:
             z, weight = self.reader(inputs.o), self.reader.weight
-            scratch = self._scratch(z)
+            residuals, scratch = CallInput(lost, inputs.targets), self._scratch(z)
             return self.softmax(z, weight, residuals, columns[:, 0], scratch, passing=True)
-        blocks = zip(self.rows(block), residuals.o.split(self._rows, 1), strict=True)
-        return torch.stack([self._rises(o, y, columns, lost) for (o, y), lost in blocks]).sum(0)
+        blocks = zip(self.rows(block), lost.split(self._rows, 1), strict=True)
+        return torch.stack([self._rises(o, y, columns, part) for (o, y), part in blocks]).sum(0)
 
     def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
         """Return the rise of the summed loss with each unit's gate at each gain, (k, g) float64."""

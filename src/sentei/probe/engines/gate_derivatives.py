@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,9 +68,21 @@ def second_by_autograd(along: GateLoss) -> GateLoss:
     return derivative
 
 
-# The operator under vmap, the operator for one gate at a time, and the attribute of `Gates` that
-# says whether vmap works for it.
-BatchedOperator = tuple[GateOperator, GateOperator, str]
-VALUE: BatchedOperator = (lambda along: along, lambda along: along, "batched")
-FIRST: BatchedOperator = (first_by_jvp, first_by_autograd, "batched_derivatives")
-SECOND: BatchedOperator = (second_by_func, second_by_autograd, "batched_derivatives")
+@dataclass(frozen=True)
+class Operator:
+    """What is computed of the losses along a gate: their value or a derivative.
+
+    Attributes:
+        batched: the operator under `torch.func.vmap`.
+        alone: the operator for one gate at a time.
+        differentiates: whether it is a derivative, which takes about four times the memory.
+    """
+
+    batched: GateOperator
+    alone: GateOperator
+    differentiates: bool = True
+
+
+VALUE = Operator(lambda along: along, lambda along: along, differentiates=False)
+FIRST = Operator(first_by_jvp, first_by_autograd)
+SECOND = Operator(second_by_func, second_by_autograd)

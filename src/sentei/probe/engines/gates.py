@@ -7,41 +7,40 @@ recorded output minus the unit's contribution. Everything after it is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch import Tensor
 from torch.nn import functional as F
 
-from sentei.errors import CriterionError, StructureError
-from sentei.network.calls import Call, Calls
-from sentei.network.folding import FoldedCalls
+from sentei.errors import CriterionError
+from sentei.network.calls import Call
+from sentei.network.folding import folded_call
 from sentei.network.units import Listener
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.engines.gate_derivatives import (
     FIRST,
     SECOND,
     VALUE,
-    BatchedOperator,
-    GateOperator,
+    Operator,
     hide_torch_warnings,
 )
 from sentei.probe.recording.recording import (
     Need,
+    Override,
     Pass,
-    PassSurvey,
     PerSample,
+    Recording,
     Slope,
-    model_output,
+    completed,
     per_sample_losses,
 )
 
 _CHUNK_BYTES = 128 * 2**20  # of the largest output, for all candidates of a chunk together
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
-PerListener = dict[str, Tensor]
+CandidateLoss = Callable[[Tensor, Tensor], Tensor]  # a unit and its gate's value -> (n,) losses
 
 
 @dataclass(eq=False)
@@ -49,29 +48,24 @@ class Gates:
     """Engine for units of any network: runs it from the group's listeners on, once per unit.
 
     Attributes:
-        model: the network.
-        survey: the calls of its forward pass.
+        recording: the recording of the network.
         listeners: the group's listeners by the parameter names under which calls use them.
-        per_sample: the loss, one number per sample.
         batched: whether `torch.func.vmap` can run the model; False after the first failure.
         batched_derivatives: whether it can also compute derivatives; False after the first failure.
+        share: the part of `_CHUNK_BYTES` that a chunk may take; halved when memory runs out.
+
+    Raises:
+        StructureError: no call uses a listener's weight.
     """
 
-    model: nn.Module
-    survey: PassSurvey
+    recording: Recording
     listeners: Mapping[str, Listener]
-    per_sample: PerSample
     batched: bool = True
     batched_derivatives: bool = True
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        users = {name: self.survey.users(name) for name in self.listeners}
-        if unused := [name for name, positions in users.items() if not positions]:
-            raise StructureError(
-                f"a listener must be a weight that a layer call uses; no call uses {unused[0]!r} "
-                "in a forward pass over this data. Leave its group out."
-            )
-        self.first = min((at for positions in users.values() for at in positions), default=0)
+        self.first = min(self.recording.survey.readers(self.listeners), default=0)
 
     @property
     def need(self) -> Need:
@@ -84,60 +78,28 @@ class Gates:
 
     def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
         """Return the rise of the summed loss with each unit's gate at each gain, (k, g) float64."""
-        assert block.losses is not None
-        base = block.losses.sum(dtype=torch.float64)
         pairs = units.repeat_interleave(len(gains)), gains.repeat(len(units))
-        losses = self._for_each(VALUE, block, *pairs)
-        sums = [per_sample.sum(dtype=torch.float64) for per_sample in losses]
-        rises = torch.stack(sums) - base if sums else base.new_zeros(0)
-        return rises.view(len(units), len(gains))
+        losses = self._for_each(VALUE, block, self._gated(block, VALUE), *pairs)
+        return self._rises(block, losses).view(len(units), len(gains))
 
     def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
         """As `rises`, but after each unit is repaired by its row of the mix, (k,) float64."""
-        assert block.losses is not None
-        folds = FoldedCalls(self.model, self.listeners)
-        sums = []
 
-        def total(rows: PerListener, indicators: PerListener, wrapped: bool) -> Tensor:
-            def answer(call: Call) -> Tensor:
-                first = call.position <= self.first
-                same = call.mixes and (first or (wrapped and not _depends(call)))
-                if call.weight in rows:
-                    return folds(call, indicators[call.weight], rows[call.weight])
-                return block.call_outputs[call.position].clone() if same else call()
-
-            with Calls(self.model, answer):
-                out = model_output(self.model, block.samples)
-            return per_sample_losses(self.per_sample, out, block.samples.targets).sum(
-                dtype=torch.float64
-            )
-
-        for chunk in units.split(self._chunk(len(block.samples), passes=1)):
-            rows = {
-                name: mix[chunk].to(self.model.get_parameter(name)) for name, mix in mixes.items()
+        def losses(unit: Tensor, gain: Tensor) -> Tensor:  # noqa: ARG001 - its gate is 0
+            overrides = {
+                name: _folds(part, unit, mixes[name]) for name, part in self.listeners.items()
             }
-            indicators, _ = self._indicators(chunk)
-            if self.batched:
-                try:
-                    with hide_torch_warnings():
-                        sums.append(
-                            torch.func.vmap(lambda r, i: total(r, i, wrapped=True))(
-                                rows, indicators
-                            )
-                        )
-                    continue
-                except (RuntimeError, ValueError):
-                    self.batched = False
-            for i in range(len(chunk)):
-                one = [{name: v[i] for name, v in of.items()} for of in (rows, indicators)]
-                sums.append(total(*one, wrapped=False)[None])
-        return torch.cat(sums) - block.losses.sum(dtype=torch.float64)
+            return self._losses(self.recording.replay(block, overrides), block)
+
+        each = self._for_each(VALUE, block, losses, units, torch.zeros(len(units)))
+        return self._rises(block, each)
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
         """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
         if not asked.absolute:
             return self._gradient(block, asked.loss)[units.to(block.samples.targets.device)]
-        first = self._for_each(FIRST, block, units, torch.ones(len(units)), asked.loss)
+        gated = self._gated(block, FIRST, asked.loss)
+        first = self._for_each(FIRST, block, gated, units, torch.ones(len(units)))
         return torch.stack([each.abs().sum(dtype=torch.float64) for each in first])
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
@@ -153,142 +115,154 @@ class Gates:
                 f"{', '.join(sorted(self.listeners))} is built differently. Use "
                 'curvature="full", which is exact for any network.'
             )
-        second = self._for_each(SECOND, block, units, torch.ones(len(units)))
+        gated = self._gated(block, SECOND)
+        second = self._for_each(SECOND, block, gated, units, torch.ones(len(units)))
         return torch.stack([each.sum(dtype=torch.float64) for each in second])
 
     def _gradient(self, block: Pass, loss: PerSample | None) -> Tensor:
         """(size,) float64 derivatives E' along all gates, by one backward pass."""
         first = next(iter(self.listeners.values()))
-        gate = torch.ones(
-            len(first.index), dtype=torch.float64, device=block.samples.targets.device
-        )
-        gate.requires_grad_()
+        device = block.samples.targets.device
+        gate = torch.ones(len(first.index), dtype=torch.float64, device=device).requires_grad_()
 
-        def spread(name: str) -> Tensor:
-            part, weight = self.listeners[name], self.model.get_parameter(name)
+        def gated(name: str) -> Override:
+            part, weight = self.listeners[name], self.recording.model.get_parameter(name)
             own = part.index.to(weight.device)
             each = gate.to(weight)[:, None].expand(own.shape).flatten()
-            return weight.new_ones(weight.shape[part.dim]).scatter(0, own.flatten(), each)
+            factors = weight.new_ones(weight.shape[part.dim]).scatter(0, own.flatten(), each)
+            return lambda call, kept: _scaled(call, part, factors)  # noqa: ARG005 - all are gated
 
         with torch.enable_grad():
-            gates = {name: spread(name) for name in self.listeners}
-            out = self._run(block, gates)
-            total = (
-                per_sample_losses(loss or self.per_sample, out, block.samples.targets)
-                .double()
-                .sum()
-            )
-            return slope(total, gate).detach()
+            overrides = {name: gated(name) for name in self.listeners}
+            out = self.recording.replay(block, overrides, plain=True)
+            return slope(self._losses(out, block, loss).double().sum(), gate).detach()
 
-    def _chunk(self, rows: int, passes: int) -> int:
-        """How many candidates fit into one chunk of work."""
-        largest = max(call.bytes_out for call in self.survey.calls[self.first :])
-        return max(1, _CHUNK_BYTES // max(1, rows * largest * passes))
+    def _gated(
+        self, block: Pass, operator: Operator, loss: PerSample | None = None
+    ) -> CandidateLoss:
+        """Return the function (unit, gain) -> (n,) losses with the unit's gate at the gain."""
+
+        def losses(unit: Tensor, gain: Tensor) -> Tensor:
+            overrides = {n: _gate(part, unit, gain) for n, part in self.listeners.items()}
+            out = self.recording.replay(block, overrides, plain=operator.differentiates)
+            return self._losses(out, block, loss)
+
+        return losses
+
+    def _losses(self, out: Tensor, block: Pass, loss: PerSample | None = None) -> Tensor:
+        loss = self.recording.per_sample if loss is None else loss
+        return per_sample_losses(loss, out, block.samples.targets)
+
+    def _rises(self, block: Pass, losses: Iterator[Tensor]) -> Tensor:
+        """(k,) float64 summed losses of each candidate minus that of the network as it is."""
+        base = completed(block.losses).sum(dtype=torch.float64)
+        sums = [per_sample.sum(dtype=torch.float64) for per_sample in losses]
+        return torch.stack(sums) - base if sums else base.new_zeros(0)
 
     def _for_each(
         self,
-        operator: BatchedOperator,
+        operator: Operator,
         block: Pass,
+        losses: CandidateLoss,
         units: Tensor,
         gains: Tensor,
-        loss: PerSample | None = None,
     ) -> Iterator[Tensor]:
-        """Yield, for some units at a time, the losses or their derivatives along each unit's gate.
+        """Yield, for each unit, the losses or their derivatives along its gate.
 
         Args:
             operator: `VALUE`, `FIRST` or `SECOND`.
             block: the recorded pass.
+            losses: the losses with one unit's gate at one value.
             units: (k,) positions.
             gains: (k,) the gate's value for each unit.
-            loss: the loss; the engine's own if None.
         """
-        batched, alone, flag = operator
+        weight = self.recording.model.get_parameter(next(iter(self.listeners)))
+        units, gains = units.to(weight.device), gains.to(weight)
+        size = self._chunk(len(block.samples), 4 if operator.differentiates else 1)
+        for chunk in zip(units.split(size), gains.split(size), strict=True):
+            yield from self._together(operator, losses, *chunk)
 
-        def apply(
-            of: GateOperator,
-            indicator: PerListener,
-            columns: PerListener,
-            at: Tensor,
-            wrapped: bool,
-        ) -> Tensor:
-            def losses_at(gain: Tensor) -> Tensor:
-                gates = {name: 1 + (gain.to(own) - 1) * own for name, own in indicator.items()}
-                terms = {name: (own, gain) for name, own in columns.items()}
-                out = self._run(block, gates, terms, wrapped, plain=operator is not VALUE)
-                return per_sample_losses(loss or self.per_sample, out, block.samples.targets)
+    def _together(
+        self, operator: Operator, losses: CandidateLoss, units: Tensor, gains: Tensor
+    ) -> list[Tensor]:
+        """Compute a chunk of `_for_each` in one batch where vmap can, else one unit at a time."""
 
-            return of(losses_at)(at)
+        def along(of: Callable, unit: Tensor, gain: Tensor) -> Tensor:
+            return of(lambda value: losses(unit, value))(gain)
 
-        size = self._chunk(len(block.samples), passes=1 if operator is VALUE else 4)
-        for chunk, chunk_gains in zip(units.split(size), gains.split(size), strict=True):
-            indicators, columns = self._indicators(chunk)
-            at = chunk_gains.to(next(iter(indicators.values())))
-            if getattr(self, flag):
-                try:
-                    with hide_torch_warnings():
-                        run = torch.func.vmap(lambda i, c, g: apply(batched, i, c, g, wrapped=True))
-                        results = run(indicators, columns, at)
-                    yield from results
-                    continue
-                except (RuntimeError, ValueError):
-                    setattr(self, flag, False)
-            for i in range(len(chunk)):
-                indicator = {name: value[i] for name, value in indicators.items()}
-                own = {name: value[i] for name, value in columns.items()}
-                yield apply(alone, indicator, own, at[i], wrapped=False)
+        flag = "batched_derivatives" if operator.differentiates else "batched"
+        if getattr(self, flag):
+            try:
+                with hide_torch_warnings():
+                    run = torch.func.vmap(lambda unit, gain: along(operator.batched, unit, gain))
+                    return list(run(units, gains))
+            except Exception as error:
+                if _is_out_of_memory(error):
+                    return self._halved(error, operator, losses, units, gains)
+        # If the network itself fails, so does this; if it works, vmap cannot run the network.
+        found = [along(operator.alone, *pair) for pair in zip(units, gains, strict=True)]
+        setattr(self, flag, False)
+        return found
 
-    def _indicators(self, units: Tensor) -> tuple[PerListener, PerListener]:
-        """For each listener: (k, columns) 1 at each unit's columns, else 0; and those columns."""
-        indicators, columns = {}, {}
-        for name, listener in self.listeners.items():
-            weight = self.model.get_parameter(name)
-            own = listener.index[units].to(weight.device)
-            zeros = weight.new_zeros(len(units), weight.shape[listener.dim])
-            indicators[name], columns[name] = zeros.scatter(1, own, 1.0), own
-        return indicators, columns
-
-    def _run(
+    def _halved(
         self,
-        block: Pass,
-        gates: PerListener,
-        terms: Mapping[str, tuple[Tensor, Tensor]] | None = None,
-        wrapped: bool = False,
-        plain: bool = True,
-    ) -> Tensor:
-        """Run the model with gated columns and return its outputs.
+        error: Exception,
+        operator: Operator,
+        losses: CandidateLoss,
+        units: Tensor,
+        gains: Tensor,
+    ) -> list[Tensor]:
+        """Compute a chunk that does not fit the memory in two halves, and smaller ones from now."""
+        if len(units) == 1:
+            raise error
+        self.share /= 2
+        halves = zip(units.tensor_split(2), gains.tensor_split(2), strict=True)
+        return [each for half in halves for each in self._together(operator, losses, *half)]
 
-        Args:
-            block: the recorded pass.
-            gates: for every listener, a factor for each of its columns.
-            terms: for every listener, the only columns whose factor is not 1, and that factor.
-            wrapped: whether tensors that depend on a gate are wrapped by `torch.func`, so that
-                calls that do not depend on one can be recognized and replayed.
-            plain: compute attention from its definition: fused kernels cannot be differentiated
-                twice.
-        """
-
-        def answer(call: Call) -> Tensor:
-            first = call.position <= self.first
-            same = call.mixes and (first or (wrapped and not _depends(call)))
-            listener = self.listeners.get(call.weight)
-            if listener is None:
-                return block.call_outputs[call.position].clone() if same else call()
-            if not call.mixes or listener.dim != call.use.columns:
-                return _reweighted(call, gates[call.weight], listener.dim)
-            if same and terms is not None and _is_small(call):
-                columns, gain = terms[call.weight]
-                kept = block.call_outputs[call.position]
-                return kept.addcmul(gain.to(kept) - 1, _contribution(call, columns))
-            return call(call.input * _spread(gates[call.weight], call))
-
-        with Calls(self.model, answer, plain=plain):
-            return model_output(self.model, block.samples)
+    def _chunk(self, rows: int, passes: int) -> int:
+        """How many candidates fit into one chunk of work; each takes the memory of `passes`."""
+        calls = self.recording.survey.calls[self.first :]
+        largest = max(call.bytes_out for call in calls)
+        return max(1, int(self.share * _CHUNK_BYTES) // max(1, rows * largest * passes))
 
 
-def _depends(call: Call) -> bool:
-    """Whether an argument of the call depends on a gate: it is wrapped by `torch.func`."""
-    given = (value for value in call.given.values() if isinstance(value, Tensor))
-    return any(is_functorch_wrapped_tensor(value) for value in given)
+def _gate(part: Listener, unit: Tensor, gain: Tensor) -> Override:
+    """Return the override that multiplies what a listener reads of one unit by a gain."""
+
+    def gated(call: Call, kept: Tensor | None) -> Tensor:
+        weight = call.given[call.use.weight]
+        columns = part.index.to(weight.device)[unit]
+        gain_here = gain.to(weight)
+        if kept is not None and call.use.columns == part.dim and _is_small(call):
+            return kept.addcmul(gain_here - 1, _contribution(call, columns))
+        hit = weight.new_zeros(weight.shape[part.dim]).scatter(0, columns, 1.0)
+        return _scaled(call, part, 1 + (gain_here - 1) * hit)
+
+    return gated
+
+
+def _folds(part: Listener, unit: Tensor, mix: Tensor) -> Override:
+    """Return the override that folds one unit into the others by its row of a mix."""
+
+    def folds(call: Call, kept: Tensor | None) -> Tensor:  # noqa: ARG001 - the weight changes
+        # Under vmap the unit's position is not available as a number: select by a sum.
+        hit = (torch.arange(len(part.index), device=unit.device) == unit).to(call.input)
+        row = mix.to(call.input)[unit]
+        return folded_call(
+            call, part, 1 - hit, lambda columns: torch.tensordot(hit, columns, 1)[None], row[None]
+        )
+
+    return folds
+
+
+def _scaled(call: Call, part: Listener, factors: Tensor) -> Tensor:
+    """Run a listener's call with the columns that read units multiplied by factors, (columns,)."""
+    if call.mixes and part.dim == call.use.columns:
+        return call(call.input * _spread(factors, call))
+    weight = call.given[call.use.weight]  # any other use of the weight
+    shape = [1] * weight.ndim
+    shape[part.dim] = -1
+    return call(weight=weight * factors.reshape(shape))
 
 
 def _is_small(call: Call) -> bool:
@@ -303,19 +277,11 @@ def _contribution(call: Call, columns: Tensor) -> Tensor:
     dim = call.use.columns
     assert dim is not None
     own = weight.index_select(dim, columns)
-    inputs = call.input.index_select(call.axis, _channels(call, columns).flatten())
+    inputs = call.input.index_select(call.axis, call.channels(columns))
     if call.function is torch.addmm:
         return inputs @ own
     given = {**call.given, call.use.reads: inputs, call.use.weight: own, call.use.bias: None}
     return call.function(**given)
-
-
-def _channels(call: Call, columns: Tensor) -> Tensor:
-    """Input channels that columns read: in a grouped convolution, one in each of its groups."""
-    assert call.use.columns is not None
-    width = call.given[call.use.weight].shape[call.use.columns]
-    steps = torch.arange(0, call.input.shape[call.axis], width, device=columns.device)
-    return steps[:, None] + columns
 
 
 def _spread(gate: Tensor, call: Call) -> Tensor:
@@ -324,9 +290,6 @@ def _spread(gate: Tensor, call: Call) -> Tensor:
     return gate.repeat(times).reshape(-1, *[1] * (-1 - call.axis))
 
 
-def _reweighted(call: Call, gate: Tensor, dim: int) -> Tensor:
-    """Run the call with its weight multiplied by a gate along `dim`; works for any use of it."""
-    weight = call.given[call.use.weight]
-    shape = [1] * weight.ndim
-    shape[dim] = -1
-    return call.function(**{**call.given, call.use.weight: weight * gate.reshape(shape)})
+def _is_out_of_memory(error: Exception) -> bool:
+    cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from sentei.errors import CriterionError
 from sentei.probe.engines.chain import Chain
@@ -17,8 +16,9 @@ from sentei.probe.recording.recording import (
     Need,
     Pass,
     PerSample,
+    Recording,
     Slope,
-    model_output,
+    output_with_weights,
     per_sample_losses,
 )
 
@@ -30,15 +30,13 @@ class SynapseGates:
     """Engine for synapses: derivatives of the loss along a gate at each entry of one weight.
 
     Attributes:
-        model: the network.
+        recording: the recording of the network.
         parameter: the weight's name.
-        per_sample: the loss, one number per sample.
         chain: the plain chain from the weight's layer to the output; None if there is none.
     """
 
-    model: nn.Module
+    recording: Recording
     parameter: str
-    per_sample: PerSample
     chain: Chain | None
 
     @property
@@ -52,7 +50,7 @@ class SynapseGates:
         Raises:
             CriterionError: absolute per-sample derivatives are requested, and there is no chain.
         """
-        weight = self.model.get_parameter(self.parameter).detach().double()
+        weight = self._stored().double()
         if self.chain is not None:
             found: Any = 0.0
             for o, targets in self.chain.rows(block):
@@ -67,7 +65,7 @@ class SynapseGates:
                 f'{self.parameter!r} is not the weight of one. Use form="signed".'
             )
         else:
-            found = self._slope(block, asked.loss or self.per_sample).double() * weight
+            found = self._slope(block, asked.loss or self.recording.per_sample).double() * weight
         return found.flatten()[members.to(found.device)]
 
     def curvatures(self, block: Pass, members: Tensor, kind: str) -> Tensor:
@@ -84,7 +82,7 @@ class SynapseGates:
                     'curvature="full", which is exact for any network.'
                 )
             return self._second(block, members)
-        weight = self.model.get_parameter(self.parameter).detach().double()
+        weight = self._stored().double()
         found: Any = 0.0
         for o, targets in self.chain.rows(block):
             derivatives = self.chain.derivatives(o, targets)
@@ -95,19 +93,19 @@ class SynapseGates:
     def _slope(self, block: Pass, loss: PerSample) -> Tensor:
         """Gradient of the summed loss by the weight."""
         with torch.enable_grad():
-            leaf = self.model.get_parameter(self.parameter).detach().clone().requires_grad_()
+            leaf = self._stored().clone().requires_grad_()
             return slope(self._losses(block, leaf, loss).double().sum(), leaf)
 
     def _second(self, block: Pass, members: Tensor) -> Tensor:
         """(k,) float64 second derivatives of the summed loss along each gate, by autograd."""
-        weight = self.model.get_parameter(self.parameter).detach()
+        weight = self._stored()
 
         def second(member: Tensor) -> Tensor:
             step = torch.zeros_like(weight).flatten()
             step = step.scatter(0, member[None], weight.flatten()[member][None]).view_as(weight)
 
             def losses_at(gain: Tensor) -> Tensor:
-                return self._losses(block, weight + (gain - 1) * step, self.per_sample)
+                return self._losses(block, weight + (gain - 1) * step, self.recording.per_sample)
 
             return second_by_func(losses_at)(weight.new_ones(())).double()
 
@@ -117,12 +115,10 @@ class SynapseGates:
 
     def _losses(self, block: Pass, weight: Tensor, loss: PerSample) -> Tensor:
         """(n,) losses with the parameter replaced by `weight`."""
-        name, model = self.parameter, self.model
+        replaced = {self.parameter: weight}
+        out = output_with_weights(self.recording.model, replaced, block.samples)
+        return per_sample_losses(loss, out, block.samples.targets)
 
-        class Replaced(nn.Module):
-            def forward(self, *args: Any, **kwargs: Any) -> Any:
-                return functional_call(model, {name: weight}, args, kwargs)
-
-        return per_sample_losses(
-            loss, model_output(Replaced(), block.samples), block.samples.targets
-        )
+    def _stored(self) -> Tensor:
+        """The weight as the network holds it."""
+        return self.recording.model.get_parameter(self.parameter).detach()

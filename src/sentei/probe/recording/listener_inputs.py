@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from sentei.errors import StructureError
-from sentei.network.calls import Call, Calls
+from sentei.network.calls import Call
 from sentei.network.units import Listener
 from sentei.probe.recording.recording import (
     Pass,
     PerSample,
     Recording,
-    model_output,
     per_sample_losses,
 )
 
@@ -23,22 +21,6 @@ OnInput = Callable[[str, Tensor], None]
 
 class _StopPass(Exception):  # noqa: N818 - control flow, not an error
     """Raised inside a forward pass to end it after the last listener."""
-
-
-def listener_positions(recording: Recording, listeners: Mapping[str, Listener]) -> dict[int, str]:
-    """Map the position of each call that reads the units to the name of its listener.
-
-    Raises:
-        StructureError: no call of a pass uses a listener's weight.
-    """
-    users = {name: recording.survey.users(name) for name in listeners}
-    for name, positions in users.items():
-        if not positions:
-            raise StructureError(
-                f"a listener must be a weight that a layer call uses; no call uses {name!r} in a "
-                "forward pass over this data. Leave its group out."
-            )
-    return {at: name for name, positions in users.items() for at in positions}
 
 
 def read_listener_inputs(
@@ -55,23 +37,17 @@ def read_listener_inputs(
         on_input: called with the listener's name and the input of one of its calls, (size, n): a
             row for each unit, over samples, positions and the unit's columns.
     """
-    names = listener_positions(recording, listeners)
-    last = max(names)
+    last = max(recording.survey.readers(listeners))
 
-    def answer(call: Call) -> Tensor:
-        recording.check(call)
-        if call.position in names:
-            part = listeners[names[call.position]]
-            if call.use.columns == part.dim:
-                on_input(names[call.position], unit_rows(call.input, call, part))
+    def read(call: Call, kept: Tensor | None) -> None:  # noqa: ARG001 - the input is what counts
+        part = listeners[call.weight]
+        if call.use.columns == part.dim:
+            on_input(call.weight, unit_rows(call.input, call, part))
         if call.position == last:
             raise _StopPass
-        kept = block.call_outputs.get(call.position) if call.mixes else None
-        return call() if kept is None else kept.clone()
 
     try:
-        with Calls(recording.model, answer):
-            model_output(recording.model, block.samples)
+        recording.replay(block, dict.fromkeys(listeners, read))
     except _StopPass:
         return
 
@@ -91,22 +67,20 @@ def input_gradients(
         One (size, n) tensor for each distinct input: a row for each unit, over samples, positions
         and the unit's columns.
     """
-    names = listener_positions(recording, listeners)
+    recording.survey.readers(listeners)
     leaves: dict[tuple, list[Tensor]] = {}
     to_rows: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
-    def answer(call: Call) -> Tensor:
-        if call.position not in names:
-            return call()
-        part = listeners[names[call.position]]
+    def with_leaf(call: Call, kept: Tensor | None) -> Tensor:  # noqa: ARG001 - computed anew
+        part = listeners[call.weight]
         leaf = torch.zeros_like(call.input, requires_grad=True)
         key = (tuple(call.input.shape), call.axis, part.index.numpy().tobytes())
         leaves.setdefault(key, []).append(leaf)
         to_rows[key] = lambda x: unit_rows(x, call, part)
         return call(call.input + leaf)
 
-    with torch.enable_grad(), Calls(recording.model, answer, plain=True):
-        out = model_output(recording.model, block.samples)
+    with torch.enable_grad():
+        out = recording.replay(block, dict.fromkeys(listeners, with_leaf), plain=True)
         total = per_sample_losses(per_sample, out, block.samples.targets).sum()
         every = [leaf for group in leaves.values() for leaf in group]
         gradients = iter(torch.autograd.grad(total, every, materialize_grads=True))
@@ -123,13 +97,5 @@ def unit_rows(x: Tensor, call: Call, part: Listener) -> Tensor:
     ):
         taken = channels_first.reshape(*index.shape, *channels_first.shape[1:])
     else:
-        taken = channels_first[_channels(call, index)]
+        taken = channels_first[call.channels(index)]
     return taken.flatten(1)
-
-
-def _channels(call: Call, index: Tensor) -> Tensor:
-    """(size, n) input channels that each unit's columns read: one per column and group."""
-    assert call.use.columns is not None
-    width = call.given[call.use.weight].shape[call.use.columns]
-    steps = torch.arange(0, call.input.shape[call.axis], width, device=index.device)
-    return (index[:, :, None] + steps).flatten(1)

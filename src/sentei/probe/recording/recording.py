@@ -2,17 +2,21 @@
 
 A recording keeps the output of every call that mixes units, for each block of samples. When the
 weights of a call change, the outputs of all earlier calls are replayed instead of computed.
+`Recording.replay` runs the network with some calls overridden: every measurement without a unit
+and every derivative is such a replay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from sentei.distributed import own_blocks
@@ -25,6 +29,9 @@ PerSample = Callable[[Tensor, Tensor], Tensor]
 # What a pass must hold: "outputs" (the model's outputs and losses), "kept" (also the outputs of all
 # mixing calls), or the position of a call whose input is needed.
 Need = Literal["outputs", "kept"] | int
+# Computes the output of one call anew: takes the call, and its recorded output if nothing that the
+# call reads has changed in this replay; returns None to leave the call as it is.
+Override = Callable[[Call, Tensor | None], Tensor | None]
 
 # Block boundaries depend on model and data alone, so every machine adds sums in the same order.
 _BLOCK_ROWS = 5000
@@ -85,6 +92,20 @@ class PassSurvey:
     def users(self, parameter: str) -> list[int]:
         """Return the positions of the calls that use a parameter."""
         return [i for i, call in enumerate(self.calls) if parameter in call.tensors]
+
+    def readers(self, listeners: Iterable[str]) -> dict[int, str]:
+        """Return the positions of the calls that use these listeners' weights, with their names.
+
+        Raises:
+            StructureError: no call uses one of the weights.
+        """
+        users = {name: self.users(name) for name in listeners}
+        if unused := [name for name, positions in users.items() if not positions]:
+            raise StructureError(
+                f"a listener must be a weight that a layer call uses; no call uses {unused[0]!r} "
+                "in a forward pass over this data. Leave its group out."
+            )
+        return {at: name for name, positions in users.items() for at in positions}
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +216,26 @@ class Recording:
                 block.outputs = model_output(self.model, block.samples)
             block.losses = per_sample_losses(self.per_sample, block.outputs, block.samples.targets)
 
+    def replay(
+        self, block: Pass, overrides: Mapping[str, Override], *, plain: bool = False
+    ) -> Tensor:
+        """Run the network on a block with some calls overridden, and return its output.
+
+        Calls that no override can have changed return what is recorded for the block, where it is;
+        all others are computed. Nothing is recorded.
+
+        Args:
+            block: the recorded pass of the block.
+            overrides: by the name of the weight that a call uses. Each may be called several times.
+            plain: compute attention from its definition: fused kernels cannot be differentiated
+                twice.
+
+        Raises:
+            StructureError: the network uses its weights in another order than on the first samples.
+        """
+        with Calls(self.model, _Replay(self, block, overrides), plain=plain):
+            return model_output(self.model, block.samples)
+
     def forget_(self, position: int = 0) -> None:
         """Drop everything that depends on the outputs of calls from `position` on."""
         for block in (self.check_pass, *self._passes.values()):
@@ -224,6 +265,44 @@ class Recording:
         if at not in block.call_outputs:
             block.call_outputs[at] = call()
         return block.call_outputs[at].clone()  # later functions may change it in place
+
+
+@dataclass
+class _Replay:
+    """Answers the calls of one replay.
+
+    Attributes:
+        recording: the recording of the network.
+        block: the pass to replay.
+        overrides: as for `Recording.replay`.
+        changed: whether an override has changed an output so far.
+        traceable: whether all changed outputs are wrapped by `torch.func`. Then what depends on
+            them is wrapped as well, and all other calls can still be replayed.
+    """
+
+    recording: Recording
+    block: Pass
+    overrides: Mapping[str, Override]
+    changed: bool = False
+    traceable: bool = True
+
+    def __call__(self, call: Call) -> Tensor:
+        self.recording.check(call)
+        same = not self.changed or (self.traceable and not _is_wrapped(call))
+        kept = self.block.call_outputs.get(call.position) if same and call.mixes else None
+        override = self.overrides.get(call.weight)
+        output = None if override is None else override(call, kept)
+        if output is None:
+            return call() if kept is None else kept.clone()
+        self.changed = True
+        self.traceable = self.traceable and is_functorch_wrapped_tensor(output)
+        return output
+
+
+def _is_wrapped(call: Call) -> bool:
+    """Whether an argument of the call is wrapped by `torch.func`."""
+    given = (value for value in call.given.values() if isinstance(value, Tensor))
+    return any(is_functorch_wrapped_tensor(value) for value in given)
 
 
 class _FunctionLog(TorchFunctionMode):
@@ -270,6 +349,18 @@ def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
 def model_output(model: nn.Module, samples: ProbeData) -> Tensor:
     """Run the model and return its output; the first tensor if it returns several."""
     return tensors(run(model, samples.inputs))[0]
+
+
+def output_with_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], samples: ProbeData
+) -> Tensor:
+    """Run the model with some weights replaced and return its output; the model does not change."""
+
+    class Replaced(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return functional_call(model, dict(weights), args, kwargs)
+
+    return model_output(Replaced(), samples)
 
 
 def per_sample_losses(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:

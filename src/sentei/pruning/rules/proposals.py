@@ -19,6 +19,7 @@ from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.rules.schedules import Progress, Schedule
+from sentei.pruning.rules.states import restore_state_, state_of
 
 log = logging.getLogger("sentei")
 
@@ -283,6 +284,14 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
         """Check the schedule of the proposal, as `Paced.check`, on the groups of this kind."""
         if isinstance(self.propose, Paced):
             self.propose.check(self._chosen(groups), starts, total)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the state of the proposal; None if it has none."""
+        return state_of(self.propose)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+        restore_state_(self.propose, state)
 
     def _chosen(self, groups: Sequence[Group]) -> list[Group]:
         chosen = [group for group in groups if group.kind == self.kind]

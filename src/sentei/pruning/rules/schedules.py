@@ -12,6 +12,7 @@ from math import floor, isfinite
 from numbers import Integral, Real
 from typing import Any
 
+from sentei.describing import described
 from sentei.errors import ScheduleError
 
 
@@ -268,7 +269,7 @@ def multiples_of(number: int, schedule: Schedule) -> Schedule:
     def scheduled(progress: Progress) -> int:
         return min(-(-schedule(progress) // number) * number, progress.remaining)
 
-    return Named(f"multiples_of({number}, {schedule!r})", scheduled)
+    return Named(f"multiples_of({number}, {described(schedule)})", scheduled)
 
 
 def _falling(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.probe.probe import Probe
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.rules.schedules import Progress
+from sentei.pruning.rules.states import restore_state_, state_of
 
 
 @dataclass
@@ -20,8 +22,7 @@ class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 
     Use it with `PruneWhileTraining`, whose `every` is the number of updates between two checks. In
     `prune`, a step without a cut ends the run. The loss is that of the pruner's Probe or, without
     one, of the batch that it observed. The first check after a cut only records the loss, since the
-    cut itself raises it. The last loss is not part of a pruner's state: a resumed pruner needs one
-    more check.
+    cut itself raises it. The last loss is part of the state of a run and of a pruner.
 
     Args:
         propose: the proposal to call once the loss has stalled.
@@ -37,7 +38,7 @@ class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 
 
     propose: Proposal
     drop: float = 0.01
-    before: float | None = field(default=None, init=False)
+    before: float | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.drop) and 0 < self.drop <= 1):
@@ -56,3 +57,12 @@ class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 
             return None
         self.before = None
         return self.propose(probe, groups, mask, progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loss at the last check, and the state of the other proposal."""
+        return {"before": self.before, "propose": state_of(self.propose)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+        self.before = state["before"]
+        restore_state_(self.propose, state["propose"])

@@ -24,6 +24,7 @@ from sentei.pruning.measuring import Measurement, measure
 from sentei.pruning.rules.limits import Limit
 from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
+from sentei.pruning.rules.states import restore_state_, state_of
 from sentei.pruning.while_training.cadence import cadence
 from sentei.pruning.while_training.lazy_probe import LazyProbe
 from sentei.pruning.while_training.optimizer_guard import (
@@ -163,7 +164,8 @@ class PruneWhileTraining:
             hook.remove()
         self._hooks, self._parameters, self._optimizer, self._batch = [], {}, None, None
         if self.probe is not None and self._probe_before is not None:
-            self.probe.mask, self.probe.trajectory = self._probe_before
+            mask, self.probe.trajectory = self._probe_before
+            self.probe.update_(mask)
             self.probe.forget_()
         self._probe_before = None
 
@@ -193,6 +195,7 @@ class PruneWhileTraining:
             "starts": {name: self.starts.get(group) for name, group in named.items()},
             "emptied": dict(self.emptied),
             "start": None if self._start is None else self._start.numbers(),
+            "propose": state_of(self.propose),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -218,6 +221,7 @@ class PruneWhileTraining:
         self.updates, self.events = state["updates"], state["events"]
         self.reached = state["reached"]
         self._start = None if state["start"] is None else Measurement(**state["start"])
+        restore_state_(self.propose, state["propose"])
         self.mask.apply_(self.model)
 
     def _named(self) -> dict[str, Group]:
@@ -284,7 +288,7 @@ class PruneWhileTraining:
         if self.probe is not None:
             probe = self.probe
             probe.forget_()
-            probe.mask = self.mask
+            probe.update_(self.mask)
             probe.trajectory = probe.trajectory or self.trajectory
             return probe
         return cast(

@@ -47,6 +47,6 @@ class LazyProbe:
                 f"this criterion measures ({name}), and there is no data: {self.remedy}"
             )
         probe = self.__dict__.setdefault("_probe", None) or self.make()
-        probe.mask = self.mask
+        probe.update_(self.mask)
         self.__dict__["_probe"] = probe
         return getattr(probe, name)
