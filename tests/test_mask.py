@@ -1,6 +1,6 @@
 """Masks: immutable values, and their effect on weights and optimizers."""
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from hand import group, hidden, inputs, mlp
 from sentei.errors import GroupError
-from sentei.network.mask import Mask
+from sentei.network.mask import Mask, members_of
 from sentei.network.units import Listener, Neurons, Synapses, find_synapses
 
 
@@ -24,6 +24,8 @@ def test_a_mask_is_a_value():
     assert len({cut, full.without({one: [1]}), full}) == 2
     cut.alive(one).fill_(True)  # a copy: the mask does not change
     assert cut.count(one) == 2
+    with pytest.raises(FrozenInstanceError):
+        cut.unread = {}
 
 
 def test_masks_are_equal_if_the_same_members_are_dead():
@@ -54,6 +56,32 @@ def test_joining_adds_what_is_dead_in_either():
     assert more.dead(three).tolist() == [1, 4]
     assert own.joined(Mask.full([three])).groups == own.groups == (one, two)
     assert Mask.full([]).joined(own) == own
+
+
+def test_what_died_since():
+    one, two, three = group("0", 3, "2"), group("2", 4, "4"), group("4", 5, "6")
+    before = Mask.full([one, two]).without({one: [0], two: [3]})
+    now = Mask.full([two, one, three]).without({one: [0, 2], two: [1], three: [4, 0]})
+    assert {g.name: p.tolist() for g, p in now.died_since(before).items()} == {
+        "0": [2], "2": [1], "4": [0, 4],
+    }  # fmt: skip
+    assert {g.name: p.tolist() for g, p in before.died_since(now).items()} == {"2": [3]}
+    assert now.died_since(now) == Mask.full([one]).died_since(now) == {}
+    assert now.died_since(before)[two].dtype == torch.int64
+
+
+def test_positions_of_a_models_members():
+    model = mlp(4, 3, 2)
+    (units,) = hidden(model)
+    assert members_of(model, units).tolist() == [0, 1, 2]
+    assert members_of(model, units, []).tolist() == []
+    assert members_of(model, units, [2, 0]).tolist() == [2, 0]
+    found = members_of(model, units, torch.tensor([[2], [1]], dtype=torch.int16))
+    assert (found.tolist(), found.dtype) == ([2, 1], torch.int64)
+    with pytest.raises(GroupError, match=r"run from 0 to 2; got \[3\]"):
+        members_of(model, units, [0, 3])
+    with pytest.raises(GroupError, match="not this model's"):
+        members_of(mlp(4, 2, 2), units)
 
 
 def test_members_at_both_ends_die_and_come_back():
@@ -200,6 +228,7 @@ class Layers(nn.Module):
         self.one, self.two = nn.Linear(3, 4), nn.Linear(3, 4)
         self.two.weight = self.one.weight
         self.register_buffer("select", torch.arange(3))
+        self.register_buffer("none", torch.empty(0))
 
 
 @pytest.mark.parametrize(
@@ -213,10 +242,13 @@ class Layers(nn.Module):
         ("two.weight", 1, [[2]], True),  # the second name of a shared weight
         ("one.bias", 0, [[3]], True),
         ("one.bias", 1, [[0]], False),
+        ("one.bias", 2, [[0]], False),
         ("select", 0, [[2]], True),
         ("select", 0, [[3]], False),
         ("three.weight", 0, [[0]], False),
         ("one.bias", 0, [[], []], True),  # no positions are needed
+        ("none", 0, [[], []], True),
+        ("none", 0, [[0]], False),
     ],
 )
 @pytest.mark.parametrize("role", ["producers", "followers", "listeners"])
