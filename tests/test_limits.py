@@ -51,6 +51,16 @@ START = Sizes()
         (limits.loss_at_most(0.2), {"loss": float("nan")}, False),
         (limits.loss_within(0.05), {"loss": 0.15}, True),
         (limits.loss_within(0.05), {"loss": 0.16}, False),
+        (limits.units_at_most(40), {"units": 3}, True),
+        (limits.synapses_at_most(1259), {"synapses": 38}, True),
+        (limits.parameters_at_most("50 %"), {"parameters": 38}, True),
+        (limits.bytes_at_most("32 KiB"), {"bytes": 300}, True),
+        (limits.bytes_at_most("50 %"), {"bytes": 300}, True),
+        (limits.ram_at_most("1 KiB"), {"units": 3}, True),
+        (limits.accuracy_at_least(0.95), {"accuracy": 0.99}, True),
+        (limits.accuracy_within(0.01), {"accuracy": 0.99}, True),
+        (limits.loss_at_most(0.2), {"loss": 0.1}, True),
+        (limits.loss_within(0.05), {"loss": 0.05}, True),
         (limits.units_at_most(0), {"units": 0}, True),
         (limits.units_at_most(0), {"units": 1}, False),
         (limits.units_at_most(100), {"units": 100}, True),  # as many as there are
@@ -206,6 +216,13 @@ def test_sizes_that_are_none_say_the_units(bad):
 def test_limits_that_cannot_be_are_refused_when_made(make):
     with pytest.raises(ValueError, match="got"):
         make()
+
+
+def test_any_part_of_the_synapses_that_is_some_may_be_kept():
+    """Whether a part is none is judged by a thousand million synapses."""
+    assert repr(limits.synapses_at_most("0.00000005 %")) == "synapses_at_most('0.00000005 %')"
+    with pytest.raises(BudgetError, match="keep 1 or more; got '0.00000004 %'"):
+        limits.synapses_at_most("0.00000004 %")
 
 
 def test_a_count_of_more_than_there_are_is_refused_and_says_how_many_there_are():

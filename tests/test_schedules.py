@@ -348,6 +348,9 @@ def test_a_schedule_without_a_number_of_steps_asks_for_it():
 
 
 def test_geometric_keeps_any_part_that_is_some():
+    assert geometric("0.00000005 %", steps=1)(at(10**10)) == 5
+    with pytest.raises(ScheduleError, match="never reaches 0"):  # none of a thousand million
+        geometric("0.00000004 %")
     assert walk(geometric("0.01 %", steps=2), 1_000_000, 2) == [10_000, 100]
 
 
