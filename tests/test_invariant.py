@@ -53,10 +53,7 @@ def draw_mask(data, groups, synapses):
     return Mask.full([*groups, *synapses]).without(doomed)
 
 
-@pytest.mark.parametrize("name", CUT)
-@settings(max_examples=8, deadline=None)
-@given(data=st.data())
-def test_masked_is_shrunk(name, data):
+def check_masked_is_shrunk(name, data):
     model, x, groups = cases(name)
     assert groups
     mask = draw_mask(data, groups, find_synapses(model))
@@ -72,6 +69,21 @@ def test_masked_is_shrunk(name, data):
     mask.shrunk().apply_(again)
     pairs = zip(outputs(small, x), outputs(again, x), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", CUT)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_masked_is_shrunk(name, data):
+    check_masked_is_shrunk(name, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CUT)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_masked_is_shrunk_for_many_masks(name, data):
+    check_masked_is_shrunk(name, data)
 
 
 @pytest.mark.parametrize("name", CUT)

@@ -221,7 +221,7 @@ def test_limits_that_cannot_be_are_refused_when_made(make):
 def test_any_part_of_the_synapses_that_is_some_may_be_kept():
     """Whether a part is none is judged by a thousand million synapses."""
     assert repr(limits.synapses_at_most("0.00000005 %")) == "synapses_at_most('0.00000005 %')"
-    with pytest.raises(BudgetError, match="keep 1 or more; got '0.00000004 %'"):
+    with pytest.raises(BudgetError, match=r"keep 1 or more; got '0\.00000004 %'"):
         limits.synapses_at_most("0.00000004 %")
 
 

@@ -154,6 +154,16 @@ def test_test_files_import_no_test_files():
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
+def test_make_test_slow_has_tests_to_run():
+    """A marker that nothing has is a target that does nothing and fails."""
+    marked = [
+        p
+        for p in Path(__file__).parent.glob("test_*.py")
+        if "\n@pytest.mark.slow\n" in p.read_text()
+    ]
+    assert {path.name for path in marked} >= {"test_invariant.py", "test_size.py"}
+
+
 def returns(node: ast.AST) -> list[int]:
     """Return the lines of the return statements of a function, without those of functions in it."""
     inside = [
