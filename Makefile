@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo examples test test-slow browser-test lint format bench clean
+.PHONY: demo examples test test-slow browser-test wheel-test lint format bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/sentei demo
@@ -19,6 +19,16 @@ test-slow: $(VENV)/installed-dev
 
 browser-test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/test_browser.py
+
+# The wheel alone: built, installed in a place of its own, and used from there. Another Python or
+# torch: make wheel-test PYTHON=python3.13 TORCH=2.6.0
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+wheel-test:
+	@set -e; apart=$$(mktemp -d); trap 'rm -rf "$$apart"' EXIT; \
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$apart" .; \
+	$(PYTHON) -m venv "$$apart/venv"; cp tests/smoke.py "$$apart"; cd "$$apart"; \
+	venv/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) *.whl; \
+	env -u PYTHONPATH PYTHONWARNINGS=error,ignore::ResourceWarning venv/bin/python smoke.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -20,9 +20,8 @@ from torch import nn
 import sentei
 from sentei import datasets
 from sentei.formats.c.compiled import Compiled
+from sentei.network.encoding.format import C_FORMATS
 from sentei.network.encoding.size import bytes_in, latency, ram_in
-
-FORMATS = ("c", "c-int8", "c-int8-int8")
 
 
 def main(folder: Path) -> None:
@@ -46,7 +45,7 @@ def main(folder: Path) -> None:
             f"within {off:.1e} of float64"
         )
         with tempfile.TemporaryDirectory() as scratch:
-            for format in FORMATS:
+            for format in C_FORMATS:
                 measure(network, mask, format, seen, (images, targets), wanted, truth, scratch)
             speed(network, mask, images[:1], Path(scratch))
 

@@ -13,8 +13,9 @@ import torch
 
 from commands import run
 from sentei import datasets, formats, training
-from sentei.cli import screen
+from sentei.cli import deployment, screen
 from sentei.formats.c.compiled import Compiled
+from sentei.network.encoding.format import FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +350,58 @@ def test_export_writes_every_format(model, tmp_path, monkeypatch, capsys):
     assert (
         run("export", model, "--data", "letter", "--to", "c", "--out", "9.c", capsys=capsys)[0] == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ([], "one.c"),
+        (["--format", "onnx"], "one.onnx"),
+        (["--to", "onnx"], "one.onnx"),
+        (["--to", "onnx", "--out", "a.onnx"], "a.onnx"),
+        (["--format", "c-int8", "--out", "a.c"], "a.c"),
+        (["--to", "c", "--format", "c-int8", "--out", "a.c"], "a.c"),
+        (["--to", "c-int8", "--format", "c-int8", "--out", "a.c"], "a.c"),
+        (["--to", "safetensors"], "one.safetensors"),
+    ],
+)
+def test_export_writes_the_format_that_is_asked_for(asked, written, tmp_path, monkeypatch, capsys):
+    """The command writes nothing here: what it hands on is compared."""
+    monkeypatch.chdir(tmp_path)
+    formats.save(training.build("16-4-26"), "one.safetensors")
+    handed = []
+    monkeypatch.setattr(deployment, "ship", lambda *given: handed.append(given))
+    code, _, err = run("export", "one.safetensors", "--data", "letter", *asked, capsys=capsys)
+    assert code == 0, err
+    ((_, out, _, format, *_),) = handed
+    assert str(out) == written
+    assert format == ("c-int8" if written == "a.c" else out.suffix[1:])
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["--format", "c-int9"], "Did you mean 'c-int8'"),
+        (["--to", "onx"], "Did you mean 'onnx'"),
+        (["--to", "onnx", "--format", "c"], "Leave out --to"),
+        (["--to", "c-int8", "--format", "c"], "Leave out --to"),
+        (["--to", "onyx", "--format", "onnx"], "Did you mean 'onnx'"),
+        (["--to", "c", "--out", "a.onnx"], "Name it a.c, or choose the format 'onnx'"),
+        (["--format", "onnx", "--out", "a.pt"], "unknown ending '.pt'"),
+    ],
+)
+def test_export_refuses_formats_that_contradict(asked, says, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("export", model, "--data", "letter", *asked, capsys=capsys)
+    assert (code, says in " ".join(err.split())) == (2, True), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_of_export_lists_every_format(capsys):
+    code, said, _ = run("export", "--help", capsys=capsys)
+    assert code == 0
+    assert set(FORMATS) <= set(re.findall(r"[\w-]+", said))
+    assert "--to" not in said
 
 
 def test_what_loggers_say_is_shown_once_and_they_are_left_as_they_were(caplog):

@@ -20,6 +20,7 @@ from sentei import (
     train,
 )
 from sentei.criteria import CRITERIA, Random, ablation, angles, criterion, magnitude, scores
+from sentei.criteria.agreement import spearman
 
 MEASURES_UNITS_ONLY = {
     *("ablation", "ablation-affine", "ablation-least-squares", "badness", "contribution"),
@@ -240,3 +241,13 @@ def test_bad_scores_are_named(probe, model):
 
 def test_the_table_is_sorted():
     assert list(CRITERIA) == sorted(CRITERIA)
+
+
+def test_rank_correlation_shares_the_ranks_of_ties():
+    three = torch.tensor([1.0, 2, 3])
+    assert spearman(three, torch.tensor([10.0, 20, 90])) == pytest.approx(1)
+    assert spearman(three, torch.tensor([3.0, 2, 1])) == pytest.approx(-1)
+    # Ranks 1.5, 1.5, 3 and 1, 2, 3: covariance 1.5, sizes sqrt(1.5) and sqrt(2).
+    tied = spearman(torch.tensor([5.0, 5, 7]), three)
+    assert tied == pytest.approx(1.5 / (1.5 * 2) ** 0.5)
+    assert math.isnan(spearman(torch.ones(3), three))

@@ -9,18 +9,6 @@ from sentei.papers.wsf import claims, jobs, ladder, parts, paths, procedure, sma
 from sentei.training.models import mlp
 
 
-def test_rank_correlation_shares_the_ranks_of_ties():
-    assert procedure.spearman(
-        torch.tensor([1.0, 2, 3]), torch.tensor([10.0, 20, 90])
-    ) == pytest.approx(1)
-    assert procedure.spearman(
-        torch.tensor([1.0, 2, 3]), torch.tensor([3.0, 2, 1])
-    ) == pytest.approx(-1)
-    # Ranks 1.5, 1.5, 3 and 1, 2, 3: covariance 1.5, sizes sqrt(1.5) and sqrt(2).
-    tied = procedure.spearman(torch.tensor([5.0, 5, 7]), torch.tensor([1.0, 2, 3]))
-    assert tied == pytest.approx(1.5 / (1.5 * 2) ** 0.5)
-
-
 def test_path_strengths_and_colours_by_hand():
     edges = [
         [[0, 3, 2.0], [0, 5, -1.0], [1, 3, 4.0], [2, 8, 9.0]],  # unit 2 is read by nobody

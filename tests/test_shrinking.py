@@ -75,6 +75,16 @@ def test_training_stops_at_its_error():
     assert evaluate(before, learn, loss=how.loss).loss > 0.3
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_quick_run_does_less_than_the_full_one(name):
+    quick, full = setting(name, quick=True), setting(name, quick=False)
+    assert full == SETTINGS[name]
+    assert quick.units <= full.units / 5
+    assert quick.epochs <= full.epochs
+    assert quick.ranked < full.ranked
+    assert quick.data == full.data
+
+
 def test_held_out_samples_are_others():
     for name in ("crop", "diamond", "letter"):
         learn, held = samples(name, 1)

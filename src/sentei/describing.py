@@ -44,11 +44,13 @@ def _parts(value: Any, above: tuple[int, ...]) -> Iterator[str]:
         yield f"{_text(value.__self__, above)}.{value.__name__}"
     elif isinstance(value, FunctionType):
         yield _function(value, above)
-    elif isinstance(value, type) or hasattr(value, "__qualname__"):
-        yield _name(value)
+    elif isinstance(value, type):
+        yield _class(value)
+    elif hasattr(value, "__qualname__"):
+        yield value.__qualname__
     elif is_dataclass(value):
         given = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-        yield _called(type(value).__qualname__, [], given, above)
+        yield _called(_class(type(value)), [], given, above)
     elif isinstance(value, Mapping):
         pairs = (f"{_text(k, above)}: {_text(v, above)}" for k, v in value.items())
         yield f"{{{', '.join(pairs)}}}"
@@ -62,24 +64,45 @@ def _parts(value: Any, above: tuple[int, ...]) -> Iterator[str]:
 
 def _function(function: FunctionType, above: tuple[int, ...]) -> str:
     """Describe a function by its name; one that is not sentei's also by its code and closure."""
-    if function.__module__.partition(".")[0] == "sentei" and function.__closure__ is None:
-        return function.__qualname__
+    if function.__globals__.get("__name__", "").startswith("torch.utils.") and (
+        inner := getattr(function, "__wrapped__", None)
+    ):
+        return _text(inner, above)  # what @torch.no_grad() makes of a function
     code, cells = function.__code__, function.__closure__ or ()
-    digest = hashlib.sha256(repr(list(_code(code, function.__doc__))).encode()).hexdigest()
+    if _is_own(function) and not cells:
+        return function.__qualname__
     held = {name: _cell(cell) for name, cell in zip(code.co_freevars, cells, strict=True)}
     named = {**(function.__kwdefaults__ or {}), **held}
-    name = f"{_name(function)}#{digest[:8]}"
+    name = f"{function.__qualname__}#{_digest([function])}"
     return _called(name, function.__defaults__ or (), named, above)
 
 
+def _class(kind: type) -> str:
+    """Describe a class by its name; one that is not sentei's also by the code of its methods."""
+    owners = [owner for owner in kind.__mro__ if owner is not object and not _is_own(owner)]
+    methods = [f for owner in owners for f in vars(owner).values() if isinstance(f, FunctionType)]
+    if _is_own(kind) or not methods:
+        return kind.__qualname__
+    return f"{kind.__qualname__}#{_digest(methods)}"
+
+
+def _is_own(thing: Any) -> bool:
+    return str(thing.__module__).partition(".")[0] == "sentei"
+
+
+def _digest(functions: Sequence[FunctionType]) -> str:
+    """Return eight hex digits of what functions compute, whatever their file and docstrings."""
+    whole = [list(_code(function.__code__, function.__doc__)) for function in functions]
+    return hashlib.sha256(repr(whole).encode()).hexdigest()[:8]
+
+
 def _code(code: CodeType, doc: str | None) -> Iterator[Any]:
-    """Yield what a function computes; not its file, line numbers or docstring."""
     yield code.co_code.hex()
     yield code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield list(_code(constant, None))
-        elif constant is not doc or doc is None:
+        elif constant is not None and constant is not doc:
             yield repr(sorted(map(repr, constant)) if isinstance(constant, Set) else constant)
 
 
@@ -98,7 +121,7 @@ def _object(value: Any, above: tuple[int, ...]) -> str:
     if not _ADDRESS.search(text):
         return text
     public = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
-    return _called(_name(type(value)), [], public, above)
+    return _called(_class(type(value)), [], public, above)
 
 
 def _fingerprint(value: Any) -> str | None:
@@ -123,7 +146,3 @@ def _called(
     values = [_text(value, above) for value in given]
     values += [f"{key}={_text(value, above)}" for key, value in named.items()]
     return f"{name}({', '.join(values)})"
-
-
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"

@@ -46,6 +46,7 @@ def room_of(budget: str | None, board: str | None, format: str, inputs: int) -> 
         UnreachableError: the board's RAM does not hold one sample.
     """
     from sentei.cli.screen import say
+    from sentei.network.encoding.format import C_FORMATS
     from sentei.pruning import boards
     from sentei.pruning.rules import limits
 
@@ -56,7 +57,7 @@ def room_of(budget: str | None, board: str | None, format: str, inputs: int) -> 
     if board is None:
         return None
     found = boards.board(board)
-    if not format.startswith("c"):
+    if format not in C_FORMATS:
         raise BudgetError(f"--board needs a C file: use --out net.c, not format {format}")
     room = found.memory_budget(format, inputs)
     say(
@@ -91,7 +92,7 @@ def fitted(
     from sentei.cli.deployment import CALIBRATION
     from sentei.cli.screen import console, progress, say
     from sentei.formats.c.compiled import shipped
-    from sentei.network.encoding.plans import C_FORMATS
+    from sentei.network.encoding.format import C_FORMATS
     from sentei.network.surgery.surgery import shrink
     from sentei.pruning.journal import note
     from sentei.pruning.searching import paths_for, search

@@ -22,13 +22,15 @@ def format_of(out: Path, format: str | None) -> str:
             is not a C identifier.
     """
     from sentei.formats.c import identifier
-    from sentei.formats.exporting import SUFFIXES, checked
+    from sentei.formats.exporting import checked
+    from sentei.network.encoding.format import C_FORMATS, SAFETENSORS, SUFFIXES
 
     if format is None and out.suffix not in SUFFIXES:
-        return "safetensors"
-    if out.suffix == ".c":
+        return SAFETENSORS.name
+    named = checked(out, format)
+    if named in C_FORMATS:
         identifier(out.stem)
-    return checked(out, format)
+    return named
 
 
 def check_tools(format: str, emulate: bool) -> None:
@@ -39,8 +41,9 @@ def check_tools(format: str, emulate: bool) -> None:
         FileError: the cross compiler or QEMU is missing.
     """
     from sentei.formats.c.emulated import check
+    from sentei.network.encoding.format import C_FORMATS
 
-    if emulate and not format.startswith("c"):
+    if emulate and format not in C_FORMATS:
         raise ValueError(f"--emulate runs a C file: use --out net.c, not format {format}")
     if emulate:
         check("--emulate")
@@ -70,13 +73,12 @@ def ship(
     import sentei
     from sentei.cli.screen import say
     from sentei.formats.c.compiled import Compiled, compiler
+    from sentei.formats.exporting import WRITERS
+    from sentei.network.encoding.format import C_FORMATS
     from sentei.network.encoding.size import bytes_in, ram_in
 
-    if format == "safetensors":
-        sentei.save(small, out, mask)
-    else:
-        sentei.export(small, out, calibration, mask, format)
-    if not format.startswith("c"):
+    WRITERS[format](small, out, calibration, mask)
+    if format not in C_FORMATS:
         say(f"Saved {out}: {out.stat().st_size:,} bytes.")
         return
     everything = sentei.Mask.full([]) if mask is None else mask

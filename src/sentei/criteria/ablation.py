@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import CriterionError
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
 
 
@@ -45,15 +45,17 @@ class Ablation:
                 f"ablation scores whole units; {group.name!r} is a group of synapses. Score "
                 'synapses with "magnitude"'
             )
-        if self.repair is None:
-            return probe.rises_without(group)
+        mix = None if self.repair is None else self._mixes(probe, group, self.repair)
+        return probe.rises_without(group, mix=mix)
+
+    def _mixes(self, probe: Probe, group: Neurons, how: str | Repair) -> dict[Listener, Tensor]:
+        """Return for each listener the repair of each unit, (size, size + 1); 0 for dead units."""
         alive = probe.alive(group).nonzero().flatten()
-        mix = repair(self.repair)(probe, group, alive, probe.mask, alone=True)
         full = {}
-        for part, rows in mix.items():
+        for part, rows in repair(how)(probe, group, alive, probe.mask, alone=True).items():
             full[part] = torch.zeros(group.size, group.size + 1, dtype=rows.dtype)
             full[part][alive] = rows
-        return probe.rises_without(group, mix=full)
+        return full
 
 
 ablation = Ablation()

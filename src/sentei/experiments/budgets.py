@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from sentei.datasets import Split
-from sentei.errors import BudgetError, DataError, UnreachableError, unknown
+from sentei.errors import BudgetError, DataError, UnreachableError
 from sentei.formats.c.compiled import shipped
-from sentei.network.encoding.plans import C_FORMATS
+from sentei.network.encoding.format import C_FORMATS, c_numbers
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
@@ -25,7 +25,7 @@ from sentei.pruning.searching import restricted
 from sentei.training import FineTune, Recipe
 
 PATHS = ("units", "synapses", "both")
-FORMATS = ("c", "c-int8")
+FORMATS = tuple(name for name, numbers in C_FORMATS.items() if numbers.activation == 4)
 CALIBRATION = 512  # training samples that int8 activations of a C file are calibrated on
 
 
@@ -73,7 +73,7 @@ class Curve:
     @property
     def weights(self) -> str:
         """Return the number types of the format: "float32", "int8" or "int8-int8"."""
-        return "float32" if self.format == "c" else self.format.removeprefix("c-")
+        return str(c_numbers(self.format))
 
 
 def accuracy_at_budgets(
@@ -116,8 +116,7 @@ def accuracy_at_budgets(
     if not budgets:
         raise BudgetError("name at least one budget, such as 8KiB")
     for format in formats:
-        if format not in C_FORMATS:
-            raise ValueError(unknown("C format", format, C_FORMATS))
+        c_numbers(format)  # a format that is not C is refused
     sizes = sorted({int(MemoryBudget("c", budget).bytes) for budget in budgets}, reverse=True)
     ways = {path: [per_byte(f, units, stops=tuple(sizes)) for f in formats] for path in paths}
     todo = [restricted(path, propose) for path, each in ways.items() for propose in each]

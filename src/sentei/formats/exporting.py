@@ -1,20 +1,31 @@
-"""Export a network to C, ONNX or safetensors, chosen by the suffix of the file name."""
+"""Export a network: one writer a format, chosen by name or by the suffix of the file name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from sentei.errors import unknown
 from sentei.formats.c import write_c
 from sentei.formats.onnx import write_onnx
 from sentei.formats.safetensors import save
-from sentei.network.encoding.plans import C_FORMATS
+from sentei.network.encoding.format import (
+    C_FORMATS,
+    SAFETENSORS,
+    format_ending_in,
+    format_named,
+)
 from sentei.network.mask import Mask
 
-SUFFIXES = {".c": "c", ".onnx": "onnx", ".safetensors": "safetensors"}
+# The writer of each format: functions (model, path, example, mask), for C with further settings.
+WRITERS: Mapping[str, Callable[..., object]] = {
+    SAFETENSORS.name: lambda model, path, _, mask: save(model, path, mask),
+    "onnx": write_onnx,
+    **{name: partial(write_c, format=name) for name in C_FORMATS},
+}
 
 
 def export(
@@ -44,12 +55,7 @@ def export(
     format = checked(path, format)
     if settings and format not in C_FORMATS:
         raise ValueError(f"only C files accept {', '.join(settings)}; omit them for {format}")
-    if format == "safetensors":
-        save(model, path, mask)
-    elif format == "onnx":
-        write_onnx(model, path, example, mask)
-    else:
-        write_c(model, path, example, mask, format, **settings)
+    WRITERS[format](model, path, example, mask, **settings)
 
 
 def checked(path: str | Path, format: str | None) -> str:
@@ -58,14 +64,13 @@ def checked(path: str | Path, format: str | None) -> str:
     Raises:
         ValueError: an unknown suffix or format, or a format that does not match the suffix.
     """
-    suffix = Path(path).suffix
-    if suffix not in SUFFIXES:
-        raise ValueError(unknown("ending", suffix, SUFFIXES))
+    meant = format_ending_in(Path(path).suffix)
     if format is None:
-        return SUFFIXES[suffix]
-    known = [*C_FORMATS, "onnx", "safetensors"]
-    if format not in known:
-        raise ValueError(unknown("format", format, known))
-    if format.partition("-")[0] != SUFFIXES[suffix]:
-        raise ValueError(f"a file of format {format!r} does not end in {suffix!r}: {path}")
+        return meant.name
+    suffix = format_named(format).suffix
+    if suffix != meant.suffix:
+        raise ValueError(
+            f"a file of format {format!r} does not end in {meant.suffix!r}: {path}. Name it "
+            f"{Path(path).stem}{suffix}, or choose the format {meant.name!r}."
+        )
     return format

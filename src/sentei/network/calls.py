@@ -60,9 +60,34 @@ MIXING: dict[Any, Use] = {
     F.conv_transpose1d: Use(_CONV_TRANSPOSE, rows=1, columns=0, axis=-2),
     F.conv_transpose2d: Use(_CONV_TRANSPOSE, rows=1, columns=0, axis=-3),
     F.conv_transpose3d: Use(_CONV_TRANSPOSE, rows=1, columns=0, axis=-4),
+    torch.matmul: Use(("input", "other"), rows=1, columns=0, axis=-1, weight="other"),
+    torch.mm: Use(("input", "mat2"), rows=1, columns=0, axis=-1, weight="mat2"),
 }
 
-_NORM = ("input", "running_mean", "running_var", "weight", "bias")
+
+def _each_output(weight: Tensor, input: Tensor, output: Tensor) -> int:  # noqa: ARG001
+    return output.numel() * weight[:1].numel()
+
+
+def _each_input(weight: Tensor, input: Tensor, output: Tensor) -> int:  # noqa: ARG001
+    return input.numel() * weight[:1].numel()
+
+
+def _each_column(weight: Tensor, input: Tensor, output: Tensor) -> int:  # noqa: ARG001
+    return output.numel() * weight.shape[0]
+
+
+# Multiplications with the weight in a call of each function of `MIXING`, for all samples, computed
+# from (weight, input, output). An embedding looks rows up and multiplies nothing.
+PRODUCTS: dict[Any, Callable[[Tensor, Tensor, Tensor], int]] = {
+    F.embedding: lambda *_: 0,
+    **dict.fromkeys((F.linear, F.conv1d, F.conv2d, F.conv3d), _each_output),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _each_input),
+    **dict.fromkeys((torch.addmm, torch.matmul, torch.mm), _each_column),
+}
+
+_STATISTICS = ("running_mean", "running_var")
+_NORM = ("input", *_STATISTICS, "weight", "bias")
 _LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
 
 # Functions that pass units on one by one (or norm group by norm group), with entries for each unit.
@@ -75,10 +100,12 @@ PASSING: dict[Any, Use] = {
     F.prelu: Use(("input", "weight"), rows=None, columns=0, axis=1),
 }
 
-_PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
-MIXING.update({name: Use(("input", "other"), 1, 0, -1, weight="other") for name in _PRODUCTS})
-
-_SELECTING = (torch.index_select, torch.Tensor.index_select)
+# Methods that are called as these functions, whose arguments all have names.
+_FUNCTIONS: dict[Any, Any] = {
+    Tensor.__matmul__: torch.matmul,
+    **{getattr(Tensor, f.__name__): f for f in (torch.matmul, torch.mm, torch.addmm, torch.prelu)},
+    Tensor.index_select: torch.index_select,
+}
 _ELEMENTWISE = tuple(
     getattr(owner, name)
     for owner in (torch, torch.Tensor)
@@ -88,9 +115,6 @@ _ELEMENTWISE = tuple(
     )
     if hasattr(owner, name)
 )
-
-
-_BY_POSITION = frozenset((*_SELECTING, *_ELEMENTWISE, *_PRODUCTS))
 
 
 @dataclass(frozen=True)
@@ -123,16 +147,11 @@ class Call:
     mixes: bool
     groups: int = 1
 
-    @property
-    def by_position(self) -> bool:
-        """Whether the function takes its arguments by position only."""
-        return self.function in _BY_POSITION
-
     def __call__(self, input: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return the call's result, computed on another `input` or `weight` if one is given."""
         given = self.given if input is None else {**self.given, self.use.reads: input}
         given = given if weight is None else {**given, self.use.weight: weight}
-        if self.by_position:
+        if self.function in _ELEMENTWISE:  # methods: their first argument has no name
             return self.function(*given.values())
         return self.function(**given)
 
@@ -178,7 +197,7 @@ class Calls(TorchFunctionMode):
                 return multi_head_attention(*args, **kwargs)
         if self.plain and func is F.scaled_dot_product_attention:
             return plain_attention(*args, **kwargs)
-        call = self._recognise(func, args, kwargs)
+        call = self._recognise(_FUNCTIONS.get(func, func), args, kwargs)
         if call is None:
             return func(*args, **kwargs)
         self.made += 1
@@ -190,18 +209,18 @@ class Calls(TorchFunctionMode):
             return self._mixing(func, MIXING[func], args, kwargs)
         if func in PASSING:
             return self._passing(func, PASSING[func], args, kwargs)
-        if func in _SELECTING:
+        if func is torch.index_select:
             return self._selecting(func, args, kwargs)
         if func in _ELEMENTWISE:
             return self._elementwise(func, args, kwargs)
         return None
 
     def _mixing(self, func: Any, use: Use, args: Sequence[Any], kwargs: dict) -> Call | None:
-        given = {**dict(zip(use.arguments, args, strict=False)), **kwargs}
+        given = _by_name(use.arguments, args, kwargs)
         weight = given.get(use.weight)
         if not isinstance(weight, Tensor) or id(weight) not in self.names:
             return None
-        if weight.ndim < 2 or (func in _PRODUCTS and weight.ndim > 2):
+        if weight.ndim < 2 or (func is torch.matmul and weight.ndim > 2):
             return None
         tensors = self._named(given.get(name) for name in (use.weight, use.bias))
         groups = given.get("groups", 1)
@@ -215,47 +234,56 @@ class Calls(TorchFunctionMode):
         )
 
     def _passing(self, func: Any, use: Use, args: Sequence[Any], kwargs: dict) -> Call | None:
-        given: dict[str, Any] = {**dict(zip(use.arguments, args, strict=False)), **kwargs}
-        held = [given.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
+        given = _by_name(use.arguments, args, kwargs)
+        held = [given.get(name) for name in (use.weight, use.bias, *_STATISTICS)]
         held = [tensor for tensor in held if isinstance(tensor, Tensor) and tensor.ndim == 1]
         tensors = self._named(held)
-        shared_slope = func is F.prelu and held[0].numel() == 1
-        if not tensors or shared_slope:
+        if not tensors or (func is F.prelu and held[0].numel() == 1):  # one slope for all units
             return None
         axis = use.axis
         return Call(
-            self.made, func, given, use, given["input"], axis, tensors[0], tensors, mixes=False
+            self.made, func, given, use, given[use.reads], axis, tensors[0], tensors, mixes=False
         )
 
     def _selecting(self, func: Any, args: Sequence[Any], kwargs: dict) -> Call | None:
-        given = {**dict(zip(("input", "dim", "index"), args, strict=False)), **kwargs}
+        use = Use(("input", "dim", "index"), None, columns=0, axis=-1, weight="index")
+        given = _by_name(use.arguments, args, kwargs)
         if id(given.get("index")) not in self.names:
             return None
         name = self.names[id(given["index"])]
         axis = given["dim"] - given["input"].ndim if given["dim"] >= 0 else given["dim"]
-        use = Use(("input", "dim", "index"), rows=None, columns=0, axis=axis)
+        use = replace(use, axis=axis)
         return Call(self.made, func, given, use, given["input"], axis, name, (name,), mixes=False)
 
     def _elementwise(self, func: Any, args: Sequence[Any], kwargs: dict) -> Call | None:
         """Return the call of a scale or shift per unit, such as `x * self.gamma`, else None."""
-        if len(args) != 2 or kwargs or not all(isinstance(x, Tensor) for x in args):
+        operands = _by_name(("input", "other"), args, kwargs)
+        one, other = operands.get("input"), operands.get("other")
+        if len(args) + len(kwargs) != 2 or not (
+            isinstance(one, Tensor) and isinstance(other, Tensor)
+        ):
             return None
-        is_weight = [id(x) in self.names for x in args]
+        is_weight = [id(x) in self.names for x in (one, other)]
         if is_weight[0] == is_weight[1]:
             return None
-        held, input = (args[0], args[1]) if is_weight[0] else (args[1], args[0])
+        held, input = (one, other) if is_weight[0] else (other, one)
         dims = [d for d in range(held.ndim) if held.shape[d] > 1]
         if len(dims) != 1 or held.ndim > input.ndim:
             return None
         axis, name = dims[0] - held.ndim, self.names[id(held)]
         order = ("held", "input") if is_weight[0] else ("input", "held")
-        use = Use(order, rows=None, columns=dims[0], axis=axis)
-        given: dict[str, Any] = dict(zip(order, args, strict=True))
+        use = Use(order, None, columns=dims[0], axis=axis, weight="held")
+        given: dict[str, Any] = dict(zip(order, (one, other), strict=True))
         return Call(self.made, func, given, use, input, axis, name, (name,), mixes=False)
 
     def _named(self, tensors: Any) -> tuple[str, ...]:
         """Return the names of those tensors that are parameters or buffers of the model."""
         return tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
+
+
+def _by_name(names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, given by position or by keyword in any order."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def names_of(model: nn.Module) -> dict[int, str]:
@@ -267,10 +295,11 @@ def names_of(model: nn.Module) -> dict[int, str]:
     return names
 
 
-def recorded_name(model: nn.Module, parameter: str) -> str:
-    """Return the name under which calls record a parameter: its first one, where several share it.
+def recorded_names(model: nn.Module) -> dict[str, str]:
+    """Return for each parameter's name the one under which calls record it.
 
-    Raises:
-        AttributeError: the model has no such parameter.
+    They differ for a parameter that several modules share: calls record it under its first name.
     """
-    return names_of(model)[id(model.get_parameter(parameter))]
+    names = names_of(model)
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: names[id(parameter)] for name, parameter in every}

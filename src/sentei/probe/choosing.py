@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import StaleError, StructureError
-from sentei.network.calls import recorded_name
+from sentei.network.calls import recorded_names
 from sentei.network.surgery.certificate import TOLERANCE
 from sentei.network.units import Group, Listener, Neurons, Synapses
 from sentei.probe.engines.candidate_losses import CandidateLosses
@@ -76,7 +77,7 @@ class Engines:
     losses: CandidateLosses
     chosen: dict[Group, Engine] = field(default_factory=dict)
 
-    def measuring(self, group: Group, members: Tensor) -> tuple[Tensor, Engine | None]:
+    def engine_for(self, group: Group, members: Tensor) -> tuple[Tensor, Engine | None]:
         """Return which members have to be measured, and the engine that measures them.
 
         The others cannot change the loss: units that only zeros read, and synapses that are zero.
@@ -96,41 +97,33 @@ class Engines:
         if not matter.any():
             return matter, None
         if group not in self.chosen:
-            self.chosen[group] = self._choose(group, members[weights.argmax()][None])
+            self.chosen[group] = self._choose(group, int(members[weights.argmax()]))
         return matter, self.chosen[group]
 
-    def _choose(self, group: Group, member: Tensor) -> Engine:
-        """Choose the engine for a group; one for units is checked on `member`, (1,)."""
-        if isinstance(group, Neurons):
-            return self._for_units(listeners_of(self.recording.model, group), member)
-        return self._for_synapses(group)
+    def _choose(self, group: Group, member: int) -> Engine:
+        """Choose the engine for a group; a chain, or gates for units, is checked on one member.
 
-    def _for_units(self, listeners: Mapping[str, Listener], unit: Tensor) -> UnitEngine:
-        chain = find_chain(self.recording, listeners, self.losses)
-        gates = Gates(self.recording, listeners)
-        zeroed = zeroed_columns(self.recording.model, listeners, unit)
-        for engine in (chain, gates):
-            if engine is not None and agrees_with_model(self.recording, engine, zeroed, unit):
-                return engine
+        A chain for synapses is one for the columns of their weight.
+        """
+        recording, listeners = self.recording, listeners_of(self.recording.model, group)
+        unit = torch.tensor([_column(group, member)])
+        zeroed = zeroed_columns(recording.model, listeners, unit)
+        chain = find_chain(recording, listeners, self.losses)
+        if chain is not None and not agrees_with_model(recording, chain, zeroed, unit):
+            chain = None
+        if isinstance(group, Synapses):
+            return SynapseGates(recording, next(iter(listeners)), chain)
+        if chain is not None:
+            return chain
+        gates = Gates(recording, listeners)
+        if agrees_with_model(recording, gates, zeroed, unit):
+            return gates
         raise StructureError(
             "the measured loss without a unit must equal the network's own loss with the unit's "
             "columns set to zero in its listeners; it differs, so the network uses a weight of "
             f"{', '.join(sorted(listeners))} in a way that sentei cannot trace. Leave the group "
             "out."
         )
-
-    def _for_synapses(self, group: Synapses) -> Engine:
-        """Build the engine for synapses, with a chain if one agrees with the network."""
-        model, chain = self.recording.model, None
-        name = recorded_name(model, group.parameter)
-        if len(group.shape) == 2:
-            columns = {name: Listener(group.name, name, 1, torch.arange(group.shape[1])[:, None])}
-            chain = find_chain(self.recording, columns, self.losses)
-            column = largest_weight_read(model, columns).argmax()[None].cpu()
-            zeroed = zeroed_columns(model, columns, column)
-            if chain and not agrees_with_model(self.recording, chain, zeroed, column):
-                chain = None
-        return SynapseGates(self.recording, name, chain)
 
 
 def agrees_with_model(
@@ -166,20 +159,19 @@ def zeroed_columns(
     }
 
 
-def parameters_read(model: nn.Module, group: Group) -> set[str]:
-    """Return the names of the parameters that a cut of the group changes, as calls use them."""
-    parts = group.listeners if isinstance(group, Neurons) else (group,)
-    return {recorded_name(model, part.parameter) for part in parts}
-
-
-def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
+def listeners_of(model: nn.Module, group: Group) -> dict[str, Listener]:
     """Return a group's listeners by the parameter names under which calls use them.
 
-    Listeners of the same parameter and dimension are joined into one with all their columns.
+    Listeners of the same parameter and dimension are joined into one with all their columns. For
+    synapses: all columns of their weight.
     """
+    names = recorded_names(model)
+    if isinstance(group, Synapses):
+        name, columns = names[group.parameter], torch.arange(group.shape[1])
+        return {name: Listener(group.name, name, 1, columns[:, None])}
     found: dict[str, Listener] = {}
     for part in group.listeners:
-        name = recorded_name(model, part.parameter)
+        name = names[part.parameter]
         if name in found and found[name].dim == part.dim:
             index = torch.cat([found[name].index, part.index], 1)
             found[name] = replace(part, index=index)
@@ -188,9 +180,17 @@ def listeners_of(model: nn.Module, group: Neurons) -> dict[str, Listener]:
     return found
 
 
+def _column(group: Group, member: int) -> int:
+    """Return the unit itself, or the column of the weight that a synapse is in."""
+    if isinstance(group, Neurons):
+        return member
+    return member // math.prod(group.shape[2:]) % group.shape[1]
+
+
 def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str, Tensor]:
     """Return the mixes by the parameter names under which calls use their listeners."""
-    return {recorded_name(model, part.parameter): rows for part, rows in mix.items()}
+    names = recorded_names(model)
+    return {names[part.parameter]: rows for part, rows in mix.items()}
 
 
 def largest_weights(model: nn.Module, group: Group) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei import losses
-from sentei.distributed import gathered, sum_across
-from sentei.errors import GroupError, LossError
+from sentei.errors import GroupError
 from sentei.network.example import Example, resized, run, tensors, undisturbed
 from sentei.network.mask import Mask, members_of
 from sentei.network.units import Group, Listener, Neurons
@@ -24,7 +22,6 @@ from sentei.probe.choosing import (
     check_recording,
     listeners_of,
     mixes_by_name,
-    parameters_read,
 )
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import check_smooth
@@ -32,7 +29,6 @@ from sentei.probe.engines.gates import Gates
 from sentei.probe.recording.data import read
 from sentei.probe.recording.listener_inputs import input_gradients
 from sentei.probe.recording.recording import (
-    Need,
     Pass,
     Recording,
     Slope,
@@ -182,10 +178,14 @@ class Probe:
             LossError: a loss is not finite.
             StaleError: weights changed without `update_` or `forget_`.
         """
-        if mix is None:
-            return self._per_unit(group, units, lambda e, b, own: e.rises(b, own))
-        mixes = mixes_by_name(self.model, mix)
-        return self._per_unit(group, units, lambda e, b, own: e.rises_after(b, own, mixes))
+        mixes = None if mix is None else mixes_by_name(self.model, mix)
+
+        def rises(engine: UnitEngine, block: Pass, own: Tensor) -> Tensor:
+            return (
+                engine.rises(block, own) if mixes is None else engine.rises_after(block, own, mixes)
+            )
+
+        return self._per_unit(group, units, rises)
 
     # The loss along a member's gate.
 
@@ -255,7 +255,7 @@ class Probe:
             count: how many numbers `of` returns.
         """
         with self.measuring() as recording:
-            return self._mean(recording, "outputs", of, count)
+            return recording.mean("outputs", of, count)
 
     # Changes of weights.
 
@@ -274,7 +274,7 @@ class Probe:
         if self._engines is None or not changed:
             return
         recording = self._engines.recording
-        names = {name for group in changed for name in parameters_read(self.model, group)}
+        names = {name for group in changed for name in listeners_of(self.model, group)}
         first = min((at for name in names for at in recording.survey.users(name)), default=0)
         self.moments.forget_(recording, first)
         recording.forget_(first)
@@ -314,24 +314,6 @@ class Probe:
     def _new_engines(self) -> Engines:
         recording = Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES)
         return Engines(recording, self._candidate_losses)
-
-    def _mean(
-        self, recording: Recording, need: Need, of: Callable[[Pass], Tensor], count: int = 1
-    ) -> Tensor:
-        """(count,) float64 mean per sample; adds the blocks in order on any number of ranks."""
-        slots = torch.zeros(len(recording.starts), count, dtype=torch.float64)
-        for i, block in recording.passes(need):
-            slots[i] = of(block)
-        total = sum_across(slots)
-        if not total.isfinite().all():
-            finite = gathered(slots).isfinite().all(1)
-            start = recording.starts[int((~finite).nonzero()[0])]
-            stop = min(start + recording.starts.step, len(self.samples))
-            raise LossError(
-                f"the loss must be finite; it is NaN or infinite on samples {start} to {stop - 1}. "
-                "Check the weights for NaN and infinity, and the loss for logarithms of 0."
-            )
-        return total / len(self.samples)
 
     def check_units(self, group: Group) -> Neurons:
         """Return the group; raise GroupError if it is a group of synapses."""
@@ -384,27 +366,16 @@ class Probe:
         with self._measuring() as engines:
             if derivatives:
                 self.check_smooth(engines.recording, derivatives)
-            matter, engine = engines.measuring(group, chosen[at])
-            if engine is not None:
-                at = at[matter]
-                measured = self._measured(engines.recording, engine, chosen[at], measure, shape)
-                values[at] = measured
+            matter, engine = engines.engine_for(group, chosen[at])
+            if engine is None:
+                return values
+            at = at[matter]
+            of_block = lambda block: measure(engine, block, chosen[at]).flatten()  # noqa: E731
+            means = engines.recording.mean(engine.need, of_block, values[at].numel())
+            if isinstance(engine, Gates) and not engine.batched:
+                self.one_at_a_time += means.numel()
+        values[at] = means.view(values[at].shape)
         return values
-
-    def _measured(
-        self,
-        recording: Recording,
-        engine: Engine,
-        members: Tensor,
-        measure: Callable[[Engine, Pass, Tensor], Tensor],
-        shape: tuple[int, ...],
-    ) -> Tensor:
-        whole = (len(members), *shape)
-        of_block = lambda block: measure(engine, block, members).flatten()  # noqa: E731
-        means = self._mean(recording, engine.need, of_block, math.prod(whole))
-        if isinstance(engine, Gates) and not engine.batched:
-            self.one_at_a_time += means.numel()
-        return means.view(whole)
 
 
 def second_moments(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.distributed import gathered, sum_across
-from sentei.network.calls import recorded_name
+from sentei.network.calls import recorded_names
 from sentei.network.mask import check_groups
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
@@ -261,4 +261,5 @@ class MomentCache:
 
 def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:
     """The parameter names under which calls use a group's listeners."""
-    return {part: recorded_name(model, part.parameter) for part in group.listeners}
+    names = recorded_names(model)
+    return {part: names[part.parameter] for part in group.listeners}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sentei.errors import UnreachableError, unknown
+from sentei.network.encoding.format import c_numbers
 from sentei.pruning.rules.limits import MemoryBudget
 
 # Flash reserved for code, estimated for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to
@@ -30,9 +31,10 @@ class Board:
             inputs: numbers in one sample, which the caller keeps in RAM.
 
         Raises:
+            ValueError: a format that is not a C format, with the nearest one.
             UnreachableError: no RAM remains beside the stack and one sample.
         """
-        each = 1 if format.endswith("-int8-int8") else 4
+        each = c_numbers(format).activation
         ram = self.ram - STACK - inputs * each
         if ram <= 0:
             raise UnreachableError(

@@ -115,7 +115,6 @@ class Record:
         removed: positions removed in it, those of the sweep included.
         measured: quality and size after it.
         scores: the criterion's scores before it.
-        by_class: (classes, 2) samples classified correctly, and samples; None without classes.
         mixes: the mix at each listening parameter; see `network.folding.fold_`.
     """
 
@@ -124,7 +123,6 @@ class Record:
     removed: dict[Group, Tensor]
     measured: Measurement
     scores: dict[Group, Tensor]
-    by_class: Tensor | None = None
     mixes: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -251,8 +249,8 @@ class Journal:
                 tensors[f"removed/{i}"] = record.removed[group].int()
             if group in record.scores:
                 tensors[f"scores/{i}"] = record.scores[group]
-        if record.by_class is not None:
-            tensors["by_class"] = record.by_class.int()
+        if record.measured.by_class is not None:
+            tensors["by_class"] = record.measured.by_class.int()
         tensors |= under("mix/", record.mixes)
         if snapshot.random is not None:
             tensors["random"] = snapshot.random
@@ -292,11 +290,9 @@ class Journal:
         for name, tensor in moved.items():
             if tensor.shape != weights[name].shape:
                 raise ValueError(f"weight {name!r} has shape {tuple(tensor.shape)}")
-        measured = Measurement(**about["measured"])
-        if not all(isinstance(value, int | float | None) for value in about["measured"].values()):
-            raise TypeError(f"{about['measured']} are no measurements")
-        correct, mixes = tensors.get("by_class"), stripped("mix/", tensors)
-        record = Record(number, mask, removed, measured, held["scores"], correct, mixes)
+        measured = Measurement.read(about["measured"], tensors.get("by_class"))
+        mixes = stripped("mix/", tensors)
+        record = Record(number, mask, removed, measured, held["scores"], mixes)
         retrain, propose = (_unflatten(about[key], tensors) for key in ("retrain", "propose"))
         random, undone = tensors.get("random"), about["undone"]
         return record, Snapshot({**weights, **moved}, retrain, propose, random, undone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from sentei.describing import described
 from sentei.errors import BudgetError, StructureError, UnreachableError
 from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
-from sentei.network.encoding.plans import C_FORMATS
-from sentei.network.encoding.size import counts
+from sentei.network.encoding.format import C_FORMATS, FORMATS
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.journal import Journal, Record, Retrain, Snapshot
-from sentei.pruning.measuring import Measurement, by_class, measure
+from sentei.pruning.measuring import Measurement, measure
 from sentei.pruning.rules.limits import Limit
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.rules.schedules import Progress
@@ -119,17 +118,15 @@ class Run:
             )
         if self.until is None or not self.until.is_size:
             return
-        # A C file has no layer without inputs, so one unit and one synapse of each stay.
-        least = 1 if any(name.startswith("c") for name in self.until.formats) else 0
+        least = max((FORMATS[name].least for name in self.until.formats), default=0)
         left = _smallest(mask, self.groups, least)
-        size = counts(self.model, left)
-        smallest = replace(start, **vars(size)).of(self.model, left, self.judge.example)
+        smallest = start.of(self.model, left, self.judge.example)
         if not self.until(smallest, start):
             sizes = [_size_in(smallest, name) for name in self.until.formats]
             raise UnreachableError(
                 f"until={self.until} cannot be reached: with everything removed that can be, the "
-                f"network still has {'; '.join([str(size), *sizes])}. Allow more, or offer more "
-                "groups."
+                f"network still has {'; '.join([smallest.size, *sizes])}. Allow more, or offer "
+                "more groups."
             )
 
     def steps_so_far(self) -> list[Step]:
@@ -141,7 +138,7 @@ class Run:
     def _first_step(self) -> Step:
         self.last = self._snapshot()
         measured = measure(self.model, self.start, self.judge)
-        record = Record(0, self.start, {}, measured, {}, by_class(self.judge))
+        record = Record(0, self.start, {}, measured, {})
         self.journal.write(record, self.last)
         return Step(0, self.start, {}, measured, self.journal)
 
@@ -177,10 +174,9 @@ class Run:
         """Write the step to the journal and return it."""
         snapshot = self._snapshot()
         removed = mask.died_since(step.mask)
-        right = by_class(self.judge)
         mixes = {part.parameter: mix for part, mix in cut.mix.items()}
         number = step.number + 1
-        record = Record(number, mask, removed, measured, dict(cut.scores), right, mixes)
+        record = Record(number, mask, removed, measured, dict(cut.scores), mixes)
         self.journal.write(record, snapshot)
         self.last = snapshot
         return Step(record.number, mask, removed, measured, self.journal)

@@ -13,7 +13,7 @@ from torch import nn
 
 from sentei.criteria import Criterion
 from sentei.errors import unknown
-from sentei.network.encoding.plans import C_FORMATS
+from sentei.network.encoding.format import C_FORMATS
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, find_synapses

@@ -43,7 +43,7 @@ def _of_steps(story: Story) -> dict[str, Figure]:
     found["sizes"], axes = figures.canvas(7, 2.6)
     names = [n for n in ("units", "synapses", "parameters", "bytes") if getattr(first, n)]
     figures.sizes(axes, *({name: getattr(m, name) for name in names} for m in (first, last)))
-    counted = [story.records[0].by_class, story.records[-1].by_class]
+    counted = [story.records[at].measured.by_class for at in (0, -1)]
     if counted[0] is not None and counted[1] is not None:
         names = list(story.names.classes) or [str(n) for n in range(len(counted[0]))]
         found["classes"], axes = figures.canvas(7, 0.22 * len(names) + 1.2)

@@ -16,7 +16,8 @@ from sentei import storage
 from sentei.errors import DataError, FileError
 from sentei.formats.c.quantised import Stored, stored
 from sentei.formats.c.source import Source
-from sentei.network.encoding.plans import C_FORMATS, Plan, c_plan, size
+from sentei.network.encoding.format import C_FORMATS
+from sentei.network.encoding.plans import Plan, c_plan, size
 from sentei.network.encoding.stages import Weighted, stages
 from sentei.network.mask import Mask
 

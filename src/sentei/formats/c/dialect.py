@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sentei.network.encoding.plans import Numbers
+from sentei.network.encoding.format import Numbers
 
 
 @dataclass(frozen=True)

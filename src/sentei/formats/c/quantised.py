@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.errors import StructureError
-from sentei.network.encoding.plans import C_FORMATS, Block, Plan
+from sentei.network.encoding.format import c_numbers
+from sentei.network.encoding.plans import Block, Plan
 from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
 
 TOP = 127  # largest int8 value; the range is symmetric, -127 to 127
@@ -58,7 +59,7 @@ def stored(plan: Plan, samples: Tensor) -> Stored:
     Raises:
         StructureError: a weight that is not finite; the layer is named.
     """
-    numbers = C_FORMATS[plan.format]
+    numbers = c_numbers(plan.format)
     values = tuple(_values(block.head, numbers.weight == 1) for block in plan.blocks)
     if numbers.activation == 4:
         return Stored(plan, values, ())

@@ -14,7 +14,8 @@ from sentei.formats.c.kernels import convolution, linear, pool
 from sentei.formats.c.quantised import Stored, Values, last_whole, outputs, quantise
 from sentei.formats.c.templates import CLASSIFY, MACROS, SELF_TEST, softmax
 from sentei.network.encoding.coding import Code
-from sentei.network.encoding.plans import C_FORMATS, Block, final, index_bytes, size
+from sentei.network.encoding.format import c_numbers
+from sentei.network.encoding.plans import Block, final, index_bytes, size
 from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Weighted
 
 
@@ -44,7 +45,7 @@ class Source:
 
     def __init__(self, net: Stored, name: str):
         self.net, self.plan = net, net.plan
-        self.dialect = Dialect(name, C_FORMATS[net.plan.format])
+        self.dialect = Dialect(name, c_numbers(net.plan.format))
         self.tables: list[Table] = []
         self.functions: dict[str, str] = {}
         self.calls: list[str] = []

@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sentei.errors import StructureError, unknown
+from sentei.errors import StructureError
 from sentei.network.encoding.coding import Code, smallest
+from sentei.network.encoding.format import Numbers, c_numbers
 from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """The number types of a C format: bytes of a weight and of an activation."""
-
-    weight: int
-    activation: int
-
-
-# The first suffix is the type of the weights, the second that of the activations.
-C_FORMATS = {"c": Numbers(4, 4), "c-int8": Numbers(1, 4), "c-int8-int8": Numbers(1, 1)}
 
 
 @dataclass(frozen=True)
@@ -87,9 +76,7 @@ def c_plan(stages: Sequence[Stage], format: str) -> Plan:
         ValueError: an unknown format.
         StructureError: a stage that the format does not support; the layer is named.
     """
-    if format not in C_FORMATS:
-        raise ValueError(unknown("C format", format, C_FORMATS))
-    numbers = C_FORMATS[format]
+    numbers = c_numbers(format)
     blocks = _blocks(stages)
     if numbers.activation == 1:
         blocks = [_move_functions_before_pool(block) for block in blocks]

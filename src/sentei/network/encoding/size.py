@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.overrides import resolve_name
 
-from sentei.errors import StructureError, unknown
-from sentei.network.calls import MIXING, Call, Calls
+from sentei.errors import StructureError
+from sentei.network.calls import MIXING, PRODUCTS, Call, Calls
+from sentei.network.encoding.format import C_FORMATS, SAFETENSORS, format_named
 from sentei.network.encoding.onnx_graph import onnx_bytes
 from sentei.network.encoding.packing import contents, safetensors_bytes
-from sentei.network.encoding.plans import C_FORMATS, c_plan
+from sentei.network.encoding.plans import c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import Example, as_found, guessed, rows, run
 from sentei.network.mask import Mask
@@ -87,12 +90,7 @@ def bytes_in(model: nn.Module, mask: Mask, format: str, example: Example | None 
         ValueError: an unknown format.
         StructureError: a layer that the format does not support, or one without an input left.
     """
-    if format not in FORMATS:
-        raise ValueError(unknown("format", format, FORMATS))
-    if format == "safetensors":
-        return counts(model, mask).bytes
-    found, shape = _small_stages(model, mask, example)
-    return len(onnx_bytes(found, shape)) if format == "onnx" else c_plan(found, format).flash
+    return SIZES[format_named(format).name](model, mask, example)
 
 
 def ram_in(model: nn.Module, mask: Mask, format: str, example: Example | None = None) -> int:
@@ -101,9 +99,6 @@ def ram_in(model: nn.Module, mask: Mask, format: str, example: Example | None = 
     Arguments and errors are those of `bytes_in`.
     """
     return c_plan(_small_stages(model, mask, example)[0], format).ram
-
-
-FORMATS = ("safetensors", "onnx", *C_FORMATS)
 
 
 def _small_stages(
@@ -121,15 +116,31 @@ def _small_stages(
     return stages(remove_dead_(skeleton(model), mask), shape, mask.shrunk()), shape
 
 
+def _c_bytes(model: nn.Module, mask: Mask, example: Example | None, format: str) -> int:
+    return c_plan(_small_stages(model, mask, example)[0], format).flash
+
+
+# The size of a network in each format: functions (model, mask, example) -> bytes.
+SIZES: Mapping[str, Callable[[nn.Module, Mask, Example | None], int]] = {
+    SAFETENSORS.name: lambda model, mask, _: counts(model, mask).bytes,
+    "onnx": lambda *network: len(onnx_bytes(*_small_stages(*network))),
+    **{name: partial(_c_bytes, format=name) for name in C_FORMATS},
+}
+
+
 def skeleton(model: nn.Module) -> nn.Module:
     """Return a copy on the meta device (shapes without memory); shared weights stay shared."""
     memo: dict[int, Tensor] = {}
     for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+        memo[id(parameter)] = nn.Parameter(_without_memory(parameter), parameter.requires_grad)
     for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        memo[id(buffer)] = _without_memory(buffer)
     return copy.deepcopy(model, memo)
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    # Of a tensor that is on the meta device itself, torch.empty_like takes ten times as long.
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 # The cost of a forward pass.
@@ -144,6 +155,9 @@ def multiply_adds(model: nn.Module, example: Example) -> int:
     biases, norms, activations, pooling, look-ups in an embedding, products of two activations
     (attention weights), and recurrent layers, whose products torch does not expose. Dead synapses
     count: a zero is multiplied like any other number.
+
+    Raises:
+        StructureError: a function whose multiply-adds are not known; it is named.
     """
     products: list[tuple[str, int]] = []
 
@@ -188,17 +202,13 @@ def latency(model: nn.Module, example: Example, repeats: int = 30) -> float:
     return median(seconds[3:])
 
 
-_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-
-
 def _products(call: Call, out: Tensor) -> int:
     """Return the multiply-adds of one call, for all samples."""
-    if call.function not in MIXING or call.function is F.embedding:
+    if call.function not in MIXING:
         return 0
-    weight = call.given[call.use.weight]
-    if call.function in _TRANSPOSED:  # (out / groups, kernel) multiplications per input entry
-        return call.input.numel() * weight[:1].numel()
-    if call.function in _CONVOLUTIONS or call.function is F.linear:
-        return out.numel() * weight[:1].numel()
-    return out.numel() * weight.shape[0]
+    if call.function not in PRODUCTS:
+        raise StructureError(
+            f"the multiply-adds of {resolve_name(call.function)}, which uses {call.weight!r}, are "
+            "not known; add the function to PRODUCTS in sentei.network.calls"
+        )
+    return PRODUCTS[call.function](call.given[call.use.weight], call.input, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -65,12 +65,13 @@ SETTINGS = {
 
 
 def setting(name: str, quick: bool) -> Setting:
-    """Return a setting by name; with `quick`, a smaller network and less data."""
+    """Return a setting by name; with `quick`, a smaller network, less training and less data."""
     full = SETTINGS[name]
     if not quick:
         return full
     hidden = tuple(width // 5 for width in full.hidden)
-    return Setting(**{**vars(full), "hidden": hidden, "epochs": 12, "ranked": 1000})
+    epochs, ranked = min(full.epochs, 12), min(full.ranked, 1000)
+    return replace(full, hidden=hidden, epochs=epochs, ranked=ranked)
 
 
 def samples(name: str, seed: int) -> tuple[Samples, Samples]:

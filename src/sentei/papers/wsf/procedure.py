@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.criteria import Probe, Trajectory, scores
+from sentei.criteria.agreement import spearman
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import find_synapses
@@ -217,17 +218,3 @@ def _one_shot(network: nn.Module, trajectory: Trajectory, wsf: Tensor, split) ->
     ):
         p.data.copy_(part.view(p.shape))
     return found
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's rank correlation; ties share their mean rank."""
-    one, two = _ranks(a), _ranks(b)
-    one, two = one - one.mean(), two - two.mean()
-    return float((one * two).sum() / (one.norm() * two.norm()).clamp_min(1e-300))
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Return the rank of each value; ties share their mean rank."""
-    _, index, counts = values.double().unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return (ends - (counts.double() - 1) / 2)[index]

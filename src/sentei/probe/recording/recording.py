@@ -19,7 +19,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from sentei.distributed import own_blocks
+from sentei.distributed import gathered, own_blocks, sum_across
 from sentei.errors import DataError, LossError, StructureError
 from sentei.network.calls import Call, Calls
 from sentei.network.example import run, tensors
@@ -175,7 +175,7 @@ class Recording:
         samples.check_classes(self.survey.output)
         largest = max((call.bytes_out for call in self.survey.calls), default=1)
         size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(largest, 1)))
-        self.starts = range(0, len(samples), size)
+        self.starts = range(0, len(samples), size)  # of the blocks; `stop` is the sample count
         self.wanted_inputs: set[int] = set()
         self.check_pass = Pass(samples.rows(0, _CHECK_ROWS, self.device))
         self._passes = {
@@ -192,6 +192,33 @@ class Recording:
             yield i, block
             if count >= self._affordable:
                 block.call_outputs, block.call_inputs = {}, {}
+
+    def mean(self, need: Need, of: Callable[[Pass], Tensor], count: int) -> Tensor:
+        """Return the mean per sample of what `of` sums over a block, (count,) float64.
+
+        Blocks are added in order, so that any number of ranks gives the same bits.
+
+        Args:
+            need: what a pass must hold before `of` is called on it.
+            of: takes a recorded block, returns the (count,) sums over its samples.
+            count: how many numbers `of` returns.
+
+        Raises:
+            LossError: a sum is not finite; the message names the samples.
+        """
+        slots = torch.zeros(len(self.starts), count, dtype=torch.float64)
+        for i, block in self.passes(need):
+            slots[i] = of(block)
+        total = sum_across(slots)
+        if not total.isfinite().all():
+            finite = gathered(slots).isfinite().all(1)
+            start = self.starts[int((~finite).nonzero()[0])]
+            stop = min(start + self.starts.step, self.starts.stop)
+            raise LossError(
+                f"the loss must be finite; it is NaN or infinite on samples {start} to {stop - 1}. "
+                "Check the weights for NaN and infinity, and the loss for logarithms of 0."
+            )
+        return total / self.starts.stop
 
     @property
     def own_passes(self) -> Iterator[tuple[int, Pass]]:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sentei.criteria import Criterion, criterion, scores
 from sentei.errors import ScheduleError, StructureError
+from sentei.network.encoding.format import format_named
 from sentei.network.encoding.size import bytes_in
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe, loss_with_mask
-from sentei.pruning.rules.limits import check_format
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 
@@ -50,7 +50,7 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
     stops: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        format_named(self.format)  # an unknown one is refused
         criterion(self.units)
         criterion(self.synapses)
         if not 0 < self.share < 1:

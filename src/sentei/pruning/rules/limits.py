@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sentei.errors import BudgetError, unknown
+from sentei.errors import BudgetError
+from sentei.network.encoding.format import SAFETENSORS, c_numbers, format_named
 from sentei.pruning.rules.schedules import Amount, amount
 
 
@@ -131,7 +132,7 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
         BudgetError: a size that is not above 0, or not a size.
     """
     text = str(size).strip()
-    check_format(format)
+    format_named(format)  # an unknown one is refused
     if text.endswith("%"):
         amount(text, 100)
     elif parse_bytes(size) <= 0:
@@ -141,7 +142,7 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
         most = amount(text, start.bytes_in(format)) if text.endswith("%") else parse_bytes(size)
         return now.bytes_in(format) <= most
 
-    formats = () if format == "safetensors" else (format,)
+    formats = () if format == SAFETENSORS.name else (format,)
     return Limit(f"bytes_at_most({size!r}, format={format!r})", holds, True, formats)
 
 
@@ -156,8 +157,7 @@ def ram_at_most(size: int | str, format: str = "c") -> Limit:
         ValueError: a format that is not a C format, with the nearest one.
         BudgetError: a size that is not above 0, or not a size.
     """
-    if format not in FORMATS or not format.startswith("c"):
-        raise ValueError(unknown("C format", format, [f for f in FORMATS if f.startswith("c")]))
+    c_numbers(format)  # a format that states no RAM is refused
     most = parse_bytes(size)
     if most <= 0:
         raise BudgetError(f"a budget is more than 0 bytes; got {size!r}")
@@ -253,20 +253,6 @@ def any_of(*limits: Limit) -> Limit:
 
 def _formats(limits: Sequence[Limit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for limit in limits for name in limit.formats))
-
-
-def check_format(format: str) -> None:
-    """Check that this is the name of an export format.
-
-    Raises:
-        ValueError: an unknown format, with the nearest one.
-    """
-    if format not in FORMATS:
-        raise ValueError(unknown("format", format, FORMATS))
-
-
-# Equal to `sentei.network.encoding.size.FORMATS`, which imports torch; a test compares them.
-FORMATS = ("safetensors", "onnx", "c", "c-int8", "c-int8-int8")
 
 
 _UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3}

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample
-from sentei.network.encoding.size import counts
 from sentei.network.example import Example, guessed
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink_
@@ -220,7 +219,7 @@ class PruneWhileTraining:
         self.emptied = Counter(state["emptied"])
         self.updates, self.events = state["updates"], state["events"]
         self.reached = state["reached"]
-        self._start = None if state["start"] is None else Measurement(**state["start"])
+        self._start = None if state["start"] is None else Measurement.read(state["start"])
         restore_state_(self.propose, state["propose"])
         self.mask.apply_(self.model)
 
@@ -305,9 +304,8 @@ class PruneWhileTraining:
         if self.probe is not None:
             self.probe.forget_()
             return measure(self.model, self.mask, self.probe)
-        size = counts(self.model, self.mask)
-        measured = Measurement(None, float("nan"), **vars(size))
-        return measured.of(self.model, self.mask, self.example)
+        unknown = Measurement(None, float("nan"))
+        return unknown.of(self.model, self.mask, self.example)
 
     # Called by the constructor.
 

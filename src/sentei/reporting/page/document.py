@@ -110,7 +110,7 @@ def _classes(story: Story) -> list[str]:
 
 
 def _by_class(story: Story) -> Document | None:
-    counted = [record.by_class for record in story.records]
+    counted = [record.measured.by_class for record in story.records]
     if any(each is None for each in counted):
         return None
     both = torch.stack([each for each in counted if each is not None])

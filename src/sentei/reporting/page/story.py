@@ -21,7 +21,7 @@ from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, find_synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.journal import Record
-from sentei.pruning.measuring import by_class, measure
+from sentei.pruning.measuring import measure
 from sentei.pruning.run_reader import read_run
 from sentei.samples import Samples
 
@@ -179,7 +179,7 @@ def of_network(
     if mask is not None:
         full = full.without({g: mask.dead(g) for g in mask.groups if g.kind == "synapse"})
     probe = Probe(network, tuple(samples), loss)
-    record = Record(0, full, {}, measure(network, full, probe), {}, by_class(probe))
+    record = Record(0, full, {}, measure(network, full, probe), {})
     neurons = [group for group in groups if group.kind != "synapse"]
     record = replace(record, mask=Mask.full(neurons))
     return Story(
