@@ -33,7 +33,15 @@ from sentei import (
 from sentei.pruning.journal import Journal, Record, Snapshot, note
 from sentei.pruning.measuring import Measurement
 
-MEASURED = Measurement(0.5, 0.25, 3, 18, 23, 300)
+NUMBERS = {
+    "accuracy": 0.5,
+    "loss": 0.25,
+    "units": 3,
+    "synapses": 18,
+    "parameters": 23,
+    "bytes": 300,
+}
+MEASURED = Measurement.read(NUMBERS)
 
 
 def files(folder) -> dict[str, bytes]:
@@ -79,7 +87,8 @@ def test_a_step_comes_back_as_it_was(tmp_path):
     snapshot = after(model, mask, state, {"before": 0.75}, torch.get_rng_state(), 2)
     mixes = {"2.weight": torch.rand(1, 4)}
     counted = torch.tensor([[3, 5], [2, 4]])
-    record = Record(1, mask, removed, MEASURED, scores, counted, mixes)
+    measured = Measurement.read(NUMBERS, counted)
+    record = Record(1, mask, removed, measured, scores, mixes)
     journal.write(Record(0, Mask.full(groups), {}, MEASURED, {}), after(model, Mask.full(groups)))
     journal.write(record, snapshot)
     again, found = journal.read(1)
@@ -89,7 +98,7 @@ def test_a_step_comes_back_as_it_was(tmp_path):
     assert {g: s.tolist() for g, s in again.scores.items()} == {
         g: s.tolist() for g, s in scores.items()
     }
-    assert torch.equal(again.by_class, counted)
+    assert torch.equal(again.measured.by_class, counted)
     assert torch.equal(again.mixes["2.weight"], mixes["2.weight"])
     assert all(torch.equal(found.weights[name], t) for name, t in snapshot.weights.items())
     assert found.weights.keys() == snapshot.weights.keys()
@@ -103,7 +112,8 @@ def test_a_step_comes_back_as_it_was(tmp_path):
         "empty": {},
     }  # fmt: skip
     first_record, first_found = journal.read(0)
-    assert (first_record.by_class, first_record.removed, first_record.mixes) == (None, {}, {})
+    assert (first_record.removed, first_record.mixes) == ({}, {})
+    assert first_record.measured.by_class is None
     assert (first_found.retrain, first_found.propose, first_found.random) == (None, None, None)
     network = journal.network(1)
     assert all(torch.equal(network.state_dict()[n], t) for n, t in snapshot.weights.items())
