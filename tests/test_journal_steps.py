@@ -323,7 +323,7 @@ def ladder(folder, resume=False, stop=None):
         seen.append(progress.undone)
         return levels(25, 50, 75, then=one_at_a_time())(progress)
 
-    counted.words = "levels"
+    counted.words = "levels"  # pyright: ignore
     run = prune(
         model, hidden(model), Probe(model, (X, Y)), ranked("magnitude", counted),
         keeping=loss_within(0.1), retrain=Nudge(model), journal=folder, resume=resume,

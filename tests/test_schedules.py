@@ -323,7 +323,7 @@ def test_two_schedules_are_equal_if_they_say_the_same():
     assert len({linear(4, steps=3), linear(4, steps=3), linear(5, steps=3)}) == 2
     assert linear(4, steps=3) != cubic(4, steps=3)
     with pytest.raises(FrozenInstanceError):
-        linear(4).words = "cubic(4)"
+        linear(4).words = "cubic(4)"  # pyright: ignore
     with pytest.raises(FrozenInstanceError):
         at(10).step = 2
     assert at(10).starts == {}
