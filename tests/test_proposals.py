@@ -141,6 +141,7 @@ def test_a_step_that_removes_none_yet_is_a_cut_without_members():
 
     late = ranked(scored, linear(8, steps=100))
     assert cut(late, progress=at(step=1)) == {}
+    assert cut(ranked(scored, linear(8, steps=10**9))) == {}  # however late
     assert cut(late, progress=at(step=1, total=100)) == {}
     assert cut(ranked(fixed(SCORES), linear(8, steps=100)), progress=at(step=51)) == {"2": [1]}
     with_total = ranked(fixed(SCORES), linear(8))
