@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -252,6 +253,8 @@ def test_bad_arguments_are_refused_by_name():
         prune(other, hidden(other), probe, propose)
     with pytest.raises(GroupError, match="is not this model's"):
         prune(model, hidden(mlp(4, 9, 2)), probe, propose)
+    with pytest.raises(GroupError, match="evaluate= belongs to another model"):
+        prune(model, hidden(model), probe, propose, evaluate=Probe(other, (X, Y)))
     with pytest.raises(ValueError, match="'ablation'"):
         ranked("ablatoin", one_at_a_time())
     with pytest.raises(ValueError, match="network"):
@@ -269,6 +272,44 @@ def test_a_criterion_that_returns_nonsense_is_named():
     run = prune(model, hidden(model), Probe(model, (X, Y)), ranked(nonsense, one_at_a_time()))
     with pytest.raises(CriterionError, match="nonsense"):
         list(run)
+
+
+def test_a_run_is_measured_on_what_is_given():
+    model = trained(4, 6, 2)
+    held = X[:25] + 1, Y[:25]
+    with torch.no_grad():
+        outputs = model(held[0])
+        loss = nn.functional.cross_entropy(outputs, held[1]).item()
+        accuracy = (outputs.argmax(1) == held[1]).float().mean().item()
+    probe, propose = Probe(model, (X, Y)), ranked("magnitude", one_at_a_time())
+    own = probe.loss()
+    for evaluate, expected in ((held, loss), (Probe(model, held), loss), (None, own)):
+        step = next(prune(model, hidden(model), probe, propose, evaluate=evaluate))
+        assert step.measured.loss == pytest.approx(expected, abs=1e-6)
+        if evaluate is not None:
+            assert step.measured.accuracy == pytest.approx(accuracy)
+    assert abs(loss - own) > 0.01
+
+
+def test_a_cut_may_give_synapses_back_and_mixes_of_other_groups_are_left_out():
+    model = mlp(4, 3, 2)
+    (units,), (first, last) = hidden(model), find_synapses(model)
+    elsewhere = replace(units.listeners[0], parameter="0.weight")
+
+    def exchange(probe, groups, mask, progress):
+        if progress.step == 1:
+            return Cut({first: torch.tensor([0, 5])}, {elsewhere: torch.ones(1, 4)})
+        if progress.step == 2:
+            return Cut({last: torch.tensor([1])}, regrown={first: torch.tensor([5])})
+        return None
+
+    before = model[0].weight.detach().clone()
+    steps = list(prune(model, [units, first, last], Probe(model, (X, Y)), exchange))
+    assert [step.mask.dead(first).tolist() for step in steps] == [[], [0, 5], [0]]
+    assert [step.mask.dead(last).tolist() for step in steps] == [[], [], [1]]
+    assert [step.measured.synapses for step in steps] == [18, 16, 16]
+    before[0, 0] = before[1, 1] = 0  # what comes back begins at zero
+    assert torch.equal(model[0].weight, before)
 
 
 def test_a_cut_may_hand_the_work_over():
