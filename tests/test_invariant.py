@@ -101,6 +101,21 @@ def test_the_shrunk_masks_groups_are_those_tracing_finds(name):
     assert {g for g in found if g.size > 1} == set(expected)
 
 
+@pytest.mark.parametrize("name", CUT)
+def test_a_network_shrinks_twice(name):
+    """The second cut is made with the mask that the first one returned, without tracing again."""
+    model, x, groups = cases(name)
+    small, mask = model, Mask.full(groups)
+    for _ in range(2):
+        mask = mask.without({g: [0] for g in mask.groups if g.size > 1})
+        masked = copy.deepcopy(small)
+        mask.apply_(masked)
+        small = shrink(small, mask, x)
+        pairs = zip(outputs(masked, x), outputs(small, x), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-9) for a, b in pairs)
+        mask = mask.shrunk()
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_cannot_be_cut_is_refused_by_name_and_left_alone(name):
     model, x, groups = cases(name)

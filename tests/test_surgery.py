@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import zoo
 from hand import group, hidden, inputs, mlp, part
 from sentei.errors import CertificateError, GroupError, StructureError
 from sentei.network.folding import fold_, sweep_
@@ -89,21 +90,10 @@ def test_removed_inputs_keep_the_callers_interface():
     assert sorted(smaller.state_dict()) == sorted(small.state_dict())
 
 
-class Beside(nn.Module):
-    """The last layer reads hidden units and, beside them, the inputs."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Linear(4, 3), nn.Linear(7, 2)
-
-    def forward(self, x):
-        return self.last(torch.cat([self.first(x).tanh(), x], 1))
-
-
 def test_a_select_counts_what_still_arrives():
     """Unit 0 is no longer computed, and all four inputs still come: input 1 arrives at place 3."""
-    model = Beside()
+    torch.manual_seed(0)
+    model = zoo.Beside()
     groups = find_units(model, X, inputs=True)
     read, units = sorted(groups, key=lambda g: g.name, reverse=True)
     assert (read.kind, units.name) == ("input", "first")
