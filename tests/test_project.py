@@ -52,7 +52,7 @@ ROOMS = {
     "cli": ALL_BELOW_PAPERS | {"papers"},
 }
 # Modules that commands share, lowest first: each may import only those before it.
-CLI = ["command_line", "screen", "deployment", "loading", "budget_search"]
+CLI = ["command_line", "screen", "deployment", "options", "loading", "pruned", "fit"]
 
 
 def modules():

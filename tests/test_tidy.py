@@ -8,7 +8,7 @@ from torch import nn
 
 import hand
 import zoo
-from sentei import DataError, tidy
+from sentei import DataError, GroupError, Mask, find_synapses, find_units, tidy
 from sentei.network.example import tensors
 from sentei.network.surgery.norms import fold_norms_
 from sentei.pruning.tidying import examined
@@ -127,3 +127,77 @@ def test_norms_that_share_what_they_hear_stay():
 def test_no_samples_are_refused():
     with pytest.raises(DataError):
         tidy(hand.mlp(3, 4, 2), (torch.zeros(0, 3), torch.zeros(0).long()))
+
+
+def half_dead(model):
+    """Zero the smaller half of each layer's weights, and return the mask in which they are dead."""
+    links = find_synapses(model)
+    smaller = {
+        group: model.get_parameter(group.parameter).abs().flatten().argsort()[: group.size // 2]
+        for group in links
+    }
+    mask = Mask.full(links).without(smaller)
+    mask.apply_(model)
+    return mask
+
+
+def alive_and_zero(model, mask):
+    """Count the synapses that are alive and zero, and those that are dead and not zero."""
+    weights = {g: model.get_parameter(g.parameter).detach().flatten() for g in mask.groups}
+    idle = sum(int((mask.alive(g) & (w == 0)).sum()) for g, w in weights.items())
+    return idle, sum(int((~mask.alive(g) & (w != 0)).sum()) for g, w in weights.items())
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_dead_synapses_stay_dead_and_are_counted(norms):
+    model, x, y = untidy()
+    model = nn.Sequential(*model, nn.BatchNorm1d(4)).double().eval()
+    mask = half_dead(model)
+    before = model(x)
+    done = examined(model, (x, y), norms=norms, mask=mask)
+    assert done.finds
+    assert done.norms == (("3",) if norms else ())
+    assert (done.network(x) - before).abs().max() < 1e-9
+    assert alive_and_zero(done.network, done.mask) == (0, 0)
+    alive = sum(done.mask.count(group) for group in done.mask.groups)
+    layers = [done.network[0].weight, done.network[2].weight]
+    assert 0 < alive == sum(int(weight.count_nonzero()) for weight in layers)
+    done.mask.check(done.network)
+
+
+def test_a_unit_that_only_a_dead_synapse_could_replace_stays():
+    """Unit 1 repeats unit 0, whose synapse to the output is dead: it cannot take unit 1's part."""
+    model = hand.mlp(3, 2, 1, act=nn.ReLU).double()
+    model[0].weight.data[1], model[0].bias.data[1] = model[0].weight[0], model[0].bias[0]
+    mask = Mask.full(find_synapses(model)).without({find_synapses(model)[1]: [0]})
+    mask.apply_(model)
+    x = torch.rand(50, 3).double() + 1
+    model[0].weight.data.abs_()
+    data = x, torch.zeros(50).long()
+    assert tidy(copy.deepcopy(model), data)[0].out_features == 1  # without a mask: unit 1 moves
+    small = tidy(model, data, mask=mask)
+    assert (small(x) - model(x)).abs().max() < 1e-9
+    done = examined(model, data, mask=mask)
+    assert [find.units for find in done.finds] == [(0,)]
+    assert done.mask.count(find_synapses(done.network)[1]) == 1
+
+
+def test_dead_units_of_the_mask_go():
+    model, x, y = untidy()
+    (group,) = find_units(model, x)
+    mask = Mask.full([group]).without({group: [0, 9]})
+    kept = copy.deepcopy(model)
+    mask.apply_(kept)
+    done = examined(model, (x, y), mask=mask)
+    assert not {0, 9} & {unit for find in done.finds for unit in find.units}
+    assert (done.network(x) - kept(x)).abs().max() < 1e-9
+    assert done.network[0].out_features == 10 - 2 - sum(len(find.units) for find in done.finds)
+    assert not done.mask.groups
+
+
+def test_a_mask_of_another_network_is_refused():
+    other = hand.mlp(8, 9, 4)
+    mask = Mask.full(find_synapses(other)).without({find_synapses(other)[0]: [0]})
+    model, x, y = untidy()
+    with pytest.raises(GroupError, match="is not this model's"):
+        tidy(model, (x, y), mask=mask)

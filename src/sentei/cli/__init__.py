@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 
 from sentei.cli.command_line import typed
@@ -23,8 +23,10 @@ from sentei.cli.demo import demo
 from sentei.cli.explain import explain
 from sentei.cli.export import export
 from sentei.cli.figures import figures
+from sentei.cli.fit import fit
 from sentei.cli.info import info
 from sentei.cli.prune import prune
+from sentei.cli.pruned import UNREACHED
 from sentei.cli.rank import rank
 from sentei.cli.reproduce import reproduce
 from sentei.cli.surface import surface
@@ -32,12 +34,13 @@ from sentei.cli.tidy import tidy
 from sentei.cli.train import train
 from sentei.errors import PruningError, UnreachableError, unknown
 
-USAGE, REFUSED, UNREACHED, INTERRUPTED = 2, 1, 3, 130
+USAGE, REFUSED, INTERRUPTED = 2, 1, 130
 
 HELP = """Make trained neural networks smaller, and see why the remaining network works.
 
-Start with `sentei demo`. Options can also be set in a TOML file, in a table that is named after the
-command, under the same names: `sentei prune model.safetensors --config run.toml`.
+Start with `sentei demo`. `sentei COMMAND --help` lists the options of a command. With
+`--config FILE` they can also be set in a TOML file, in a table that is named after the command,
+under the same names: `sentei prune model.safetensors --config run.toml`.
 
 Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached, 130 interrupted.
 """
@@ -46,10 +49,16 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 a budget was not reached, 130 in
 def build(config: str | None = None) -> App:
     """Build the application; `config` names a TOML file with default values for the options."""
     commands = (
-        *(demo, train, prune, rank, surface, compare),
+        *(demo, train, prune, fit, rank, surface, compare),
         *(explain, figures, info, export, reproduce, tidy),
     )
-    app = App(name="sentei", help=HELP, version=lambda: version("sentei"), help_format="markdown")
+    app = App(
+        name="sentei",
+        help=HELP,
+        version=lambda: version("sentei"),
+        help_format="markdown",
+        default_parameter=Parameter(negative=()),  # no --no-inputs, no --empty-paths
+    )
     for command in commands:
         app.command(command)
     if config is not None:

@@ -3,149 +3,186 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from sentei.cli.options import (
+    ALL_CRITERIA,
+    OUTPUT,
+    PACE,
+    REMOVED,
+    REPAIR,
+    REPAIRS,
+    Data,
+    Model,
+    Run,
+    Samples,
+    listed,
+    seeded,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sentei.datasets import Split
 
+SIZES = Group("Comparison at sizes of C files", sort_key=5)
+
+
+@Parameter(name="*", group=REPAIR)
+@dataclass(frozen=True)
+class Ways:
+    """The ways of pruning that are compared: every combination.
+
+    Attributes:
+        retrain: Number of training epochs after each step; several values are compared; 0 if left
+            out.
+    """
+
+    criteria: Annotated[
+        list[str] | None,
+        Parameter(
+            group=REMOVED,
+            help="Criterion to compare; may be given several times; all if left out.\n\n"
+            f"{ALL_CRITERIA}",
+        ),
+    ] = None
+    repairs: Annotated[
+        list[str] | None,
+        Parameter(
+            help=f"Repair to compare: none, {listed(REPAIRS)}; may be given several times. It "
+            "computes a removed unit's output from other units. none and least_squares if left out."
+        ),
+    ] = None
+    retrain: list[int] | None = None
+
+
+@Parameter(name="*", group=PACE)
+@dataclass(frozen=True)
+class Steps:
+    """How far and how fast each way goes, and how often.
+
+    Attributes:
+        keep: Number of units left at the end: a count, or a percentage.
+        steps: Number of pruning steps to get there.
+        seeds: Number of seeds that each combination is repeated with: --seed and those after it.
+    """
+
+    keep: str = "10 %"
+    steps: int = 9
+    seeds: int = 3
+
+
+@Parameter(name="*", group=SIZES)
+@dataclass(frozen=True)
+class Sizes:
+    """Budgets to compare at, in place of ways of pruning.
+
+    Attributes:
+        budgets: Compare at these sizes of the C file: "4KiB,8KiB,16KiB,32KiB,64KiB". Units are
+            removed by the first of --criteria (ablation if left out), synapses by magnitude.
+        paths: What to remove: units, synapses, both (whichever costs the least loss per byte), or
+            units:50 (half of the units, then synapses); the first three if left out.
+        formats: Number formats of C: c (float32), c-int8 (int8 weights) or c-int8-int8 (int8
+            activations as well); the first two if left out.
+        retrain_epochs: Number of training epochs after every step.
+    """
+
+    budgets: str | None = None
+    paths: list[str] | None = None
+    formats: list[str] | None = None
+    retrain_epochs: int = 0
+
 
 def compare(
-    model: str,
+    model: Model,
     *,
-    data: str = "mnist",
-    target: str = "-1",
-    criteria: list[str] | None = None,
-    repairs: list[str] | None = None,
-    retrain: list[int] | None = None,
-    keep: str = "10 %",
-    steps: int = 9,
-    samples: int = 5_000,
-    seeds: int = 3,
-    budgets: str | None = None,
-    paths: list[str] | None = None,
-    formats: list[str] | None = None,
-    retrain_epochs: int = 0,
-    seed: int = 0,
-    out: Path = Path("compared"),
-    threads: int = 1,
+    ways: Ways = Ways(),
+    steps: Steps = Steps(),
+    sizes: Sizes = Sizes(),
+    data: Data = Data(),
+    samples: Samples = 5_000,
+    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("compared"),
+    run: Run = Run(),
 ) -> None:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
-    Prints a table and draws accuracy against the number of units left. With --budgets, it prunes
-    the network to each size by units, by synapses and by both, in float32 and in int8, and draws
-    the accuracy of the emitted C code against bytes.
+    Prints a table and draws accuracy on validation samples against the number of units left. With
+    --budgets, it prunes the network to each size by units, by synapses and by both, in float32 and
+    in int8, and draws the accuracy of the emitted C code against bytes.
 
     Parameters
     ----------
-    model
-        File of a network that sentei saved, or layer widths such as 784-100-10 of one to train
-        first.
-    data
-        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
-        or a folder of IDX files. Criteria use training samples;
-        accuracy is measured on validation samples.
-    target
-        For a .csv: the column to predict, by name or position (-1 is the last).
-    criteria
-        Criteria to compare, such as ablation, taylor1 or magnitude; all if left out.
-    repairs
-        Repairs to compare, which replace a removed unit's output by other units: none, mean,
-        twin, affine, least_squares or least_loss; none and least_squares if left out.
-    retrain
-        Number of training epochs after each step; several values are compared; 0 if left out.
-    keep
-        Number of units left at the end: a count, or a percentage.
-    steps
-        Number of pruning steps to get there.
-    samples
-        Number of training samples that a criterion uses.
-    seeds
-        Number of random seeds that each combination is repeated with.
-    budgets
-        Compare at these sizes of the C file instead: "4KiB,8KiB,16KiB,32KiB,64KiB". Units are
-        removed by the first of --criteria (ablation if left out), synapses by magnitude.
-    paths
-        With --budgets: what to remove: units, synapses, both (whichever costs the least loss per
-        byte), or units:50 (half of the units, then synapses); the first three if left out.
-    formats
-        With --budgets: number formats of C: c (float32), c-int8 (int8 weights) or c-int8-int8
-        (int8 activations as well); the first two if left out.
-    retrain_epochs
-        With --budgets: number of training epochs after every step.
-    seed
-        Seed of training a new network and, with --budgets, of retraining.
     out
         Name of the figure without a suffix; it is written as PNG and SVG.
-    threads
-        Number of CPU threads that torch may use.
     """
-    import torch
-
-    from sentei import datasets
     from sentei.cli.loading import loaded
-    from sentei.cli.screen import column, console, head, progress, say
+    from sentei.experiments import comparing
+
+    repairs = ways.repairs or ("none", "least_squares")
+    chosen = [None if name == "none" else name for name in repairs]
+    todo = comparing.ways(ways.criteria, chosen, ways.retrain or (0,))
+    run.start()
+    network, mask, split = loaded(model, data)
+    if sizes.budgets is None:
+        seeds = range(data.seed, data.seed + steps.seeds)
+        settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
+        _by_units(model, network, split, todo, out, mask=mask, **settings)
+    else:
+        units = seeded((ways.criteria or ["ablation"])[0], data.seed)
+        settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
+        _by_size(network, split, sizes, out, mask=mask, units=units, **settings)
+
+
+def _by_units(
+    model: str,
+    network: nn.Module,
+    split: Split,
+    todo: Sequence[Any],
+    out: Path,
+    **settings: Any,
+) -> None:
+    """Compare ways of pruning by accuracy against the number of units left."""
+    from sentei.cli.screen import console, head, progress, say
     from sentei.experiments import comparing
     from sentei.reporting import figures
     from sentei.reporting.tables import compared
 
-    torch.set_num_threads(threads)
-    chosen = [None if name == "none" else name for name in repairs or ("none", "least_squares")]
-    todo = comparing.ways(criteria, chosen, retrain or (0,))
-    network, dead, split = loaded(
-        model, lambda flat: datasets.load(data, flat=flat, target=column(target)), seed
-    )
-    if budgets is not None:
-        settings = {"paths": paths, "formats": formats, "units": (criteria or [None])[0]}
-        _by_size(
-            network,
-            split,
-            [size.strip() for size in budgets.split(",")],
-            out,
-            mask=dead,
-            retrain=retrain_epochs,
-            samples=samples,
-            seed=seed,
-            **{name: value for name, value in settings.items() if value is not None},
-        )
-        return
-    with progress("comparing", len(todo) * seeds) as advance:
+    with progress("comparing", len(todo) * len(settings["seeds"])) as advance:
         curves = comparing.compare(
             network,
             split.train,
             split.validation,
             todo,
-            keep=keep,
-            steps=steps,
-            samples=samples,
-            seeds=seeds,
-            mask=dead,
             on_progress=lambda done, total, way: advance(done, way, total),
+            **settings,
         )
     head(f"{model}: accuracy on validation samples, largest area first")
     console.print(compared(comparing.rows(curves)))
     figure, axes = figures.canvas(9.0, 5.0)
     figures.comparison(axes, curves)
-    say(f"the figure is in [bold]{figures.write(figure, out)[0]}[/bold]")
+    say(f"the figure is in {figures.write(figure, out)[0]}")
 
 
-def _by_size(
-    network: nn.Module, split: Split, budgets: Sequence[str], out: Path, **settings: Any
-) -> None:
+def _by_size(network: nn.Module, split: Split, sizes: Sizes, out: Path, **settings: Any) -> None:
+    """Compare paths and number formats by the accuracy of the C code against its bytes."""
     from sentei.cli.screen import console, head, progress, say
     from sentei.experiments.budgets import accuracy_at_budgets
     from sentei.formats.c.compiled import compiler
     from sentei.reporting import figures
     from sentei.reporting.tables import budgets as table
 
+    lists = {"paths": sizes.paths, "formats": sizes.formats}
     with progress("comparing", 1) as advance:
         curves = accuracy_at_budgets(
             network,
             split,
-            budgets,
+            [size.strip() for size in (sizes.budgets or "").split(",")],
             on_progress=lambda done, total, words: advance(done, words, total),
+            **{name: value for name, value in lists.items() if value is not None},
             **settings,
         )
     measured = "the compiled C code" if compiler() else "the C code, simulated"
@@ -153,4 +190,4 @@ def _by_size(
     console.print(table(curves))
     figure, axes = figures.canvas(7.0, 4.6)
     figures.budget_curves(axes, curves)
-    say(f"the figure is in [bold]{figures.write(figure, out)[0]}[/bold]")
+    say(f"the figure is in {figures.write(figure, out)[0]}")

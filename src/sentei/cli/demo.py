@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sentei.cli.options import Run
+
 FLOOR = 0.01  # validation accuracy that the demonstration may lose: one point
 
 
@@ -11,8 +13,8 @@ def demo(
     *,
     epochs: int = 10,
     seed: int = 0,
-    threads: int = 1,
     out: Path = Path("runs/demo"),
+    run: Run = Run(),
 ) -> None:
     """Train an MNIST network, prune it for at most one point of accuracy, and measure the result.
 
@@ -27,13 +29,9 @@ def demo(
         Number of passes through the training data.
     seed
         Random seed: the same seed on the same machine gives the same bytes.
-    threads
-        Number of CPU threads that torch may use.
     out
         Folder for networks, journal and figures. A second run continues from the journal.
     """
-    import torch
-
     import sentei
     from sentei import datasets, formats, training
     from sentei.cli.command_line import command
@@ -45,7 +43,7 @@ def demo(
     from sentei.reporting.page.story import words_for
     from sentei.reporting.tables import before_and_after, facts
 
-    torch.set_num_threads(threads)
+    run.start()
     dense, small = out / "dense.safetensors", out / "small.safetensors"
 
     head("1. Train 784-100-10 on 55,000 images of MNIST")
@@ -62,7 +60,7 @@ def demo(
     groups = sentei.find_units(network, split.train.inputs[:64])
     probe = sentei.Probe(network, split.train.first(10_000))
     journal = out / "journal"
-    run = sentei.prune(
+    pruning = sentei.prune(
         network,
         groups,
         probe,
@@ -75,7 +73,7 @@ def demo(
     note(journal, words_for(split, command(), seed))
     steps = []
     with progress("pruning", groups[0].size) as advance:
-        for step in run:
+        for step in pruning:
             steps.append(step)
             advance(step.number, f"{step.measured.accuracy:.2%} with {step.measured.units} units")
     last = steps[-1]

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import ExistingFile
 
+from sentei.cli.options import NETWORK, OUTPUT, Data, OutFile, Run
 from sentei.network.encoding.format import FORMATS, SUFFIXES, format_named
 
 CHOICES = f"""The format to write: {", ".join(FORMATS)}. c-int8 stores weights as int8 numbers,
@@ -15,16 +16,17 @@ c-int8-int8 activations as well. If left out, the suffix of --out decides; c wit
 
 
 def export(
-    model: ExistingFile,
+    model: Annotated[ExistingFile, Parameter(group=NETWORK)],
     *,
-    format: Annotated[str | None, Parameter(help=CHOICES)] = None,
-    out: Path | None = None,
-    data: str = "mnist",
-    target: str = "-1",
-    seed: int = 0,
+    format: Annotated[str | None, Parameter(group=OUTPUT, help=CHOICES)] = None,
+    out: OutFile | None = None,
+    data: Data = Data(),
+    run: Run = Run(),
     to: Annotated[str | None, Parameter(show=False)] = None,
 ) -> None:
     """Convert a saved network to C source, ONNX or safetensors.
+
+    Training samples calibrate int8, and test samples measure the accuracy.
 
     Parameters
     ----------
@@ -35,28 +37,18 @@ def export(
         The format to write.
     out
         The file to write. The model's name with the suffix of --format if left out.
-    data
-        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
-        or a folder of IDX files. Its
-        training samples calibrate int8; its test samples measure the accuracy.
-    target
-        For a .csv: the column to predict, by name or position (-1 is the last).
-    seed
-        Seed of the random split into training, validation and test samples.
     to
         The name of --format in the first release.
     """
-    from sentei import datasets, formats, training
     from sentei.cli.deployment import CALIBRATION, format_of, ship
-    from sentei.cli.screen import column
+    from sentei.cli.loading import loaded
 
     asked = _asked(format, to)
     if out is None:
         out = Path(model.stem + format_named(asked or "c").suffix)
     named = format_of(out, asked)
-    network, mask = formats.load(model), formats.load_mask(model)
-    flat = training.takes_flat(network)
-    split = datasets.load(data, flat=flat, seed=seed, target=column(target))
+    run.start()
+    network, mask, split = loaded(model, data)
     calibration = split.train.inputs[:CALIBRATION]
     ship(network, out, mask if mask.groups else None, named, calibration, split.test)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from cyclopts.types import ExistingDirectory
 
+from sentei.cli.options import Run
+
 
 def figures(
     journal: ExistingDirectory,
     *,
-    threads: int = 1,
     into: Path = Path("figures"),
+    run: Run = Run(),
 ) -> None:
     """Draw the figures of a pruning run for papers and slides, each as PNG and SVG.
 
@@ -19,18 +21,14 @@ def figures(
     ----------
     journal
         Folder that `sentei prune --journal` wrote.
-    threads
-        Number of CPU threads that torch may use.
     into
         Folder to write the figures to.
     """
-    import torch
-
     from sentei.cli.screen import say
     from sentei.reporting.figures import write
     from sentei.reporting.gallery import gallery
     from sentei.reporting.page import of_journal
 
-    torch.set_num_threads(threads)
+    run.start()
     for name, figure in gallery(of_journal(journal)).items():
         say(", ".join(str(path) for path in write(figure, into / name)))

@@ -8,53 +8,77 @@ from typing import TYPE_CHECKING
 from sentei.errors import StructureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
+    from sentei.cli.options import Data
     from sentei.datasets import Split
     from sentei.network.mask import Mask
+    from sentei.training import Recipe
 
 
-def loaded(model: str, split: Callable[[bool], Split], seed: int) -> tuple[nn.Module, Mask, Split]:
+def opened(file: str | Path) -> tuple[nn.Module, Mask]:
+    """Read a network and its mask from a file that sentei saved.
+
+    Raises:
+        ValueError: the path is a folder.
+        FileError: the file is damaged or not sentei's.
+        StructureError: a weight in the file is not finite.
+    """
+    from sentei import formats
+
+    if Path(file).is_dir():
+        raise ValueError(f"{file} is a folder; name the file of a network that sentei saved")
+    network = formats.load(file)
+    for name, weight in (*network.named_parameters(), *network.named_buffers()):
+        if not bool(weight.isfinite().all()):
+            raise StructureError(
+                f"weights must be finite; {name!r} in {file} has one that is not (NaN or "
+                "infinity). Train it again."
+            )
+    return network, formats.load_mask(file)
+
+
+def loaded(model: str | Path, data: Data) -> tuple[nn.Module, Mask, Split]:
     """Load a network from its file, or build it by name and train it as `sentei train` does.
 
     Args:
         model: a file that sentei saved, or a network's name as in `sentei train --model`.
-        split: returns the data; its argument says whether inputs are flat.
-        seed: seed of initial weights and of training.
+        data: the samples; its seed is that of initial weights and of training too.
 
     Returns:
         The network, its mask, and the data in the shape that the network takes.
 
     Raises:
         FileNotFoundError: `model` is neither a file nor a network's name.
+        ValueError: `model` is a folder.
+        FileError: the file is damaged or not sentei's.
         StructureError: a weight in the file is not finite.
     """
-    from sentei import Mask, formats, training
-    from sentei.cli.screen import progress
+    from sentei import Mask, training
 
     if Path(model).exists():
-        network = formats.load(model)
-        for name, weight in network.named_parameters():
-            if not bool(weight.isfinite().all()):
-                raise StructureError(
-                    f"weights must be finite; {name!r} in {model} has one that is not (NaN or "
-                    "infinity). Train it again."
-                )
-        return network, formats.load_mask(model), split(training.takes_flat(network))
+        network, mask = opened(model)
+        return network, mask, data.load(flat=training.takes_flat(network))
     try:
-        network = training.build(model, seed=seed)
+        network = training.build(str(model), seed=data.seed)
     except ValueError as error:
         raise FileNotFoundError(
             f"there is no file {model}, and it is not a network's name: {error}"
         ) from error
-    data, recipe = split(training.takes_flat(network)), training.Recipe(seed=seed)
-    with progress(f"training {model}", recipe.epochs) as advance:
+    split = data.load(flat=training.takes_flat(network))
+    trained_(network, split, training.Recipe(seed=data.seed), f"training {model}")
+    return network.eval(), Mask.full([]), split
+
+
+def trained_(network: nn.Module, split: Split, recipe: Recipe, what: str) -> None:
+    """Train a network in place on training samples, with a progress bar that is named `what`."""
+    from sentei import training
+    from sentei.cli.screen import progress
+
+    with progress(what, recipe.epochs) as advance:
         training.train(
             network,
-            data.train,
+            split.train,
             recipe,
             progress=lambda epoch, mean: advance(epoch, f"loss {mean:.4f}"),
         )
-    return network.eval(), Mask.full([]), data

@@ -2,261 +2,202 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
+
+from sentei.cli.fit import Budget, fit
+from sentei.cli.options import PACE, REMOVED, REPAIR, REPAIRS, Data, Model, Run, listed, seeded
+from sentei.cli.pruned import (
+    UNREACHED,
+    Output,
+    RetrainEpochs,
+    Scoring,
+    Start,
+    Until,
+    finish,
+    started,
+)
 from sentei.errors import unknown
+from sentei.pruning.rules import schedules
 
 if TYPE_CHECKING:
-    from sentei.pruning.rules.limits import Limit
+    from sentei.network.units import Group
 
-UNREACHED = 3
+SCHEDULES: dict[str, Callable[[Any, int | None], schedules.Schedule]] = {
+    "one_at_a_time": lambda keep, steps: schedules.one_at_a_time(),  # noqa: ARG005
+    "one_shot": lambda keep, steps: schedules.one_shot(keep),  # noqa: ARG005
+    "linear": schedules.linear,
+    "cubic": schedules.cubic,
+    "geometric": schedules.geometric,
+    "fsa": lambda keep, steps: schedules.fsa(keep, steps=steps),
+}
+
+
+@Parameter(name="*", group=REMOVED)
+@dataclass(frozen=True)
+class Removed:
+    """What may be removed, besides units by their score.
+
+    Attributes:
+        synapses: Remove single weights instead of whole units.
+        within: Where scores are compared: network (all groups together) or group (each layer by
+            itself).
+        twins: In place of a criterion and a schedule: an angle of 0 to 90 degrees. Of units whose
+            output vectors are within it of the same or the opposite direction, all but one are
+            removed, and so are constant units.
+    """
+
+    synapses: bool = False
+    within: str = "network"
+    twins: float | None = None
+
+
+@Parameter(name="*", group=PACE)
+@dataclass(frozen=True)
+class Pace:
+    """How many members each step removes.
+
+    Attributes:
+        keep: How many units or synapses the schedule keeps at its end: a count, or a percentage
+            such as "40 %".
+        steps: Number of steps that the schedule takes.
+    """
+
+    schedule: Annotated[
+        str,
+        Parameter(help=f"How many members remain after each step: {listed(tuple(SCHEDULES))}."),
+    ] = "one_at_a_time"
+    keep: str | None = None
+    steps: int | None = None
+
+    def named(self) -> schedules.Schedule:
+        """Return the schedule.
+
+        Raises:
+            ValueError: an unknown schedule, one that needs `--keep`, or one that ignores it.
+        """
+        if self.schedule not in SCHEDULES:
+            raise ValueError(unknown("schedule", self.schedule, SCHEDULES))
+        if self.schedule == "one_at_a_time" and self != Pace():
+            raise ValueError(
+                "--keep and --steps need a --schedule that ends, such as linear; one_at_a_time "
+                "goes on until a limit such as --units-at-most stops it"
+            )
+        if self.schedule != "one_at_a_time" and self.keep is None:
+            raise ValueError(
+                f"schedule {self.schedule} needs --keep: how many members are left at its end"
+            )
+        return SCHEDULES[self.schedule](self.keep, self.steps)
+
+
+@Parameter(name="*", group=REPAIR)
+@dataclass(frozen=True)
+class Repairs:
+    """What makes up for what was removed."""
+
+    repair: Annotated[
+        str | None,
+        Parameter(
+            help=f"What replaces a removed unit's output: {listed(REPAIRS)}; no repair if left out."
+        ),
+    ] = None
+    retrain_epochs: RetrainEpochs = 0
 
 
 def prune(
-    model: str,
+    model: Model,
     *,
-    data: str = "mnist",
-    target: str = "-1",
-    criterion: str = "ablation",
-    repair: str | None = None,
-    twins: float | None = None,
-    schedule: str = "one_at_a_time",
-    keep: str | None = None,
-    steps: int | None = None,
-    within: str = "network",
-    synapses: bool = False,
-    inputs: bool = False,
-    units_at_most: str | None = None,
-    synapses_at_most: str | None = None,
-    parameters_at_most: str | None = None,
-    bytes_at_most: str | None = None,
-    budget: str | None = None,
-    board: str | None = None,
-    format: str | None = None,
-    paths: list[str] | None = None,
-    accuracy_within: float | None = None,
-    accuracy_at_least: float | None = None,
-    loss_within: float | None = None,
-    retrain_epochs: int = 0,
-    samples: int = 10_000,
-    journal: Path | None = None,
-    report: Path | None = None,
-    resume: bool = False,
-    seed: int = 0,
-    threads: int = 1,
-    emulate: bool = False,
-    out: Path = Path("small.safetensors"),
+    data: Data = Data(),
+    scoring: Scoring = Scoring(),
+    removed: Removed = Removed(),
+    pace: Pace = Pace(),
+    until: Until = Until(),
+    repairs: Repairs = Repairs(),
+    budget: Annotated[Budget, Parameter(show=False)] = Budget(),
+    output: Output = Output(),
+    run: Run = Run(),
 ) -> int:
     """Prune a network, delete what was pruned from its tensors, check the outputs, and save it.
 
-    Parameters
-    ----------
-    model
-        File of a network that sentei saved; synapses that are dead in it stay dead. Or the layer
-        widths of a network to train first (784-64-32-10:relu).
-    data
-        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
-        or a folder of IDX files. Criteria use training samples,
-        limits validation samples, and the final table test samples.
-    target
-        For a .csv: the column to predict, by name or position (-1 is the last).
-    criterion
-        How units or synapses are scored; the lowest scores are removed first: ablation (exact rise
-        in loss, units only), taylor1, taylor2, obd, skeletonization, magnitude or random. With
-        --budget or --board it scores units, and synapses are scored by magnitude.
-    repair
-        What replaces a removed unit's output: mean, twin, affine, least_squares
-        or least_loss; no repair if left out.
-    twins
-        Used in place of --criterion and --schedule: an angle of 0 to 90 degrees. Of units whose
-        output vectors are within it of the same or the opposite direction, all but one are
-        removed, and so are constant units.
-    schedule
-        How many members remain after each step: one_at_a_time, one_shot, linear, cubic, geometric
-        or fsa.
-    keep
-        How many units or synapses the schedule keeps at its end: a count, or a percentage such as
-        "40 %".
-    steps
-        Number of steps that the schedule takes.
-    within
-        Where scores are compared: network (all groups together) or group (each layer by itself).
-    synapses
-        Remove single weights instead of whole units.
-    inputs
-        Remove input features as well as units.
-    units_at_most
-        Stop when at most this many units are left: a count, or a percentage.
-    synapses_at_most
-        Stop when at most this many synapses (weights) are left: a count, or a percentage.
-    parameters_at_most
-        Stop when at most this many parameters are left: a count, or a percentage.
-    bytes_at_most
-        Stop when the saved file is at most this large ("32 KiB").
-    budget
-        Find the most accurate network of at most this size ("32KiB"), as --format stores it.
-        Several --paths are tried, compared on validation samples; nothing is written if none
-        fits. For C, only the constants count, not the code.
-    board
-        Like --budget, for the flash and RAM of a board: arduino-uno, nucleo-f401re, … (an unknown
-        name lists them all).
-    format
-        Format of --out: safetensors, onnx, c (float32), c-int8 (int8 weights) or c-int8-int8 (int8
-        activations as well). If left out, the suffix of --out decides; for a board, it is c-int8,
-        or c-int8-int8 if a float sample leaves no RAM.
-    paths
-        What to remove with --budget or --board: units, synapses, both (whichever costs the least
-        loss per byte), or units:50 (half of the units, then synapses). If left out, all four for
-        C, and units for other formats.
-    accuracy_within
-        Undo a step that lowers validation accuracy by more than this since the start (0.01 is
-        one point).
-    accuracy_at_least
-        Undo a step that lowers validation accuracy below this (0.97 is 97 %).
-    loss_within
-        Undo a step that raises the validation loss by more than this since the start.
-    retrain_epochs
-        Number of training epochs after every step.
-    samples
-        Number of training samples that the criterion uses.
-    journal
-        Folder to write every step to; a run without a journal cannot be resumed.
-    report
-        HTML file to write: a page that shows what was removed, what is left and why.
-    resume
-        Continue the run in the --journal folder.
-    seed
-        Seed of the split of the data, of training and retraining.
-    threads
-        Number of CPU threads that torch may use.
-    emulate
-        Run the written C file on an emulated Cortex-M4 (QEMU) for ten test samples.
-    out
-        File to write the pruned network to; its suffix sets the format.
+    Criteria use training samples, limits validation samples, and the final table test samples.
+    To find the most accurate network that fits a size or a board, see `sentei fit`.
     """
-    import torch
+    check_combination(scoring, removed, pace, repairs, budget)
+    if budget != Budget():
+        return fit(
+            model,
+            scoring=scoring,
+            budget=budget,
+            until=until,
+            retrain_epochs=repairs.retrain_epochs,
+            data=data,
+            output=output,
+            run=run,
+        )
+    format = output.checked_format()
+    goal, floors, schedule = until.goal(), until.floors(), pace.named()
+    criterion = seeded(scoring.criterion, data.seed)
+    ends = goal is not None or floors is not None or pace != Pace()
+    propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
+    run.start()
+    start = started(model, data, repairs.retrain_epochs)
+    steps = _run_steps(
+        start,
+        _groups(start, inputs=scoring.inputs, synapses=removed.synapses),
+        scoring.samples,
+        propose,
+        verbose=repairs.repair is not None or removed.twins is not None,
+        until=goal,
+        keeping=floors,
+        journal=output.journal,
+        resume=output.resume,
+    )
+    finish(start, steps[-1], output, format)
+    return 0 if goal is None or goal(steps[-1].measured, steps[0].measured) else UNREACHED
 
-    import sentei
-    from sentei import datasets
-    from sentei.cli.budget_search import board_format, fitted, room_of
-    from sentei.cli.command_line import command
-    from sentei.cli.deployment import CALIBRATION, check_tools, format_of, ship
-    from sentei.cli.loading import loaded
-    from sentei.cli.screen import column, console, head, say
-    from sentei.network.encoding.size import counts
-    from sentei.pruning.journal import note
-    from sentei.reporting.page.story import words_for
-    from sentei.reporting.tables import before_and_after, facts
 
-    written = format_of(out, format)
-    check_tools(written, emulate)
-    until = _limit(
-        units_at_most=units_at_most,
-        synapses_at_most=synapses_at_most,
-        parameters_at_most=parameters_at_most,
-        bytes_at_most=bytes_at_most,
-    )
-    keeping = _limit(
-        accuracy_within=accuracy_within,
-        accuracy_at_least=accuracy_at_least,
-        loss_within=loss_within,
-    )
-    check_repair(repair, twins, budget or board, synapses)
-    pace = schedule_named(schedule, keep, steps)
-    propose = _proposal(
-        criterion,
-        pace,
-        within,
-        repair,
-        twins,
-        ends=any((until, keeping, budget, board, schedule != "one_at_a_time")),
-    )
-    recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=seed)
-    torch.set_num_threads(threads)
-    network, dead, split = loaded(
-        model,
-        lambda flat: datasets.load(data, flat=flat, seed=seed, target=column(target)),
-        seed,
-    )
-    before, example = copy.deepcopy(network), split.train.inputs[:64]
-    if board is not None and format is None:
-        written = board_format(board, out, example[0].numel())
-    room = room_of(budget, board, written, example[0].numel())
-    about = words_for(split, command(), seed)
-    shared: dict[str, Any] = {
-        "until": until,
-        "keeping": keeping,
-        "journal": journal,
-        "resume": resume,
-        "mask": dead,
-        "evaluate": split.validation,
-    }
-    if room is not None:
-        found = fitted(
-            network,
-            split,
-            room,
-            paths=paths,
-            samples=samples,
-            inputs=inputs,
-            units=criterion,
-            retrain=(lambda: sentei.FineTune(split.train, recipe)) if retrain_epochs else None,
-            about=about,
-            **shared,
+def check_combination(
+    scoring: Scoring, removed: Removed, pace: Pace, repairs: Repairs, budget: Budget
+) -> None:
+    """Check that no option is given beside one that excludes it.
+
+    Raises:
+        ValueError: with the options that exclude each other.
+    """
+    repair, twins = repairs.repair is not None, removed.twins is not None
+    option = "--repair" if repair else "--twins"
+    if (repair or twins) and removed.synapses:
+        raise ValueError(f"{option} applies to units, and --synapses removes single weights")
+    if (repair or twins) and budget != Budget():
+        raise ValueError(f"{option} excludes --budget and --board, which search their own paths")
+    if budget != Budget() and (pace, removed) != (Pace(), Removed()):
+        raise ValueError(
+            "--schedule, --keep, --steps, --synapses and --within exclude --budget and --board, "
+            "which search their own paths; see sentei fit --help"
         )
-        if found is None:
-            return UNREACHED
-        last, reached = found.step, True
-    else:
-        units = [] if synapses else sentei.find_units(network, example, inputs=inputs)
-        groups = [*units, *(sentei.find_synapses(network) if synapses else [])]
-        run = sentei.prune(
-            network,
-            groups,
-            sentei.Probe(network, split.train.first(samples)),
-            propose,
-            retrain=sentei.FineTune(split.train, recipe) if retrain_epochs else None,
-            **shared,
-        )
-        history = _run_steps(
-            run, groups, lambda first: note(first.folder, about), {repair, twins} != {None}
-        )
-        last = history[-1]
-        reached = until is None or until(last.measured, history[0].measured)
-    small = sentei.shrink(last.network(), last.mask, example)
-    head("On test samples, which no earlier stage used")
-    left, size = last.mask.shrunk(), last.measured.bytes_in(written)
-    file = Path(model) if Path(model).exists() else counts(before, dead).bytes
-    rows = [facts(before, file, split.test, dead), facts(small, size, split.test, left)]
-    console.print(before_and_after(*rows))
-    say(f"{sentei.certify(last.network(), small, example)}")
-    ship(small, out, left, written, split.train.inputs[:CALIBRATION], split.test, emulate=emulate)
-    if report is not None:
-        say(f"Page: {sentei.report(last.folder, report)}")
-    return 0 if reached else UNREACHED
+    if twins and (scoring.criterion, pace) != (Scoring().criterion, Pace()):
+        raise ValueError("--twins takes the place of --criterion and --schedule; give one of them")
 
 
 def _proposal(
-    criterion: str,
-    pace: Callable[..., int],
-    within: str,
+    criterion: Any,
+    schedule: schedules.Schedule,
+    removed: Removed,
     repair: str | None,
-    twins: float | None,
     *,
     ends: bool,
 ) -> Any:
     """Build the proposal that names what each step removes.
 
     Args:
-        criterion: name of the criterion.
-        pace: the schedule.
-        within: "network" or "group".
+        criterion: a criterion, or its name.
+        schedule: how many members remain after each step.
+        removed: the angle of twins, or where scores are compared.
         repair: name of the repair; None for none.
-        twins: angle in degrees of a proposal by twins; None for one by criterion and schedule.
         ends: whether a limit or the schedule ends the run.
 
     Raises:
@@ -264,9 +205,9 @@ def _proposal(
     """
     import sentei
 
-    if twins is not None:
-        return sentei.twins(twins, repair=repair or "affine")
-    propose = sentei.ranked(criterion, pace, within=within, repair=repair)
+    if removed.twins is not None:
+        return sentei.twins(removed.twins, repair=repair or "affine")
+    propose = sentei.ranked(criterion, schedule, within=removed.within, repair=repair)
     if not ends:
         raise ValueError(
             "no option says where to stop, so everything would be removed: name a budget such as "
@@ -275,68 +216,50 @@ def _proposal(
     return propose
 
 
+def _groups(start: Start, *, inputs: bool, synapses: bool) -> list[Group]:
+    """Return the groups that may be cut: of synapses, or of units and perhaps input features."""
+    import sentei
+
+    if synapses:
+        return [*sentei.find_synapses(start.network)]
+    return [*sentei.find_units(start.network, start.split.train.inputs[:64], inputs=inputs)]
+
+
 def _run_steps(
-    run: Any, groups: list[Any], on_first: Callable[[Any], object], verbose: bool
+    start: Start,
+    groups: list[Group],
+    samples: int,
+    propose: Any,
+    *,
+    verbose: bool,
+    **settings: Any,
 ) -> list[Any]:
-    """Run all steps with a progress bar and return them; call `on_first` with the first.
+    """Prune with a progress bar, and return all steps; note the run's metadata at the first.
 
     With `verbose`, log messages of repairs and twins are shown as well, each distinct one once.
     """
+    import sentei
     from sentei.cli.screen import logged_once, progress
+    from sentei.pruning.journal import note
 
+    probe = sentei.Probe(start.network, start.split.train.first(samples))
+    run = sentei.prune(
+        start.network,
+        groups,
+        probe,
+        propose,
+        retrain=None if start.retrain is None else start.retrain(),
+        evaluate=start.split.validation,
+        mask=start.mask,
+        **settings,
+    )
     level = logging.INFO if verbose else logging.WARNING
     total, steps = sum(group.size for group in groups), []
     with logged_once("sentei", level), progress("pruning", total) as advance:
         for step in run:
             if not steps:
-                on_first(step)
+                note(step.folder, start.about)
             steps.append(step)
             removed = total - sum(step.mask.count(group) for group in groups)
             advance(removed, str(step.measured))
     return steps
-
-
-def check_repair(repair: str | None, twins: float | None, room: str | None, synapses: bool) -> None:
-    """Check that `--repair` or `--twins` is not combined with options that exclude repairs.
-
-    Raises:
-        ValueError: with the options that exclude each other.
-    """
-    option = "--repair" if repair is not None else "--twins" if twins is not None else None
-    if option is None:
-        return
-    if synapses:
-        raise ValueError(f"{option} applies to units, and --synapses removes single weights")
-    if room is not None:
-        raise ValueError(f"{option} excludes --budget and --board, which search their own paths")
-
-
-def schedule_named(name: str, keep: str | None, steps: int | None) -> Callable[..., int]:
-    """Build the schedule that the command line names.
-
-    Raises:
-        ValueError: an unknown schedule, or one that needs `--keep`.
-    """
-    from sentei.pruning.rules import schedules
-
-    made: dict[str, Callable[[Any], Callable[..., int]]] = {
-        "one_at_a_time": lambda _: schedules.one_at_a_time(),
-        "one_shot": schedules.one_shot,
-        "linear": lambda amount: schedules.linear(amount, steps),
-        "cubic": lambda amount: schedules.cubic(amount, steps),
-        "geometric": lambda amount: schedules.geometric(amount, steps),
-        "fsa": lambda amount: schedules.fsa(amount, steps=steps),
-    }
-    if name not in made:
-        raise ValueError(unknown("schedule", name, made))
-    if name != "one_at_a_time" and keep is None:
-        raise ValueError(f"schedule {name} needs --keep: how many members are left at its end")
-    return made[name](keep)
-
-
-def _limit(**asked: Any) -> Limit | None:
-    """Combine all limits that are not None into one; None if all are."""
-    from sentei.pruning.rules import limits
-
-    found = [getattr(limits, name)(value) for name, value in asked.items() if value is not None]
-    return limits.all_of(*found) if len(found) > 1 else found[0] if found else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sentei.cli.options import Config
+
 if TYPE_CHECKING:
     from sentei.cli.screen import Advance
 
@@ -17,6 +19,7 @@ def reproduce(
     seeds: int = 5,
     processes: int = 2,
     page: Path | None = None,
+    config: Config = None,  # noqa: ARG001 - shown in the help; `main` reads the file
 ) -> None:
     """Repeat a paper's experiments and figures, and compare its claims with the measured results.
 
@@ -35,8 +38,8 @@ def reproduce(
     processes
         Number of experiments that run in parallel, each on one thread.
     page
-        Markdown file to update: the text between its <!-- claims --> marks and the figures that it
-        shows. Only for a full run of one paper.
+        Markdown file to update: the text between its `<!-- claims -->` marks and the figures that
+        it shows. Only for a full run of one paper.
     """
     from sentei.cli.screen import console, head, progress, say
     from sentei.papers import PAPERS, Order
@@ -59,7 +62,7 @@ def reproduce(
         console.print(claims(report.claims))
         if quick:
             say(SMALLER)
-        say(f"figures and claims are in [bold]{folder}[/bold]")
+        say(f"figures and claims are in {folder}")
         if page is not None:
             unused = publish(report, folder, page)
             say(f"{page} is up to date" + f"; it does not show {_names(unused)}" * bool(unused))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -12,7 +14,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 LINES = 10  # progress lines to print where no terminal shows a bar
 
-console = Console(highlight=False)
+
+class _Screen(Console):
+    """The console of commands; a command goes on when nobody reads what it prints any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from now on: `sentei prune ... | head -1` still writes its network."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Without markup, so that brackets in a file's name are printed as they are.
+console = _Screen(highlight=False, markup=False)
 
 
 class Advance(Protocol):
@@ -29,10 +42,10 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         yield _print_progress(what, total)
         return
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
         TimeElapsedColumn(),
         console=console,
     )
@@ -58,7 +71,7 @@ def _print_progress(what: str, expected: int) -> Advance:
 
 
 def say(text: str) -> None:
-    """Print a line of text that may contain rich's markup."""
+    """Print a line of text, not wrapped."""
     console.print(text, soft_wrap=True)
 
 
@@ -92,9 +105,4 @@ class _FirstOccurrence(logging.Filter):
 
 def head(text: str) -> None:
     """Print a heading for a stage of a command."""
-    console.print(f"\n[bold]{text}[/bold]")
-
-
-def column(target: str) -> str | int:
-    """Convert `--target` to a column's position if it is an integer; else return the name."""
-    return int(target) if target.lstrip("-").isdigit() else target
+    console.print(f"\n{text}", style="bold")

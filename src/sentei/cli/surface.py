@@ -6,49 +6,39 @@ import math
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-from cyclopts.types import ExistingFile
+from cyclopts import Group, Parameter
 
+from sentei.cli.options import OUTPUT, Data, Loss, Model, Run, Samples
 from sentei.errors import unknown
 
 SHOWN = 10  # units to draw if --units is left out
 LITERAL = 0.001  # spacing of gains in the paper's text; its figures use 0.1
+DRAWN = Parameter(group=Group("What is drawn", sort_key=1))
 
 
 def surface(
-    model: ExistingFile,
+    model: Model,
     *,
-    data: str = "mnist",
-    target: str = "-1",
-    loss: str = "cross_entropy",
-    group: str | None = None,
-    units: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None,
-    to: float = 10.0,
-    points: int = 101,
-    literal_grid: bool = False,
-    samples: int = 4500,
-    seed: int = 0,
-    threads: int = 1,
-    out: Path = Path("surface"),
+    group: Annotated[str | None, DRAWN] = None,
+    units: Annotated[list[int] | None, DRAWN, Parameter(consume_multiple=True)] = None,
+    to: Annotated[float, DRAWN] = 10.0,
+    points: Annotated[int, DRAWN] = 101,
+    literal_grid: Annotated[bool, DRAWN] = False,
+    loss: Annotated[Loss, DRAWN] = "cross_entropy",
+    data: Data = Data(),
+    samples: Samples = 4500,
+    out: Annotated[Path, Parameter(group=OUTPUT)] = Path("surface"),
+    run: Run = Run(),
 ) -> None:
     """Draw how the loss changes when the output of one unit is multiplied by a gain.
 
-    Gain 0 removes the unit, and gain 1 leaves it unchanged. Writes two figures, each as PNG and
-    SVG: all units in one panel, and every unit with the tangent and the parabola at gain 1, which
-    first- and second-order criteria use to estimate the loss at gain 0.
+    Gain 0 removes the unit, and gain 1 leaves it unchanged. The loss is measured on training
+    samples. Writes two figures, each as PNG and SVG: all units in one panel, and every unit with
+    the tangent and the parabola at gain 1, which first- and second-order criteria use to estimate
+    the loss at gain 0.
 
     Parameters
     ----------
-    model
-        File of a network that sentei saved (.safetensors).
-    data
-        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
-        or a folder of IDX files. The loss is measured on its training samples.
-    target
-        For a .csv: the column to predict, by name or position (-1 is the last).
-    loss
-        Loss that the network was trained with: cross_entropy, half_squared_error or
-        binary_cross_entropy.
     group
         Name of the group whose units are drawn; the last group in the network if left out.
     units
@@ -60,12 +50,6 @@ def surface(
         Number of gains, evenly spaced from 0 to the largest.
     literal_grid
         Use a gain every 0.001 in place of --points, as the text of the paper states.
-    samples
-        Number of training samples that the loss is measured on.
-    seed
-        Seed of the random split into training, validation and test samples.
-    threads
-        Number of CPU threads that torch may use.
     out
         Name of the figures without a suffix; "-approximated" is added for the second.
     """
@@ -77,15 +61,13 @@ def surface(
     import torch
 
     import sentei
-    from sentei import datasets, formats, training
-    from sentei.cli.screen import column, console, say
+    from sentei.cli.loading import loaded
+    from sentei.cli.screen import console, say
     from sentei.criteria import approximations
     from sentei.reporting import figures, tables
 
-    torch.set_num_threads(threads)
-    network = formats.load(model)
-    flat = training.takes_flat(network)
-    split = datasets.load(data, flat=flat, seed=seed, target=column(target))
+    run.start()
+    network, _, split = loaded(model, data)
     probe = sentei.Probe(network, split.train.first(samples), loss)
     groups = {each.name: each for each in sentei.find_units(network, split.train.inputs[:64])}
     if group is not None and group not in groups:

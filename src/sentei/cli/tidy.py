@@ -3,62 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts.types import ExistingFile
+from cyclopts import Parameter
+
+from sentei.cli.options import REMOVED, Data, Model, OutFile, Run, Samples
 
 
 def tidy(
-    model: ExistingFile,
+    model: Model,
     *,
-    out: Path = Path("tidy.safetensors"),
-    data: str = "mnist",
-    target: str = "-1",
-    samples: int = 10_000,
-    proven: bool = False,
-    norms: bool = False,
-    seed: int = 0,
-    threads: int = 1,
+    proven: Annotated[bool, Parameter(group=REMOVED)] = False,
+    norms: Annotated[bool, Parameter(group=REMOVED)] = False,
+    data: Data = Data(),
+    samples: Samples = 10_000,
+    out: OutFile = Path("tidy.safetensors"),
+    run: Run = Run(),
 ) -> None:
     """Remove unread, constant, repeated and dependent units: the outputs stay the same.
 
+    Units are compared on training samples.
+
     Parameters
     ----------
-    model
-        File of a network that sentei saved (.safetensors).
-    out
-        File to write the smaller network to.
-    data
-        Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv, an .npz
-        or a folder of IDX files. Units are compared on its training samples.
-    target
-        For a .csv: the column to predict, by name or position (-1 is the last).
-    samples
-        Number of training samples that units are compared on.
     proven
         Remove only what provably changes the outputs for no input, not just for the samples.
     norms
         Also fold batch norms into the layer before them: equal in evaluation mode only.
-    seed
-        Seed of the random split into training, validation and test samples.
-    threads
-        Number of CPU threads that torch may use.
+    out
+        File to write the smaller network to.
     """
-    import torch
-
-    from sentei import datasets, formats, training
-    from sentei.cli.screen import column, console, head, say
+    from sentei import formats
+    from sentei.cli.loading import loaded
+    from sentei.cli.screen import console, head, say
     from sentei.pruning.tidying import examined
     from sentei.reporting.tables import finds
 
-    torch.set_num_threads(threads)
-    network = formats.load(model)
-    flat = training.takes_flat(network)
-    split = datasets.load(data, flat=flat, seed=seed, target=column(target))
-    done = examined(network, split.train.first(samples), proven=proven, norms=norms)
+    run.start()
+    network, mask, split = loaded(model, data)
+    done = examined(network, split.train.first(samples), proven=proven, norms=norms, mask=mask)
     head(f"{model}: units that can be removed without any change")
     console.print(finds(done))
-    formats.save(done.network, out)
+    formats.save(done.network, out, done.mask if done.mask.groups else None)
     say(
         f"outputs differ by {done.difference:.1e} at most on {done.samples:,} samples; "
-        f"the network is in [bold]{out}[/bold]"
+        f"the network is in {out}"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sentei.criteria import Criterion
 from sentei.datasets import Split
 from sentei.errors import BudgetError, DataError, UnreachableError
 from sentei.formats.c.compiled import shipped
@@ -84,7 +85,7 @@ def accuracy_at_budgets(
     paths: Sequence[str] = PATHS,
     formats: Sequence[str] = FORMATS,
     mask: Mask | None = None,
-    units: str = "ablation",
+    units: str | Criterion = "ablation",
     retrain: int = 0,
     samples: int = 2_000,
     seed: int = 0,

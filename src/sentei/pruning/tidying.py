@@ -20,7 +20,7 @@ from sentei.network.mask import Mask
 from sentei.network.surgery.norms import fold_norms_
 from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.choosing import largest_weight_read, listeners_of, tolerance
 from sentei.probe.probe import Probe, inverse_covariances
 from sentei.probe.recording.data import ProbeData, read
@@ -61,6 +61,7 @@ class Tidied:
 
     Attributes:
         network: the smaller network.
+        mask: its mask, which holds the layers that have had dead synapses.
         finds: the removed units, in order of removal.
         norms: names of the batch norms folded into the layer before them; the outputs then agree in
             evaluation mode.
@@ -69,6 +70,7 @@ class Tidied:
     """
 
     network: nn.Module
+    mask: Mask
     finds: tuple[Finding, ...]
     norms: tuple[str, ...]
     difference: float
@@ -79,14 +81,22 @@ class Tidied:
         return sum(len(find.units) for find in self.finds if find.proven is proven)
 
 
-def tidy(model: nn.Module, data: Any, *, proven: bool = False, norms: bool = True) -> nn.Module:
+def tidy(
+    model: nn.Module,
+    data: Any,
+    *,
+    proven: bool = False,
+    norms: bool = True,
+    mask: Mask | None = None,
+) -> nn.Module:
     """Return a smaller network with the same outputs, without the units that it does not need.
 
     `tidy` removes units that no weight reads, constant units, repeated units, and units that are
     affine combinations of others; what they contributed is folded into the remaining weights. Some
     of these are proven by the weights for every input, others are only observed on `data`; the log
     gives the number of each. Every removal is checked: it is undone if it changes an output on
-    `data` by more than rounding. `examined` also returns what was removed.
+    `data` by more than rounding, or would need a synapse that is dead. `examined` also returns what
+    was removed, and the mask of the smaller network.
 
     Args:
         model: any network; it is not changed.
@@ -94,12 +104,15 @@ def tidy(model: nn.Module, data: Any, *, proven: bool = False, norms: bool = Tru
         proven: remove only what the weights prove for every input.
         norms: whether to fold batch norms into the layer before them. The outputs then agree in
             evaluation mode only.
+        mask: what is dead in the network, as `load_mask` returns it; everything is alive if None.
+            Dead units are removed as well, and dead synapses stay dead.
 
     Raises:
         DataError: there are no samples, or the network cannot take them.
+        GroupError: the mask is not one of this network.
         CertificateError: the smaller network does not compute the same function.
     """
-    done = examined(model, data, proven=proven, norms=norms)
+    done = examined(model, data, proven=proven, norms=norms, mask=mask)
     log.info(
         "removed %d units that are redundant for every input, %d that are redundant on these %d "
         "samples; %d batch norms were folded; outputs changed by %.1e at most",
@@ -109,7 +122,14 @@ def tidy(model: nn.Module, data: Any, *, proven: bool = False, norms: bool = Tru
     return done.network
 
 
-def examined(model: nn.Module, data: Any, *, proven: bool = False, norms: bool = True) -> Tidied:
+def examined(
+    model: nn.Module,
+    data: Any,
+    *,
+    proven: bool = False,
+    norms: bool = True,
+    mask: Mask | None = None,
+) -> Tidied:
     """Do what `tidy` does, and return the removed units beside the smaller network.
 
     Args:
@@ -117,17 +137,21 @@ def examined(model: nn.Module, data: Any, *, proven: bool = False, norms: bool =
         data: as for `tidy`.
         proven: as for `tidy`.
         norms: as for `tidy`.
+        mask: as for `tidy`.
 
     Raises:
         DataError: as for `tidy`.
+        GroupError: as for `tidy`.
         CertificateError: as for `tidy`.
     """
     samples = read(data)
     worker = copy.deepcopy(model)
     example = samples.rows(0, 64, torch.device("cpu")).inputs
-    tidying = _Tidying(worker, samples, Mask.full(find_units(model, example)))
-    for group in tidying.mask.groups:
-        assert isinstance(group, Neurons)
+    units = find_units(model, example)
+    start = Mask.full(units).joined(mask or Mask.full([]))
+    start.apply_(worker)
+    tidying = _Tidying(worker, samples, start)
+    for group in units:
         tidying.try_(group, _unread(worker, group), "unread", None, proven=True)
         tidying.try_(group, _constant(worker, group), "constant", mean, proven=True)
         tidying.repeated_(group)
@@ -140,7 +164,9 @@ def examined(model: nn.Module, data: Any, *, proven: bool = False, norms: bool =
         small, folded = shrink(worker, tidying.mask, example), ()
         after = _run(small, samples)
     difference = (tidying.before - after).abs().max().item()
-    return Tidied(small, tuple(tidying.finds), folded, difference, len(samples))
+    left = tidying.mask.shrunk()
+    dead = Mask.full(group for group in left.groups if isinstance(group, Synapses)).joined(left)
+    return Tidied(small, dead, tuple(tidying.finds), folded, difference, len(samples))
 
 
 @dataclass
@@ -157,6 +183,7 @@ class _Tidying:
     def __post_init__(self) -> None:
         self.before = _run(self.model, self.samples)
         self.probe = Probe(self.model, (self.samples.inputs, self.samples.targets), _size)
+        self.probe.update_(self.mask)
 
     def try_(
         self, group: Neurons, units: Tensor, why: str, repair: Repair | None, *, proven: bool

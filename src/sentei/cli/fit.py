@@ -1,0 +1,232 @@
+"""The command `sentei fit`: find the most accurate network within a budget of bytes or a board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from sentei.cli.options import REMOVED, UNTIL, Data, Model, Run, seeded
+from sentei.cli.pruned import (
+    UNREACHED,
+    Output,
+    RetrainEpochs,
+    Scoring,
+    Start,
+    Until,
+    finish,
+    started,
+)
+from sentei.errors import BudgetError
+from sentei.pruning.boards import BOARDS
+
+if TYPE_CHECKING:
+    from sentei.cli.screen import Advance
+    from sentei.datasets import Split
+    from sentei.pruning.rules.limits import MemoryBudget
+    from sentei.pruning.run import Step
+    from sentei.pruning.searching import Found
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Budget:
+    """What the network has to fit into, and the ways there.
+
+    Attributes:
+        budget: Largest size ("32KiB"), as --format stores the network. For C, only the constants
+            count, not the code.
+        paths: What to remove: units, synapses, both (whichever costs the least loss per byte), or
+            units:50 (half of the units, then synapses). Several paths are tried, and compared on
+            validation samples. If left out, all four for C, and units for other formats.
+    """
+
+    budget: Annotated[str | None, Parameter(group=UNTIL)] = None
+    board: Annotated[
+        str | None,
+        Parameter(
+            group=UNTIL,
+            help="In place of --budget: the board whose flash and RAM the network has to fit into, "
+            f"beside code and stack: {', '.join(BOARDS)}.",
+        ),
+    ] = None
+    paths: Annotated[list[str] | None, Parameter(group=REMOVED)] = None
+
+
+def fit(
+    model: Model,
+    *,
+    data: Data = Data(),
+    scoring: Scoring = Scoring(),
+    budget: Budget = Budget(),
+    until: Until = Until(),
+    retrain_epochs: RetrainEpochs = 0,
+    output: Output = Output(),
+    run: Run = Run(),
+) -> int:
+    """Find the most accurate network that fits a number of bytes or a board, and save it.
+
+    A copy of the network is pruned along each path until it fits; the most accurate one on
+    validation samples is shrunk, checked and written, and measured on test samples. Units are
+    scored by the criterion, synapses by magnitude. Nothing is written if no network fits.
+
+    For a board, the format is c-int8, or c-int8-int8 if a float sample leaves no RAM, unless
+    --format names another.
+    """
+    format = output.checked_format()
+    check_budget(budget, output, format)
+    criterion, goal, floors = seeded(scoring.criterion, data.seed), until.goal(), until.floors()
+    run.start()
+    start = started(model, data, retrain_epochs)
+    room = room_of(budget, output.format, format, start.split.train.inputs[0].numel())
+    found = _searched(
+        start,
+        room,
+        samples=scoring.samples,
+        units=criterion,
+        inputs=scoring.inputs,
+        paths=budget.paths,
+        until=goal,
+        keeping=floors,
+        journal=output.journal,
+        resume=output.resume,
+    )
+    if found is None:
+        return UNREACHED
+    finish(start, found.step, output, room.format)
+    return 0
+
+
+def check_budget(budget: Budget, output: Output, format: str) -> None:
+    """Check what can be checked about a budget before the network is loaded or trained.
+
+    Raises:
+        BudgetError: neither a budget nor a board is given, or both; a budget is not a size, or the
+            file to write for a board is not C.
+        ValueError: an unknown board, or a path that is unknown or saves nothing in the format.
+    """
+    from sentei.pruning import boards
+    from sentei.pruning.rules.limits import MemoryBudget
+    from sentei.pruning.searching import paths_for
+
+    if budget.budget is not None and budget.board is not None:
+        raise BudgetError("--budget and --board exclude each other; give one of them")
+    if budget.budget is not None:
+        MemoryBudget(format, budget.budget)
+    elif budget.board is None:
+        raise BudgetError(
+            "nothing says what the network has to fit into: give --budget 32KiB or --board NAME"
+        )
+    else:
+        boards.board(budget.board)
+        if output.out.suffix != ".c":
+            raise BudgetError(f"--board needs a C file: --out net.c, not {output.out}")
+    paths_for(format, budget.paths)
+
+
+def room_of(budget: Budget, asked: str | None, format: str, inputs: int) -> MemoryBudget:
+    """Return the memory budget that `--budget` or `--board` sets.
+
+    Args:
+        budget: a checked one.
+        asked: the format that was asked for; if None, a board takes c-int8, or c-int8-int8 if a
+            float sample leaves no RAM.
+        format: the format of a budget of bytes.
+        inputs: numbers in one sample.
+
+    Raises:
+        UnreachableError: the board's RAM does not hold one sample.
+    """
+    from sentei.cli.screen import say
+    from sentei.errors import UnreachableError
+    from sentei.pruning.boards import board
+    from sentei.pruning.rules.limits import MemoryBudget
+
+    if budget.board is None:
+        return MemoryBudget(format, budget.budget or "")
+    found = board(budget.board)
+    try:
+        room = found.memory_budget(asked or "c-int8", inputs)
+    except UnreachableError:
+        if asked is not None:
+            raise
+        room = found.memory_budget("c-int8-int8", inputs)
+    say(
+        f"{budget.board}: {found.processor}, {found.flash:,} bytes of flash and {found.ram:,} of "
+        f"RAM. Less code, stack and one sample, {room.bytes:,} and {room.ram:,} are left for "
+        f"{room.format}."
+    )
+    return room
+
+
+def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -> Found | None:
+    """Search for the most accurate network that fits, and print a table of all paths tried.
+
+    Args:
+        start: its network is not changed; validation samples choose among the paths.
+        room: the memory budget.
+        samples: number of training samples that a criterion uses.
+        settings: other arguments of `search`.
+
+    Returns:
+        The best path's result; None, with a message on screen, if no path fits the budget.
+    """
+    from sentei.cli.screen import console, progress, say
+    from sentei.pruning.searching import paths_for, search
+    from sentei.reporting.tables import tried
+
+    paths = paths_for(room.format, settings["paths"])
+    with progress("fitting", 100 * len(paths)) as advance:
+        found = search(
+            start.network,
+            start.split.train.first(samples),
+            room,
+            evaluate=start.split.validation,
+            mask=start.mask,
+            retrain=start.retrain,
+            judge=lambda step: _accuracy_as_written(start.split, room.format, step),
+            on_step=_progress(start, room, advance),
+            **settings,
+        )
+    console.print(tried(found))
+    best = found[0]
+    if best.fits:
+        return best
+    say(f"Nothing was written: no path reached {room.bytes:,} bytes as {room.format} within the")
+    say(f"floors. The smallest network takes {best.bytes:,} bytes, with {best.step.measured}.")
+    return None
+
+
+def _accuracy_as_written(split: Split, format: str, step: Step) -> float | None:
+    """Return the validation accuracy of a step's network: for C, that of the emitted code."""
+    from sentei.cli.deployment import CALIBRATION
+    from sentei.formats.c.compiled import shipped
+    from sentei.network.encoding.format import C_FORMATS
+    from sentei.network.surgery.surgery import shrink
+
+    if format not in C_FORMATS or split.validation.targets.is_floating_point():
+        return step.measured.accuracy
+    calibration = split.train.inputs[:CALIBRATION]
+    small = shrink(step.network(), step.mask, calibration[:64])
+    return shipped(small, calibration, step.mask.shrunk(), format, split.validation)
+
+
+def _progress(start: Start, room: MemoryBudget, advance: Advance) -> Callable[[str, Step], None]:
+    """Return a function that shows how far each path is, and notes the metadata of its run."""
+    from sentei.pruning.journal import note
+
+    start_bytes: dict[str, int] = {}
+
+    def on_step(path: str, step: Step) -> None:
+        size = step.measured.bytes_in(room.format)
+        if path not in start_bytes:
+            start_bytes[path] = size
+            note(step.folder, start.about)
+        first = start_bytes[path]
+        part = min((first - size) / max(first - int(room.bytes), 1), 1)
+        done = round(100 * (len(start_bytes) - 1 + part))
+        advance(done, f"{path}: {size:,} bytes, {step.measured}")
+
+    return on_step

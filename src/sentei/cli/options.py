@@ -1,0 +1,167 @@
+"""Options that several commands share, in the groups in which `--help` shows them.
+
+A frozen dataclass here is a bundle: each of its fields is an option of every command that takes it.
+This file imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+if TYPE_CHECKING:
+    from sentei.datasets import Split
+
+NETWORK = Group("Network", sort_key=0)
+REMOVED = Group("What is removed", sort_key=1)
+PACE = Group("How fast", sort_key=2)
+UNTIL = Group("Until when", sort_key=3)
+REPAIR = Group("Repair and retraining", sort_key=4)
+DATA = Group("Data", sort_key=6)
+OUTPUT = Group("Output", sort_key=7)
+RUN = Group("Run", sort_key=8)
+
+# The names in CRITERIA and REPAIRS of `sentei.criteria` and LOSSES of `sentei.losses`. They are
+# repeated here, and compared by tests, because those modules import torch, which takes seconds.
+CRITERIA = {
+    "Units": (
+        *("ablation", "ablation-affine", "ablation-least-squares", "badness", "contribution"),
+        *("distinctiveness", "obs", "sietsma-dow", "skeletonization", "variance"),
+    ),
+    "Units or synapses": (
+        *("magnitude", "obd", "random", "taylor1", "taylor1-absolute", "taylor1-per-sample"),
+        *("taylor2", "taylor2-diagonal"),
+    ),
+    "Synapses": ("gradient",),
+    "Only in Python, with a Trajectory of the training": (
+        *("karnin", "weight_change", "weight_change-angle", "weight_change-l2"),
+        *("weight_change-mean_abs", "wsf"),
+    ),
+}
+REPAIRS = ("mean", "twin", "affine", "least_squares", "least_loss")
+LOSSES = ("cross_entropy", "half_squared_error", "binary_cross_entropy", "absolute_error")
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Join names for a sentence: "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+ALL_CRITERIA = "\n\n".join(f"{what}: {listed(names)}." for what, names in CRITERIA.items())
+
+Model = Annotated[
+    str,
+    Parameter(
+        group=NETWORK,
+        help="File of a network that sentei saved (.safetensors); what is dead in it stays dead. "
+        "Or layer widths such as 784-64-32-10:relu of a network to train first.",
+    ),
+]
+Criterion = Annotated[
+    str,
+    Parameter(
+        group=REMOVED,
+        help="How units or synapses are scored; the lowest scores are removed first. ablation "
+        f"measures the rise in loss exactly.\n\n{ALL_CRITERIA}",
+    ),
+]
+Loss = Annotated[
+    str,
+    Parameter(help=f"Loss that the network was trained with: {listed(LOSSES)}."),
+]
+Samples = Annotated[
+    int,
+    Parameter(group=DATA, help="Number of training samples to measure units and synapses on."),
+]
+
+
+def check_place(_: Any, path: Path | None) -> None:
+    """Check, before any work is done, that a file can be written at a path, if one is given.
+
+    Raises:
+        ValueError: the path is a folder, or its folder is a file or cannot be written to.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it, such as {path / 'net'}.")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, so no file can be written below it.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written: there is no permission to write in {folder}.")
+
+
+OutFile = Annotated[Path, Parameter(group=OUTPUT, validator=check_place)]
+Config = Annotated[
+    Path | None,
+    Parameter(
+        name="--config",
+        group=RUN,
+        help="TOML file with options, under a heading with the name of the command. Options on the "
+        "command line override those of the file.",
+    ),
+]
+
+
+@Parameter(name="*", group=DATA)
+@dataclass(frozen=True)
+class Data:
+    """The samples.
+
+    Attributes:
+        data: Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv,
+            an .npz or a folder of IDX files.
+        target: For a .csv: the column to predict, by name or position (-1 is the last).
+        seed: Seed of everything random: the split of the data, initial weights, training, and
+            random scores.
+    """
+
+    data: str = "mnist"
+    _: KW_ONLY
+    target: str = "-1"
+    seed: int = 0
+
+    def load(self, *, flat: bool) -> Split:
+        """Load the samples, as rows if `flat`, split into training, validation and test samples."""
+        from sentei import datasets
+
+        target = int(self.target) if self.target.lstrip("-").isdigit() else self.target
+        return datasets.load(self.data, flat=flat, seed=self.seed, target=target)
+
+
+@Parameter(name="*", group=RUN)
+@dataclass(frozen=True)
+class Run:
+    """How a command runs.
+
+    Attributes:
+        threads: Number of CPU threads that torch may use; one gives the same bytes everywhere and
+            leaves other cores free.
+        config: a field so that `--help` shows the option; `main` takes it out and reads the file.
+    """
+
+    threads: int = 1
+    config: Config = None
+
+    def start(self) -> None:
+        """Set the number of threads."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+
+def seeded(criterion: str, seed: int) -> Any:
+    """Return a criterion by name, with the seed if it is random; the name itself for seed 0.
+
+    Raises:
+        ValueError: no criterion has this name.
+    """
+    from sentei import criteria
+
+    criteria.criterion(criterion)
+    return criteria.Random(seed) if criterion == "random" and seed else criterion

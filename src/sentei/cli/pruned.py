@@ -1,0 +1,209 @@
+"""What `sentei prune` and `sentei fit` share: options, the start of a run, and its end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from sentei.cli.options import (
+    DATA,
+    OUTPUT,
+    REMOVED,
+    REPAIR,
+    UNTIL,
+    Criterion,
+    Data,
+    OutFile,
+    Samples,
+    listed,
+)
+from sentei.network.encoding.format import FORMATS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sentei.datasets import Split
+    from sentei.network.mask import Mask
+    from sentei.pruning.rules.limits import Limit
+    from sentei.pruning.run import Step
+    from sentei.training import FineTune
+
+UNREACHED = 3
+
+RetrainEpochs = Annotated[
+    int, Parameter(group=REPAIR, help="Number of training epochs after every step.")
+]
+
+
+@Parameter(name="*", group=REMOVED)
+@dataclass(frozen=True)
+class Scoring:
+    """How members are scored, and on how many samples.
+
+    Attributes:
+        inputs: Remove input features as well as units.
+    """
+
+    criterion: Criterion = "ablation"
+    inputs: bool = False
+    samples: Annotated[Samples, Parameter(group=DATA)] = 10_000
+
+
+@Parameter(name="*", group=UNTIL)
+@dataclass(frozen=True)
+class Until:
+    """Goals at which a run stops, and floors that it never goes below.
+
+    Attributes:
+        units_at_most: Stop when at most this many units are left: a count, or a percentage.
+        synapses_at_most: Stop when at most this many synapses (weights) are left: a count, or a
+            percentage.
+        parameters_at_most: Stop when at most this many parameters are left: a count, or a
+            percentage.
+        bytes_at_most: Stop when the saved file is at most this large ("32 KiB").
+        accuracy_within: Undo a step that lowers validation accuracy by more than this since the
+            start (0.01 is one point).
+        accuracy_at_least: Undo a step that lowers validation accuracy below this (0.97 is 97 %).
+        loss_within: Undo a step that raises the validation loss by more than this since the start.
+    """
+
+    units_at_most: str | None = None
+    synapses_at_most: str | None = None
+    parameters_at_most: str | None = None
+    bytes_at_most: str | None = None
+    accuracy_within: float | None = None
+    accuracy_at_least: float | None = None
+    loss_within: float | None = None
+
+    def goal(self) -> Limit | None:
+        """Return the limit that ends the run when it is reached; None if there is none."""
+        names = "units_at_most", "synapses_at_most", "parameters_at_most", "bytes_at_most"
+        return self._all_of(*names)
+
+    def floors(self) -> Limit | None:
+        """Return the limit that every step has to keep to; None if there is none."""
+        return self._all_of("accuracy_within", "accuracy_at_least", "loss_within")
+
+    def _all_of(self, *names: str) -> Limit | None:
+        from sentei.pruning.rules import limits
+
+        given = {name: getattr(self, name) for name in names}
+        found = [getattr(limits, name)(at) for name, at in given.items() if at is not None]
+        return limits.all_of(*found) if len(found) > 1 else found[0] if found else None
+
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True)
+class Output:
+    """What is written.
+
+    Attributes:
+        out: File to write the pruned network to; its suffix sets the format.
+        emulate: Run the written C file on an emulated Cortex-M4 (QEMU) for ten test samples.
+        report: HTML file to write: a page that shows what was removed, what is left and why.
+        journal: Folder to write every step to; a run without a journal cannot be resumed.
+        resume: Continue the run in the --journal folder.
+    """
+
+    out: OutFile = Path("small.safetensors")
+    format: Annotated[
+        str | None,
+        Parameter(
+            help=f"Format of --out: {listed(tuple(FORMATS))}. c-int8 stores weights as int8 "
+            "numbers, c-int8-int8 activations as well. If left out, the suffix of --out decides."
+        ),
+    ] = None
+    emulate: bool = False
+    report: OutFile | None = None
+    journal: Path | None = None
+    resume: bool = False
+
+    def checked_format(self) -> str:
+        """Return the format of the file, before any work is done.
+
+        Raises:
+            ValueError: a format or file name that cannot be written, or that QEMU cannot run.
+            FileError: the cross compiler or QEMU is missing.
+        """
+        from sentei.cli.deployment import check_tools, format_of
+
+        format = format_of(self.out, self.format)
+        check_tools(format, self.emulate)
+        return format
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        network: the network to prune.
+        before: a copy of it.
+        mask: what is dead in it.
+        split: the samples.
+        file: the file that it was loaded from; its size in bytes if it was trained just now.
+        about: metadata for the page of the run: its command and the names of classes.
+        retrain: makes a FineTune; None for no retraining.
+    """
+
+    network: nn.Module
+    before: nn.Module
+    mask: Mask
+    split: Split
+    file: Path | int
+    about: dict[str, Any]
+    retrain: Callable[[], FineTune] | None
+
+
+def started(model: str, data: Data, retrain_epochs: int) -> Start:
+    """Load a network, or train it, and return it with what a run needs besides.
+
+    Args:
+        model: as for `loading.loaded`.
+        data: the samples, and the seed of training and retraining.
+        retrain_epochs: number of training epochs after every step.
+    """
+    import sentei
+    from sentei.cli.command_line import command
+    from sentei.cli.loading import loaded
+    from sentei.network.encoding.size import counts
+    from sentei.reporting.page.story import words_for
+
+    network, mask, split = loaded(model, data)
+    recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=data.seed)
+    return Start(
+        network=network,
+        before=copy.deepcopy(network),
+        mask=mask,
+        split=split,
+        file=Path(model) if Path(model).exists() else counts(network, mask).bytes,
+        about=words_for(split, command(), data.seed),
+        retrain=(lambda: sentei.FineTune(split.train, recipe)) if retrain_epochs else None,
+    )
+
+
+def finish(start: Start, step: Step, output: Output, format: str) -> None:
+    """Shrink the network of the last step, compare it with the start, and write it and its page."""
+    import sentei
+    from sentei.cli.deployment import CALIBRATION, ship
+    from sentei.cli.screen import console, head, say
+    from sentei.reporting.tables import before_and_after, facts
+
+    inputs, test, left = start.split.train.inputs, start.split.test, step.mask.shrunk()
+    masked = step.network()
+    small = sentei.shrink(masked, step.mask, inputs[:64])
+    head("On test samples, which no earlier stage used")
+    rows = (
+        facts(start.before, start.file, test, start.mask),
+        facts(small, step.measured.bytes_in(format), test, left),
+    )
+    console.print(before_and_after(*rows))
+    say(f"{sentei.certify(masked, small, inputs[:64])}")
+    ship(small, output.out, left, format, inputs[:CALIBRATION], test, emulate=output.emulate)
+    if output.report is not None:
+        say(f"Page: {sentei.report(step.folder, output.report)}")
