@@ -353,6 +353,35 @@ def test_a_resumed_run_knows_how_often_it_was_undone(tmp_path):
     assert undone[0] == 0 < undone[-1]
 
 
+def halved(folder, **resume):
+    model = mlp(4, 8, 2)
+    return prune(
+        model, hidden(model), Probe(model, (X, Y)), ranked("magnitude", one_at_a_time()),
+        until=units_at_most("50 %"), keeping=loss_within(0.5), journal=folder, **resume,
+    )  # fmt: skip
+
+
+def test_limits_of_a_resumed_run_are_those_of_its_start(tmp_path):
+    """Half of the units at the start, not of those that were left when it was resumed."""
+    assert [step.measured.units for step in halved(tmp_path / "whole")] == [8, 7, 6, 5, 4]
+    run = halved(tmp_path / "parts")
+    assert [next(run).measured.units for _ in range(3)] == [8, 7, 6]
+    run.close()
+    again = list(halved(tmp_path / "parts", resume=True))
+    assert [step.measured.units for step in again] == [8, 7, 6, 5, 4]
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    ended = list(halved(tmp_path / "parts", resume=True))
+    assert [step.number for step in ended] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_is_resumed_only_where_that_is_asked_for(tmp_path):
+    assert len(list(halved(tmp_path / "run"))) == 5
+    before = files(tmp_path / "run")
+    with pytest.raises(JournalError, match="already holds a run"):
+        halved(tmp_path / "run")
+    assert files(tmp_path / "run") == before
+
+
 # Which runs are the same.
 
 
