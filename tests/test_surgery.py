@@ -90,6 +90,21 @@ def test_removed_inputs_keep_the_callers_interface():
     assert sorted(smaller.state_dict()) == sorted(small.state_dict())
 
 
+def test_inputs_are_removed_in_place():
+    """The layer moves behind a Select; the optimizer's parameters stay the same objects."""
+    model = mlp(4, 3, 2)
+    first, last = model[0].weight, model[2].weight
+    model(X).sum().backward()
+    read = inputs(4, "0")
+    mask = Mask.full([read]).without({read: [0, 2]})
+    expected = masked(model, mask)(X)
+    assert shrink_(model, mask, example=X) == mask.shrunk()
+    assert (model[0][1].weight is first, model[2].weight is last) == (True, True)
+    assert (tuple(first.shape), first.grad) == ((3, 2), None)
+    assert last.grad is not None
+    assert torch.allclose(model(X), expected)
+
+
 def test_a_select_counts_what_still_arrives():
     """Unit 0 is no longer computed, and all four inputs still come: input 1 arrives at place 3."""
     torch.manual_seed(0)
