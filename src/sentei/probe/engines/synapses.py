@@ -101,8 +101,10 @@ class SynapseGates:
         weight = self._stored()
 
         def second(member: Tensor) -> Tensor:
-            step = torch.zeros_like(weight).flatten()
-            step = step.scatter(0, member[None], weight.flatten()[member][None]).view_as(weight)
+            # Not weight.flatten()[member]: torch 2.6 has no index by a batched number under vmap.
+            flat = weight.flatten()
+            step = torch.zeros_like(flat).scatter(0, member[None], flat.gather(0, member[None]))
+            step = step.view_as(weight)
 
             def losses_at(gain: Tensor) -> Tensor:
                 return self._losses(block, weight + (gain - 1) * step, self.recording.per_sample)
