@@ -127,6 +127,11 @@ def test_nothing_is_proposed_once_the_schedule_is_at_its_end():
     mask = Mask.full([ONE, TWO]).without({ONE: [1, 3]})
     assert cut(ranked(fixed(SCORES), linear(7, steps=2)), mask, at(step=2)) is None
     assert cut(ranked(fixed(SCORES), linear(7)), mask, at(step=5, total=5)) is None
+    many = group("0", 700, "2")
+    kept = ranked(fixed({many: torch.arange(700.0)}), one_shot(600))
+    left = Mask.full([many]).without({many: range(100)})
+    assert cut(kept, left, at(700, 600), (many,)) is None
+    assert cut(kept, left.with_({many: [7]}), at(700, 601), (many,)) == {"0": [7]}
     # One group is at its end, the other is not.
     three = ranked(fixed(SCORES), one_shot(3), within="group")
     assert cut(three, mask) == {"2": [1]}
@@ -253,6 +258,7 @@ def test_a_threshold_is_strict_and_leaves_one():
         ({"threshold": float("nan")}, "finite threshold"),
         ({"threshold": 1.0, "cap": 0.0}, "cap above 0, at most 1"),
         ({"threshold": 1.0, "cap": 1.001}, "cap above 0, at most 1"),
+        ({"threshold": 1.0, "cap": -0.1}, "cap above 0, at most 1"),
         ({"threshold": 1.0, "repair": "least_square"}, "Did you mean 'least_squares'"),
     ],
 )
