@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 
 from hand import hidden, mlp
@@ -238,6 +239,41 @@ def test_notes_are_written_once(tmp_path):
     assert json.loads(first) == {"command": "prune", "classes": ["é"]}
     note(tmp_path / "run", {"command": "another"})
     assert (tmp_path / "run" / "about.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t, a: t.update({"weights/2.bias": t["weights/2.bias"][:1]}), "weight '2.bias' has"),
+        (
+            lambda t, a: t.update({"weights/2.bias": t["weights/2.bias"][None]}),
+            "weight '2.bias' ha",
+        ),
+        (lambda t, a: t.update({"weights/9.bias": torch.ones(2)}), "'9.bias' is missing"),
+        (lambda t, a: t.update({"dead/0": torch.tensor([3])}), r"run from 0 to 2; got \[3\]"),
+        (lambda t, a: t.pop("dead/1"), "'dead/1' is missing"),
+        (lambda t, a: a.update({"number": 2}), "it holds step 2, undone 0"),
+        (lambda t, a: a.update({"undone": 1.0}), "it holds step 1, undone 1.0"),
+        (lambda t, a: a.update({"undone": True}), "it holds step 1, undone True"),
+        (lambda t, a: a["measured"].update({"loss": "low"}), "are no measurements"),
+        (lambda t, a: a.pop("retrain"), "'retrain' is missing"),
+        (lambda t, a: a.update({"retrain": {"tensor": "gone"}}), "'gone' is missing"),
+    ],
+)
+def test_a_damaged_step_is_refused_with_the_reason(tmp_path, change, reason):
+    journal, model, groups = opened(tmp_path / "run")
+    full = Mask.full(groups)
+    repaired = after(model, full)
+    repaired.weights["2.bias"] += 1
+    journal.write(Record(0, full, {}, MEASURED, {}), after(model, full))
+    journal.write(Record(1, full, {}, MEASURED, {}), repaired)
+    tensors, about = stored(tmp_path / "run", 1)
+    change(tensors, about)
+    path = tmp_path / "run" / "steps" / "00001.safetensors"
+    path.write_bytes(save(tensors, metadata={"sentei": json.dumps(about)}))
+    with pytest.raises(JournalError, match=f"step 1 cannot be read from .*{reason}"):
+        journal.read(1)
+    assert journal.read(0)[0].mask == full
 
 
 # Undo and resume.
