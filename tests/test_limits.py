@@ -110,6 +110,7 @@ def test_a_drop_of_exactly_so_many_samples_is_within_whatever_floats_say(samples
         (limits.synapses_at_most(1), True, ()),
         (limits.parameters_at_most(1), True, ()),
         (limits.bytes_at_most(1), True, ()),
+        (limits.bytes_at_most(1, format="".join(("safe", "tensors"))), True, ()),  # as from argv
         (limits.bytes_at_most(1, format="onnx"), True, ("onnx",)),
         (limits.ram_at_most(1), True, ("c",)),
         (limits.accuracy_at_least(0.5), False, ()),
