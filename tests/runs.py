@@ -1,71 +1,72 @@
-"""A small pruning run with a retrainer that has a state and draws random numbers."""
+"""Small pruning runs: sixty samples, a network trained on them, a retrainer with state."""
 
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from hand import hidden, mlp
-from sentei import Probe, one_at_a_time, prune, ranked
+from sentei import Probe, loss_within, one_at_a_time, prune, ranked
 
-torch.manual_seed(3)
-X = torch.randn(60, 4)
-Y = (X[:, 0] + X[:, 1] ** 2 > 0.5).long()
+X = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
+Y = (X.sum(1) > 0).long()
+
+
+def trained(*widths, seed=0):
+    model = mlp(*widths, seed=seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+    model.zero_grad()
+    return model
 
 
 class Nudge:
-    """A retrainer that moves every weight by a random step, and remembers the last one."""
+    """A retrainer with state: each call trains a little with one optimizer."""
 
-    def __init__(self, size: float = 0.01):
-        self.size, self.calls, self.last = size, 0, torch.zeros(1)
+    def __init__(self, model):
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        self.calls = 0
 
-    def __call__(self, model: nn.Module, mask: Any) -> None:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                self.last = self.size * torch.randn_like(parameter)
-                parameter.add_(self.last)
-        mask.apply_(model)
+    def __call__(self, model, mask):
         self.calls += 1
+        for _ in range(3):
+            self.optimizer.zero_grad()
+            x = X[torch.randperm(60)[:20]]
+            nn.functional.cross_entropy(model(x), (x.sum(1) > 0).long()).backward()
+            self.optimizer.step()
+            mask.hold_(model, self.optimizer)
+        self.optimizer.zero_grad()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"calls": self.calls, "last": self.last, "best": float("inf")}
+    def state_dict(self):
+        return {"optimizer": self.optimizer.state_dict(), "calls": self.calls}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.calls, self.last = state["calls"], state["last"]
-
-    words = "Nudge"
-
-
-def parts() -> dict[str, Any]:
-    """The arguments of `prune` for the run."""
-    torch.manual_seed(0)
-    model = mlp(4, 8, 2, act=nn.ReLU)
-    return {
-        "model": model,
-        "groups": hidden(model),
-        "probe": Probe(model, (X, Y)),
-        "propose": ranked("ablation", one_at_a_time()),
-        "retrain": Nudge(),
-    }
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.calls = state["calls"]
 
 
-def pruned(folder: Any, stop_after: int | None = None, slowly: float = 0.0, **changed: Any) -> Any:
-    """Run it, with some arguments changed; return the network and its steps."""
-    given = {**parts(), **changed}
-    steps, run = [], prune(**given, journal=folder)
+def pruned(folder, resume=False, slowly=0.0, stop_after=None, seed=0):
+    """Run pruning with retraining, which draws random numbers in every step."""
+    torch.manual_seed(seed)
+    model = trained(4, 8, 2)
+    torch.manual_seed(seed + 1)
+    run = prune(
+        model,
+        hidden(model),
+        Probe(model, (X, Y)),
+        ranked("ablation", one_at_a_time()),
+        keeping=loss_within(0.3),
+        retrain=Nudge(model),
+        journal=folder,
+        resume=resume,
+    )
+    steps = []
     for step in run:
         steps.append(step)
         time.sleep(slowly)
-        if step.number == stop_after:
-            run.close()
+        if stop_after is not None and step.number == stop_after:
             break
-    return given["model"], steps
-
-
-def content(folder: Any) -> dict[str, bytes]:
-    """The files of a folder by their path in it."""
-    folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return model, steps

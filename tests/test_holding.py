@@ -28,7 +28,7 @@ from sentei import (
     units_at_most,
 )
 from sentei.pruning.while_training.during import PruneWhileTraining
-from test_during import OPTIMIZERS, X, Y, falling, network, restore, states, train
+from training_loops import OPTIMIZERS, X, Y, falling, network, restore, states, train
 
 SGD = OPTIMIZERS["sgd"]
 

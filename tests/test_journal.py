@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from hand import hidden
+from runs import Nudge, X, Y, pruned, trained
 from sentei import (
     FileError,
     JournalError,
@@ -39,39 +40,14 @@ from sentei.network.tracing.replay import Replay
 from sentei.pruning.journal import Journal
 from sentei.pruning.run_files import identity, stored_groups, write_json
 from sentei.pruning.run_reader import read_run
-from test_prune import Nudge, X, Y, trained
 from zoo import ZOO, build
 
 SCRIPT = """
 import sys, time, torch
 sys.path.insert(0, {tests!r})
-from test_journal import pruned
+from runs import pruned
 pruned({folder!r}, resume={resume}, slowly={slowly})
 """
-
-
-def pruned(folder, resume=False, slowly=0.0, stop_after=None, seed=0):
-    """Run pruning with retraining, which draws random numbers in every step."""
-    torch.manual_seed(seed)
-    model = trained(4, 8, 2)
-    torch.manual_seed(seed + 1)
-    run = prune(
-        model,
-        hidden(model),
-        Probe(model, (X, Y)),
-        ranked("ablation", one_at_a_time()),
-        keeping=loss_within(0.3),
-        retrain=Nudge(model),
-        journal=folder,
-        resume=resume,
-    )
-    steps = []
-    for step in run:
-        steps.append(step)
-        time.sleep(slowly)
-        if stop_after is not None and step.number == stop_after:
-            break
-    return model, steps
 
 
 def content(folder) -> dict[str, bytes]:

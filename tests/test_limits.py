@@ -1,10 +1,11 @@
 """Budgets and floors: truth tables over measurements made by hand."""
 
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import pytest
 
 from sentei.errors import BudgetError
+from sentei.network.encoding.format import FORMATS
 from sentei.pruning.rules import limits
 from sentei.pruning.rules.limits import parse_bytes
 
@@ -20,6 +21,9 @@ class Sizes:
 
     def bytes_in(self, format: str) -> int:
         return self.bytes if format == "safetensors" else self.bytes // 4
+
+    def ram_in(self, format: str) -> int:
+        return self.units
 
 
 START = Sizes()
@@ -48,10 +52,113 @@ START = Sizes()
         (limits.loss_at_most(0.2), {"loss": float("nan")}, False),
         (limits.loss_within(0.05), {"loss": 0.15}, True),
         (limits.loss_within(0.05), {"loss": 0.16}, False),
+        (limits.units_at_most(40), {"units": 3}, True),
+        (limits.synapses_at_most(1259), {"synapses": 38}, True),
+        (limits.parameters_at_most("50 %"), {"parameters": 38}, True),
+        (limits.bytes_at_most("32 KiB"), {"bytes": 300}, True),
+        (limits.bytes_at_most("50 %"), {"bytes": 300}, True),
+        (limits.ram_at_most("1 KiB"), {"units": 3}, True),
+        (limits.accuracy_at_least(0.95), {"accuracy": 0.99}, True),
+        (limits.accuracy_within(0.01), {"accuracy": 0.99}, True),
+        (limits.loss_at_most(0.2), {"loss": 0.1}, True),
+        (limits.loss_within(0.05), {"loss": 0.05}, True),
+        (limits.units_at_most(0), {"units": 0}, True),
+        (limits.units_at_most(0), {"units": 1}, False),
+        (limits.units_at_most(100), {"units": 100}, True),  # as many as there are
+        (limits.synapses_at_most(1), {"synapses": 1}, True),
+        (limits.bytes_at_most(1), {"bytes": 1}, True),
+        (limits.bytes_at_most(1), {"bytes": 2}, False),
+        (limits.bytes_at_most("50 %"), {"bytes": 160_000}, True),
+        (limits.bytes_at_most("50 %", format="c"), {"bytes": 4 * 40_000}, True),
+        (limits.bytes_at_most("50 %", format="c"), {"bytes": 4 * 40_000 + 4}, False),
+        (limits.ram_at_most(1), {"units": 1}, True),
+        (limits.ram_at_most(1), {"units": 2}, False),
+        (limits.ram_at_most("1 KiB", format="c-int8"), {"units": 1024}, True),
+        (limits.ram_at_most("1 KiB", format="c-int8"), {"units": 1025}, False),
+        (limits.accuracy_at_least(0), {"accuracy": 0.0}, True),
+        (limits.accuracy_at_least(1), {"accuracy": 1.0}, True),
+        (limits.accuracy_within(0), {"accuracy": 0.97}, True),
+        (limits.accuracy_within(0), {"accuracy": 0.97 - 1e-9}, False),
+        (limits.accuracy_within(1), {"accuracy": 0.0}, True),
+        (limits.loss_at_most(0.2), {"loss": 0.2}, True),
+        (limits.loss_at_most(-1.0), {"loss": -1.5}, True),  # a loss of the user's own
+        (limits.loss_within(0), {"loss": 0.1}, True),
+        (limits.loss_within(0), {"loss": 0.1000001}, False),
     ],
 )
 def test_limits_hold_as_they_read(limit, now, holds):
     assert limit(replace(START, **now), START) is holds
+
+
+@pytest.mark.parametrize(
+    ("samples", "before", "drop"), [(100, 54, 0.05), (1000, 549, 0.05), (10_000, 5_492, 0.05)]
+)
+def test_a_drop_of_exactly_so_many_samples_is_within_whatever_floats_say(samples, before, drop):
+    """In floats 0.54 - 0.05 is more than 0.49; one sample more is too many in any case."""
+    after = before - round(drop * samples)
+    limit = limits.accuracy_within(drop)
+    start = replace(START, accuracy=before / samples)
+    assert limit(replace(START, accuracy=after / samples), start)
+    assert not limit(replace(START, accuracy=(after - 1) / samples), start)
+    assert not limit(replace(START, accuracy=after / samples - 1e-9), start)
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_size", "formats"),
+    [
+        (limits.units_at_most(1), True, ()),
+        (limits.synapses_at_most(1), True, ()),
+        (limits.parameters_at_most(1), True, ()),
+        (limits.bytes_at_most(1), True, ()),
+        (limits.bytes_at_most(1, format="".join(("safe", "tensors"))), True, ()),  # as from argv
+        (limits.bytes_at_most(1, format="onnx"), True, ("onnx",)),
+        (limits.ram_at_most(1), True, ("c",)),
+        (limits.accuracy_at_least(0.5), False, ()),
+        (limits.accuracy_within(0.5), False, ()),
+        (limits.loss_at_most(0.5), False, ()),
+        (limits.loss_within(0.5), False, ()),
+        (limits.any_of(limits.units_at_most(1), limits.loss_at_most(0.5)), False, ()),
+        (limits.all_of(limits.units_at_most(1), limits.ram_at_most(1)), True, ("c",)),
+        (
+            limits.all_of(
+                limits.ram_at_most(1, "c-int8"),
+                limits.bytes_at_most(1, "onnx"),
+                limits.bytes_at_most(1, "c-int8"),
+            ),
+            True,
+            ("c-int8", "onnx"),
+        ),
+        (limits.any_of(limits.bytes_at_most(1), limits.bytes_at_most(1, "c")), True, ("c",)),
+    ],
+    ids=lambda value: repr(value) if callable(value) else None,
+)
+def test_what_a_limit_depends_on(limit, is_size, formats):
+    assert (limit.is_size, limit.formats) == (is_size, formats)
+    with pytest.raises(FrozenInstanceError):
+        limit.is_size = not is_size
+
+
+def test_a_memory_budget_is_a_limit_on_bytes_and_ram():
+    budget = limits.MemoryBudget("c", "2 KiB", "1 kB")
+    assert (budget.format, budget.bytes, budget.ram) == ("c", 2048, 1000)
+    assert repr(budget.limit) == (
+        "all_of(bytes_at_most(2048, format='c'), ram_at_most(1000, format='c'))"
+    )
+    fits = replace(START, bytes=4 * 2048, units=1000)
+    assert budget.limit(fits, START)
+    assert not budget.limit(replace(fits, bytes=4 * 2048 + 4), START)
+    assert not budget.limit(replace(fits, units=1001), START)
+    flash = limits.MemoryBudget("onnx", 512)
+    assert (flash.ram, repr(flash.limit)) == (None, "bytes_at_most(512, format='onnx')")
+    assert budget == limits.MemoryBudget("c", 2048, 1000)
+    with pytest.raises(FrozenInstanceError):
+        budget.bytes = 1
+    with pytest.raises(ValueError, match="format 'd'"):
+        limits.MemoryBudget("d", 1)
+    with pytest.raises(ValueError, match="C format 'onnx'"):
+        limits.MemoryBudget("onnx", 1, 1)
+    with pytest.raises(BudgetError, match="more than 0 bytes; got 0"):
+        limits.MemoryBudget("c", 1, 0)
 
 
 def test_limits_combine():
@@ -66,13 +173,17 @@ def test_limits_combine():
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("32 KiB", 32_768), ("32KiB", 32_768), ("1.5 kB", 1500), ("7", 7), (7, 7), ("2MiB", 2**21)],
+    [
+        *(("32 KiB", 32_768), ("32KiB", 32_768), ("1.5 kB", 1500), ("7", 7), (7, 7)),
+        *(("2MiB", 2**21), ("3 B", 3), ("2 KB", 2000), ("2 MB", 2_000_000), (" 1 kB ", 1000)),
+        *(("2 GB", 2_000_000_000), ("2 GiB", 2**31), ("0.7 B", 1), ("-1", -1), ("1e3", 1000)),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(text, count):
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("bad", ["32 Kib", "lots", "", "1 XB", "KiB", None])
+@pytest.mark.parametrize("bad", ["32 Kib", "lots", "", "1 XB", "KiB", None, "inf", "nan B"])
 def test_sizes_that_are_none_say_the_units(bad):
     with pytest.raises(BudgetError, match="KiB"):
         parse_bytes(bad)
@@ -92,6 +203,16 @@ def test_sizes_that_are_none_say_the_units(bad):
         lambda: limits.accuracy_at_least(97),
         lambda: limits.loss_at_most(float("inf")),
         lambda: limits.loss_within(-0.1),
+        lambda: limits.loss_within(float("inf")),
+        lambda: limits.loss_within(float("nan")),
+        lambda: limits.loss_at_most(float("nan")),
+        lambda: limits.accuracy_at_least(1.001),
+        lambda: limits.accuracy_at_least(-0.001),
+        lambda: limits.bytes_at_most("101 %"),
+        lambda: limits.bytes_at_most("lots"),
+        lambda: limits.parameters_at_most("x"),
+        lambda: limits.ram_at_most(0),
+        lambda: limits.ram_at_most(-1),
     ],
 )
 def test_limits_that_cannot_be_are_refused_when_made(make):
@@ -99,9 +220,27 @@ def test_limits_that_cannot_be_are_refused_when_made(make):
         make()
 
 
+def test_any_part_of_the_synapses_that_is_some_may_be_kept():
+    """Whether a part is none is judged by a thousand million synapses."""
+    assert repr(limits.synapses_at_most("0.00000005 %")) == "synapses_at_most('0.00000005 %')"
+    with pytest.raises(BudgetError, match=r"keep 1 or more; got '0\.00000004 %'"):
+        limits.synapses_at_most("0.00000004 %")
+
+
 def test_a_count_of_more_than_there_are_is_refused_and_says_how_many_there_are():
     with pytest.raises(BudgetError, match=r"synapses_at_most\(80000\).*79,400 synapses"):
         limits.synapses_at_most(80_000)(START, START)
+
+
+def test_formats_that_do_not_exist_or_do_not_fit_are_refused():
+    for format in ("safetensor", "x", ""):
+        with pytest.raises(ValueError, match="format"):
+            limits.bytes_at_most(1, format)
+    for format in ("safetensors", "onnx", "c-int4"):
+        with pytest.raises(ValueError, match="C format"):
+            limits.ram_at_most(1, format)
+    for format in FORMATS:
+        assert limits.bytes_at_most(START.bytes, format)(START, START)
 
 
 def test_an_accuracy_limit_without_classes_says_so():

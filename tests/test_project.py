@@ -135,12 +135,56 @@ def test_rooms_import_in_no_circle():
 
 
 def test_commands_share_what_lies_below_them_and_never_each_other():
-    for path in (SOURCE / "cli").glob("*.py"):
-        if path.stem == "__init__":
-            continue
+    commands = sorted(path for path in (SOURCE / "cli").glob("*.py") if path.stem != "__init__")
+    assert {path.stem for path in commands} > set(CLI)
+    for path in commands:
         used = {name.split(".")[1] for name in imported(path) if name.startswith("cli.")}
         below = CLI[: CLI.index(path.stem)] if path.stem in CLI else CLI
         assert used <= set(below), f"{path.stem} imports {used - set(below)}"
+
+
+def test_test_files_import_no_test_files():
+    """What two of them need is in a helper module: else a changed test changes another's data."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    assert Path(__file__) in files
+    found = {
+        path.name: re.findall(r"^ *(?:from|import) +test_\w+.*", path.read_text(), re.MULTILINE)
+        for path in files
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_make_test_slow_has_tests_to_run():
+    """A marker that nothing has is a target that does nothing and fails."""
+    marked = [
+        p
+        for p in Path(__file__).parent.glob("test_*.py")
+        if "\n@pytest.mark.slow\n" in p.read_text()
+    ]
+    assert {path.name for path in marked} >= {"test_invariant.py", "test_size.py"}
+
+
+def own_nodes(function: ast.AST) -> list[ast.AST]:
+    """Return the nodes of a function, without those of functions in it."""
+    children = [n for n in ast.iter_child_nodes(function) if not isinstance(n, ast.FunctionDef)]
+    return children + [node for child in children for node in own_nodes(child)]
+
+
+def test_no_test_returns_early_and_one_that_skips_cases_counts_the_others():
+    """A test that returns or goes on before its assertions asserts nothing."""
+    tests = {
+        f"{path.name}: {function.name}": own_nodes(function)
+        for path in sorted(Path(__file__).parent.glob("test_*.py"))
+        for function in ast.parse(path.read_text()).body
+        if isinstance(function, ast.FunctionDef) and function.name.startswith("test_")
+    }
+    assert len(tests) > 500
+    for name, nodes in tests.items():
+        assert not [node for node in nodes if isinstance(node, ast.Return)], name
+        if any(isinstance(node, ast.Continue) for node in nodes):
+            counts = [ast.unparse(n.target) for n in nodes if isinstance(n, ast.AugAssign)]
+            asserted = [ast.unparse(n.test) for n in nodes if isinstance(n, ast.Assert)]
+            assert any(f"{count} > 0" in test for count in counts for test in asserted), name
 
 
 def test_the_architecture_page_lists_every_room_and_module():

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 import sentei
 from hand import hidden, mlp
+from runs import Nudge, X, Y, trained
 from sentei import (
     BudgetError,
     CriterionError,
@@ -29,20 +31,6 @@ from sentei import (
 from sentei.network.units import find_synapses
 from sentei.pruning.rules.proposals import lowest
 from sentei.pruning.rules.schedules import linear
-
-X = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
-Y = (X.sum(1) > 0).long()
-
-
-def trained(*widths, seed=0):
-    model = mlp(*widths, seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(X), Y).backward()
-        optimizer.step()
-    model.zero_grad()
-    return model
 
 
 def test_a_fixed_ranking_goes_in_its_order_across_layers():
@@ -201,31 +189,6 @@ def test_however_it_ends_the_model_holds_the_last_step_that_was_yielded(ending):
     assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), model.parameters()))
 
 
-class Nudge:
-    """A retrainer with state: each call trains a little with one optimizer."""
-
-    def __init__(self, model):
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        self.calls = 0
-
-    def __call__(self, model, mask):
-        self.calls += 1
-        for _ in range(3):
-            self.optimizer.zero_grad()
-            x = X[torch.randperm(60)[:20]]
-            nn.functional.cross_entropy(model(x), (x.sum(1) > 0).long()).backward()
-            self.optimizer.step()
-            mask.hold_(model, self.optimizer)
-        self.optimizer.zero_grad()
-
-    def state_dict(self):
-        return {"optimizer": self.optimizer.state_dict(), "calls": self.calls}
-
-    def load_state_dict(self, state):
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.calls = state["calls"]
-
-
 def test_undo_rewinds_retraining_too():
     torch.manual_seed(0)
     model = trained(4, 6, 2)
@@ -290,6 +253,8 @@ def test_bad_arguments_are_refused_by_name():
         prune(other, hidden(other), probe, propose)
     with pytest.raises(GroupError, match="is not this model's"):
         prune(model, hidden(mlp(4, 9, 2)), probe, propose)
+    with pytest.raises(GroupError, match="evaluate= belongs to another model"):
+        prune(model, hidden(model), probe, propose, evaluate=Probe(other, (X, Y)))
     with pytest.raises(ValueError, match="'ablation'"):
         ranked("ablatoin", one_at_a_time())
     with pytest.raises(ValueError, match="network"):
@@ -307,6 +272,44 @@ def test_a_criterion_that_returns_nonsense_is_named():
     run = prune(model, hidden(model), Probe(model, (X, Y)), ranked(nonsense, one_at_a_time()))
     with pytest.raises(CriterionError, match="nonsense"):
         list(run)
+
+
+def test_a_run_is_measured_on_what_is_given():
+    model = trained(4, 6, 2)
+    held = X[:25] + 1, Y[:25]
+    with torch.no_grad():
+        outputs = model(held[0])
+        loss = nn.functional.cross_entropy(outputs, held[1]).item()
+        accuracy = (outputs.argmax(1) == held[1]).float().mean().item()
+    probe, propose = Probe(model, (X, Y)), ranked("magnitude", one_at_a_time())
+    own = probe.loss()
+    for evaluate, expected in ((held, loss), (Probe(model, held), loss), (None, own)):
+        step = next(prune(model, hidden(model), probe, propose, evaluate=evaluate))
+        assert step.measured.loss == pytest.approx(expected, abs=1e-6)
+        if evaluate is not None:
+            assert step.measured.accuracy == pytest.approx(accuracy)
+    assert abs(loss - own) > 0.01
+
+
+def test_a_cut_may_give_synapses_back_and_mixes_of_other_groups_are_left_out():
+    model = mlp(4, 3, 2)
+    (units,), (first, last) = hidden(model), find_synapses(model)
+    elsewhere = replace(units.listeners[0], parameter="0.weight")
+
+    def exchange(probe, groups, mask, progress):
+        if progress.step == 1:
+            return Cut({first: torch.tensor([0, 5])}, {elsewhere: torch.ones(1, 4)})
+        if progress.step == 2:
+            return Cut({last: torch.tensor([1])}, regrown={first: torch.tensor([5])})
+        return None
+
+    before = model[0].weight.detach().clone()
+    steps = list(prune(model, [units, first, last], Probe(model, (X, Y)), exchange))
+    assert [step.mask.dead(first).tolist() for step in steps] == [[], [0, 5], [0]]
+    assert [step.mask.dead(last).tolist() for step in steps] == [[], [], [1]]
+    assert [step.measured.synapses for step in steps] == [18, 16, 16]
+    before[0, 0] = before[1, 1] = 0  # what comes back begins at zero
+    assert torch.equal(model[0].weight, before)
 
 
 def test_a_cut_may_hand_the_work_over():

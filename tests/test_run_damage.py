@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from runs import content, pruned
+from random_runs import content, pruned
 from sentei import JournalError, loss_within
 from sentei.pruning.checksums import check, sealed, with_room
 from sentei.pruning.journal import note

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hand import hidden, inputs, mlp
-from runs import Nudge, X, Y, content, parts, pruned
+from random_runs import Nudge, X, Y, content, parts, pruned
 from sentei import (
     JournalError,
     Mask,

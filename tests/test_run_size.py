@@ -76,7 +76,7 @@ def test_ranks_take_the_smallest_type_and_are_equal_for_equal_scores(tmp_path, l
 
 
 def test_a_page_shows_the_scores_of_what_went_and_of_the_first_step(tmp_path):
-    from runs import pruned
+    from random_runs import pruned
 
     _, steps = pruned(tmp_path / "run")
     story = of_journal(tmp_path / "run")

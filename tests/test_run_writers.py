@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from runs import content, parts, pruned
+from random_runs import content, parts, pruned
 from sentei import FileError, JournalError, prune
 from sentei.pruning import folder_lock
 from sentei.pruning.folder_lock import LOCK, FolderLock
@@ -32,7 +32,7 @@ FORKS = """
 import json, os, resource, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import runs
+import random_runs as runs
 from sentei import PruningError, prune
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 

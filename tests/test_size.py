@@ -107,8 +107,7 @@ def test_counts_are_those_of_the_shrunk_network_and_its_file(tmp_path_factory, d
 DTYPES = list(packing._CODES)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
+LAID_OUT = given(
     shapes=st.dictionaries(
         st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6),
         st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3)),
@@ -116,7 +115,9 @@ DTYPES = list(packing._CODES)
     ),
     about=st.text(st.characters(codec="utf-8"), max_size=40),
 )
-def test_files_are_laid_out_as_the_library_does(shapes, about):
+
+
+def check_layout(shapes, about):
     tensors = {name: torch.zeros(shape).to(dtype) for name, (dtype, shape) in shapes.items()}
     tensors.pop("__metadata__", None)
     theirs = library(tensors, {"sentei": about})
@@ -124,6 +125,19 @@ def test_files_are_laid_out_as_the_library_does(shapes, about):
     assert theirs[: len(head)] == head
     assert sorted(order) == sorted(tensors)
     assert safetensors_bytes(tensors, about) == len(theirs)
+
+
+@settings(max_examples=25, deadline=None)
+@LAID_OUT
+def test_files_are_laid_out_as_the_library_does(shapes, about):
+    check_layout(shapes, about)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None)
+@LAID_OUT
+def test_files_of_many_kinds_are_laid_out_as_the_library_does(shapes, about):
+    check_layout(shapes, about)
 
 
 def test_names_and_types_that_a_file_cannot_hold():

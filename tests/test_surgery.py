@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import zoo
 from hand import group, hidden, inputs, mlp, part
 from sentei.errors import CertificateError, GroupError, StructureError
 from sentei.network.folding import fold_, sweep_
@@ -89,6 +90,70 @@ def test_removed_inputs_keep_the_callers_interface():
     assert sorted(smaller.state_dict()) == sorted(small.state_dict())
 
 
+def test_inputs_are_removed_in_place():
+    """The layer moves behind a Select; the optimizer's parameters stay the same objects."""
+    model = mlp(4, 3, 2)
+    first, last = model[0].weight, model[2].weight
+    model(X).sum().backward()
+    read = inputs(4, "0")
+    mask = Mask.full([read]).without({read: [0, 2]})
+    expected = masked(model, mask)(X)
+    assert shrink_(model, mask, example=X) == mask.shrunk()
+    assert (model[0][1].weight is first, model[2].weight is last) == (True, True)
+    assert (tuple(first.shape), first.grad) == ((3, 2), None)
+    assert last.grad is not None
+    assert torch.allclose(model(X), expected)
+
+
+def test_a_select_counts_what_still_arrives():
+    """Unit 0 is no longer computed, and all four inputs still come: input 1 arrives at place 3."""
+    torch.manual_seed(0)
+    model = zoo.Beside()
+    groups = find_units(model, X, inputs=True)
+    read, units = sorted(groups, key=lambda g: g.name, reverse=True)
+    assert (read.kind, units.name) == ("input", "first")
+    mask = Mask.full(groups).without({read: [1], units: [0]})
+    small = shrink(model, mask, X)
+    assert small.last[0].index.tolist() == [0, 1, 2, 4, 5]
+    assert small.first[0].index.tolist() == [0, 2, 3]
+    assert torch.equal(small.last[1].weight, model.last.weight[:, [1, 2, 3, 5, 6]])
+    assert torch.allclose(small(X), masked(model, mask)(X), atol=1e-6)
+    left = {group.kind: group for group in mask.shrunk().groups}
+    found = {group.kind: group for group in find_units(small, X, inputs=True)}
+    for kind, at in {"input": [2, 3, 4], "neuron": [0, 1]}.items():
+        assert left[kind] == found[kind]
+        for role in ("producers", "followers", "listeners"):
+            assert set(getattr(left[kind], role)) == set(getattr(found[kind], role))
+        (select,) = (p for p in left[kind].followers if p.parameter == "last.0.index")
+        assert select.index.flatten().tolist() == at
+    # Once more: unit 1 of the first network, no longer computed, and its inputs 0 and 3.
+    again = mask.shrunk().without({left["neuron"]: [0], left["input"]: [0, 2]})
+    smaller = shrink(small, again, X)
+    assert smaller.last[0].index.tolist() == [0, 3]
+    assert smaller.first[0].index.tolist() == [2]
+    assert torch.allclose(smaller(X), masked(small, again)(X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(3, 2, 2), (3, 5)),
+        (nn.Conv2d(3, 2, 2), (3, 5, 5)),
+        (nn.Conv3d(3, 2, 2), (3, 3, 3, 3)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_select_before_a_convolution_drops_channels(layer, shape):
+    model, x = nn.Sequential(layer, nn.Flatten()), torch.randn(70, *shape)
+    (read,) = find_units(model, x, inputs=True)
+    mask = Mask.full([read]).without({read: [1]})
+    small = shrink(model, mask, x)
+    assert small[0][0].index.tolist() == [0, 2]
+    assert small[0][0].dim == 1 - x.ndim
+    assert small[0][1].in_channels == 2
+    assert torch.allclose(small(x), masked(model, mask)(x), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -126,6 +191,74 @@ def test_masked_training_is_shrunk_training(make):
     assert torch.allclose(model(x), other(x), atol=1e-12)
 
 
+def test_only_what_is_cut_loses_its_gradient_and_everything_of_its_state():
+    model = mlp(4, 6, 5, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    model(X).sum().backward()
+    optimizer.step()
+    first, _ = hidden(model)
+    moments = {n: optimizer.state[p]["exp_avg"].clone() for n, p in model.named_parameters()}
+    last = model[4].weight.grad.clone()
+    kept = []
+
+    class Record:
+        def keep_(self, parameter, dim, keep):
+            kept.append((parameter, dim, keep.tolist()))
+
+    returned = shrink_(model, Mask.full([first]).without({first: [1]}), optimizer, Record(), X)
+    assert [group.size for group in returned.groups] == [5]
+    stay = [0, 2, 3, 4, 5]
+    assert sorted(kept) == [("0.bias", 0, stay), ("0.weight", 0, stay), ("2.weight", 1, stay)]
+    assert [model[0].weight.grad, model[0].bias.grad, model[2].weight.grad] == [None] * 3
+    assert torch.equal(model[4].weight.grad, last)
+    assert model[2].bias.grad is not None
+    moments["0.weight"], moments["0.bias"] = moments["0.weight"][stay], moments["0.bias"][stay]
+    moments["2.weight"] = moments["2.weight"][:, stay]
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        assert torch.equal(state["exp_avg"], moments[name]), name
+        assert state["exp_avg_sq"].shape == parameter.shape
+        assert state["step"] == 1
+
+
+def test_an_optimizer_whose_state_cannot_be_cut_is_refused_before_anything_changes():
+    model = mlp(4, 3, 2)
+    (units,) = hidden(model)
+    before = copy.deepcopy(model.state_dict())
+    mask = Mask.full([units]).without({units: [0]})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first = model[0].weight
+    for odd in ({"rows": torch.zeros(3)}, {"n": 1, "old": [torch.zeros(3, 4)]}):
+        optimizer.state[first] = odd
+        with pytest.raises(StructureError, match=f"SGD keeps '{list(odd)[-1]}', which does not"):
+            shrink_(model, mask, optimizer, example=X)
+        assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
+    optimizer.state[first] = {"n": 1, "step": torch.ones(1), "same": torch.ones(3, 4), "none": None}
+    shrink_(model, mask, optimizer, example=X)
+    assert optimizer.state[first]["same"].shape == (2, 4)
+    assert optimizer.state[first]["step"].shape == (1,)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
+def test_a_volume_is_left_as_it_lay_in_memory(layout):
+    model = nn.Sequential(nn.Conv3d(3, 4, 2), nn.Conv3d(4, 3, 2)).to(memory_format=layout)
+    x = torch.randn(4, 3, 4, 4, 4)
+    (units,) = find_units(model, x)
+    small = shrink(model, Mask.full([units]).without({units: [0]}), x)
+    assert small[1].weight.shape == (3, 3, 2, 2, 2)
+    assert small[1].weight.is_contiguous(memory_format=layout)
+    assert torch.equal(small[1].weight, model[1].weight[:, 1:])
+
+
+def test_one_layer_alone_cannot_lose_inputs_in_place():
+    model = nn.Linear(4, 2)
+    (pixels,) = find_units(model, X, inputs=True)
+    with pytest.raises(StructureError, match=r"put it in nn\.Sequential"):
+        shrink_(model, Mask.full([pixels]).without({pixels: [1]}), example=X)
+    assert model.in_features == 4
+    assert shrink_(model, Mask.full([pixels]), example=X).count(pixels) == 4
+
+
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_what_is_left_lies_in_memory_as_the_whole_did(layout):
     x = torch.randn(8, 3, 9, 9)
@@ -144,14 +277,16 @@ def test_what_is_left_lies_in_memory_as_the_whole_did(layout):
         assert tensor.is_contiguous() == (layout == torch.contiguous_format)
 
 
-def test_a_loss_from_before_the_cut_does_not_break_the_next_backward():
-    model = mlp(4, 3, 2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_loss_from_before_the_cut_does_not_break_the_next_backward(dtype):
+    model, x = mlp(4, 3, 2).to(dtype), X.to(dtype)
     units = hidden(model)[0]
-    old = model(X).sum()
+    old = model(x).sum()
     old.backward(retain_graph=True)
     shrink_(model, Mask.full([units]).without({units: [0]}))
     assert model[0].weight.grad is None
-    model(X).sum().backward()  # with `old` alive autograd still knows the old shapes
+    assert model[0].weight.dtype == dtype
+    model(x).sum().backward()  # with `old` alive autograd still knows the old shapes
     assert model[0].weight.grad.shape == (2, 4)
     assert old.item() == old.item()
 
@@ -199,6 +334,67 @@ def test_an_integer_that_explains_the_failure_is_patched():
     assert model.inner == 5
 
 
+def test_of_two_numbers_that_might_be_the_size_the_right_one_is_changed():
+    """Both equal the old width; the other one is a factor, and may not change."""
+
+    class Factor(HardCoded):
+        def __init__(self):
+            super().__init__(remembered=True)
+            self.factor = 6
+
+        def forward(self, x):
+            return super().forward(x) * self.factor
+
+    model = Factor()
+    units = group("first", 6, "second")
+    mask = Mask.full([units]).without({units: [2]})
+    small = shrink(model, mask, example=X)
+    assert (small.inner, small.factor) == (5, 6)
+    assert torch.allclose(small(X), masked(model, mask)(X), atol=1e-5)
+
+
+def test_only_the_group_at_fault_is_named():
+    class Two(HardCoded):
+        def __init__(self):
+            super().__init__(remembered=False)
+            self.good, self.end = nn.Linear(2, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.end(self.good(super().forward(x)).tanh())
+
+    model = Two()
+    bad, good = group("first", 6, "second"), group("good", 5, "end")
+    full = Mask.full([bad, good])
+    with pytest.raises(CertificateError, match=r"cutting group 'first' does not reproduce .*run"):
+        shrink(model, full.without({bad: [0], good: [1]}), example=X)
+    assert shrink(model, full.without({good: [1]}), example=X).good.out_features == 4
+
+
+def test_groups_that_fail_only_together_are_said_to():
+    class Sum(nn.Module):
+        """Allows two widths to differ in one of them from six, not in both."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 6)
+            self.c, self.d = nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, x):
+            a, b = self.a(x).tanh(), self.b(x).tanh()
+            both = a.shape[1] < 6 and b.shape[1] < 6
+            return self.c(a) + self.d(b) + (1.0 if both else 0.0)
+
+    groups = [group("a", 6, "c"), group("b", 6, "d")]
+    with pytest.raises(CertificateError, match="cutting group these together does not"):
+        shrink(Sum(), Mask.full(groups).without({g: [0] for g in groups}), example=X)
+
+
+def test_what_shrink_does_not_know_is_refused():
+    model = mlp(4, 3, 2)
+    with pytest.raises(ValueError, match=r"sparse=.*'auto'.*None keeps layers dense"):
+        shrink(model, Mask.full(hidden(model)), X, sparse="autp")
+
+
 def test_a_convolution_keeps_a_channel():
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3))
     units = Neurons(
@@ -213,6 +409,8 @@ def test_a_convolution_keeps_a_channel():
         shrink(model, Mask.full([units]).without({units: [0, 1, 2]}), torch.rand(2, 1, 8, 8))
     with pytest.raises(StructureError, match="example="):
         shrink(model, Mask.full([units]).without({units: [0]}))
+    one = shrink(model, Mask.full([units]).without({units: [0, 2]}), torch.rand(2, 1, 8, 8))
+    assert one[0].out_channels == 1
 
 
 def test_a_mask_of_another_model_is_refused_before_anything_changes():

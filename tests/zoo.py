@@ -234,6 +234,17 @@ class TwoOutputs(nn.Module):
         }
 
 
+class Beside(nn.Module):
+    """A layer that reads hidden units and, beside them, the inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([torch.tanh(self.first(x)), x], 1))
+
+
 class Recurrent(nn.Module):
     """A recurrent layer in the middle: its own units are not offered, its neighbours' may be."""
 
@@ -354,6 +365,7 @@ ZOO: dict[str, Entry] = {
     "transposed": (transposed, _rows(1, 6, 6)),
     "layer_norm": (layer_norm, _rows(4)),
     "two_outputs": (TwoOutputs, _rows(4)),
+    "beside": (Beside, _rows(4)),
     "recurrent": (Recurrent, _rows(4, 3)),
 }
 

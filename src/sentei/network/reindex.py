@@ -54,12 +54,11 @@ class Reindexing:
             for role in ("producers", "followers", "listeners")
         }
         size = int(kept.sum())
-        if group.kind == "input":
-            places = torch.arange(size).reshape(size, 1)
-            parts["followers"] += tuple(
-                Listener(_within(layer, "0"), _within(layer, "0.index"), 0, places)
-                for layer in sorted(self.wrapped.intersection(p.layer for p in group.listeners))
-            )
+        parts["followers"] += tuple(
+            Listener(_within(part.layer, "0"), _within(part.layer, "0.index"), 0, left.index)
+            for part, left in zip(group.listeners, parts["listeners"], strict=True)
+            if part.layer in self.wrapped
+        )
         layer, colon, count = group.name.partition(":")
         name = f"{_within(layer, '1')}{colon}{count}" if layer in self.wrapped else group.name
         return replace(group, name=name, size=size, **parts)

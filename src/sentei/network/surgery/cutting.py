@@ -34,7 +34,10 @@ def remove_dead_(
             _select_state_(optimizer, tensor, dim, keep)
         if trajectory is not None:
             trajectory.keep_(name, dim, keep)
-        _swap_(tensor, _selected(tensor.detach(), dim, keep))
+        kept = _selected(tensor.detach(), dim, keep)
+        if isinstance(owners.get(name.rpartition(".")[0]), Select):
+            kept = kept - torch.searchsorted(_absent(mask, (name, dim), tensor), kept)
+        _swap_(tensor, kept)
     for module in owners.values():
         refresh_(module)
     return _wrap_(model, selects)
@@ -102,6 +105,15 @@ def _selection(model: nn.Module, mask: Mask, layer: str) -> Select:
                 index = keep - torch.searchsorted(arriving, keep)
                 return Select(index.to(weight.device), dim=1 - weight.ndim)
     raise StructureError(f"layer {layer!r} does not read the network's inputs")
+
+
+def _absent(mask: Mask, place: Place, index: Tensor) -> Tensor:
+    """Return the positions of a Select's `index` at which nothing arrives any more, ascending.
+
+    Removed units are no longer computed; removed network inputs still arrive.
+    """
+    removed = mask.without_kind("input").gone.get(place, torch.empty(0).long())
+    return index[removed.to(index.device)].sort().values
 
 
 def _wrap_(model: nn.Module, selects: dict[str, Select]) -> nn.Module:

@@ -242,8 +242,7 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     def scheduled(progress: Progress) -> int:
         if progress.undone >= len(percents):
             return then(progress) if then is not None else progress.remaining
-        kept = floor(exact[progress.undone] * progress.remaining / 100)
-        return max(min(kept, progress.remaining - 1), 0)
+        return floor(exact[progress.undone] * progress.remaining / 100)  # fewer than remain
 
     return Named(f"levels({', '.join(map(str, percents))}, then={then!r})", scheduled)
 
