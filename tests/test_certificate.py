@@ -336,7 +336,8 @@ def test_attention_is_left_as_it_is_but_for_its_dropout():
     assert certify(plain, Drops(lambda x, p: heads(x[None, None], None), 0.5), X).difference == 0.0
 
 
-def test_torchs_own_attention_drops_nothing_and_stays_as_it_is():
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_torchs_own_attention_drops_nothing_and_stays_as_it_is(need_weights):
     torch.manual_seed(0)
 
     class Own(nn.Module):
@@ -345,7 +346,7 @@ def test_torchs_own_attention_drops_nothing_and_stays_as_it_is():
             self.attention = nn.MultiheadAttention(4, 2, dropout=dropout, batch_first=True)
 
         def forward(self, x):
-            return self.attention(x[:, None], x[:, None], x[:, None], need_weights=True)
+            return self.attention(x[:, None], x[:, None], x[:, None], need_weights=need_weights)[0]
 
     plain = Own(0.0)
     dropping = Own(0.5)
