@@ -9,7 +9,6 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import nn
 
 from hand import hidden, mlp
@@ -31,8 +30,10 @@ from sentei import (
     ranked,
     units_at_most,
 )
-from sentei.pruning.journal import Journal, Record, Snapshot, note
+from sentei.pruning.journal import Journal, note
 from sentei.pruning.measuring import Measurement
+from sentei.pruning.run_files import write_tensors
+from sentei.pruning.step_files import Record, Snapshot
 
 NUMBERS = {
     "accuracy": 0.5,
@@ -80,7 +81,8 @@ def test_a_step_comes_back_as_it_was(tmp_path):
     units, first, second = groups
     mask = Mask.full(groups).without({units: [1], first: [0, 11]})
     removed = {units: torch.tensor([1]), first: torch.tensor([0, 11])}
-    scores = {units: torch.tensor([0.1, 0.2, 0.3]), second: torch.arange(6.0)}
+    scores = {units: torch.tensor([0.2])}  # of what was removed
+    ranks, every = {second: torch.arange(6)}, {second: torch.arange(6.0)}
     state = {
         "step": 3, "rate": 0.5, "name": "adam", "on": True, "none": None, 7: [1, (2.5, "x")],
         "inner": {"moment": torch.arange(4.0), "list": [torch.tensor([2])]}, "empty": {},
@@ -89,7 +91,7 @@ def test_a_step_comes_back_as_it_was(tmp_path):
     mixes = {"2.weight": torch.rand(1, 4)}
     counted = torch.tensor([[3, 5], [2, 4]])
     measured = Measurement.read(NUMBERS, counted)
-    record = Record(1, mask, removed, measured, scores, mixes)
+    record = Record(1, mask, removed, measured, scores, mixes, ranks, every)
     journal.write(Record(0, Mask.full(groups), {}, MEASURED, {}), after(model, Mask.full(groups)))
     journal.write(record, snapshot)
     again, found = journal.read(1)
@@ -99,6 +101,7 @@ def test_a_step_comes_back_as_it_was(tmp_path):
     assert {g: s.tolist() for g, s in again.scores.items()} == {
         g: s.tolist() for g, s in scores.items()
     }
+    assert again.ranks[second].tolist() == again.all_scores[second].tolist() == [*range(6)]
     assert torch.equal(again.measured.by_class, counted)
     assert torch.equal(again.mixes["2.weight"], mixes["2.weight"])
     assert all(torch.equal(found.weights[name], t) for name, t in snapshot.weights.items())
@@ -152,20 +155,23 @@ def test_a_state_that_cannot_be_stored_is_named_and_nothing_is_written(tmp_path)
     with pytest.raises(JournalError, match="propose/f is a function"):
         journal.write(Record(0, full, {}, MEASURED, {}), after(model, full, None, {"f": plain}))
     assert files(tmp_path / "run") == before
-    assert journal.last is None
+    assert [*journal.records()] == []
 
 
 def test_the_last_step_is_the_last_before_a_gap(tmp_path):
     journal, model, groups = opened(tmp_path / "run")
     full = Mask.full(groups)
-    assert (journal.last, journal.after_gap) == (None, [])
+    assert ([*journal.records()], journal.gap()) == ([], None)
     for number in range(5):
         journal.write(Record(number, full, {}, MEASURED, {}), after(model, full))
-        assert (journal.last, journal.after_gap) == (number, [])
+        assert [record.number for record in journal.records()] == [*range(number + 1)]
+        assert journal.gap() is None
     (tmp_path / "run" / "steps" / "00002.safetensors").unlink()
-    assert (journal.last, journal.after_gap) == (1, [3, 4])
+    assert [record.number for record in journal.records()] == [0, 1]
+    assert journal.gap() == "step 2 is missing, though step 4 is there"
     (tmp_path / "run" / "steps" / "00000.safetensors").unlink()
-    assert (journal.last, journal.after_gap) == (None, [1, 3, 4])
+    assert [*journal.records()] == []
+    assert journal.gap() == "step 0 is missing, though step 4 is there"
     with pytest.raises(JournalError, match="step 2"):
         journal.read(2)
 
@@ -234,9 +240,12 @@ def test_a_folder_may_hold_the_remains_of_a_first_write_and_nothing_else(tmp_pat
 
 
 def test_notes_are_written_once(tmp_path):
+    opened(tmp_path / "run")
     note(tmp_path / "run", {"command": "prune", "classes": ["é"]})
     first = (tmp_path / "run" / "about.json").read_bytes()
-    assert json.loads(first) == {"command": "prune", "classes": ["é"]}
+    found = json.loads(first)
+    assert len(found.pop("checksum")) == 64
+    assert found == {"command": "prune", "classes": ["é"]}
     note(tmp_path / "run", {"command": "another"})
     assert (tmp_path / "run" / "about.json").read_bytes() == first
 
@@ -249,12 +258,18 @@ def test_notes_are_written_once(tmp_path):
             lambda t, a: t.update({"weights/2.bias": t["weights/2.bias"][None]}),
             "weight '2.bias' ha",
         ),
-        (lambda t, a: t.update({"weights/9.bias": torch.ones(2)}), "'9.bias' is missing"),
-        (lambda t, a: t.update({"dead/0": torch.tensor([3])}), r"run from 0 to 2; got \[3\]"),
-        (lambda t, a: t.pop("dead/1"), "'dead/1' is missing"),
-        (lambda t, a: a.update({"number": 2}), "it holds step 2, undone 0"),
-        (lambda t, a: a.update({"undone": 1.0}), "it holds step 1, undone 1.0"),
-        (lambda t, a: a.update({"undone": True}), "it holds step 1, undone True"),
+        (
+            lambda t, a: t.update({"weights/9.bias": torch.ones(2)}),
+            "not hold the weights",
+        ),
+        (lambda t, a: t.pop("weights/2.bias"), "not hold the weights that it names"),
+        (lambda t, a: t.update({"alive/0": torch.zeros(2, dtype=torch.uint8)}), "3 members need"),
+        (lambda t, a: t.update({"alive/0": torch.zeros(1)}), "3 members need as many bits"),
+        (lambda t, a: t.update({"removed/0": torch.tensor([1])}), "removed of '0' is alive"),
+        (lambda t, a: t.update({"ranks/0": torch.tensor([1])}), "ranks of '0' have shape"),
+        (lambda t, a: a.update({"number": 2}), "it holds step 2"),
+        (lambda t, a: a.update({"undone": 1.0}), "1.0 is no number of steps"),
+        (lambda t, a: a.update({"undone": True}), "True is no number of steps"),
         (lambda t, a: a["measured"].update({"loss": "low"}), "are no measurements"),
         (lambda t, a: a.pop("retrain"), "'retrain' is missing"),
         (lambda t, a: a.update({"retrain": {"tensor": "gone"}}), "'gone' is missing"),
@@ -270,7 +285,10 @@ def test_a_damaged_step_is_refused_with_the_reason(tmp_path, change, reason):
     tensors, about = stored(tmp_path / "run", 1)
     change(tensors, about)
     path = tmp_path / "run" / "steps" / "00001.safetensors"
-    path.write_bytes(save(tensors, metadata={"sentei": json.dumps(about)}))
+    del about["checksum"]
+    write_tensors(path, tensors, about)
+    journal.close()  # it knows the checksums of what it wrote; another reader does not
+    journal, *_ = opened(tmp_path / "run", model, resume=True)
     with pytest.raises(JournalError, match=f"step 1 cannot be read from .*{reason}"):
         journal.read(1)
     assert journal.read(0)[0].mask == full
@@ -461,7 +479,7 @@ def a_run(folder, resume=False, **changed):
         ("data", {"data": (X + 1e-6, Y)}),
         ("data", {"evaluate": (X[:30], Y[:30])}),
         ("loss", {"loss": squared}),
-        ("groups, slices", {"groups": lambda m: [*hidden(m), *find_synapses(m)]}),
+        ("groups, may_be_cut, slices", {"groups": lambda m: [*hidden(m), *find_synapses(m)]}),
     ],
 )
 def test_a_run_with_another_part_is_another_run(tmp_path, key, changed):
@@ -587,8 +605,8 @@ def test_a_fixed_order_goes_on_after_what_was_swept(tmp_path):
     ]  # fmt: skip
     tensors, about = stored(tmp_path / "run", 2)
     assert about["number"] == 2
-    assert {n: t.tolist() for n, t in tensors.items() if n.startswith(("dead/", "removed/"))} == {
-        "dead/0": [0, 1, 2], "dead/1": [0, 1], "removed/0": [0, 1, 2], "removed/1": [1],
+    assert {n: t.tolist() for n, t in tensors.items() if n.startswith(("alive/", "removed/"))} == {
+        "alive/0": [0], "alive/1": [0], "removed/0": [0, 1, 2], "removed/1": [1],
     }  # fmt: skip
 
 
