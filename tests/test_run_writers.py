@@ -80,10 +80,10 @@ class Forks:
     def outcome(self, *children: int) -> tuple[int, int | str]:
         """The number of the first of these that ends by itself, and its steps or its error."""
         assert self.parent.stderr
-        number = None
-        while number not in children:  # a process of an earlier test may have ended by itself
+        while True:
             number, found = json.loads(self.parent.stderr.readline())
-        return number, found
+            if number in children:  # else a process of an earlier test ended by itself
+                return number, found
 
 
 @pytest.fixture(scope="module")
