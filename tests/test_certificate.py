@@ -1,6 +1,7 @@
 """Certificates by hand: how far apart outputs may be, in which mode, and what is not compared."""
 
 import copy
+import math
 from dataclasses import FrozenInstanceError, dataclass, field
 
 import pytest
@@ -9,7 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sentei.errors import CertificateError, StructureError
+from sentei.network.mask import Mask
 from sentei.network.surgery.certificate import certify
+from sentei.network.surgery.surgery import shrink
+from sentei.network.tracing.tracing import find_units
 
 X = torch.randn(10, 4, generator=torch.Generator().manual_seed(1))
 
@@ -377,3 +381,21 @@ def test_no_graph_is_recorded():
 
     proof = certify(nn.Identity(), Looks(), X)
     assert (proof.difference, proof.training_difference) == (0.0, 0.0)
+
+
+def test_how_far_a_cut_moved_the_original_is_measured_on_it_with_and_without_a_mask():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    (group,) = find_units(model, X)
+    mask = Mask.full([group]).without({group: [1]})
+    masked = copy.deepcopy(model)
+    mask.apply_(masked)
+    small = shrink(model, mask, X)
+    example = torch.randn(64, 4, generator=torch.Generator().manual_seed(2))
+    want = ((model(example) - masked(example)).abs().max() / model(example).abs().max()).item()
+    for given in (None, mask):
+        proof = certify(masked, small, example, mask=given, original=model)
+        assert proof.moved == pytest.approx(want, rel=1e-5)
+        assert certify(masked, small, example, mask=given, original=masked).moved == 0
+    assert "changed no output" in str(certify(masked, small, example, original=masked))
+    assert certify(masked, small, example, mask=mask).moved > 0
+    assert math.isnan(certify(masked, small, example).moved)

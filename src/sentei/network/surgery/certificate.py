@@ -45,8 +45,9 @@ class Certificate:
             network itself cannot run in training mode on these inputs.
         tolerance: largest difference that was allowed in evaluation mode.
         compared: number of tensors compared: outputs, and the results of layers.
-        moved: how far the cut moved the outputs of the network with redrawn weights, relative to
-            the largest; NaN if that is not known. 0 means that the comparison shows nothing.
+        moved: how far the cut moved the outputs of the original or, without one, of the network
+            with redrawn weights, relative to the largest; NaN if that is not known. 0
+            means that the comparison shows nothing.
         uncompared: what could not be compared.
     """
 
@@ -96,8 +97,7 @@ def certify(
         small: the network that was cut.
         example: inputs; of small ones, seeded noise completes 64.
         mask: the mask of the cut; without one only outputs are compared.
-        original: the network before it was masked, to see how far the cut moves its outputs;
-            without a mask only.
+        original: the network before it was masked; `moved` is then measured on it.
 
     Raises:
         CertificateError: something differs by more than the dtype's tolerance, or the small network
@@ -111,7 +111,7 @@ def certify(
     if mask is None:
         found = check.same(masked, small, TOLERANCE)
         training = check.training(masked, small, TOLERANCE)
-        moved = math.nan if original is None else check.moved(original, masked)
+        moved = math.nan
     else:
         found, moved = check.same(masked, small, TOLERANCE, mask), math.nan
         twins = check.twins(masked, small, mask)
@@ -122,6 +122,8 @@ def certify(
             redrawn = check.same(twin, small_twin, TWIN_TOLERANCE, mask, redrawn=True)
             found = max(found, redrawn)
             training = check.training(twin, small_twin, TRAINING_TOLERANCE, mask, redrawn=True)
+    if original is not None:
+        moved = check.moved(original, masked, leaking=False)
     return Certificate(
         *(rows(example) or 1, given, found, training, check.tolerance),
         *(check.compared, moved, tuple(dict.fromkeys(check.uncompared))),
@@ -228,11 +230,11 @@ class _Check:
             return f"training mode ({_first_line(error)})"
         return None
 
-    def moved(self, original: nn.Module, masked: nn.Module) -> float:
+    def moved(self, original: nn.Module, masked: nn.Module, *, leaking: bool = True) -> float:
         """Return the largest relative difference that masking makes in outputs, in either mode."""
         largest = 0.0
         for training in (False, True):
-            observe = partial(observed, example=self.example, training=training, leaking=True)
+            observe = partial(observed, example=self.example, training=training, leaking=leaking)
             if training and self._cannot_train(original) is not None:
                 continue
             found = _differences(observe(original), observe(masked)).values()
