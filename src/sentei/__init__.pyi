@@ -5,6 +5,9 @@ from sentei import datasets as datasets
 from sentei import errors as errors
 from sentei import formats as formats
 from sentei import training as training
+from sentei.card import Card as Card
+from sentei.card import card_of as card_of
+from sentei.card import set_card_ as set_card_
 from sentei.criteria import fixed as fixed
 from sentei.criteria.surfaces import surface as surface
 from sentei.criteria.trajectory import Trajectory as Trajectory

@@ -2,8 +2,8 @@
 
 Any safetensors reader can open these files. The metadata key "sentei" holds JSON: the version of
 the format, the architecture if the network is nn.Sequential of torch's own layers, integer
-attributes of the user's own modules, which names share a tensor, and the parts of the mask that are
-not tensors.
+attributes of the user's own modules, which names share a tensor, the network's `Card`, and the
+parts of the mask that are not tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sentei import storage
+from sentei.card import Card, set_card_
 from sentei.errors import FileError, GroupError, StructureError
 from sentei.formats.rebuilding import fit_to_tensors_
 from sentei.network.encoding.architecture import build, tensors_of
@@ -44,7 +45,7 @@ def save(model: nn.Module, path: str | Path, mask: Mask | None = None) -> None:
     """Write a network to one file atomically: on any failure an old file stays as it was.
 
     Parameters and persistent buffers keep their dtypes; shared ones are stored once. The same
-    network gives the same bytes.
+    network gives the same bytes. The network's `Card` (`sentei.set_card_`) is stored and loaded.
 
     Args:
         model: any network whose classes say what it computes; `torch.compile` and `DataParallel`
@@ -96,6 +97,8 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
             fit_to_tensors_(skeleton(bare), meta, file.tied, file.attributes)
         network = _described(file) if bare is None else bare
         filled = fit_to_tensors_(network, file.tensors, file.tied, file.attributes)
+        if file.card != Card():
+            set_card_(filled, file.card)
         return (into if into is not None and filled is bare else filled).eval()
     except StructureError as error:
         raise FileError(f"{path} does not fit: {error}") from error
@@ -122,6 +125,7 @@ class Contents:
         tensors: shapes by name, shared ones once.
         entries: number of entries in all tensors.
         mask: what is alive and dead in the network.
+        card: what the network predicts.
     """
 
     bytes: int
@@ -131,6 +135,7 @@ class Contents:
     tensors: Mapping[str, tuple[int, ...]]
     entries: int
     mask: Mask
+    card: Card
 
 
 def inspect(path: str | Path) -> Contents:
@@ -152,6 +157,7 @@ def inspect(path: str | Path) -> Contents:
         tensors={name: tuple(tensor.shape) for name, tensor in file.tensors.items()},
         entries=sum(tensor.numel() for tensor in file.tensors.values()),
         mask=file.mask(),
+        card=file.card,
     )
 
 
@@ -168,6 +174,7 @@ class _File:
     attributes: dict[str, dict[str, int]]
     tied: dict[str, str]
     mask_entries: list[Any]
+    card: Card
 
     def mask(self) -> Mask:
         """Unpack the mask; refuse one that is not of the tensors in the file."""
@@ -214,6 +221,7 @@ def _read(path: str | Path) -> _File:
         attributes=_typed(path, card, "attributes", dict, _is_integers),
         tied=tied,
         mask_entries=_typed(path, card, "mask", list, lambda entry: isinstance(entry, dict)),
+        card=_known(path, card),
     )
 
 
@@ -251,6 +259,14 @@ def _typed(
             "again."
         )
     return value
+
+
+def _known(path: Path, card: Mapping[str, Any]) -> Card:
+    """Return what the metadata says the network predicts."""
+    try:
+        return Card.from_data(card.get("card", {}))
+    except ValueError as error:
+        raise FileError(f"{path} is damaged: {error}. Save it again.") from error
 
 
 def _is_integers(values: Any) -> bool:

@@ -13,6 +13,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from sentei.card import card_of
 from sentei.errors import FileError, StructureError
 from sentei.network.encoding.architecture import attributes, describe, tensors_of
 from sentei.network.mask import Mask
@@ -58,6 +59,8 @@ def contents(model: nn.Module, mask: Mask | None = None) -> tuple[dict[str, Tens
         architecture = None
     card = {"format": FORMAT, "sentei": _version(), "architecture": architecture}
     card |= {"attributes": attributes(model), "tied": tied}
+    if known := card_of(model).data():
+        card["card"] = known
     if mask is not None and any(mask.count(group) < group.size for group in mask.groups):
         packed, card["mask"] = pack(mask)
         tensors |= {MASK + name: tensor for name, tensor in packed.items()}
