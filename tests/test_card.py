@@ -62,7 +62,7 @@ def test_planned_bytes_count_the_card(tmp_path):
     ],
 )
 def test_what_is_no_card_is_refused(given):
-    with pytest.raises(ValueError, match="card names a loss|networks predict|are texts"):
+    with pytest.raises(ValueError, match=r"card names a loss|networks predict|are texts"):
         Card(**given)
 
 
