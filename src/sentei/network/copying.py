@@ -23,11 +23,11 @@ def copied(model: Module, instead: Mapping[int, Tensor] | None = None) -> Module
         model: the network.
         instead: tensors to put in the place of others, by the id of those.
     """
-    memo: dict[int, Tensor] = {id(t): t.detach() for t in _kept(model) if not t.is_leaf}
+    memo: dict[int, Tensor] = {id(t): t.detach() for t in kept_tensors(model) if not t.is_leaf}
     return copy.deepcopy(model, {**memo, **(instead or {})})
 
 
-def _kept(model: nn.Module) -> Iterator[Tensor]:
+def kept_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Yield the tensors among a network's attributes that are no parameters."""
     for module in model.modules():
         for name, value in vars(module).items():

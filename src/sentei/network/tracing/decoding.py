@@ -16,8 +16,9 @@ import numpy as np
 
 from sentei.errors import StructureError
 from sentei.network.tracing.ambiguous_columns import AmbiguousColumns
+from sentei.network.tracing.binding import Computed, Tensors, bind_followers
 from sentei.network.tracing.inputs import Place, Source
-from sentei.network.tracing.links import Links
+from sentei.network.tracing.links import Links, groups_of
 from sentei.network.tracing.replay import OUTPUT, Replay
 
 CHECKS = 4  # replays at the end that check the result, each with a random half of the units hot
@@ -32,6 +33,7 @@ class Tracer:
         reads_any: (width,) bool: which columns read any row of any source.
         node: (width,) the node in `links` of each column.
         mixes: (width,) bool: which columns are those of listeners or outputs, not of followers.
+        linked: (width,) bool: which columns are linked with what they read.
         start: (nodes,) the first node of the source that a row is in; 0 for all other nodes.
     """
 
@@ -45,6 +47,9 @@ class Tracer:
             self.node[part] = 0 if place == OUTPUT else np.arange(part.stop - part.start)
             self.node[part] += self.links.offset[place]
             self.mixes[part] = place == OUTPUT or place in replay.listeners
+        self.linked = self.mixes
+        self._single: list[tuple[np.ndarray, np.ndarray]] = []  # columns of followers, rows
+        self._several = np.zeros(replay.width, bool)
         self.start = np.zeros(len(self.links.labels), np.int64)
         for place in replay.sources:
             self.start[self.links.nodes(place)] = self.links.offset[place]
@@ -63,6 +68,7 @@ class Tracer:
             self.replay.changed_columns({}, 0),
             "reads other numbers each time the model runs on the same example",
         )
+        self.computed = Computed(self.replay, self.links)
         ambiguous = self._decode()
         self._keep_units_added_to_inputs()
         ambiguous.settle_()
@@ -78,8 +84,25 @@ class Tracer:
             )
             ambiguous.settle_()
             turn = turn + 1 if len(ambiguous) > before // 2 else 0
+        self._bind()
         self._check()
         return self.links
+
+    def _bind(self) -> None:
+        """Link everything else that belongs to a unit; see `binding.py`."""
+        self.computed.settle_()
+        unit = np.full(self.replay.width, -1)
+        for at, rows in self._single:
+            label = self.links.labels[rows]
+            unit[at] = np.where((unit[at] == -1) | (unit[at] == label), label, -2)
+        bound = bind_followers(self.replay, self.links, self.node, unit, self._several)
+        self.linked = bound | self.mixes
+        self.tensors = Tensors(self.replay, self.links, self.node, self.mixes)
+        self.tensors.bind(groups_of(self.links, self.replay))
+        output = self.links.offset[OUTPUT]
+        for place in self.computed.mixed:
+            nodes = self.links.nodes(place)
+            self.links.join(nodes, np.full(len(nodes), output))
 
     # Codes.
 
@@ -107,10 +130,15 @@ class Tracer:
         code = (ones * (1 << np.arange(len(ones)))[:, None]).sum(0)
         for place, reads_this in zip(sources, reads_source, strict=True):
             at = np.flatnonzero((single & reads_this)[class_of])
-            row = np.searchsorted(sources[place].codes, code[class_of[at]])
-            self.links.join(self.node[at], self.links.offset[place] + row)
-        self.links.crowded[self.node[~single[class_of] & self.reads_any]] = True
-        ambiguous = np.flatnonzero(~single & reads_any)
+            row = self.links.offset[place]
+            row = row + np.searchsorted(sources[place].codes, code[class_of[at]])
+            mixes = self.mixes[at]
+            self.links.join(self.node[at[mixes]], row[mixes])
+            self._single.append((at[~mixes], row[~mixes]))
+        several = ~single[class_of] & self.reads_any
+        self.links.crowded[self.node[several]] = True
+        self._several = several & ~self.mixes
+        ambiguous = np.unique(class_of[several & self.mixes])
         return self._ambiguous(ambiguous, class_of, reads_source, reads_coded)
 
     def _ambiguous(
@@ -142,7 +170,7 @@ class Tracer:
                 # A row is a candidate unless it was hot in a replay in which the class read no NaN.
                 which, row = np.nonzero(no_nan.T @ hot == 0)
                 pairs.append(np.stack([number[some[which]], self.links.offset[place] + row]))
-        position = np.flatnonzero(number[class_of] >= 0)
+        position = np.flatnonzero((number[class_of] >= 0) & self.mixes)
         # All outputs are one node, so one output element of each class is enough.
         columns = np.stack([self.node[position], number[class_of[position]]])
         (node, column_class), first = np.unique(columns, axis=1, return_index=True)
@@ -189,9 +217,9 @@ class Tracer:
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
             hot = random.random(len(labels)) < 0.5
-            expected = hot[labels][self.node] & self.reads_any
+            expected = hot[labels][self.node] & self.reads_any & self.linked
             by_source = self._by_source(hot[labels])
-            reads = self.replay.nan_columns(by_source)
+            reads = self.replay.nan_columns(by_source) & self.linked
             changed = self.replay.changed_columns(by_source, seed)
             self._refuse(reads != expected, "reads other units in one replay than in another")
             self._refuse(

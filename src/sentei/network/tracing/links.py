@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 
-from sentei.network.tracing.inputs import Place
+from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.replay import OUTPUT, Replay
+
+Signature = tuple[tuple[str, Place, int], ...]  # (role, place, positions of a unit there)
 
 
 class Links:
@@ -28,6 +32,8 @@ class Links:
             sizes.setdefault(place, 1 if place == OUTPUT else part.stop - part.start)
         for (first, second), times in replay.aligned.items():
             sizes.setdefault(second, sizes[first] * times)
+        for place, size in replay.slices.items():
+            sizes.setdefault(place, size)
         ends = np.cumsum([0, *sizes.values()])
         self.offset: dict[Place, int] = dict(zip(sizes, ends[:-1].tolist(), strict=True))
         self.labels = np.arange(ends[-1])
@@ -80,3 +86,55 @@ def agreement(key: np.ndarray, value: np.ndarray, keys: int) -> np.ndarray:
     np.minimum.at(low, key, value)
     np.maximum.at(high, key, value)
     return np.where(low == high, low, -1)
+
+
+def roles(replay: Replay) -> list[tuple[str, Place]]:
+    """Return every place with its role ("input", "producer", "follower", "listener").
+
+    Producers and inputs come first. The biases of a producer are producers too.
+    """
+    aligned_with = defaultdict(list)
+    for first, second in replay.aligned:
+        aligned_with[first].append(second)
+    found = []
+    for place in replay.sources:
+        role = "input" if place[1] == INPUT else "producer"
+        found += [(role, place), *((role, other) for other in aligned_with[place])]
+    for place in replay.readers:
+        if place in replay.listeners:
+            found.append(("listener", place))
+        elif place != OUTPUT:
+            found += [("follower", place), *(("follower", other) for other in aligned_with[place])]
+    return list(dict.fromkeys(found))
+
+
+def signatures(having: list[tuple[str, Place]], links: Links) -> dict[int, Signature]:
+    """Return the signature of each unit by its label, in the order of the units' first positions.
+
+    The signature holds each place where the unit has positions, with its role and how many.
+
+    Args:
+        having: the places with their roles.
+        links: the units.
+    """
+    entries: dict[int, list[tuple[str, Place, int]]] = defaultdict(list)
+    for role, place in having:
+        labels = links.labels[links.nodes(place)]
+        units, first, count = np.unique(labels, return_index=True, return_counts=True)
+        for at in np.argsort(first):
+            entries[int(units[at])].append((role, place, int(count[at])))
+    return {unit: tuple(signature) for unit, signature in entries.items()}
+
+
+def groups_of(links: Links, replay: Replay) -> np.ndarray:
+    """Return the number of the group of each unit by its label, (nodes,); -1 for what is no unit.
+
+    Units of one group have the same signature.
+    """
+    numbers: dict[Signature, int] = {}
+    found = np.full(len(links.labels), -1)
+    for unit, signature in signatures(roles(replay), links).items():
+        if {"producer", "input"} & {role for role, _, _ in signature}:
+            found[unit] = numbers.setdefault(signature, len(numbers))
+    found[links.labels[links.offset[OUTPUT]]] = -1
+    return found

@@ -15,7 +15,8 @@ activations, norms and reshapes between these layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sentei.errors import StructureError
-from sentei.network.calls import Call, Calls
+from sentei.network.calls import COMPUTED, Call, Calls
 from sentei.network.example import Example, own_training, run
+from sentei.network.origins import Origin
 from sentei.network.tracing.inputs import Inputs, Place, Source
 
 OUTPUT: Place = ("", -2)  # stands for the network's outputs; its columns are all their elements
@@ -47,6 +49,7 @@ class Replay:
             bias), with how often the second place repeats the positions of the first.
         in_step: places of grouped convolutions that have to keep equally many positions in each
             group, with the number of groups.
+        computed_from: for each weight that the network computes, the weights it computes it from.
         width: number of columns of all readers: the length of the vectors that a replay returns.
         passes: number of passes run so far, the recorded one included.
     """
@@ -70,6 +73,9 @@ class Replay:
             for group in (model.named_parameters, model.named_buffers)
             for name, tensor in group(remove_duplicate=False)
         }
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        self.computed_from: dict[str, Origin] = {}
+        self._used: set[str] = set()
         self.example = example
         self.sources: dict[Place, Source] = {}
         self._inputs = Inputs(model, example)
@@ -94,6 +100,7 @@ class Replay:
             )
         self._outputs = [output.clone() for output in outputs]
         self._add_reader(OUTPUT, sum(output.numel() for output in outputs))
+        self.slices = self._slices()
 
     # Recording.
 
@@ -103,32 +110,46 @@ class Replay:
         self._script.append(_signature(call))
         self._computed.append(out.clone() if call.mixes else None)
         self._read.append(call.input.clone() if call.mixes else None)
-        weight, use, names = self._tensors[call.weight], call.use, call.tensors
+        for name, tensor in _computed_weights(call):
+            self.computed_from[name] = self._origins.of(tensor) or frozenset()
+            self._shapes[name] = tuple(tensor.shape)
+        shape, use, names = self._shapes[call.weight], call.use, call.tensors
         if use.rows is not None:
             place = call.weight, use.rows
-            self.sources.setdefault(
-                place, Source(place, np.arange(weight.shape[use.rows]), call.function)
-            )
-            self._align(place, weight.shape[use.rows], names[1:])
-            if call.groups > 1 and weight.shape[use.rows] == out.shape[call.axis]:
+            self.sources.setdefault(place, Source(place, np.arange(shape[use.rows]), call.function))
+            self._align(place, shape[use.rows], names[1:])
+            if call.groups > 1 and shape[use.rows] == out.shape[call.axis]:
                 self.in_step[place] = call.groups
         if use.columns is not None:
             place = call.weight, use.columns
-            self._add_reader(place, weight.shape[use.columns])
+            self._add_reader(place, shape[use.columns])
             if call.mixes:
                 self.listeners[place] = None
-                if call.groups > 1 and weight.shape[use.columns] == call.input.shape[call.axis]:
+                if call.groups > 1 and shape[use.columns] == call.input.shape[call.axis]:
                     self.in_step[place] = call.groups
             else:
-                self._align(place, weight.shape[use.columns], names[1:])
+                self._align(place, shape[use.columns], names[1:])
         return out
+
+    def _slices(self) -> dict[Place, int]:
+        """Return the dimensions of used tensors that no call names, with their sizes."""
+        named = {name for name, _ in (*self.sources, *self.readers)}
+        named |= {name for pair in self.aligned for name, _ in pair}
+        parents = {name for names in self.computed_from.values() for name in names}
+        return {
+            (name, dim): size
+            for name in sorted(self._used - named | parents)
+            if self._tensors[name].is_floating_point()
+            for dim, size in enumerate(self._shapes[name])
+            if size > 1
+        }
 
     def _align(self, place: Place, size: int, names: Sequence[str]) -> None:
         """Register that the tensors `names` have one entry for each position of a place."""
         for name in names:
             # The bias of a grouped transposed convolution has an entry for every row of every
             # group, its weight has the rows once. An emptied layer has size 0.
-            self.aligned[place, (name, 0)] = self._tensors[name].shape[0] // max(size, 1)
+            self.aligned[place, (name, 0)] = self._shapes[name][0] // max(size, 1)
 
     def _add_reader(self, place: Place, size: int) -> None:
         if place not in self.readers:
@@ -147,7 +168,7 @@ class Replay:
             return call()
 
         try:
-            with own_training(self.model), Calls(self.model, note, plain=True):
+            with own_training(self.model), self._calls(note):
                 outputs = _leaves(run(self.model, self.example))
         except Exception:  # such as a forward that needs targets in training
             return False
@@ -160,7 +181,8 @@ class Replay:
         """Replay with NaN in the outputs of hot rows; return which columns read NaN, (width,) bool.
 
         Args:
-            hot: for each source with hot rows, which of its rows are hot, (rows,) bool.
+            hot: for each source with hot rows, which of its rows are hot, (rows,) bool. Of other
+                tensors, the slices themselves hold NaN.
 
         Raises:
             StructureError: the calls or the sizes of the outputs differ from the recorded ones.
@@ -174,9 +196,48 @@ class Replay:
                 self._note(found, call, _reduced(reads, call.axis, Tensor.amax).isnan())
             return out
 
-        output = self._run(answer, self._inputs.poisoned(hot))
+        slices = self.slices.keys() - self.sources.keys()
+        with self._poisoned({place: hot[place] for place in hot.keys() & slices}):
+            output = self._run(answer, self._inputs.poisoned(hot))
         self._note_outputs(found, [value.isnan() for value in _leaves(output)])
         return found
+
+    def nan_weights(self, hot: Mapping[Place, np.ndarray]) -> dict[Place, np.ndarray]:
+        """Replay with NaN in slices of tensors; return which rows and columns of weights hold NaN.
+
+        Args:
+            hot: for each dimension of a tensor which of its slices are hot, (size,) bool.
+
+        Returns:
+            For each dimension of each weight that the network computes, (size,) bool.
+        """
+        found: dict[Place, np.ndarray] = {}
+
+        def answer(call: Call) -> Tensor:
+            for name, tensor in _computed_weights(call):
+                for dim in range(tensor.ndim):
+                    flags = _reduced(tensor, dim, Tensor.amax).isnan()
+                    found[name, dim] = flags.cpu().numpy()
+            return self._answer(call, {}, _nan_filled)
+
+        with self._poisoned(hot):
+            self._run(answer, self.example)
+        return found
+
+    @contextmanager
+    def _poisoned(self, hot: Mapping[Place, np.ndarray]) -> Iterator[None]:
+        """Put NaN into the hot slices of tensors; the tensors themselves do not change."""
+        tensors = {name: self._tensors[name] for name, _ in hot}
+        before = {name: tensor.data for name, tensor in tensors.items()}
+        try:
+            for (name, dim), rows in hot.items():
+                where = torch.from_numpy(np.flatnonzero(rows))
+                data = tensors[name].data
+                tensors[name].data = data.index_fill(dim, where.to(data.device), torch.nan)
+            yield
+        finally:
+            for name, tensor in tensors.items():
+                tensor.data = before[name]
 
     def changed_columns(self, hot: Mapping[Place, np.ndarray], seed: int) -> np.ndarray:
         """Replay with noise added to hot rows' outputs; return which columns read other numbers.
@@ -254,7 +315,7 @@ class Replay:
         """Run the model with every weight call handed to `answer`; return the model's output."""
         self.passes += 1
         torch.manual_seed(0)  # random numbers inside the network are the same in every pass
-        calls = Calls(self.model, answer, plain=True)
+        calls = self._calls(answer)
         with calls:
             output = run(self.model, example)
             if self.training:
@@ -262,7 +323,14 @@ class Replay:
                     output = output, run(self.model, example)
         if calls.made != len(self._script):
             raise StructureError(_CHANGING.format(f"call {calls.made}"))
+        self._used |= self._origins.used
         return output
+
+    def _calls(self, answer: Callable[[Call], Tensor]) -> Calls:
+        calls = Calls(self.model, answer, plain=True, computed=True)
+        assert calls.origins is not None
+        self._origins = calls.origins
+        return calls
 
 
 _CHANGING = (
@@ -270,6 +338,18 @@ _CHANGING = (
     "when its values change (data-dependent control flow); trace the parts it chooses between one "
     "by one"
 )
+
+
+def is_computed(place: Place) -> bool:
+    """Return whether a place is one of a weight that the network computes from others."""
+    return place[0].startswith(COMPUTED)
+
+
+def _computed_weights(call: Call) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and value of the arguments of a call that the network computes from weights."""
+    for name in call.tensors:
+        if name.startswith(COMPUTED):
+            yield name, call.given[name.partition(".")[2]]
 
 
 def _nan_filled(out: Tensor, where: Tensor, axis: int) -> Tensor:

@@ -15,15 +15,13 @@ from torch.nn.parameter import is_lazy
 from sentei.errors import StructureError
 from sentei.network.example import Example, check, resized, rows, undisturbed
 from sentei.network.tracing.decoding import Tracer
-from sentei.network.tracing.inputs import INPUT, Place
-from sentei.network.tracing.links import Links
-from sentei.network.tracing.replay import OUTPUT, Replay
+from sentei.network.tracing.inputs import Place
+from sentei.network.tracing.links import Links, Signature, roles, signatures
+from sentei.network.tracing.replay import OUTPUT, Replay, is_computed
 from sentei.network.units import Listener, Neurons
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-
-Signature = tuple[tuple[str, Place, int], ...]  # (role, place, positions of a unit there)
 
 
 def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
@@ -53,8 +51,9 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
     """
     with undisturbed(model), _on_one_thread():
         replay = record(model, example, inputs=inputs)
-        links = Tracer(replay).trace()
-    return _groups(replay, links)
+        tracer = Tracer(replay)
+        tracer.trace()
+    return _groups(tracer)
 
 
 @contextmanager
@@ -105,11 +104,11 @@ def _few(example: Example, samples: int) -> Example:
     return resized(example, lambda t: t[:samples]) if count and count > samples else example
 
 
-def _groups(replay: Replay, links: Links) -> list[Neurons]:
+def _groups(tracer: Tracer) -> list[Neurons]:
     """Collect the units that can be removed into groups of units with the same signature."""
-    roles = _roles(replay)
+    replay, links = tracer.replay, tracer.links
     units_by_signature: dict[Signature, list[int]] = defaultdict(list)
-    for unit, signature in _signatures(roles, links).items():
+    for unit, signature in signatures(_roles(tracer), links).items():
         if _is_offered(signature, unit == links.labels[links.offset[OUTPUT]]):
             units_by_signature[signature].append(unit)
     found = []
@@ -134,38 +133,18 @@ def _groups(replay: Replay, links: Links) -> list[Neurons]:
     return found
 
 
-def _roles(replay: Replay) -> list[tuple[str, Place]]:
-    """Return every place with its role ("input", "producer", "follower", "listener").
+def _roles(tracer: Tracer) -> list[tuple[str, Place]]:
+    """Return every place of the model's own tensors with its role.
 
-    Producers and inputs come first. The biases of a producer are producers too.
+    In the place of a weight that the network computes from others stand the weights it comes from.
+    A place that computes or reads units does not follow as well.
     """
-    aligned_with = defaultdict(list)
-    for first, second in replay.aligned:
-        aligned_with[first].append(second)
-    roles = []
-    for place in replay.sources:
-        role = "input" if place[1] == INPUT else "producer"
-        roles += [(role, place), *((role, other) for other in aligned_with[place])]
-    for place in replay.readers:
-        if place in replay.listeners:
-            roles.append(("listener", place))
-        elif place != OUTPUT:
-            roles += [("follower", place), *(("follower", other) for other in aligned_with[place])]
-    return list(dict.fromkeys(roles))
-
-
-def _signatures(roles: list[tuple[str, Place]], links: Links) -> dict[int, Signature]:
-    """Return the signature of each unit by its label, in the order of the units' first positions.
-
-    The signature holds each place where the unit has positions, with its role and how many.
-    """
-    entries: dict[int, list[tuple[str, Place, int]]] = defaultdict(list)
-    for role, place in roles:
-        labels = links.labels[links.nodes(place)]
-        units, first, count = np.unique(labels, return_index=True, return_counts=True)
-        for at in np.argsort(first):
-            entries[int(units[at])].append((role, place, int(count[at])))
-    return {unit: tuple(signature) for unit, signature in entries.items()}
+    parts, found = tracer.computed.parts, []
+    for role, place in roles(tracer.replay):
+        found += [(role, own) for own in (parts.get(place, ()) if is_computed(place) else (place,))]
+    held = {place for role, place in found if role != "follower"}
+    found += [("follower", place) for place in tracer.tensors.bound]
+    return [each for each in dict.fromkeys(found) if each[0] != "follower" or each[1] not in held]
 
 
 def _is_offered(signature: Signature, reaches_output: bool) -> bool:

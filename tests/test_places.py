@@ -1,0 +1,36 @@
+"""Every tensor is a place: tables, joined biases, computed weights follow the units they belong to."""
+
+import copy
+
+import pytest
+import torch
+
+import sentei
+from place_networks import PLACES
+
+
+def doomed(groups):
+    """A third of each group, at least one unit, not always the first."""
+    return {g: list(range(g.size))[1 :: 3][: max(g.size // 3, 1)] for g in groups if g.size > 1}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_offered_is_right_and_can_be_cut(name):
+    build, expected = PLACES[name]
+    net, x = build()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    groups = sentei.find_units(net, x)
+    assert sorted(f"{g.kind} {g.size}" for g in groups) == sorted(expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    if not groups:
+        return
+    net, x = net.double(), x.double()
+    mask = sentei.Mask.full(groups).without(doomed(groups))
+    masked = copy.deepcopy(net)
+    mask.apply_(masked)
+    small = sentei.shrink(net, mask, example=x)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
+    assert torch.allclose(small.eval()(x), masked.eval()(x), rtol=1e-9, atol=1e-11)
+    for group in groups:  # and each alone
+        alone = sentei.Mask.full(groups).without({group: doomed([group]).get(group, [])})
+        sentei.shrink(net, alone, example=x)
