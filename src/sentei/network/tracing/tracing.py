@@ -117,7 +117,7 @@ def _groups(tracer: Tracer) -> list[Neurons]:
         if len(units) == 1 and not _is_one_row(signature):
             continue
         parts = _parts(signature, np.array(units), links)
-        kind = _kind(parts, replay, links)
+        kind = _kind(parts, tracer)
         name = parts["producer"][0].layer if parts["producer"] else parts["input"][0].parameter
         name = name or parts["producer"][0].parameter
         taken[kind, name] += 1
@@ -173,11 +173,16 @@ def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, l
     return parts
 
 
-def _kind(parts: dict[str, list[Listener]], replay: Replay, links: Links) -> str:
+def _kind(parts: dict[str, list[Listener]], tracer: Tracer) -> str:
     """Return the kind of a group: "input", "channel", "head" or "neuron"."""
     if not parts["producer"]:
         return "input"
-    used_by = {place: source.function for place, source in replay.sources.items()}
+    links, computed = tracer.links, tracer.computed.parts
+    used_by = {
+        own: source.function
+        for place, source in tracer.replay.sources.items()
+        for own in computed.get(place, (place,))
+    }
     rows = [part for part in parts["producer"] if (part.parameter, part.dim) in used_by]
     if any(used_by[part.parameter, part.dim] in (*_CONVOLUTIONS, *_TRANSPOSED) for part in rows):
         return "channel"
