@@ -421,9 +421,7 @@ class FrozenNorm(Pictures):
             self.register_buffer(name, torch.rand(8) + 0.5)
 
     def between(self, x):
-        w, b, m, v = (
-            t.reshape(1, -1, 1, 1) for t in (self.weight, self.bias, self.mean, self.var)
-        )
+        w, b, m, v = (t.reshape(1, -1, 1, 1) for t in (self.weight, self.bias, self.mean, self.var))
         scale = w * (v + 1e-5).rsqrt()
         return x * scale + (b - m * scale)
 
@@ -511,3 +509,125 @@ class SharedBiases(nn.Module):
             y = (q @ k.mT + self.table).softmax(-1) @ v
             x = x + proj(y.transpose(1, 2).reshape(b, n, -1))
         return self.head(x.mean(1))
+
+
+# Units that must go together.
+
+
+@place("channel 5", "channel 6", x=IMAGE)
+class Halves(nn.Module):
+    """Half of the channels pass by a convolution; `chunk` needs halves of one size."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 10, 3), nn.Conv2d(5, 5, 3, padding=1)
+        self.c, self.head = nn.Conv2d(15, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x):
+        one, two = self.a(x).chunk(2, 1)
+        x = self.c(torch.cat([one, two, two + self.b(two).relu()], 1)).relu()
+        return self.head(x.mean((2, 3)))
+
+
+@place("channel 4", "channel 12", x=IMAGE)
+class Quarters(nn.Module):
+    """Quarters that are convolved one after another, divided by a width that is an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = 4
+        self.a, self.c, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 1), nn.Linear(12, 3)
+        self.steps = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        parts = torch.split(self.a(x).relu(), self.width, 1)
+        done, here = [parts[3]], 0
+        for step, part in zip(self.steps, parts, strict=False):
+            here = step(part + here).relu()
+            done.append(here)
+        return self.head(self.c(torch.cat(done, 1)).relu().mean((2, 3)))
+
+
+@place("neuron 12", "neuron 10", x=FLAT)
+class Gated(Plain):
+    """A gated linear unit: a value and its gate go together."""
+
+    def more(self):
+        self.layer = nn.Linear(12, 20)
+
+    def middle(self, h):
+        return F.glu(self.layer(h))
+
+
+@place("neuron 12", "neuron 10", x=FLAT)
+class GatedByHalves(Plain):
+    def more(self):
+        self.layer = nn.Linear(12, 20)
+
+    def middle(self, h):
+        value, gate = self.layer(h).chunk(2, -1)
+        return value * gate.sigmoid()
+
+
+@place("channel 12", "channel 6", x=IMAGE)
+class Waves(nn.Module):
+    """Gated convolutions with a residual and a skip packed in one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 1)
+        self.gates = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1) for _ in range(2))
+        self.out = nn.ModuleList(nn.Conv2d(6, 24, 1) for _ in range(2))
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        x, skips = self.stem(x), 0
+        for gate, out in zip(self.gates, self.out, strict=True):
+            one, two = gate(x).chunk(2, 1)
+            residual, skip = out(one.tanh() * two.sigmoid()).chunk(2, 1)
+            x, skips = x + residual, skips + skip
+        return self.head(skips.relu().mean((2, 3)))
+
+
+@place("channel 8", "channel 2", "channel 6", x=IMAGE)
+class Squeeze(Pictures):
+    """Squeeze and excitation."""
+
+    def more(self):
+        self.down, self.up = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+    def between(self, x):
+        return x * self.up(self.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+@place("neuron 24", "head 4")
+class OneKey(Attend):
+    """One key and one value for all heads."""
+
+    def more(self):
+        self.qkv, self.key, self.value = nn.Linear(W, W), nn.Linear(W, D), nn.Linear(W, D)
+
+    def split(self, x):
+        b, n, _ = x.shape
+        q = self.qkv(x).reshape(b, n, self.heads, D).transpose(1, 2)
+        return q, self.key(x)[:, None], self.value(x)[:, None]
+
+
+@place("neuron 24", "head 2")
+class FewerKeys(Attend):
+    """Two heads share a key and a value."""
+
+    def more(self):
+        self.qkv, self.kv = nn.Linear(W, W), nn.Linear(W, W)
+
+    def split(self, x):
+        b, n, _ = x.shape
+        q = self.qkv(x).reshape(b, n, -1, D).transpose(1, 2)
+        k, v = self.kv(x).reshape(b, n, 2, -1, D).permute(2, 0, 3, 1, 4)
+        return q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        b, n, _ = x.shape
+        y = self.mixed(*self.split(x)).transpose(1, 2).reshape(b, n, -1)
+        return self.head((x + self.proj(y)).mean(1))

@@ -1,4 +1,4 @@
-"""Every tensor is a place: tables, joined biases, computed weights follow the units they belong to."""
+"""Every tensor is a place: tables, joined biases and computed weights follow their units."""
 
 import copy
 
@@ -11,7 +11,7 @@ from place_networks import PLACES
 
 def doomed(groups):
     """A third of each group, at least one unit, not always the first."""
-    return {g: list(range(g.size))[1 :: 3][: max(g.size // 3, 1)] for g in groups if g.size > 1}
+    return {g: list(range(g.size))[1::3][: max(g.size // 3, 1)] for g in groups if g.size > 1}
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -31,6 +31,9 @@ def test_what_is_offered_is_right_and_can_be_cut(name):
     small = sentei.shrink(net, mask, example=x)
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
     assert torch.allclose(small.eval()(x), masked.eval()(x), rtol=1e-9, atol=1e-11)
+    certificate = sentei.certify(masked, small, x, mask=mask)
+    assert certificate.moved > 0
+    assert not certificate.uncompared
     for group in groups:  # and each alone
         alone = sentei.Mask.full(groups).without({group: doomed([group]).get(group, [])})
         sentei.shrink(net, alone, example=x)

@@ -31,8 +31,8 @@ ALL_BELOW_PAPERS = PRUNING | {
 }
 ROOMS = {
     "network": set(),
-    "network.tracing": {"network"},
     "network.surgery": {"network"},
+    "network.tracing": {"network", "network.surgery"},
     "network.encoding": {"network", "network.surgery"},
     "probe.recording": NETWORK,
     "probe.engines": NETWORK | {"probe.recording"},

@@ -115,7 +115,7 @@ _MIXING_TWO: dict[Any, tuple[Use, Use]] = {
 }
 
 # Methods that are called as these functions, whose arguments all have names.
-_FUNCTIONS: dict[Any, Any] = {
+FUNCTIONS: dict[Any, Any] = {
     Tensor.__matmul__: torch.matmul,
     **{getattr(Tensor, f.__name__): f for f in (torch.matmul, torch.mm, torch.addmm, torch.prelu)},
     **{getattr(Tensor, f.__name__): f for f in (torch.bmm, torch.mv)},
@@ -220,19 +220,13 @@ class Calls(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:  # the packed function hides its layers: run them as separate calls
                 return multi_head_attention(*args, **kwargs)
-        func = _FUNCTIONS.get(func, func)
+        func = FUNCTIONS.get(func, func)
         is_weight = self._is_weight if self.origins is not None else None
         if self.plain and (plain := plain_form(func, args, is_weight)) is not None:
             with self:
                 return plain(*args, **kwargs)
-        if self.plain and func in _MIXING_TWO:
-            calls = [self._mixing(func, use, args, kwargs) for use in _MIXING_TWO[func]]
-            if calls[0] is not None and calls[1] is not None:
-                self._answered(calls[0])
-                return self._answered(replace(calls[1], position=self.made))
-        call = self._recognise(func, args, kwargs)
-        if call is not None:
-            return self._answered(call)
+        if calls := self._all_calls(func, args, kwargs):
+            return [self._answered(call) for call in calls][-1]
         result = func(*args, **kwargs)
         if self.origins is not None:
             self.origins.note(result, args, kwargs)
@@ -240,7 +234,15 @@ class Calls(TorchFunctionMode):
 
     def _answered(self, call: Call) -> Tensor:
         self.made += 1
-        return self.answer(call)
+        return self.answer(replace(call, position=self.made - 1))
+
+    def _all_calls(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Call]:
+        """Return the call that a function makes, or two if it mixes two inputs; none if none."""
+        if self.origins is not None and func in _MIXING_TWO:
+            found = [self._mixing(func, use, args, kwargs) for use in _MIXING_TWO[func]]
+        else:
+            found = [self._recognise(func, args, kwargs)]
+        return [call for call in found if call is not None]
 
     def _is_weight(self, value: Any) -> bool:
         """Return whether a value is a weight of the model, or computed from weights."""

@@ -130,17 +130,20 @@ def certify(
     )
 
 
-def alike(masked: nn.Module, example: Example, mask: Mask) -> Callable[[nn.Module], bool]:
+def alike(
+    masked: nn.Module, example: Example, mask: Mask, *, leaking: bool = False
+) -> Callable[[nn.Module], bool]:
     """Return a quick test of networks that may be the cut one: a pass on two inputs for each.
 
     It compares outputs and layers with those of the masked network, in evaluation mode and with the
     networks' own weights, so that it refuses most wrong cuts. `certify` proves a right one.
     """
     two = resized(at_least(example, LEAST), lambda t: t[:LEAST]) if rows(example) else example
-    want, marked = observed(masked, two), observed(masked, two, dead=mask)
+    observe = partial(observed, example=two, leaking=leaking)
+    want, marked = observe(masked), observe(masked, dead=mask)
 
     def fits(small: nn.Module) -> bool:
-        pairs, _ = paired(want, observed(small, two), marked, "evaluation mode")
+        pairs, _ = paired(want, observe(small), marked, "evaluation mode")
         allowed = 10 * max((TOLERANCE.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
         return all(difference(a, b) <= allowed for _, a, b in pairs)
 

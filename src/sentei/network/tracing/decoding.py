@@ -88,6 +88,14 @@ class Tracer:
         self._check()
         return self.links
 
+    def reached(self) -> dict[Place, np.ndarray]:
+        """Return for each source which columns read any of its rows, (width,) bool."""
+        width = self.replay.width
+        return {
+            place: np.unpackbits(packed, count=width).astype(bool)
+            for place, packed in self._reached.items()
+        }
+
     def _bind(self) -> None:
         """Link everything else that belongs to a unit; see `binding.py`."""
         self.computed.settle_()
@@ -119,6 +127,7 @@ class Tracer:
             self._packed_replay({place: np.ones(len(s.codes), bool)})
             for place, s in sources.items()
         ]
+        self._reached = dict(zip(sources, answers, strict=True))
         answers += [self._packed_replay(hot) for hot in _coded(sources)]
         first, class_of = _classes(answers, self.replay.width)
         reads = np.stack([np.unpackbits(answer)[first] for answer in answers]).astype(bool)

@@ -15,8 +15,8 @@ activations, norms and reshapes between these layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from sentei.errors import StructureError
 from sentei.network.calls import COMPUTED, Call, Calls
 from sentei.network.example import Example, own_training, run
 from sentei.network.origins import Origin
+from sentei.network.poison import poisoned
 from sentei.network.tracing.inputs import Inputs, Place, Source
 
 OUTPUT: Place = ("", -2)  # stands for the network's outputs; its columns are all their elements
@@ -175,6 +176,14 @@ class Replay:
         shapes = [output.shape for output in outputs]
         return made != self._script or shapes != [output.shape for output in self._outputs]
 
+    def leave_out_(self, sources: Iterable[Place]) -> None:
+        """Leave out sources: their rows are no units any more, and hold no NaN."""
+        for place in sources:
+            del self.sources[place]
+            for pair in [pair for pair in self.aligned if pair[0] == place]:
+                del self.aligned[pair]
+            self.in_step.pop(place, None)
+
     # Replaying.
 
     def nan_columns(self, hot: Mapping[Place, np.ndarray]) -> np.ndarray:
@@ -224,20 +233,10 @@ class Replay:
             self._run(answer, self.example)
         return found
 
-    @contextmanager
-    def _poisoned(self, hot: Mapping[Place, np.ndarray]) -> Iterator[None]:
-        """Put NaN into the hot slices of tensors; the tensors themselves do not change."""
-        tensors = {name: self._tensors[name] for name, _ in hot}
-        before = {name: tensor.data for name, tensor in tensors.items()}
-        try:
-            for (name, dim), rows in hot.items():
-                where = torch.from_numpy(np.flatnonzero(rows))
-                data = tensors[name].data
-                tensors[name].data = data.index_fill(dim, where.to(data.device), torch.nan)
-            yield
-        finally:
-            for name, tensor in tensors.items():
-                tensor.data = before[name]
+    def _poisoned(self, hot: Mapping[Place, np.ndarray]) -> AbstractContextManager[None]:
+        """Put NaN into the hot slices of tensors."""
+        where = {place: torch.from_numpy(np.flatnonzero(rows)) for place, rows in hot.items()}
+        return poisoned(self._tensors, where)
 
     def changed_columns(self, hot: Mapping[Place, np.ndarray], seed: int) -> np.ndarray:
         """Replay with noise added to hot rows' outputs; return which columns read other numbers.

@@ -1,0 +1,101 @@
+"""Decide which groups are offered: those that can be cut, by trying where that is in doubt."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from sentei.network.example import Example
+from sentei.network.surgery.surgery import Trial
+from sentei.network.tracing.inputs import Place
+from sentei.network.units import Listener, Neurons
+
+ROLES = ("producers", "followers", "listeners")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The groups that are offered, and those that were found and cannot be cut.
+
+    Attributes:
+        groups: in the order in which they were found.
+        refused: the others, with the reason of each.
+    """
+
+    groups: list[Neurons]
+    refused: dict[Neurons, str]
+
+
+def offer(model: nn.Module, found: Sequence[Neurons], example: Example) -> Offer:
+    """Return the groups that can be cut.
+
+    A group that has all rows of its producers is offered. Others are tried: a part of a layer that
+    `chunk` or `split` divides can often be cut only together with the other parts, unit by unit.
+
+    Args:
+        model: the network.
+        found: all groups of its units.
+        example: inputs.
+    """
+    doubtful = _sharing_producers(model, found)
+    if not doubtful:
+        return Offer([*found], {})
+    trial = Trial(model, example)
+    instead: dict[Neurons, list[Neurons]] = {}
+    refused: dict[Neurons, str] = {}
+    for parts in doubtful:
+        whys = {group: trial.why_not([group]) for group in parts}
+        failed = [group for group, why in whys.items() if why is not None]
+        for alike in _of_one_size(failed):
+            joined = _joined(alike)
+            if len(alike) > 1 and trial.why_not([joined]) is None:
+                instead |= {group: [] for group in alike[1:]} | {alike[0]: [joined]}
+            else:
+                refused |= {group: str(whys[group]) for group in alike}
+    kept = [g for group in found if group not in refused for g in instead.get(group, [group])]
+    return Offer(kept, refused)
+
+
+def _sharing_producers(model: nn.Module, found: Sequence[Neurons]) -> list[list[Neurons]]:
+    """Return the groups that do not have all rows of a producer, those of one producer together."""
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers()),
+    }
+    by_place: dict[Place, list[Neurons]] = defaultdict(list)
+    for group in found:
+        for part in group.producers:
+            if part.index.unique().numel() < tensors[part.parameter].shape[part.dim]:
+                by_place[part.parameter, part.dim].append(group)
+    together: list[list[Neurons]] = []
+    for some in by_place.values():
+        meeting = [each for each in together if any(group in each for group in some)]
+        joined = list(dict.fromkeys([*(g for each in meeting for g in each), *some]))
+        together = [*(each for each in together if each not in meeting), joined]
+    return together
+
+
+def _of_one_size(groups: Sequence[Neurons]) -> list[list[Neurons]]:
+    by_form: dict[tuple[str, int], list[Neurons]] = defaultdict(list)
+    for group in groups:
+        by_form[group.kind, group.size].append(group)
+    return [*by_form.values()]
+
+
+def _joined(groups: Sequence[Neurons]) -> Neurons:
+    """Return one group whose unit number i is unit number i of each of some groups."""
+    parts: dict[str, tuple[Listener, ...]] = {}
+    for role in ROLES:
+        by_place: dict[Place, list[Listener]] = defaultdict(list)
+        for group in groups:
+            for part in getattr(group, role):
+                by_place[part.parameter, part.dim].append(part)
+        parts[role] = tuple(
+            replace(some[0], index=torch.cat([part.index for part in some], 1))
+            for some in by_place.values()
+        )
+    return replace(groups[0], **parts)
