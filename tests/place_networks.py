@@ -529,7 +529,7 @@ class Halves(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-@place("channel 4", "channel 12", x=IMAGE)
+@place("channel 4", "channel 4", "channel 12", x=IMAGE)
 class Quarters(nn.Module):
     """Quarters that are convolved one after another, divided by a width that is an attribute."""
 
@@ -569,7 +569,7 @@ class GatedByHalves(Plain):
         return value * gate.sigmoid()
 
 
-@place("channel 12", "channel 6", x=IMAGE)
+@place("channel 12", "channel 6", "channel 6", x=IMAGE)
 class Waves(nn.Module):
     """Gated convolutions with a residual and a skip packed in one layer."""
 

@@ -47,6 +47,20 @@ def groups(tracer: Tracer) -> list[Neurons]:
     return found
 
 
+def unread_rows(tracer: Tracer) -> dict[Place, torch.Tensor]:
+    """Return the rows that no listener and no output reads, int64, by place; of weights and biases.
+
+    Such as those of the last residual of a network that returns another sum.
+    """
+    links, found = tracer.links, {}
+    read = links.has_readers
+    for role, place in _roles(tracer):
+        if role == "producer":
+            rows = np.flatnonzero(~read[links.labels[links.nodes(place)]])
+            found |= {place: torch.from_numpy(rows)} if len(rows) else {}
+    return found
+
+
 def _roles(tracer: Tracer) -> list[tuple[str, Place]]:
     """Return every place of the model's own tensors with its role.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,12 @@ class Offer:
     refused: dict[Neurons, str]
 
 
-def offer(model: nn.Module, found: Sequence[Neurons], example: Example) -> Offer:
+def offer(
+    model: nn.Module,
+    found: Sequence[Neurons],
+    unread: Mapping[Place, torch.Tensor],
+    example: Example,
+) -> Offer:
     """Return the groups that can be cut.
 
     A group that has all rows of its producers is offered. Others are tried: a part of a layer that
@@ -39,6 +44,7 @@ def offer(model: nn.Module, found: Sequence[Neurons], example: Example) -> Offer
     Args:
         model: the network.
         found: all groups of its units.
+        unread: rows that no layer reads, by place; they go with others if shapes need it.
         example: inputs.
     """
     doubtful = _sharing_producers(model, found)
@@ -52,10 +58,17 @@ def offer(model: nn.Module, found: Sequence[Neurons], example: Example) -> Offer
         failed = [group for group, why in whys.items() if why is not None]
         for alike in _of_one_size(failed):
             joined = _joined(alike)
-            if len(alike) > 1 and trial.why_not([joined]) is None:
-                instead |= {group: [] for group in alike[1:]} | {alike[0]: [joined]}
-            else:
+            ways = [joined] if len(alike) > 1 else []
+            ways += (
+                [whole]
+                if (whole := _completed(joined, unread)).producers != joined.producers
+                else []
+            )
+            fitting = next((way for way in ways if trial.why_not([way]) is None), None)
+            if fitting is None:
                 refused |= {group: str(whys[group]) for group in alike}
+            else:
+                instead |= {group: [] for group in alike[1:]} | {alike[0]: [fitting]}
     kept = [g for group in found if group not in refused for g in instead.get(group, [group])]
     return Offer(kept, refused)
 
@@ -84,6 +97,17 @@ def _of_one_size(groups: Sequence[Neurons]) -> list[list[Neurons]]:
     for group in groups:
         by_form[group.kind, group.size].append(group)
     return [*by_form.values()]
+
+
+def _completed(group: Neurons, unread: Mapping[Place, torch.Tensor]) -> Neurons:
+    """Return the group with unread rows of its producers, as many for each unit, in their order."""
+    producers = [
+        replace(part, index=torch.cat([part.index, rows.reshape(-1, group.size).T], 1))
+        if len(rows := unread.get((part.parameter, part.dim), ())) and not len(rows) % group.size
+        else part
+        for part in group.producers
+    ]
+    return replace(group, producers=tuple(producers))
 
 
 def _joined(groups: Sequence[Neurons]) -> Neurons:

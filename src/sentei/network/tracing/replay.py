@@ -15,7 +15,8 @@ activations, norms and reshapes between these layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -176,13 +177,13 @@ class Replay:
         shapes = [output.shape for output in outputs]
         return made != self._script or shapes != [output.shape for output in self._outputs]
 
-    def leave_out_(self, sources: Iterable[Place]) -> None:
-        """Leave out sources: their rows are no units any more, and hold no NaN."""
-        for place in sources:
-            del self.sources[place]
-            for pair in [pair for pair in self.aligned if pair[0] == place]:
-                del self.aligned[pair]
-            self.in_step.pop(place, None)
+    def without(self, sources: Collection[Place]) -> Replay:
+        """Return the same pass without some sources: their rows are no units, and hold no NaN."""
+        other = copy.copy(self)
+        other.sources = {p: source for p, source in self.sources.items() if p not in sources}
+        other.aligned = {pair: n for pair, n in self.aligned.items() if pair[0] not in sources}
+        other.in_step = {place: n for place, n in self.in_step.items() if place not in sources}
+        return other
 
     # Replaying.
 

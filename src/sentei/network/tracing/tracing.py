@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from sentei.errors import StructureError
 from sentei.network.example import Example, check, resized, rows, undisturbed
 from sentei.network.tracing.decoding import Tracer
-from sentei.network.tracing.grouping import groups
+from sentei.network.tracing.grouping import groups, unread_rows
 from sentei.network.tracing.offering import Offer, offer
 from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.sharing import shared_sources
@@ -51,16 +51,22 @@ def _offer(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
     """Trace a network; return the groups that can be cut, and what cannot."""
     with undisturbed(model), _on_one_thread():
         replay = record(model, example, inputs=inputs)
-        tracer = Tracer(replay)
-        tracer.trace()
-        found = offer(model, groups(tracer), example)
-        if shared := shared_sources(tracer):
-            replay.leave_out_(shared)
-            tracer = Tracer(replay)
-            tracer.trace()
-            more = offer(model, groups(tracer), example)
-            found = more if len(more.groups) > len(found.groups) and not more.refused else found
-    return found
+        found, tracer = _followed(model, replay, example)
+        everywhere, in_part = shared_sources(tracer)
+        ways = [everywhere, *([*everywhere, place] for place in in_part)] if everywhere else []
+        others = [_followed(model, replay.without(way), example)[0] for way in ways]
+        better = [o for o in others if not o.refused and len(o.groups) > len(found.groups)]
+        return max(better, key=_rank, default=found)
+
+
+def _rank(offer: Offer) -> tuple[int, int]:
+    return len(offer.groups), sum(group.kind == "head" for group in offer.groups)
+
+
+def _followed(model: nn.Module, replay: Replay, example: Example) -> tuple[Offer, Tracer]:
+    tracer = Tracer(replay)
+    tracer.trace()
+    return offer(model, groups(tracer), unread_rows(tracer), example), tracer
 
 
 @contextmanager
