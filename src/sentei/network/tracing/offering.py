@@ -58,12 +58,7 @@ def offer(
         failed = [group for group, why in whys.items() if why is not None]
         for alike in _of_one_size(failed):
             joined = _joined(alike)
-            ways = [joined] if len(alike) > 1 else []
-            ways += (
-                [whole]
-                if (whole := _completed(joined, unread)).producers != joined.producers
-                else []
-            )
+            ways = [joined, _completed(joined, unread)]
             fitting = next((way for way in ways if trial.why_not([way]) is None), None)
             if fitting is None:
                 refused |= {group: str(whys[group]) for group in alike}
@@ -101,12 +96,13 @@ def _of_one_size(groups: Sequence[Neurons]) -> list[list[Neurons]]:
 
 def _completed(group: Neurons, unread: Mapping[Place, torch.Tensor]) -> Neurons:
     """Return the group with unread rows of its producers, as many for each unit, in their order."""
-    producers = [
-        replace(part, index=torch.cat([part.index, rows.reshape(-1, group.size).T], 1))
-        if len(rows := unread.get((part.parameter, part.dim), ())) and not len(rows) % group.size
-        else part
-        for part in group.producers
-    ]
+    none = torch.empty(0, dtype=torch.int64)
+    producers = []
+    for part in group.producers:
+        rows = unread.get((part.parameter, part.dim), none)
+        more = rows if len(rows) % group.size == 0 else none
+        index = torch.cat([part.index, more.reshape(-1, group.size).T], 1)
+        producers.append(replace(part, index=index))
     return replace(group, producers=tuple(producers))
 
 
