@@ -37,3 +37,20 @@ def test_what_is_offered_is_right_and_can_be_cut(name):
     for group in groups:  # and each alone
         alone = sentei.Mask.full(groups).without({group: doomed([group]).get(group, [])})
         sentei.shrink(net, alone, example=x)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_unit_is_measured_exactly(name):
+    """Against copies of the network in which the columns that read a unit are zero."""
+    build, _ = PLACES[name]
+    net, x = build()
+    net, x = net.double().eval(), x.double()
+    with torch.no_grad():
+        targets = torch.randn_like(net(x))
+    probe = sentei.Probe(net, (x, targets), "half_squared_error")
+    for group in sentei.find_units(net, x):
+        for unit, measured in enumerate(probe.losses_without(group).tolist()):
+            copied = copy.deepcopy(net)
+            sentei.Mask.full([group]).without({group: [unit]}).apply_(copied)
+            own = sentei.Probe(copied, (x, targets), "half_squared_error").loss()
+            assert measured == pytest.approx(own, rel=1e-9)

@@ -275,7 +275,9 @@ class Probe:
             return
         recording = self._engines.recording
         names = {name for group in changed for name in listeners_of(self.model, group)}
-        first = min((at for name in names for at in recording.survey.users(name)), default=0)
+        survey = recording.survey
+        first = min((at for name in names for at in survey.users(name)), default=0)
+        first = first if survey.elsewhere.isdisjoint(names) else 0
         self.moments.forget_(recording, first)
         recording.forget_(first)
 
