@@ -19,8 +19,13 @@ from sentei.network.tracing.ambiguous_columns import AmbiguousColumns
 from sentei.network.tracing.binding import Computed, Tensors, bind_followers
 from sentei.network.tracing.inputs import Place, Source
 from sentei.network.tracing.links import Links, groups_of
-from sentei.network.tracing.replay import OUTPUT, Replay
+from sentei.network.tracing.replay import OUTPUT, Replay, is_computed
 
+_ADDED = "they are added to single elements of the network's input, which keeps them"
+_MIXED = (
+    "a layer that reads them computes its weight from all columns at once, as weight norm does; "
+    "torch.nn.utils.parametrize.remove_parametrizations(layer, name) stores the weight itself"
+)
 CHECKS = 4  # replays at the end that check the result, each with a random half of the units hot
 
 
@@ -88,6 +93,13 @@ class Tracer:
         self._check()
         return self.links
 
+    def own(self, place: Place) -> Sequence[Place]:
+        """Return the place itself; of a weight that the network computes, what it is computed from.
+
+        Of the latter, only the dimensions whose slices are linked with its positions.
+        """
+        return self.computed.parts.get(place, ()) if is_computed(place) else (place,)
+
     def reached(self) -> dict[Place, np.ndarray]:
         """Return for each source which columns read any of its rows, (width,) bool."""
         width = self.replay.width
@@ -107,10 +119,8 @@ class Tracer:
         self.linked = bound | self.mixes
         self.tensors = Tensors(self.replay, self.links, self.node, self.mixes)
         self.tensors.bind(groups_of(self.links, self.replay))
-        output = self.links.offset[OUTPUT]
         for place in self.computed.mixed:
-            nodes = self.links.nodes(place)
-            self.links.join(nodes, np.full(len(nodes), output))
+            self.links.bar_(self.links.nodes(place), _MIXED)
 
     # Codes.
 
@@ -208,8 +218,7 @@ class Tracer:
             for part in self.replay.readers.values():
                 here = np.flatnonzero(reads_both[part]) + part.start
                 if len(here) and (reads[:, here] != reads[:, here[:1]]).any():
-                    output = np.full(len(here), self.links.offset[OUTPUT])
-                    self.links.join(self.node[here], output)
+                    self.links.bar_(self.node[here], _ADDED)
 
     def _packed_replay(self, hot: dict[Place, np.ndarray]) -> np.ndarray:
         return np.packbits(self.replay.nan_columns(hot))

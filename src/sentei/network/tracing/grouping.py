@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from sentei.network.tracing.decoding import Tracer
-from sentei.network.tracing.inputs import Place
+from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.links import Links, Signature, roles, signatures
-from sentei.network.tracing.replay import OUTPUT, is_computed
+from sentei.network.tracing.replay import OUTPUT
 from sentei.network.units import Listener, Neurons
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_OUTPUT = "they are part of an output of the network"
+_TIED = (
+    "an operation over all of them, such as a norm or a product, ties them together: none can be "
+    "removed without the others"
+)
+_UNREAD = "no layer and no output reads them"
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
@@ -61,15 +69,50 @@ def unread_rows(tracer: Tracer) -> dict[Place, torch.Tensor]:
     return found
 
 
+@dataclass(frozen=True)
+class NotOffered:
+    """Rows of a parameter that `find_units` does not offer, and why.
+
+    Attributes:
+        parameter: qualified name of the parameter.
+        dim: its dimension that indexes the rows.
+        reason: why they cannot be removed, or not one by one.
+    """
+
+    parameter: str
+    dim: int
+    reason: str
+
+
+def left_out(tracer: Tracer, offered: Sequence[Neurons]) -> list[NotOffered]:
+    """Return the parameters with rows that are in none of the offered groups, with the reasons.
+
+    A parameter has an entry for each reason.
+    """
+    links, found = tracer.links, []
+    held: dict[Place, set[int]] = defaultdict(set)
+    for group in offered:
+        for part in group.producers:
+            held[part.parameter, part.dim] |= set(part.index.flatten().tolist())
+    output, read = links.labels[links.offset[OUTPUT]], links.has_readers
+    sources = [place for place in tracer.replay.sources if place[1] != INPUT]
+    for place in (own for source in sources for own in tracer.own(source)):
+        for row, node in enumerate(links.nodes(place).tolist()):
+            if row not in held[place]:
+                label = links.labels[node]
+                usual = _OUTPUT if label == output else _TIED if read[label] else _UNREAD
+                why = links.barred.get(node, usual) if label == output else usual
+                found.append(NotOffered(*place, why))
+    return list(dict.fromkeys(found))
+
+
 def _roles(tracer: Tracer) -> list[tuple[str, Place]]:
     """Return every place of the model's own tensors with its role.
 
     In the place of a weight that the network computes from others stand the weights it comes from.
     A place that computes or reads units does not follow as well.
     """
-    parts, found = tracer.computed.parts, []
-    for role, place in roles(tracer.replay):
-        found += [(role, own) for own in (parts.get(place, ()) if is_computed(place) else (place,))]
+    found = [(role, own) for role, place in roles(tracer.replay) for own in tracer.own(place)]
     held = {place for role, place in found if role != "follower"}
     found += [("follower", place) for place in tracer.tensors.bound]
     return [each for each in dict.fromkeys(found) if each[0] != "follower" or each[1] not in held]
@@ -105,11 +148,11 @@ def _kind(parts: dict[str, list[Listener]], tracer: Tracer) -> str:
     """Return the kind of a group: "input", "channel", "head" or "neuron"."""
     if not parts["producer"]:
         return "input"
-    links, computed = tracer.links, tracer.computed.parts
+    links = tracer.links
     used_by = {
         own: source.function
         for place, source in tracer.replay.sources.items()
-        for own in computed.get(place, (place,))
+        for own in tracer.own(place)
     }
     rows = [part for part in parts["producer"] if (part.parameter, part.dim) in used_by]
     if any(used_by[part.parameter, part.dim] in (*_CONVOLUTIONS, *_TRANSPOSED) for part in rows):

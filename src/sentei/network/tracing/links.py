@@ -23,6 +23,7 @@ class Links:
         labels: (nodes,) the lowest node that each node is linked with: the label of its unit.
         crowded: (nodes,) bool: columns that read NaN in more of the coded replays than a single row
             explains, as when they read several rows of one source.
+        barred: why nodes were linked with the outputs without reaching one, by node.
     """
 
     def __init__(self, replay: Replay):
@@ -38,6 +39,7 @@ class Links:
         self.offset: dict[Place, int] = dict(zip(sizes, ends[:-1].tolist(), strict=True))
         self.labels = np.arange(ends[-1])
         self.crowded = np.zeros(ends[-1], bool)
+        self.barred: dict[int, str] = {}
         self._sizes = sizes
         self._reading_nodes = np.concatenate(
             [self.nodes(place) for place in (OUTPUT, *replay.listeners)]
@@ -75,6 +77,13 @@ class Links:
                 labels[:] = labels[labels]
             apart = labels[some] != labels[others]
             some, others = some[apart], others[apart]
+
+    def bar_(self, nodes: np.ndarray, why: str) -> None:
+        """Link nodes with the outputs, so that their units are not offered; note the reason."""
+        output = self.labels[self.offset[OUTPUT]]
+        barred = np.isin(self.labels, np.setdiff1d(self.labels[nodes], output))
+        self.barred.update(dict.fromkeys(np.flatnonzero(barred).tolist(), why))
+        self.join(nodes, np.full(len(nodes), output))
 
 
 def agreement(key: np.ndarray, value: np.ndarray, keys: int) -> np.ndarray:

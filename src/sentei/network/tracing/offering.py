@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from sentei.network.example import Example
 from sentei.network.surgery.surgery import Trial
+from sentei.network.tracing.grouping import NotOffered
 from sentei.network.tracing.inputs import Place
 from sentei.network.units import Listener, Neurons
 
@@ -24,10 +25,12 @@ class Offer:
     Attributes:
         groups: in the order in which they were found.
         refused: the others, with the reason of each.
+        left_out: rows that are in none of the groups, with the reasons.
     """
 
     groups: list[Neurons]
     refused: dict[Neurons, str]
+    left_out: list[NotOffered] = field(default_factory=list)
 
 
 def offer(

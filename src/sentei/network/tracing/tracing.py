@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from sentei.errors import StructureError
 from sentei.network.example import Example, check, resized, rows, undisturbed
 from sentei.network.tracing.decoding import Tracer
-from sentei.network.tracing.grouping import groups, unread_rows
+from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
 from sentei.network.tracing.offering import Offer, offer
 from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.sharing import shared_sources
@@ -47,6 +48,22 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
     return _offer(model, example, inputs=inputs).groups
 
 
+def not_offered(model: nn.Module, example: Example) -> list[NotOffered]:
+    """Return what `find_units` leaves out, and why: rows of parameters that are in no group.
+
+    Args:
+        model: as for `find_units`.
+        example: as for `find_units`.
+
+    Returns:
+        For each parameter with such rows an entry for each reason, in the order of their first use.
+
+    Raises:
+        StructureError, DataError: as `find_units`.
+    """
+    return _offer(model, example, inputs=False).left_out
+
+
 def _offer(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
     """Trace a network; return the groups that can be cut, and what cannot."""
     with undisturbed(model), _on_one_thread():
@@ -66,7 +83,16 @@ def _rank(offer: Offer) -> tuple[int, int]:
 def _followed(model: nn.Module, replay: Replay, example: Example) -> tuple[Offer, Tracer]:
     tracer = Tracer(replay)
     tracer.trace()
-    return offer(model, groups(tracer), unread_rows(tracer), example), tracer
+    found = offer(model, groups(tracer), unread_rows(tracer), example)
+    whys = [
+        NotOffered(part.parameter, part.dim, why)
+        for group, why in found.refused.items()
+        for part in group.producers
+    ]
+    known = {(each.parameter, each.dim) for each in whys}
+    others = left_out(tracer, [*found.groups, *found.refused])
+    whys += [each for each in others if (each.parameter, each.dim) not in known]
+    return replace(found, left_out=whys), tracer
 
 
 @contextmanager
