@@ -16,6 +16,7 @@ from sentei.cli.options import (
     REPAIR,
     REPAIRS,
     Data,
+    Loss,
     Model,
     OutFigure,
     Run,
@@ -100,6 +101,7 @@ class Sizes:
 def compare(
     model: Model,
     *,
+    loss: Loss = None,
     ways: Ways = Ways(),
     steps: Steps = Steps(),
     sizes: Sizes = Sizes(),
@@ -110,7 +112,7 @@ def compare(
 ) -> None:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
-    Prints a table and draws accuracy on validation samples against the number of units left. With
+    Prints a table and draws accuracy, or R² where values are predicted, on validation samples against the number of units left. With
     --budgets, it prunes the network to each size by units, by synapses and by both, in float32 and
     in int8, and draws the accuracy of the emitted C code against bytes.
 
@@ -126,7 +128,7 @@ def compare(
     chosen = [None if name == "none" else name for name in repairs]
     todo = comparing.ways(ways.criteria, chosen, ways.retrain or (0,))
     run.start()
-    network, mask, split = loaded(model, data)
+    network, mask, split = loaded(model, data, loss)
     if sizes.budgets is None:
         seeds = range(data.seed, data.seed + steps.seeds)
         settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
@@ -148,6 +150,7 @@ def _by_units(
     """Compare ways of pruning by accuracy against the number of units left."""
     from sentei.cli.screen import console, head, progress, say
     from sentei.experiments import comparing
+    from sentei.metrics import NAMES, R2
     from sentei.reporting import figures
     from sentei.reporting.tables import compared
 
@@ -160,7 +163,8 @@ def _by_units(
             on_progress=lambda done, total, way: advance(done, way, total),
             **settings,
         )
-    head(f"{model}: accuracy on validation samples, largest area first")
+    metric = NAMES[R2] if any(curve.metric == R2 for curve in curves) else "accuracy"
+    head(f"{model}: {metric} on validation samples, largest area first")
     console.print(compared(comparing.rows(curves)))
     figure, axes = figures.canvas(9.0, 5.0)
     figures.comparison(axes, curves)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sentei.formats.c.compiled import Compiled
     from sentei.network.mask import Mask
 
 CALIBRATION = 512  # samples that int8 activations are calibrated on
@@ -59,7 +60,7 @@ def ship(
     *,
     emulate: bool = False,
 ) -> None:
-    """Write a network to a file and print its size; for C, also the accuracy of the emitted code.
+    """Write a network to a file and print its size; for C, also how good the emitted code is.
 
     Args:
         small: the network.
@@ -71,6 +72,7 @@ def ship(
         emulate: whether to run the C file on an emulated board too.
     """
     import sentei
+    from sentei.card import card_of
     from sentei.cli.screen import say
     from sentei.formats.c.compiled import Compiled, compiler
     from sentei.formats.exporting import WRITERS
@@ -84,14 +86,30 @@ def ship(
     everything = sentei.Mask.full([]) if mask is None else mask
     flash, ram = (find(small, everything, format, calibration) for find in (bytes_in, ram_in))
     say(f"Saved {out} and {out.with_suffix('.h')}: {flash:,} bytes of constants, {ram:,} of RAM.")
-    inputs, targets = test
     if compiler() is None:
-        say("The accuracy of the C code is unknown: there is no C compiler on this machine.")
-    elif not targets.is_floating_point():
-        accuracy = Compiled(out).accuracy(inputs, targets)
-        say(f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples.")
+        say("The C code is not measured: there is no C compiler on this machine.")
+    else:
+        say(_measured(Compiled(out), card_of(small).loss, *test))
     if emulate:
         _emulate(out, *test)
+
+
+def _measured(code: Compiled, loss: str | None, inputs: Tensor, targets: Tensor) -> str:
+    """Return a sentence on the accuracy of compiled code, or on R² where it predicts values."""
+    from sentei.errors import LossError
+    from sentei.losses import chosen
+    from sentei.metrics import metrics_for, texts
+
+    outputs, count = code(inputs), f"{len(inputs):,} test samples"
+    try:
+        metrics = metrics_for(chosen(None, outputs, targets, loss), targets)
+    except LossError as error:
+        return f"The emitted code is not measured: {error}"
+    found = metrics.quality(metrics.sums(outputs, targets))
+    if found.accuracy is not None:
+        return f"Accuracy of the emitted code: {found.accuracy:.2%} of {count}."
+    words = ", ".join(f"{name} {text}" for name, text in texts(found.metrics))
+    return f"The emitted code, on {count}: {words}."
 
 
 def _emulate(out: Path, inputs: Tensor, targets: Tensor) -> None:
@@ -101,8 +119,9 @@ def _emulate(out: Path, inputs: Tensor, targets: Tensor) -> None:
     text, data, bss = sizes(out)
     flash, ram = text + data, data + bss
     say(f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.")
-    classes = " ".join(map(str, classify(out, inputs[:EMULATED])))
     say(f"On the emulated board (QEMU mps2-an386, Cortex-M4), {self_test(out).strip()}")
+    if targets.is_floating_point():
+        return
+    classes = " ".join(map(str, classify(out, inputs[:EMULATED])))
     say(f"  and test samples 1 to {len(inputs[:EMULATED])} are classes {classes}")
-    if not targets.is_floating_point():
-        say(f"  {'where the targets are':>30} {' '.join(map(str, targets[:EMULATED].tolist()))}")
+    say(f"  {'where the targets are':>30} {' '.join(map(str, targets[:EMULATED].tolist()))}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from sentei.cli.options import REMOVED, UNTIL, Data, Model, Run, seeded
+from sentei.cli.options import REMOVED, UNTIL, Data, Loss, Model, Run, seeded
 from sentei.cli.pruned import (
     UNREACHED,
     Output,
@@ -58,6 +58,7 @@ class Budget:
 def fit(
     model: Model,
     *,
+    loss: Loss = None,
     data: Data = Data(),
     scoring: Scoring = Scoring(),
     budget: Budget = Budget(),
@@ -79,7 +80,7 @@ def fit(
     check_budget(budget, output, format)
     criterion, goal, floors = seeded(scoring.criterion, data.seed), until.goal(), until.floors()
     run.start()
-    start = started(model, data, retrain_epochs)
+    start = started(model, data, loss, retrain_epochs)
     room = room_of(budget, output.format, format, start.split.train.inputs[0].numel())
     found = _searched(
         start,
@@ -200,13 +201,16 @@ def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -
 
 
 def _accuracy_as_written(split: Split, format: str, step: Step) -> float | None:
-    """Return the validation accuracy of a step's network: for C, that of the emitted code."""
+    """Return the validation accuracy of a step's network: for C, that of the emitted code.
+
+    None where values are predicted. Labels 0 and 1 are measured as the network computes them.
+    """
     from sentei.cli.deployment import CALIBRATION
     from sentei.formats.c.compiled import shipped
     from sentei.network.encoding.format import C_FORMATS
     from sentei.network.surgery.surgery import shrink
 
-    if format not in C_FORMATS or split.validation.targets.is_floating_point():
+    if format not in C_FORMATS or step.measured.by_class is None:
         return step.measured.accuracy
     calibration = split.train.inputs[:CALIBRATION]
     small = shrink(step.network(), step.mask, calibration[:64])

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from sentei.cli.fit import Budget, fit
-from sentei.cli.options import PACE, REMOVED, REPAIR, REPAIRS, Data, Model, Run, listed, seeded
+from sentei.cli.options import (
+    PACE,
+    REMOVED,
+    REPAIR,
+    REPAIRS,
+    Data,
+    Loss,
+    Model,
+    Run,
+    listed,
+    seeded,
+)
 from sentei.cli.pruned import (
     UNREACHED,
     Output,
@@ -111,6 +122,7 @@ class Repairs:
 def prune(
     model: Model,
     *,
+    loss: Loss = None,
     data: Data = Data(),
     scoring: Scoring = Scoring(),
     removed: Removed = Removed(),
@@ -130,6 +142,7 @@ def prune(
     if budget != Budget():
         return fit(
             model,
+            loss=loss,
             scoring=scoring,
             budget=budget,
             until=until,
@@ -144,7 +157,7 @@ def prune(
     ends = goal is not None or floors is not None or pace != Pace()
     propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
     run.start()
-    start = started(model, data, repairs.retrain_epochs)
+    start = started(model, data, loss, repairs.retrain_epochs)
     steps = _run_steps(
         start,
         _groups(start, inputs=scoring.inputs, synapses=removed.synapses),

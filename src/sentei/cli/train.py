@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 from cyclopts.types import ExistingFile
 
-from sentei.cli.options import NETWORK, Data, OutFile, Run
+from sentei.cli.options import NETWORK, Data, OutFile, Run, TrainingLoss
 
 if TYPE_CHECKING:
     from sentei.training import Distillation
@@ -28,7 +28,6 @@ class Optimization:
         optimizer: Optimizer: sgd, momentum, adam, rmsprop or adadelta.
         lr: Learning rate; the optimizer's usual rate if left out.
         batch_size: Number of samples in an update.
-        loss: Loss to train with: cross_entropy or half_squared_error.
         weight_decay: Weight decay, as the weight_decay of torch's optimizers.
         decay: Schedule of the learning rate: cosine lowers it to zero over the epochs; constant if
             left out.
@@ -38,7 +37,7 @@ class Optimization:
     optimizer: str = "adam"
     lr: float | None = None
     batch_size: int = 100
-    loss: str = "cross_entropy"
+    loss: TrainingLoss = None
     weight_decay: float = 0.0
     decay: str | None = None
 
@@ -94,16 +93,17 @@ def train(
     from sentei import formats, training
     from sentei.cli.loading import trained_
     from sentei.cli.screen import say
+    from sentei.metrics import measured_words
 
     run.start()
     network = training.build(model, seed=data.seed)
     split = data.load(flat=training.takes_flat(network))
-    settings = vars(optimization)
+    settings = {**vars(optimization), "loss": optimization.loss or data.default_loss()}
     recipe = training.Recipe(**settings, seed=data.seed, distillation=teaching.distillation())
     trained_(network, split, recipe, "training")
     formats.save(network, out)
     say(f"Saved {out}.")
     if split.validation.rows:
-        accuracy, mean = training.evaluate(network, split.validation, loss=optimization.loss)
-        right = "" if accuracy is None else f"accuracy {accuracy:.2%}, "
-        say(f"On {split.validation.rows:,} validation samples: {right}loss {mean:.4f}.")
+        found = training.evaluate(network, split.validation)
+        words = measured_words(found.accuracy, found.loss, found.metrics)
+        say(f"On {split.validation.rows:,} validation samples: {words}.")

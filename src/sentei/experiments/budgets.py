@@ -191,6 +191,6 @@ def _curve(split: Split, way: restricted, sizes: Sequence[int], steps: Sequence[
 
 
 def _accuracy(step: Step) -> float:
-    if step.measured.accuracy is None:
+    if step.measured.accuracy is None or step.measured.by_class is None:
         raise DataError("accuracy is compared at sizes in bytes, and these targets are not classes")
     return step.measured.accuracy
