@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sentei import find_synapses, find_units, geometric, linear, load, only, ranked, save
-from sentei.errors import CriterionError, ScheduleError, StructureError
+from sentei.errors import CriterionError, LossError, ScheduleError, StructureError
 
 os.environ["KERAS_BACKEND"] = "torch"
 keras = pytest.importorskip("keras", reason="Keras is an extra: pip install 'sentei[keras]'")

@@ -209,22 +209,18 @@ class _Form:
         words: (outputs) -> what such targets are.
         shaped: (outputs, targets) -> whether shape and dtype are right.
         wrong: (outputs, targets) -> which of the targets cannot be, for those of the right shape.
-        several: whether only networks of several classes have such targets.
+        exists: (outputs) -> whether there are targets of this form for such outputs.
     """
 
     predicts: str
     words: Callable[[Tensor], str]
     shaped: Callable[[Tensor, Tensor], bool]
     wrong: Callable[[Tensor, Tensor], Tensor]
-    several: bool = False
-
-    def allows(self, outputs: Tensor) -> bool:
-        """Whether any targets of this form exist for such outputs."""
-        return not self.several or _most(outputs) > 0
+    exists: Callable[[Tensor], bool] = lambda outputs: True  # noqa: ARG005
 
     def shapes(self, outputs: Tensor, targets: Tensor) -> bool:
         """Whether targets have the shape and dtype of this form."""
-        return self.allows(outputs) and self.shaped(outputs, targets)
+        return self.exists(outputs) and self.shaped(outputs, targets)
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         """Whether targets have this form."""
@@ -240,8 +236,8 @@ def _per_position(outputs: Tensor, targets: Tensor) -> bool:
     return is_whole(targets) and targets.shape[1:] == outputs.shape[2:]
 
 
-def _per_sample(outputs: Tensor, targets: Tensor) -> bool:
-    return outputs.ndim == 2 and _per_position(outputs, targets)
+def _has_classes(outputs: Tensor) -> bool:
+    return outputs.ndim > 1 and outputs.shape[1] > 1
 
 
 def _beyond(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -276,14 +272,14 @@ _CLASSES = _Form(
     ),
     _per_position,
     lambda o, t: _beyond(o, t) & (t.long() != IGNORED),
-    several=True,
+    _has_classes,
 )
 _ONE_HOT = _Form(
     "classes",
     lambda o: f"class numbers, whole numbers from 0 to {_most(o)}, shape (N,)",
-    _per_sample,
+    _per_position,
     _beyond,
-    several=True,
+    lambda o: o.ndim == 2 and _has_classes(o),
 )
 _VALUES = _Form(
     "values",
@@ -308,7 +304,7 @@ _PROBABILITIES = _Form(
     lambda o: f"probabilities that sum to 1 over the classes, shape {_shape(o.shape[1:])}",
     lambda o, t: t.is_floating_point() and t.shape[1:] == o.shape[1:],
     _no_distribution,
-    several=True,
+    _has_classes,
 )
 # The forms of targets that each loss takes, in the order in which they are tried.
 _TAKES: dict[str, tuple[_Form, ...]] = {
@@ -363,15 +359,16 @@ def _of_callable(targets: Tensor) -> tuple[_Form, ...]:
 
 def _misfit(who: str, forms: Sequence[_Form], outputs: Tensor, targets: Tensor) -> str:
     """Return the message for targets of none of these forms."""
-    takes = "; or ".join(form.words(outputs) for form in forms if form.allows(outputs))
+    takes = "; or ".join(form.words(outputs) for form in forms if form.exists(outputs))
     takes = takes or "outputs of shape (N, classes, ...), two classes at least, and class numbers"
-    span = ""
-    if not targets.is_complex():
-        low, high = (float(end) for end in (targets.double().amin(), targets.double().amax()))
-        span = f", from {low:.6g} to {high:.6g}"
+    known, span = targets.isfinite(), ""
+    if not targets.is_complex() and known.any():
+        found = targets[known].double()
+        span = f", from {float(found.amin()):.6g} to {float(found.amax()):.6g}"
     shaped = next((form for form in forms if form.shapes(outputs, targets)), None)
-    if shaped is not None:
-        at = shaped.wrong(outputs, targets).nonzero()[0].tolist()
+    wrong = ~known if shaped is None or not known.all() else shaped.wrong(outputs, targets)
+    if wrong.any():
+        at = wrong.nonzero()[0].tolist()
         place = f", position {', '.join(map(str, at[1:]))}" if at[1:] else ""
         span += f"; row {at[0]}{place} has {targets[tuple(at)].item():.6g}"
     kind = str(targets.dtype).removeprefix("torch.")
@@ -404,8 +401,8 @@ def _as_whole(targets: Tensor) -> Tensor:
 
 
 def _most(outputs: Tensor) -> int:
-    """Return the largest class number; 0 if outputs are not those of several classes."""
-    return max(outputs.shape[1] - 1, 0) if outputs.ndim > 1 else 0
+    """Return the largest class number."""
+    return outputs.shape[1] - 1
 
 
 def _shape(sizes: Sequence[int]) -> str:

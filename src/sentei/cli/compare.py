@@ -112,9 +112,10 @@ def compare(
 ) -> None:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
-    Prints a table and draws accuracy, or R² where values are predicted, on validation samples against the number of units left. With
-    --budgets, it prunes the network to each size by units, by synapses and by both, in float32 and
-    in int8, and draws the accuracy of the emitted C code against bytes.
+    Prints a table and draws accuracy, or R² where values are predicted, on validation samples
+    against the number of units left. With --budgets, it prunes the network to each size by units,
+    by synapses and by both, in float32 and in int8, and draws the accuracy of the emitted C code
+    against bytes.
 
     Parameters
     ----------
