@@ -286,7 +286,7 @@ def test_a_name_goes_before_the_networks_own_loss_and_that_before_cross_entropy(
     assert evaluate(network, data).loss == pytest.approx(by_hand(HALF, *data)[0])
     assert evaluate(network, data, loss=smooth).loss == pytest.approx(smooth(*data).mean().item())
     assert train(network, data, Recipe(1)).loss == HALF
-    with pytest.raises(LossError, match="this network's own loss, half_squared_error, needs"):
+    with pytest.raises(LossError, match="the loss of this network, half_squared_error, needs"):
         Probe(network, (several, drawn(N)))
     with pytest.raises(ValueError, match="Did you mean 'half_squared_error'"):
         Probe(network, data, "half_square_error")

@@ -346,7 +346,7 @@ def chosen(
     if loss:
         who = f'loss="{name}"'
     elif known:
-        who = f"this network's own loss, {name},"
+        who = f"the loss of this network, {name},"
     else:
         who = "cross_entropy, taken where no loss is named,"
     raise TargetsError(_misfit(who, forms, outputs, targets))

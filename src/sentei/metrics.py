@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,7 +77,12 @@ def measured_words(accuracy: float | None, loss: float, metrics: Mapping[str, fl
 
 def texts(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return for each metric its name on screen and its value as a text."""
-    return [(NAMES.get(name, name), f"{value:.4g}") for name, value in metrics.items()]
+    return [(NAMES.get(name, name), f"{metrics[name]:.4g}") for name in in_order(metrics)]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of metrics without duplicates: those in `NAMES` first, the others sorted."""
+    return sorted(set(names), key=lambda name: ([*NAMES, name].index(name), name))
 
 
 @dataclass(frozen=True)

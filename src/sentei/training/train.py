@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -54,7 +55,7 @@ class Evaluation(_AccuracyAndLoss):
             `sentei.metrics.Quality`.
     """
 
-    metrics: dict[str, float]
+    metrics: Mapping[str, float] = MappingProxyType({})
 
     @classmethod
     def of(cls, loss: float, quality: Quality) -> Evaluation:

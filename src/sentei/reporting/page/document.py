@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sentei.errors import PruningError, StructureError
-from sentei.metrics import NAMES
+from sentei.metrics import NAMES, in_order
 from sentei.network.units import Neurons, Synapses
 from sentei.reporting.page import evidence
 from sentei.reporting.page.base64_arrays import packed
@@ -99,9 +99,11 @@ def _steps(story: Story) -> Document:
     keys = ("accuracy", "loss", "units", "synapses", "parameters", "bytes")
     measured = [record.measured for record in story.records]
     sizes = {key: [getattr(each, key) for each in measured] for key in keys}
-    named = dict.fromkeys(name for each in measured for name in each.metrics)
-    metrics = {name: [each.metrics.get(name) for each in measured] for name in named}
-    return {**sizes, "metrics": [[NAMES.get(name, name), metrics[name]] for name in metrics]}
+    metrics = [
+        [NAMES.get(name, name), [each.metrics.get(name) for each in measured]]
+        for name in in_order(name for each in measured for name in each.metrics)
+    ]
+    return {**sizes, "metrics": metrics}
 
 
 def _classes(story: Story) -> list[str]:
