@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "sentei"
 # GROUND. A module belongs to the room with the longest matching prefix of its name.
 GROUND = {
     *("card", "describing", "distributed", "errors", "html_table", "losses", "metrics"),
-    *("samples", "storage"),
+    *("samples", "storage", "target_forms"),
 }
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
 PROBE = NETWORK | {"probe.recording", "probe.engines", "probe"}

@@ -1,4 +1,4 @@
-"""Networks that predict values or labels, from the command line to the page: no accuracy is said."""
+"""Networks that predict values or labels, from commands to pages: no accuracy is said of values."""
 
 from __future__ import annotations
 

@@ -15,11 +15,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.errors import DataError, LossError, TargetsError, unknown
+from sentei.target_forms import (
+    CLASSES,
+    FRACTIONS,
+    IGNORED,
+    LABELS,
+    ONE_HOT,
+    PROBABILITIES,
+    VALUES,
+    WITHOUT_ORDER,
+    Form,
+    are_like_outputs,
+    as_whole,
+    described,
+    is_whole,
+    shape,
+)
 
 log = logging.getLogger("sentei")
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
-IGNORED = -100  # the class number of a position that does not count; torch's ignore_index
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -38,7 +53,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     classes = not targets.is_floating_point()
     targets = targets.long() if classes else targets
-    found = F.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="none")
+    found = F.cross_entropy(outputs, targets, reduction="none")  # 0 at IGNORED
     if found.ndim == 1:
         return found
     if not classes:
@@ -143,10 +158,10 @@ def per_sample_losses(loss: PerSample, outputs: Tensor, targets: Tensor) -> Tens
     """
     values = loss(outputs, targets)
     if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise LossError(
             f"a loss must return one number per sample, shape ({len(targets)},); this one returns "
-            f"{shape} for outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}. Use "
+            f"{given} for outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}. Use "
             'reduction="none", and sum or average over the dimensions of a sample.'
         )
     return values
@@ -171,8 +186,12 @@ class Loss:
     predicts: str | None
 
     def fitted(self, targets: Tensor) -> Tensor:
-        """Return targets as the loss takes them: class numbers as int64."""
-        return targets.long() if self.predicts == "classes" else targets
+        """Return targets as the loss takes them: class numbers, and types without order, as int64.
+
+        See `target_forms.WITHOUT_ORDER`.
+        """
+        convert = self.predicts == "classes" or targets.dtype in WITHOUT_ORDER
+        return targets.long() if convert else targets
 
     def counting(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the samples that count, (n,) int64; None if all of them do.
@@ -200,118 +219,12 @@ class Loss:
         return counts.nonzero().flatten()
 
 
-@dataclass(frozen=True)
-class _Form:
-    """A form of targets that losses take.
-
-    Attributes:
-        predicts: as in `Loss`.
-        words: (outputs) -> what such targets are.
-        shaped: (outputs, targets) -> whether shape and dtype are right.
-        wrong: (outputs, targets) -> which of the targets cannot be, for those of the right shape.
-        exists: (outputs) -> whether there are targets of this form for such outputs.
-    """
-
-    predicts: str
-    words: Callable[[Tensor], str]
-    shaped: Callable[[Tensor, Tensor], bool]
-    wrong: Callable[[Tensor, Tensor], Tensor]
-    exists: Callable[[Tensor], bool] = lambda outputs: True  # noqa: ARG005
-
-    def shapes(self, outputs: Tensor, targets: Tensor) -> bool:
-        """Whether targets have the shape and dtype of this form."""
-        return self.exists(outputs) and self.shaped(outputs, targets)
-
-    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
-        """Whether targets have this form."""
-        return self.shapes(outputs, targets) and not bool(self.wrong(outputs, targets).any())
-
-
-def is_whole(targets: Tensor) -> bool:
-    """Whether targets are of an integer type; bool is none."""
-    return not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
-
-
-def _per_position(outputs: Tensor, targets: Tensor) -> bool:
-    return is_whole(targets) and targets.shape[1:] == outputs.shape[2:]
-
-
-def _has_classes(outputs: Tensor) -> bool:
-    return outputs.ndim > 1 and outputs.shape[1] > 1
-
-
-def _beyond(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (targets.long() < 0) | (targets.long() >= outputs.shape[1])
-
-
-def _long_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape of a sample without dimensions of size 1."""
-    return tuple(size for size in tensor.shape[1:] if size != 1)
-
-
-def _like_outputs(outputs: Tensor, targets: Tensor) -> bool:
-    return not targets.is_complex() and _long_shape(targets) == _long_shape(outputs)
-
-
-def _outside_0_to_1(outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG001
-    return ~((targets >= 0) & (targets <= 1))
-
-
-def _no_distribution(outputs: Tensor, targets: Tensor) -> Tensor:
-    off = (targets.double().sum(1, keepdim=True) - 1).abs() > _SUM_TOLERANCE
-    return _outside_0_to_1(outputs, targets) | off
-
-
-_SUM_TOLERANCE = 0.01  # of probabilities in bfloat16
-
-_CLASSES = _Form(
-    "classes",
-    lambda o: (
-        f"class numbers, whole numbers from 0 to {_most(o)} (or {IGNORED}: does not count), "
-        f"shape {_shape(o.shape[2:])}"
-    ),
-    _per_position,
-    lambda o, t: _beyond(o, t) & (t.long() != IGNORED),
-    _has_classes,
-)
-_ONE_HOT = _Form(
-    "classes",
-    lambda o: f"class numbers, whole numbers from 0 to {_most(o)}, shape (N,)",
-    _per_position,
-    _beyond,
-    lambda o: o.ndim == 2 and _has_classes(o),
-)
-_VALUES = _Form(
-    "values",
-    lambda o: f"finite values shaped like the outputs, {_shape(o.shape[1:])}",
-    _like_outputs,
-    lambda o, t: ~t.isfinite(),  # noqa: ARG005
-)
-_LABELS = _Form(
-    "labels",
-    lambda o: f"0 or 1 for each output, shape {_shape(o.shape[1:])}",
-    _like_outputs,
-    lambda o, t: (t != 0) & (t != 1),  # noqa: ARG005
-)
-_FRACTIONS = _Form(
-    "values",
-    lambda o: f"values from 0 to 1 shaped like the outputs, {_shape(o.shape[1:])}",
-    _like_outputs,
-    _outside_0_to_1,
-)
-_PROBABILITIES = _Form(
-    "values",
-    lambda o: f"probabilities that sum to 1 over the classes, shape {_shape(o.shape[1:])}",
-    lambda o, t: t.is_floating_point() and t.shape[1:] == o.shape[1:],
-    _no_distribution,
-    _has_classes,
-)
 # The forms of targets that each loss takes, in the order in which they are tried.
-_TAKES: dict[str, tuple[_Form, ...]] = {
-    "half_squared_error": (_ONE_HOT, _VALUES),
-    "absolute_error": (_ONE_HOT, _VALUES),
-    "binary_cross_entropy": (_ONE_HOT, _LABELS, _FRACTIONS),
-    "cross_entropy": (_CLASSES, _PROBABILITIES),
+_TAKES: dict[str, tuple[Form, ...]] = {
+    "half_squared_error": (ONE_HOT, VALUES),
+    "absolute_error": (ONE_HOT, VALUES),
+    "binary_cross_entropy": (ONE_HOT, LABELS, FRACTIONS),
+    "cross_entropy": (CLASSES, PROBABILITIES),
 }
 assert _TAKES.keys() == LOSSES.keys()
 
@@ -335,11 +248,13 @@ def chosen(
     """
     if callable(loss):
         _check_own_target(loss, outputs, targets)
-        own = (form.predicts for form in _of_callable(targets) if form.fits(outputs, targets))
+        # Of whole numbers that are no class numbers only the function knows what they are.
+        forms = (CLASSES, VALUES) if targets.is_floating_point() else (CLASSES,)
+        own = (form.predicts for form in forms if form.fits(outputs, targets))
         return Loss(None, loss, next(own, None))
     name = loss or known or "cross_entropy"
     function = per_sample(name)
-    forms = _TAKES[name] if loss or known else (_CLASSES,)
+    forms = _TAKES[name] if loss or known else (CLASSES,)
     for form in forms:
         if form.fits(outputs, targets):
             return Loss(name, function, form.predicts)
@@ -352,30 +267,14 @@ def chosen(
     raise TargetsError(_misfit(who, forms, outputs, targets))
 
 
-def _of_callable(targets: Tensor) -> tuple[_Form, ...]:
-    """Return the forms that say what is predicted where the loss is the user's own function."""
-    return (_CLASSES, _VALUES) if targets.is_floating_point() else (_CLASSES,)
-
-
-def _misfit(who: str, forms: Sequence[_Form], outputs: Tensor, targets: Tensor) -> str:
+def _misfit(who: str, forms: Sequence[Form], outputs: Tensor, targets: Tensor) -> str:
     """Return the message for targets of none of these forms."""
     takes = "; or ".join(form.words(outputs) for form in forms if form.exists(outputs))
     takes = takes or "outputs of shape (N, classes, ...), two classes at least, and class numbers"
-    known, span = targets.isfinite(), ""
-    if not targets.is_complex() and known.any():
-        found = targets[known].double()
-        span = f", from {float(found.amin()):.6g} to {float(found.amax()):.6g}"
     shaped = next((form for form in forms if form.shapes(outputs, targets)), None)
-    wrong = ~known if shaped is None or not known.all() else shaped.wrong(outputs, targets)
-    if wrong.any():
-        at = wrong.nonzero()[0].tolist()
-        place = f", position {', '.join(map(str, at[1:]))}" if at[1:] else ""
-        span += f"; row {at[0]}{place} has {targets[tuple(at)].item():.6g}"
-    kind = str(targets.dtype).removeprefix("torch.")
-    return (
-        f"{who} needs {takes}. For outputs of shape {_shape(outputs.shape[1:])}, these targets are "
-        f"{kind} of shape {_shape(targets.shape[1:])}{span}. {_remedy(outputs, targets)}"
-    )
+    wrong = torch.zeros(()) if shaped is None else shaped.wrong(outputs, targets)
+    said = described(outputs, targets, wrong)
+    return f"{who} needs {takes}. {said} {_remedy(outputs, targets)}"
 
 
 def _remedy(outputs: Tensor, targets: Tensor) -> str:
@@ -385,28 +284,13 @@ def _remedy(outputs: Tensor, targets: Tensor) -> str:
             f"These fit: {', '.join(fitting)} (on the command line: --loss), or a "
             "callable(outputs, targets) -> (N,)."
         )
-    if _CLASSES.shapes(outputs, targets):
+    if CLASSES.shapes(outputs, targets):
         return "Number the classes from 0, or give the network more outputs."
-    if not targets.is_complex() and _CLASSES.fits(outputs, _as_whole(targets)):
+    if not targets.is_complex() and CLASSES.fits(outputs, as_whole(targets)):
         return "If they are class numbers, convert them with targets.long()."
     if is_whole(targets) and targets.shape[1:] == outputs.shape[1:-1]:
         return "If they are class numbers, move the classes to dimension 1 of the outputs."
     return "No loss of sentei takes them: pass a callable(outputs, targets) -> (N,)."
-
-
-def _as_whole(targets: Tensor) -> Tensor:
-    """Return the targets as whole numbers; -1 where they are none."""
-    whole = targets.long()
-    return whole.where(whole == targets, -1)
-
-
-def _most(outputs: Tensor) -> int:
-    """Return the largest class number."""
-    return outputs.shape[1] - 1
-
-
-def _shape(sizes: Sequence[int]) -> str:
-    return f"(N, {', '.join(map(str, sizes))})" if sizes else "(N,)"
 
 
 @torch.no_grad()
@@ -416,7 +300,7 @@ def _check_own_target(loss: PerSample, outputs: Tensor, targets: Tensor) -> None
     It does so for outputs (N, 1) and targets (N,): their difference is (N, N), and no shape shows
     it once it has been averaged.
     """
-    if targets.shape[1:] == outputs.shape[1:] or not _like_outputs(outputs, targets):
+    if targets.shape[1:] == outputs.shape[1:] or not are_like_outputs(outputs, targets):
         return
     if min(len(outputs), len(targets)) < 2:
         return
@@ -427,7 +311,7 @@ def _check_own_target(loss: PerSample, outputs: Tensor, targets: Tensor) -> None
     if not torch.allclose(together, torch.stack(alone), rtol=1e-4, atol=1e-6):
         raise LossError(
             "a sample's loss must depend on its own output and target alone; this function gives "
-            f"other losses where other samples are beside it, for outputs of shape "
-            f"{_shape(outputs.shape[1:])} and targets of shape {_shape(targets.shape[1:])}, which "
-            "broadcast to a table. Give both one shape: targets.reshape(outputs.shape)."
+            f"other losses where other samples are beside it, for outputs {shape(outputs)} and "
+            f"targets {shape(targets)}, which broadcast to a table. Give both one shape: "
+            "targets.reshape(outputs.shape)."
         )

@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sentei.losses import IGNORED, Loss, predicted, wanted
+from sentei.losses import Loss, predicted, wanted
+from sentei.target_forms import IGNORED
 
 R2, MEAN_ABSOLUTE_ERROR = "r2", "mean_absolute_error"
 NAMES = {R2: "R²", MEAN_ABSOLUTE_ERROR: "mean absolute error"}  # as tables and pages show them

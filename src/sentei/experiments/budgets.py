@@ -126,6 +126,7 @@ def accuracy_at_budgets(
     for done, way in enumerate(todo):
         steps = []
         for step in _steps(model, split, way, mask, recipe, samples):
+            _accuracy(step)  # refused at once where there is none
             steps.append(step)
             if on_progress is not None:
                 size = step.measured.bytes_in(way.propose.format)

@@ -21,9 +21,9 @@ from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.pruning.loop import prune
-from sentei.pruning.measuring import Measurement
 from sentei.pruning.rules.proposals import ranked
 from sentei.pruning.rules.schedules import linear
+from sentei.pruning.run import Step
 from sentei.samples import Samples
 from sentei.training import FineTune, Recipe
 
@@ -245,21 +245,21 @@ def _curve(setting: _Setting, way: Way, seed: int, samples: Samples, exact: Tens
         evaluate=setting.judge,
         mask=setting.mask,
     )
-    measured = [step.measured for step in run]
-    left = tuple(m.units for m in measured)
-    metric = R2 if measured[0].accuracy is None else ACCURACY
-    values = tuple(_measured(each, metric) for each in measured)
-    return Curve(way, seed, left, values, spearman(first_scores, exact), metric)
+    left, metrics, values = zip(*map(_quality, run), strict=True)
+    return Curve(way, seed, left, values, spearman(first_scores, exact), metrics[0])
 
 
-def _measured(measured: Measurement, metric: str) -> float:
-    found = measured.accuracy if metric == ACCURACY else measured.metrics.get(metric)
+def _quality(step: Step) -> tuple[int, str, float]:
+    """Return how many units are left, and by what the network is judged: its name and value."""
+    now = step.measured
+    metric = R2 if now.accuracy is None else ACCURACY
+    found = now.metrics.get(R2) if now.accuracy is None else now.accuracy
     if found is None:
         raise DataError(
             "ways to prune are compared by accuracy or R², and these targets have neither: they "
             "are not class numbers, labels 0 and 1, or values that differ. Compare on other data."
         )
-    return found
+    return now.units, metric, found
 
 
 def _first_scores(probe: Probe, name: str, seed: int) -> Tensor:

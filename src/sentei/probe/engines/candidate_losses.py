@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sentei.losses import PerSample, is_whole, per_sample_losses, wanted
+from sentei.losses import PerSample, per_sample_losses, wanted
+from sentei.target_forms import is_whole
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sentei.datasets import Split
 from sentei.errors import DataError
-from sentei.losses import PerSample, is_whole
+from sentei.losses import PerSample
 from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
@@ -25,6 +25,7 @@ from sentei.pruning.run_files import ABOUT, reading
 from sentei.pruning.run_reader import read_run
 from sentei.pruning.step_files import Record
 from sentei.samples import Samples
+from sentei.target_forms import is_whole
 
 
 @dataclass(frozen=True)
