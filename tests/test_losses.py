@@ -487,7 +487,8 @@ def test_r2_of_two_outputs_by_hand():
 
 
 def test_targets_that_are_all_equal_have_no_r2():
-    same = torch.full((N, 1), 0.1)  # its mean in float64 is not exactly itself
+    same = torch.full((N, 1), 0.1, dtype=torch.float64)
+    assert same.sum() / N != same[0]  # so their rounded mean would give them a spread
     assert list(evaluate(Same(), (one, same), loss=HALF).metrics) == [MEAN_ABSOLUTE_ERROR]
     half = torch.cat([same, drawn(N, 1)], 1)
     r2 = evaluate(Same(), (drawn(N, 2), half), loss=HALF).metrics[R2]
