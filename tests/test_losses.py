@@ -437,6 +437,26 @@ def test_engines_agree_with_a_loop_where_targets_are_ignored(positions):
         assert probe.curvatures(group)[unit].item() == pytest.approx(second.item(), abs=1e-10)
 
 
+@pytest.mark.parametrize("loss", [HALF, ABS, BCE])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.bool])
+def test_engines_agree_with_a_loop_for_targets_without_the_dimension_of_one_output(loss, dtype):
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+    x, y = drawn(N, 4), classes(N, count=2).to(dtype)
+    (group,) = find_units(network, x)
+    probe = Probe(network, (x, y), loss)
+    found, slopes = probe.losses_without(group), probe.slopes(group)
+    weight = network[2].weight.data.clone()
+    for unit in range(group.size):
+        at = []
+        for gain in (0.0, 0.999, 1.001):
+            network[2].weight.data = weight.clone()
+            network[2].weight.data[:, unit] *= gain
+            at.append(by_hand(loss, network(x).detach(), y)[0])
+        assert found[unit].item() == pytest.approx(at[0], rel=1e-5)
+        assert slopes[unit].item() == pytest.approx((at[2] - at[1]) / 0.002, abs=2e-3)
+
+
 def test_skeletonization_is_for_one_class_a_sample():
     from sentei.criteria import skeletonization
 

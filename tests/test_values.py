@@ -167,6 +167,10 @@ def test_a_file_that_says_nothing_takes_both_options(place, capsys):
     code, out, _ = run("rank", "bare.safetensors", "--data", "t.csv", "--regression", capsys=capsys)
     assert code == 0
     assert out == run("rank", "m.safetensors", "--data", "t.csv", capsys=capsys)[1]
+    code, _, err = run("prune", "bare.safetensors", "--data", "t.csv", "--regression",
+                       "--units-at-most", 7, capsys=capsys)  # fmt: skip
+    assert code == 0, err
+    assert card_of(sentei.load("small.safetensors")) == card_of(sentei.load("m.safetensors"))
 
 
 def test_a_network_that_is_named_by_widths_is_trained_on_values(place, capsys):

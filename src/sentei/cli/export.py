@@ -27,8 +27,8 @@ def export(
 ) -> None:
     """Convert a saved network to C source, ONNX or safetensors.
 
-    Training samples calibrate int8, and test samples measure the accuracy, or R² where
-    the network predicts values.
+    Training samples calibrate int8, and test samples measure the accuracy, or R² where the
+    network predicts values.
 
     Parameters
     ----------

@@ -42,7 +42,8 @@ def opened(file: str | Path) -> tuple[nn.Module, Mask]:
 def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.Module, Mask, Split]:
     """Load a network from its file, or build it by name and train it as `sentei train` does.
 
-    The network's `Card` then names its loss, which everything that measures takes from there.
+    The network's `Card` then names its loss and says whether it predicts values; everything that
+    measures takes the loss from there, and files that are written say both.
 
     Args:
         model: a file that sentei saved, or a network's name as in `sentei train --model`.
@@ -67,9 +68,10 @@ def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.M
     if Path(model).exists():
         network, mask = opened(model)
         card = card_of(network)
-        set_card_(network, replace(card, loss=loss or card.loss or data.default_loss()))
-        split = data.load(flat=training.takes_flat(network), predicts=card.predicts)
-        return network, mask, split
+        predicts = "values" if data.regression else card.predicts
+        known = loss or card.loss or data.default_loss()
+        set_card_(network, replace(card, loss=known, predicts=predicts))
+        return network, mask, data.load(flat=training.takes_flat(network), predicts=predicts)
     try:
         network = training.build(str(model), seed=data.seed)
     except ValueError as error:
