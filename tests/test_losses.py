@@ -17,6 +17,7 @@ from sentei.card import Card, set_card_
 from sentei.errors import CriterionError, DataError, LossError
 from sentei.losses import LOSSES, chosen, cross_entropy, per_sample_losses
 from sentei.metrics import MEAN_ABSOLUTE_ERROR, R2, metrics_for
+from sentei.probe.engines.chain import Chain
 from sentei.target_forms import IGNORED
 from sentei.training import FineTune, Recipe, evaluate, train
 
@@ -99,7 +100,7 @@ KINDS: dict[str, tuple[Tensor, Tensor, Set[str | None]]] = {
     "floats (N, k)": (several, drawn(N, C).neg(), VALUES_FIT),
     "floats (N, k, 2), no classes": (drawn(N, 4, 2), drawn(N, 4, 2).neg(), VALUES_FIT),
     "floats of another width": (several, drawn(N, 2), set()),
-    "floats (N,), several outputs": (several, drawn(N), set()),
+    "floats (N,), several outputs": (several, 2 * drawn(N).sigmoid(), set()),
     "floats (N, k) for outputs of half a shape": (drawn(N, 4, 2), drawn(N, 8), set()),
     "float64": (one, drawn(N).double(), VALUES_FIT),
     "float16": (one, drawn(N).half(), VALUES_FIT),
@@ -340,6 +341,11 @@ def test_distillation_needs_a_softmax_whoever_names_the_loss():
         train(network, data, Recipe(1, distillation=Distillation(nn.Sequential(nn.Linear(2, 3)))))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_cross_entropy_takes_class_numbers_of_any_integer_type(dtype):
+    assert torch.equal(cross_entropy(several, few.to(dtype)), cross_entropy(several, few))
+
+
 # What does not count.
 
 
@@ -446,6 +452,7 @@ def test_engines_agree_with_a_loop_for_targets_without_the_dimension_of_one_outp
     (group,) = find_units(network, x)
     probe = Probe(network, (x, y), loss)
     found, slopes = probe.losses_without(group), probe.slopes(group)
+    assert type(probe._engines.chosen[group]) is Chain
     weight = network[2].weight.data.clone()
     for unit in range(group.size):
         at = []
