@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from sentei import storage
+from sentei.cli import screen
 from sentei.errors import FileError
 
 if TYPE_CHECKING:
@@ -173,20 +174,42 @@ class Data:
 
 @Parameter(name="*", group=RUN)
 @dataclass(frozen=True)
-class Run:
-    """How a command runs.
+class Shown:
+    """What a command prints.
+
+    Attributes:
+        quiet: Print results and errors only: no progress, notes or warnings.
+        json: Print the result as one JSON object, and nothing else, on standard output; if the
+            command fails, an object with the message: {"error": "..."}.
+        config: a field so that `--help` shows the option; `main` takes it out and reads the file.
+    """
+
+    _: KW_ONLY
+    quiet: bool = False
+    json: bool = False
+    config: Config = None
+
+    def start(self) -> None:
+        """Make what is printed from now on follow the options."""
+        screen.quiet.set(self.quiet)
+        screen.as_json.set(self.json)
+
+
+@Parameter(name="*", group=RUN)
+@dataclass(frozen=True)
+class Run(Shown):
+    """How a command runs, and what it prints.
 
     Attributes:
         threads: Number of CPU threads that torch may use; one gives the same bytes everywhere and
             leaves other cores free.
-        config: a field so that `--help` shows the option; `main` takes it out and reads the file.
     """
 
     threads: int = 1
-    config: Config = None
 
     def start(self) -> None:
-        """Set the number of threads."""
+        """Make what is printed follow the options, and set the number of threads."""
+        super().start()
         import torch
 
         torch.set_num_threads(self.threads)

@@ -12,7 +12,6 @@ from cyclopts import Parameter
 from sentei.cli.fit import Budget, fit
 from sentei.cli.options import PACE, REMOVED, REPAIR, REPAIRS, Data, Model, Run, listed, seeded
 from sentei.cli.pruned import (
-    UNREACHED,
     Output,
     RetrainEpochs,
     Scoring,
@@ -21,6 +20,7 @@ from sentei.cli.pruned import (
     finish,
     started,
 )
+from sentei.cli.screen import Result
 from sentei.errors import unknown
 from sentei.pruning.rules import schedules
 
@@ -120,7 +120,7 @@ def prune(
     budget: Annotated[Budget, Parameter(show=False)] = Budget(),
     output: Output = Output(),
     run: Run = Run(),
-) -> int:
+) -> Result:
     """Prune a network, delete what was pruned from its tensors, check the outputs, and save it.
 
     Criteria use training samples, limits validation samples, and the final table test samples.
@@ -144,6 +144,7 @@ def prune(
     ends = goal is not None or floors is not None or pace != Pace()
     propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
     run.start()
+    output.begin()
     start = started(model, data, repairs.retrain_epochs)
     steps = _run_steps(
         start,
@@ -156,8 +157,8 @@ def prune(
         journal=output.journal,
         resume=output.resume,
     )
-    finish(start, steps[-1], output, format)
-    return 0 if goal is None or goal(steps[-1].measured, steps[0].measured) else UNREACHED
+    reached = goal is None or goal(steps[-1].measured, steps[0].measured)
+    return finish(start, steps[-1], output, format, reached=reached)
 
 
 def check_combination(

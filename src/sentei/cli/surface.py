@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from sentei.cli.options import Data, Loss, Model, OutFigure, Run, Samples
+from sentei.cli.screen import Result
 from sentei.errors import unknown
 
 SHOWN = 10  # units to draw if --units is left out
@@ -29,7 +30,7 @@ def surface(
     samples: Samples = 4500,
     out: OutFigure = Path("surface"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Draw how the loss changes when the output of one unit is multiplied by a gain.
 
     Gain 0 removes the unit, and gain 1 leaves it unchanged. The loss is measured on training
@@ -62,7 +63,6 @@ def surface(
 
     import sentei
     from sentei.cli.loading import loaded
-    from sentei.cli.screen import console, say
     from sentei.criteria import approximations
     from sentei.reporting import figures, tables
 
@@ -81,7 +81,7 @@ def surface(
     curves = sentei.surface(probe, chosen, units, gains)
     tangents, parabolas = approximations(probe, chosen, units, gains)
 
-    console.print(tables.surfaces(chosen.name, units, gains, curves, tangents, parabolas))
+    table = tables.surfaces(chosen.name, units, gains, curves, tangents, parabolas)
     labels = [f"unit {unit}" for unit in units]
     together = figures.blank(9, 4)
     figures.surfaces(together, gains, curves, labels, f"mean {loss.replace('_', ' ')}")
@@ -89,4 +89,13 @@ def surface(
     figures.approximated(apart, gains, curves, tangents, parabolas, labels)
     second = out.with_name(out.name + "-approximated")
     written = [*figures.write(together, out), *figures.write(apart, second)]
-    say("Figures: " + ", ".join(str(path) for path in written))
+    numbers = {"gains": gains, "losses": curves, "tangents": tangents, "parabolas": parabolas}
+    return Result(
+        {
+            "group": chosen.name,
+            "units": units,
+            **{name: values.tolist() for name, values in numbers.items()},
+            "figures": written,
+        },
+        (table, "Figures: " + ", ".join(map(str, written))),
+    )
