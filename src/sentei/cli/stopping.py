@@ -59,7 +59,8 @@ def stoppable() -> Iterator[list[int]]:
     def lost(error: sys.UnraisableHookArgs) -> None:
         """Raise a KeyboardInterrupt again that came in a destructor, where Python drops it."""
         if issubclass(error.exc_type, KeyboardInterrupt):
-            _thread.interrupt_main()
+            # A little later: raised at once, it would be dropped in this function.
+            threading.Timer(0.01, _thread.interrupt_main).start()
         else:
             hook(error)
 
@@ -84,7 +85,7 @@ def left(files: Sequence[Path]) -> str:
     """Return a line about what a stopped command leaves; `files` are those that it has written."""
     work = resumable.get()
     inside = [file for file in files if work is not None and work.folder in file.parents]
-    others = [str(file) for file in files if file not in inside]
+    others = [str(file) for file in files if file not in inside and not _is_temporary(file)]
     said = "stopped. "
     if others:
         said += f"Complete and kept: {', '.join(dict.fromkeys(others))}. "
@@ -96,6 +97,11 @@ def left(files: Sequence[Path]) -> str:
     return said.strip()
 
 
+def _is_temporary(file: Path) -> bool:
+    """Whether a file belongs to a run that cannot be continued, which is deleted at the end."""
+    return any((folder / "run.json").exists() for folder in (file.parent, file.parent.parent))
+
+
 def _steps(folder: Path) -> str:
     """Return the last complete step of the run, or of each run, in a folder."""
     runs = [path.parent for path in (folder / "run.json", *sorted(folder.glob("*/run.json")))]
@@ -103,5 +109,5 @@ def _steps(folder: Path) -> str:
     for run in runs:
         steps = [int(path.stem) for path in run.glob("steps/*.safetensors") if path.stem.isdigit()]
         if steps:
-            found.append(f"all steps up to {max(steps)}" + f" of {run.name}" * (run != folder))
+            found.append(f"steps 0 to {max(steps)}" + f" of {run.name}" * (run != folder))
     return ", ".join(found)
