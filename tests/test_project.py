@@ -55,8 +55,8 @@ ROOMS = {
 }
 # Modules that commands share, lowest first: each may import only those before it.
 CLI = [
-    *("command_line", "screen", "failures", "stopping", "deployment", "options", "loading"),
-    *("pruned", "fit"),
+    *("command_line", "screen", "failures", "stopping", "bounds", "conflicts", "deployment"),
+    *("options", "loading", "pruned", "fit"),
 ]
 
 

@@ -20,7 +20,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
 from sentei import storage
-from sentei.cli import failures, screen, stopping
+from sentei.cli import conflicts, failures, screen, stopping
 from sentei.cli.command_line import typed
 from sentei.cli.compare import compare
 from sentei.cli.demo import demo
@@ -73,7 +73,8 @@ def build(config: str | None = None) -> App:
         app.command(command)
     if config is not None:
         _check_headings(config, [command.__name__ for command in commands])
-        app.config = Toml(config, must_exist=True)
+    file = [] if config is None else [Toml(config, must_exist=True)]
+    app.config = (*file, conflicts.refuse)
     return app
 
 
@@ -116,6 +117,8 @@ def _run(given: list[str]) -> int:
 def _check_headings(config: str, commands: Sequence[str]) -> None:
     """Raise ValueError if the TOML file has a top-level key that is not a command's name."""
     file = Path(config)
+    if file.is_dir():
+        raise ValueError(f"{config} is a folder; --config takes a TOML file")
     if not file.is_file():
         return
     try:

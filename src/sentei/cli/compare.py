@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from sentei.cli.bounds import Amount, Count, CountOrNone
 from sentei.cli.options import (
     ALL_CRITERIA,
     PACE,
@@ -58,7 +59,7 @@ class Ways:
             "computes a removed unit's output from other units. none and least_squares if left out."
         ),
     ] = None
-    retrain: list[int] | None = None
+    retrain: list[CountOrNone] | None = None
 
 
 @Parameter(name="*", group=PACE)
@@ -72,9 +73,9 @@ class Steps:
         seeds: Number of seeds that each combination is repeated with: --seed and those after it.
     """
 
-    keep: str = "10 %"
-    steps: int = 9
-    seeds: int = 3
+    keep: Amount = "10 %"
+    steps: Count = 9
+    seeds: Count = 3
 
 
 @Parameter(name="*", group=SIZES)
@@ -95,7 +96,7 @@ class Sizes:
     budgets: str | None = None
     paths: list[str] | None = None
     formats: list[str] | None = None
-    retrain_epochs: int = 0
+    retrain_epochs: CountOrNone = 0
 
 
 def compare(

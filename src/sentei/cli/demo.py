@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentei.cli.options import Run
+from sentei.cli.bounds import Count, Seed
+from sentei.cli.options import OutFolder, Run
 from sentei.cli.screen import Result, head
 from sentei.cli.stopping import resumed_by
 
@@ -13,9 +14,9 @@ FLOOR = 0.01  # validation accuracy that the demonstration may lose: one point
 
 def demo(
     *,
-    epochs: int = 10,
-    seed: int = 0,
-    out: Path = Path("runs/demo"),
+    epochs: Count = 10,
+    seed: Seed = 0,
+    out: OutFolder = Path("runs/demo"),
     run: Run = Run(),
 ) -> Result:
     """Train an MNIST network, prune it for at most one point of accuracy, and measure the result.

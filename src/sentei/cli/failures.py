@@ -27,9 +27,9 @@ def code(error: BaseException) -> int:
 
 def words(error: BaseException) -> str:
     """Return what to print about an error: its message, with an explanation if it is not ours."""
-    said = " ".join(str(error).split("\n")).strip()
     if os.environ.get(SHOW):
-        said = "".join(traceback.format_exception(error)) + said
+        return "".join(traceback.format_exception(error))
+    said = " ".join(str(error).split("\n")).strip()
     if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
         return f"{_NO_MEMORY}{said or type(error).__name__}"
     if isinstance(error, UnicodeError):

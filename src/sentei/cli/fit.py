@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from sentei.cli.bounds import Size
 from sentei.cli.failures import UNREACHED
 from sentei.cli.options import REMOVED, UNTIL, Data, Model, Run, seeded
 from sentei.cli.pruned import (
@@ -44,7 +45,7 @@ class Budget:
             validation samples. If left out, all four for C, and units for other formats.
     """
 
-    budget: Annotated[str | None, Parameter(group=UNTIL)] = None
+    budget: Annotated[Size | None, Parameter(group=UNTIL)] = None
     board: Annotated[
         str | None,
         Parameter(
@@ -114,23 +115,18 @@ def check_budget(budget: Budget, output: Output, format: str) -> None:
     """Check what can be checked about a budget before the network is loaded or trained.
 
     Raises:
-        BudgetError: neither a budget nor a board is given, or both; a budget is not a size, or the
-            file to write for a board is not C.
+        BudgetError: neither a budget nor a board is given, or the file to write for a board is not
+            C.
         ValueError: an unknown board, or a path that is unknown or saves nothing in the format.
     """
     from sentei.pruning import boards
-    from sentei.pruning.rules.limits import MemoryBudget
     from sentei.pruning.searching import paths_for
 
-    if budget.budget is not None and budget.board is not None:
-        raise BudgetError("--budget and --board exclude each other; give one of them")
-    if budget.budget is not None:
-        MemoryBudget(format, budget.budget)
-    elif budget.board is None:
+    if budget.budget is None and budget.board is None:
         raise BudgetError(
             "nothing says what the network has to fit into: give --budget 32KiB or --board NAME"
         )
-    else:
+    if budget.board is not None:
         boards.board(budget.board)
         if output.out.suffix != ".c":
             raise BudgetError(f"--board needs a C file: --out net.c, not {output.out}")

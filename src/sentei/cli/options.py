@@ -15,6 +15,7 @@ from cyclopts import Group, Parameter
 
 from sentei import storage
 from sentei.cli import screen
+from sentei.cli.bounds import Count, Seed, Threads
 from sentei.errors import FileError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ Loss = Annotated[
     Parameter(help=f"Loss that the network was trained with: {listed(LOSSES)}."),
 ]
 Samples = Annotated[
-    int,
+    Count,
     Parameter(group=DATA, help="Number of training samples to measure units and synapses on."),
 ]
 
@@ -155,7 +156,7 @@ class Data:
     target: str = "-1"
     missing: Literal["drop", "mean"] | None = None
     text: Literal["one-hot"] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def load(self, *, flat: bool) -> Split:
         """Load the samples, as rows if `flat`, split into training, validation and test samples."""
@@ -205,7 +206,7 @@ class Run(Shown):
             leaves other cores free.
     """
 
-    threads: int = 1
+    threads: Threads = 1
 
     def start(self) -> None:
         """Make what is printed follow the options, and set the number of threads."""

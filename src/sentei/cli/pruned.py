@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from sentei.cli.bounds import CountOrNone, accepted_by
 from sentei.cli.failures import UNREACHED
 from sentei.cli.options import (
     DATA,
@@ -26,6 +27,7 @@ from sentei.cli.options import (
 from sentei.cli.screen import Result
 from sentei.cli.stopping import resumed_by
 from sentei.network.encoding.format import FORMATS
+from sentei.pruning.rules import limits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from sentei.training import FineTune
 
 RetrainEpochs = Annotated[
-    int, Parameter(group=REPAIR, help="Number of training epochs after every step.")
+    CountOrNone, Parameter(group=REPAIR, help="Number of training epochs after every step.")
 ]
 
 
@@ -73,13 +75,13 @@ class Until:
         loss_within: Undo a step that raises the validation loss by more than this since the start.
     """
 
-    units_at_most: str | None = None
-    synapses_at_most: str | None = None
-    parameters_at_most: str | None = None
-    bytes_at_most: str | None = None
-    accuracy_within: float | None = None
-    accuracy_at_least: float | None = None
-    loss_within: float | None = None
+    units_at_most: Annotated[str, accepted_by(limits.units_at_most)] | None = None
+    synapses_at_most: Annotated[str, accepted_by(limits.synapses_at_most)] | None = None
+    parameters_at_most: Annotated[str, accepted_by(limits.parameters_at_most)] | None = None
+    bytes_at_most: Annotated[str, accepted_by(limits.bytes_at_most)] | None = None
+    accuracy_within: Annotated[float, accepted_by(limits.accuracy_within)] | None = None
+    accuracy_at_least: Annotated[float, accepted_by(limits.accuracy_at_least)] | None = None
+    loss_within: Annotated[float, accepted_by(limits.loss_within)] | None = None
 
     def goal(self) -> Limit | None:
         """Return the limit that ends the run when it is reached; None if there is none."""
@@ -91,8 +93,6 @@ class Until:
         return self._all_of("accuracy_within", "accuracy_at_least", "loss_within")
 
     def _all_of(self, *names: str) -> Limit | None:
-        from sentei.pruning.rules import limits
-
         given = {name: getattr(self, name) for name in names}
         found = [getattr(limits, name)(at) for name, at in given.items() if at is not None]
         return limits.all_of(*found) if len(found) > 1 else found[0] if found else None

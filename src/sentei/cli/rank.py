@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from sentei.cli.bounds import Count
 from sentei.cli.options import Criterion, Data, Loss, Model, Run, Samples, seeded
 from sentei.cli.screen import Result, head
 
@@ -22,7 +23,7 @@ def rank(
     criterion: Annotated[Criterion, SCORES] = "ablation",
     against: Annotated[str | None, SCORES] = None,
     loss: Annotated[Loss, SCORES] = "cross_entropy",
-    most: Annotated[int, SCORES] = 10,
+    most: Annotated[Count, SCORES] = 10,
     data: Data = Data(),
     samples: Samples = 10_000,
     run: Run = Run(),

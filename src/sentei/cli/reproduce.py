@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentei.cli.options import OutFolder, Shown
+from sentei.cli.bounds import Count, Threads
+from sentei.cli.options import OutFile, OutFolder, Shown
 from sentei.cli.screen import Result, head
 from sentei.cli.stopping import resumed_by
 
@@ -18,9 +19,9 @@ def reproduce(
     *,
     into: OutFolder = Path("reproduced"),
     quick: bool = False,
-    seeds: int = 5,
-    processes: int = 2,
-    page: Path | None = None,
+    seeds: Count = 5,
+    processes: Threads = 2,
+    page: OutFile | None = None,
     shown: Shown = Shown(),
 ) -> Result:
     """Repeat a paper's experiments and figures, and compare its claims with the measured results.

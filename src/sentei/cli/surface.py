@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
+from sentei.cli.bounds import Above0, CountOrNone
 from sentei.cli.options import Data, Loss, Model, OutFigure, Run, Samples
 from sentei.cli.screen import Result
 from sentei.errors import unknown
 
 SHOWN = 10  # units to draw if --units is left out
 LITERAL = 0.001  # spacing of gains in the paper's text; its figures use 0.1
+Points = Annotated[int, Parameter(validator=Number(gte=2, lte=100_001))]
 DRAWN = Parameter(group=Group("What is drawn", sort_key=1))
 
 
@@ -21,9 +23,9 @@ def surface(
     model: Model,
     *,
     group: Annotated[str | None, DRAWN] = None,
-    units: Annotated[list[int] | None, DRAWN, Parameter(consume_multiple=True)] = None,
-    to: Annotated[float, DRAWN] = 10.0,
-    points: Annotated[int, DRAWN] = 101,
+    units: Annotated[list[CountOrNone] | None, DRAWN, Parameter(consume_multiple=True)] = None,
+    to: Annotated[Above0, DRAWN] = 10.0,
+    points: Annotated[Points, DRAWN] = 101,
     literal_grid: Annotated[bool, DRAWN] = False,
     loss: Annotated[Loss, DRAWN] = "cross_entropy",
     data: Data = Data(),
@@ -54,11 +56,6 @@ def surface(
     out
         Name of the figures without a suffix; "-approximated" is added for the second.
     """
-    if not (math.isfinite(to) and to > 0):
-        raise ValueError(f"--to must be a finite gain above 0, such as 10, not {to}")
-    if points < 2:
-        raise ValueError(f"--points must be at least 2, not {points}")
-
     import torch
 
     import sentei

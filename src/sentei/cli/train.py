@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 from cyclopts.types import ExistingFile
 
+from sentei.cli.bounds import Above0, Count, From0, Share
 from sentei.cli.options import NETWORK, Data, OutFile, Run
 from sentei.cli.screen import Result
 
@@ -35,12 +36,12 @@ class Optimization:
             left out.
     """
 
-    epochs: int = 10
+    epochs: Count = 10
     optimizer: str = "adam"
-    lr: float | None = None
-    batch_size: int = 100
+    lr: Above0 | None = None
+    batch_size: Count = 100
     loss: str = "cross_entropy"
-    weight_decay: float = 0.0
+    weight_decay: From0 = 0.0
     decay: str | None = None
 
 
@@ -58,8 +59,8 @@ class Teaching:
     """
 
     teacher: ExistingFile | None = None
-    temperature: float = 4.0
-    teacher_weight: float = 0.9
+    temperature: Above0 = 4.0
+    teacher_weight: Share = 0.9
 
     def distillation(self) -> Distillation | None:
         """Load the teacher; None if there is none."""
