@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from commands import run
 from sentei import cli, datasets, formats, training
-from sentei.cli import screen
+from sentei.cli import failures, screen
 
 KEPT = {"units", "synapses", "parameters", "bytes", "accuracy", "loss"}
 
@@ -70,6 +72,23 @@ COMMANDS = {
 def test_every_command_is_here_but_the_long_ones():
     names = {name for name in cli.build() if not name.startswith("-")}
     assert names == {line[0] for line, _ in COMMANDS.values()} | {"demo", "reproduce"}
+
+
+def test_the_help_and_the_guide_list_the_exit_codes(capsys):
+    _, out, _ = run("--help", capsys=capsys)
+    guide = (Path(__file__).parent.parent / "docs/guides/command-line.md").read_text()
+    for code in (0, failures.REFUSED, failures.USAGE, failures.UNREACHED, 130, 143):
+        assert re.search(rf"\b{code}\b", out.partition("Exit codes")[2])
+        assert f"| {code} | " in guide
+
+
+def test_the_guide_lists_what_json_gives():
+    guide = (Path(__file__).parent.parent / "docs/guides/command-line.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", guide, re.MULTILINE))
+    assert set(rows) == {name for name in cli.build() if not name.startswith("-")}
+    for line, keys in COMMANDS.values():
+        listed = set(re.findall(r"`([a-z_]+)`", rows[line[0]] + rows["prune"] * (line[0] == "fit")))
+        assert set(keys.split()) <= listed, line[0]
 
 
 @pytest.mark.usefixtures("there")
