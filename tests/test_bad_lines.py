@@ -158,7 +158,7 @@ COUNTS_FROM_1 = "threads samples epochs batch-size most steps processes"
 def test_nothing_is_done_no_times(command, option):
     with pytest.raises(CycloptsError, match=f"{option}[. :]"):
         parsed(command, option, "0")
-    assert parsed(command, option, "2")
+    assert parsed(command, option, "2")[1].arguments
 
 
 TEXTS = {
@@ -353,6 +353,13 @@ def test_a_bad_configuration(text, folder, capsys):
 @pytest.mark.parametrize("file", ["none.toml", "folder", "half.safetensors"])
 def test_a_configuration_that_is_no_text(file, folder, capsys):
     refused(["info", NET, "--config", file], folder, capsys)
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("words", ["--config=a --config b", "--config a --config"])
+def test_two_configurations(words, folder, capsys):
+    code, err = refused(["info", NET, *words.split()], folder, capsys)
+    assert (code, "--config" in err) == (2, True)
 
 
 @pytest.mark.usefixtures("there")

@@ -135,12 +135,16 @@ def _check_headings(config: str, commands: Sequence[str]) -> None:
 
 def _take_config(given: list[str]) -> str | None:
     """Remove `--config FILE` from the arguments and return FILE: it is read before parsing."""
-    for position, argument in enumerate(given):
-        if argument.startswith("--config="):
-            return given.pop(position).partition("=")[2]
-        if argument == "--config":
-            if position + 1 == len(given):
-                raise ValueError("--config needs the name of a TOML file")
-            given.pop(position)
-            return given.pop(position)
-    return None
+    found: list[str] = []
+    while (place := _place_of_config(given)) is not None:
+        option, equals, file = given.pop(place).partition("=")
+        if not equals and place == len(given):
+            raise ValueError(f"{option} needs the name of a TOML file")
+        found.append(file if equals else given.pop(place))
+    if len(found) > 1:
+        raise ValueError(f"--config is given {len(found)} times; put all options into one file")
+    return found[0] if found else None
+
+
+def _place_of_config(given: list[str]) -> int | None:
+    return next((n for n, word in enumerate(given) if word.partition("=")[0] == "--config"), None)
