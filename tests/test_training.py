@@ -363,8 +363,14 @@ def test_a_student_without_targets_becomes_its_teacher():
         ({"optimizer": "adma"}, "Did you mean 'adam'"),
         ({"loss": "half_square_error"}, "Did you mean 'half_squared_error'"),
         ({"decay": "cosin"}, "Did you mean 'cosine'"),
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"epochs": math.nan}, "epochs must be a whole number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": math.inf}, "batch_size must be a whole number"),
+        ({"seed": math.nan}, "seed must be a whole number, not nan"),
+        ({"weight_decay": math.inf}, "weight_decay must be 0 or more and finite"),
+        ({"lr": math.inf}, "lr must be above 0 and finite"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": math.nan}, "lr must be above 0"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
@@ -381,6 +387,8 @@ def test_bad_distillation_is_refused():
         Distillation(mlp("6-3"), weight=2)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         Distillation(mlp("6-3"), temperature=0)
+    with pytest.raises(ValueError, match="above 0 and finite"):
+        Distillation(mlp("6-3"), temperature=math.inf)
     with pytest.raises(ValueError, match="softens logits"):
         Recipe(loss="half_squared_error", distillation=Distillation(mlp("6-3")))
 
@@ -404,7 +412,7 @@ def test_whole_targets_of_a_loss_of_ones_own_are_no_classes():
     ("inputs", "targets", "message"),
     [
         (torch.zeros(4, 5), torch.zeros(4).long(), r"cannot take inputs of shape \(N, 5\)"),
-        (torch.zeros(4, 6), torch.tensor([0, 1, 3, 0]), "from 0 to 2, one for each output; row 2"),
+        (torch.zeros(4, 6), torch.tensor([0, 1, 3, 0]), "from 0 to 2 .* row 2 has 3"),
         (torch.full((4, 6), torch.nan), torch.zeros(4).long(), "row 0, column 0 holds nan"),
         (torch.zeros(4, 6), torch.zeros(3).long(), "one row per sample"),
         (torch.zeros(0, 6), torch.zeros(0).long(), "no rows"),
@@ -432,7 +440,7 @@ def test_a_loss_that_is_not_finite_stops_where_it_happens():
 
 
 def test_a_loss_that_is_not_per_sample_is_refused():
-    with pytest.raises(LossError, match=r"shape \(60,\); this one gave \(\)"):
+    with pytest.raises(LossError, match=r"shape \(60,\); this one returns \(\)"):
         train(mlp("6-3"), data(), Recipe(loss=F.cross_entropy))
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from sentei import storage
+from sentei.cli import screen
+from sentei.cli.bounds import Count, Seed, Threads
 from sentei.errors import FileError
 
 if TYPE_CHECKING:
@@ -72,12 +74,21 @@ Criterion = Annotated[
         f"measures the rise in loss exactly.\n\n{ALL_CRITERIA}",
     ),
 ]
+_UNSAID = "half_squared_error with --regression, and cross_entropy without"
 Loss = Annotated[
-    str,
-    Parameter(help=f"Loss that the network was trained with: {listed(LOSSES)}."),
+    str | None,
+    Parameter(
+        group=NETWORK,
+        help=f"Loss that the network was trained with: {listed(LOSSES)}. If left out, the one that "
+        f"its file names; if there is none, {_UNSAID}.",
+    ),
+]
+TrainingLoss = Annotated[
+    str | None,
+    Parameter(help=f"Loss to train with: {listed(LOSSES)}; if left out, {_UNSAID}."),
 ]
 Samples = Annotated[
-    int,
+    Count,
     Parameter(group=DATA, help="Number of training samples to measure units and synapses on."),
 ]
 
@@ -142,6 +153,8 @@ class Data:
         data: Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv,
             an .npz or a folder of IDX files.
         target: For a .csv: the column to predict, by name or position (-1 is the last).
+        regression: The targets of a .csv or an .npz are values to predict, not classes. A file of a
+            network that predicts values says so itself.
         missing: For a .csv: drop leaves rows with missing cells out, mean fills in the mean of
             the column over the training part.
         text: For a .csv: one-hot makes a column of 0 and 1 for each word of columns of words.
@@ -152,41 +165,82 @@ class Data:
     data: str = "mnist"
     _: KW_ONLY
     target: str = "-1"
+    regression: bool = False
     missing: Literal["drop", "mean"] | None = None
     text: Literal["one-hot"] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
-    def load(self, *, flat: bool) -> Split:
-        """Load the samples, as rows if `flat`, split into training, validation and test samples."""
+    def load(self, *, flat: bool, predicts: str | None = None) -> Split:
+        """Load the samples, split into training, validation and test samples.
+
+        Args:
+            flat: whether inputs are rows.
+            predicts: what the network's `Card` says that it predicts.
+
+        Raises:
+            ValueError: `--regression` for data whose targets are classes.
+        """
         from sentei import datasets
 
+        either = Path(self.data).suffix in (".csv", ".npz")
+        if self.regression and not either:
+            raise ValueError(
+                f"--regression is for the targets of a .csv or an .npz; {self.data} has classes"
+            )
         target = int(self.target) if self.target.lstrip("-").isdigit() else self.target
         return datasets.load(
             self.data,
             flat=flat,
             seed=self.seed,
             target=target,
+            regression=self.regression or (either and predicts == "values"),
             missing=self.missing,
             text=self.text,
         )
 
+    def default_loss(self) -> str | None:
+        """Return the loss of a network for which none is named; None leaves it to the targets."""
+        return "half_squared_error" if self.regression else None
+
 
 @Parameter(name="*", group=RUN)
 @dataclass(frozen=True)
-class Run:
-    """How a command runs.
+class Shown:
+    """What a command prints.
+
+    Attributes:
+        quiet: Print results and errors only: no progress, notes or warnings.
+        json: Print the result as one JSON object, and nothing else, on standard output; if the
+            command fails, an object with the message: {"error": "..."}.
+        config: a field so that `--help` shows the option; `main` takes it out and reads the file.
+    """
+
+    _: KW_ONLY
+    quiet: bool = False
+    json: bool = False
+    config: Config = None
+
+    def start(self) -> None:
+        """Make what is printed from now on follow the options."""
+        screen.quiet.set(self.quiet)
+        screen.as_json.set(self.json)
+
+
+@Parameter(name="*", group=RUN)
+@dataclass(frozen=True)
+class Run(Shown):
+    """How a command runs, and what it prints.
 
     Attributes:
         threads: Number of CPU threads that torch may use; one gives the same bytes everywhere and
             leaves other cores free.
-        config: a field so that `--help` shows the option; `main` takes it out and reads the file.
     """
 
-    threads: int = 1
-    config: Config = None
+    threads: Threads = 1
 
     def start(self) -> None:
-        """Set the number of threads."""
+        """Make what is printed follow the options, and set the number of threads."""
+        super().start()
         import torch
 
         torch.set_num_threads(self.threads)

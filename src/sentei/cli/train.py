@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.types import ExistingFile
 
-from sentei.cli.options import NETWORK, Data, OutFile, Run
+from sentei.cli.bounds import Above0, Count, From0, Share
+from sentei.cli.options import NETWORK, Data, OutFile, Run, TrainingLoss
+from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
     from sentei.training import Distillation
@@ -28,18 +30,17 @@ class Optimization:
         optimizer: Optimizer: sgd, momentum, adam, rmsprop or adadelta.
         lr: Learning rate; the optimizer's usual rate if left out.
         batch_size: Number of samples in an update.
-        loss: Loss to train with: cross_entropy or half_squared_error.
         weight_decay: Weight decay, as the weight_decay of torch's optimizers.
         decay: Schedule of the learning rate: cosine lowers it to zero over the epochs; constant if
             left out.
     """
 
-    epochs: int = 10
+    epochs: Count = 10
     optimizer: str = "adam"
-    lr: float | None = None
-    batch_size: int = 100
-    loss: str = "cross_entropy"
-    weight_decay: float = 0.0
+    lr: Above0 | None = None
+    batch_size: Count = 100
+    loss: TrainingLoss = None
+    weight_decay: From0 = 0.0
     decay: str | None = None
 
 
@@ -57,8 +58,8 @@ class Teaching:
     """
 
     teacher: ExistingFile | None = None
-    temperature: float = 4.0
-    teacher_weight: float = 0.9
+    temperature: Above0 = 4.0
+    teacher_weight: Share = 0.9
 
     def distillation(self) -> Distillation | None:
         """Load the teacher; None if there is none."""
@@ -79,7 +80,7 @@ def train(
     teaching: Teaching = Teaching(),
     out: OutFile = Path("model.safetensors"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Train a new network on a data set and save it.
 
     Parameters
@@ -93,17 +94,21 @@ def train(
     """
     from sentei import formats, training
     from sentei.cli.loading import trained_
-    from sentei.cli.screen import say
+    from sentei.metrics import measured_words
 
     run.start()
     network = training.build(model, seed=data.seed)
     split = data.load(flat=training.takes_flat(network))
-    settings = vars(optimization)
+    settings = {**vars(optimization), "loss": optimization.loss or data.default_loss()}
     recipe = training.Recipe(**settings, seed=data.seed, distillation=teaching.distillation())
     trained_(network, split, recipe, "training")
     formats.save(network, out)
-    say(f"Saved {out}.")
-    if split.validation.rows:
-        accuracy, mean = training.evaluate(network, split.validation, loss=optimization.loss)
-        right = "" if accuracy is None else f"accuracy {accuracy:.2%}, "
-        say(f"On {split.validation.rows:,} validation samples: {right}loss {mean:.4f}.")
+    found: dict[str, Any] = {"out": out, "samples": split.validation.rows}
+    if not split.validation.rows:
+        nothing = {"accuracy": None, "loss": None, "metrics": {}}
+        return Result({**found, **nothing}, (f"Saved {out}.",))
+    measured = training.evaluate(network, split.validation)
+    words = measured_words(measured.accuracy, measured.loss, measured.metrics)
+    line = f"On {split.validation.rows:,} validation samples: {words}."
+    found |= {**measured._asdict(), "metrics": measured.metrics}
+    return Result(found, (f"Saved {out}.", line))

@@ -14,17 +14,16 @@ import torch
 from torch import Tensor
 
 from sentei.errors import CriterionError, StructureError
+from sentei.losses import PerSample, per_sample_losses
 from sentei.network.units import Listener
 from sentei.probe.engines.chain_derivatives import gradient, slope
 from sentei.probe.recording.recording import (
     Need,
     Pass,
-    PerSample,
     Recording,
     Slope,
     completed,
     output_with_weights,
-    per_sample_losses,
 )
 
 
