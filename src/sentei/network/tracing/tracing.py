@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from sentei.errors import StructureError
 from sentei.network.example import Example, check, resized, rows, undisturbed
+from sentei.network.layers import Select
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.links import Links
@@ -119,6 +120,8 @@ def _groups(replay: Replay, links: Links) -> list[Neurons]:
             continue
         parts = _parts(signature, np.array(units), links)
         kind = _kind(parts, replay, links)
+        if kind == "input":
+            parts["follower"] = _after_select(parts["follower"], replay.model)
         name = parts["producer"][0].layer if parts["producer"] else parts["input"][0].parameter
         name = name or parts["producer"][0].parameter
         taken[kind, name] += 1
@@ -192,6 +195,17 @@ def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, l
         layer = "" if role == "input" else name.rpartition(".")[0]
         parts[role].append(Listener(layer, name, dim, torch.from_numpy(position)))
     return parts
+
+
+def _after_select(followers: list[Listener], model: nn.Module) -> list[Listener]:
+    """Return the followers of inputs that a cut changes: a Select, and those behind it.
+
+    A cut puts a Select directly before the listener, or makes the one that is there pass on less.
+    All inputs still arrive at what comes before it (a Standardise, a batch norm).
+    """
+    owners = [model.get_submodule(part.layer) for part in followers]
+    first = next((at for at, owner in enumerate(owners) if isinstance(owner, Select)), None)
+    return [] if first is None else followers[first:]
 
 
 def _kind(parts: dict[str, list[Listener]], replay: Replay, links: Links) -> str:
