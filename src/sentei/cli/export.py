@@ -41,7 +41,7 @@ def export(
         The name of --format in the first release.
     """
     from sentei.cli.deployment import CALIBRATION, format_of, ship
-    from sentei.cli.loading import loaded
+    from sentei.cli.loading import loaded, needed
 
     asked = _asked(format, to)
     if out is None:
@@ -50,7 +50,8 @@ def export(
     run.start()
     network, mask, split = loaded(model, data)
     calibration = split.train.inputs[:CALIBRATION]
-    ship(network, out, mask if mask.groups else None, named, calibration, split.test)
+    left = mask if mask.groups else None
+    ship(network, out, left, named, calibration, split.test, scaling=needed(split))
 
 
 def _asked(format: str | None, to: str | None) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sentei.cli.options import Data
-    from sentei.datasets import Split
+    from sentei.datasets import Scaling, Split
     from sentei.network.mask import Mask
     from sentei.training import Recipe
 
@@ -58,16 +60,67 @@ def loaded(model: str | Path, data: Data) -> tuple[nn.Module, Mask, Split]:
 
     if Path(model).exists():
         network, mask = opened(model)
-        return network, mask, data.load(flat=training.takes_flat(network))
+        return network, mask, _samples(network, data)
     try:
-        network = training.build(str(model), seed=data.seed)
+        network, split = untrained(str(model), data)
     except ValueError as error:
         raise FileNotFoundError(
             f"there is no file {model}, and it is not a network's name: {error}"
         ) from error
-    split = data.load(flat=training.takes_flat(network))
     trained_(network, split, training.Recipe(seed=data.seed), f"training {model}")
     return network.eval(), Mask.full([]), split
+
+
+def untrained(model: str, data: Data) -> tuple[nn.Module, Split]:
+    """Build a network by its name, and load data as it takes them.
+
+    Where the data needs it, the network begins with a `Standardise` fitted on the training samples.
+    So it takes inputs as they are in the data, and so does every file that is written from it.
+
+    Raises:
+        ValueError: an unknown network or option, with the nearest known one.
+    """
+    from sentei import card_of, set_card_, training
+
+    network = training.build(model, seed=data.seed)
+    split = data.load(flat=training.takes_flat(network), standardise=False)
+    network = standardising(network, split)
+    known = {"classes": split.named_classes, "features": split.named_features}
+    set_card_(network, replace(card_of(network), **known))
+    return network, split
+
+
+def standardising(network: nn.Module, split: Split) -> nn.Module:
+    """Return a network that takes the inputs of a Split: with a Standardise first if it lacks one."""
+    from torch import nn
+
+    from sentei import Standardise
+    from sentei.network.layers import standardises
+
+    if split.scaling is None or not split.raw or standardises(network):
+        return network
+    first = Standardise.of(split.scaling)
+    if type(network) is nn.Sequential:
+        return nn.Sequential(OrderedDict(standardise=first, **dict(network.named_children())))
+    return nn.Sequential(OrderedDict(standardise=first, network=network))
+
+
+def needed(split: Split) -> Scaling | None:
+    """Return the scaling that a network leaves to its callers; None if it takes inputs as they are."""
+    return None if split.raw else split.scaling
+
+
+def _samples(network: nn.Module, data: Data) -> Split:
+    """Load data as a network takes them: in its shape, and as they are if it standardises them.
+
+    A network saved by an older release, or trained in Python on standardised inputs, has no
+    `Standardise` and still gets standardised inputs.
+    """
+    from sentei import training
+    from sentei.network.layers import standardises
+
+    flat, raw = training.takes_flat(network), standardises(network)
+    return data.load(flat=flat, standardise=not raw)
 
 
 def trained_(network: nn.Module, split: Split, recipe: Recipe, what: str) -> None:

@@ -156,8 +156,13 @@ class Data:
     text: Literal["one-hot"] | None = None
     seed: int = 0
 
-    def load(self, *, flat: bool) -> Split:
-        """Load the samples, as rows if `flat`, split into training, validation and test samples."""
+    def load(self, *, flat: bool, standardise: bool) -> Split:
+        """Load the samples, split into training, validation and test samples.
+
+        Args:
+            flat: whether inputs are rows.
+            standardise: whether inputs are standardised, where the data needs it.
+        """
         from sentei import datasets
 
         target = int(self.target) if self.target.lstrip("-").isdigit() else self.target
@@ -168,6 +173,7 @@ class Data:
             target=target,
             missing=self.missing,
             text=self.text,
+            standardise=standardise,
         )
 
 

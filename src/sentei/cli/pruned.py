@@ -192,6 +192,7 @@ def finish(start: Start, step: Step, output: Output, format: str) -> None:
     """Shrink the network of the last step, compare it with the start, and write it and its page."""
     import sentei
     from sentei.cli.deployment import CALIBRATION, ship
+    from sentei.cli.loading import needed
     from sentei.cli.screen import console, head, say
     from sentei.reporting.tables import before_and_after, facts
 
@@ -205,6 +206,7 @@ def finish(start: Start, step: Step, output: Output, format: str) -> None:
     )
     console.print(before_and_after(*rows))
     say(f"{sentei.certify(masked, small, inputs[:64], mask=step.mask)}")
-    ship(small, output.out, left, format, inputs[:CALIBRATION], test, emulate=output.emulate)
+    settings = {"emulate": output.emulate, "scaling": needed(start.split)}
+    ship(small, output.out, left, format, inputs[:CALIBRATION], test, **settings)
     if output.report is not None:
         say(f"Page: {sentei.report(step.folder, output.report)}")

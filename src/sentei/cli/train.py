@@ -12,6 +12,7 @@ from cyclopts.types import ExistingFile
 from sentei.cli.options import NETWORK, Data, OutFile, Run
 
 if TYPE_CHECKING:
+    from sentei.datasets import Split
     from sentei.training import Distillation
 
 TRAINING = Group("Training", sort_key=1)
@@ -60,14 +61,14 @@ class Teaching:
     temperature: float = 4.0
     teacher_weight: float = 0.9
 
-    def distillation(self) -> Distillation | None:
-        """Load the teacher; None if there is none."""
+    def distillation(self, split: Split) -> Distillation | None:
+        """Load the teacher, so that it takes the inputs of a Split; None if there is none."""
         from sentei import training
-        from sentei.cli.loading import opened
+        from sentei.cli.loading import opened, standardising
 
         if self.teacher is None:
             return None
-        network, _ = opened(self.teacher)
+        network = standardising(opened(self.teacher)[0], split)
         return training.Distillation(network, self.temperature, self.teacher_weight)
 
 
@@ -92,14 +93,13 @@ def train(
         File to write the network to (.safetensors).
     """
     from sentei import formats, training
-    from sentei.cli.loading import trained_
+    from sentei.cli.loading import trained_, untrained
     from sentei.cli.screen import say
 
     run.start()
-    network = training.build(model, seed=data.seed)
-    split = data.load(flat=training.takes_flat(network))
+    network, split = untrained(model, data)
     settings = vars(optimization)
-    recipe = training.Recipe(**settings, seed=data.seed, distillation=teaching.distillation())
+    recipe = training.Recipe(**settings, seed=data.seed, distillation=teaching.distillation(split))
     trained_(network, split, recipe, "training")
     formats.save(network, out)
     say(f"Saved {out}.")

@@ -39,6 +39,11 @@ def input_step(path: Path) -> float | None:
     return float(found[0]) if found else None
 
 
+def has_classify(path: Path) -> bool:
+    """Return whether an exported C file has a function that returns the class of a sample."""
+    return re.search(r"^int \w+_classify\(", _header(path), re.MULTILINE) is not None
+
+
 def _header(path: Path) -> str:
     return path.with_suffix(".h").read_text("utf-8")
 
