@@ -91,7 +91,7 @@ def untrained(model: str, data: Data) -> tuple[nn.Module, Split]:
 
 
 def standardising(network: nn.Module, split: Split) -> nn.Module:
-    """Return a network that takes the inputs of a Split: with a Standardise first if it lacks one."""
+    """Return a network that takes the inputs of a Split: one that scales them first if needed."""
     from torch import nn
 
     from sentei import Standardise
@@ -106,7 +106,7 @@ def standardising(network: nn.Module, split: Split) -> nn.Module:
 
 
 def needed(split: Split) -> Scaling | None:
-    """Return the scaling that a network leaves to its callers; None if it takes inputs as they are."""
+    """Return what callers of a network have to do; None if it takes inputs as they are."""
     return None if split.raw else split.scaling
 
 

@@ -27,8 +27,8 @@ def npz_file(
 ) -> Split:
     """Load arrays `inputs` and `targets`, or `x` and `y`, split into three stratified parts.
 
-    Whole numbers as targets are class numbers from 0, strings are names of classes, and floats are values to
-    predict. Floats that are all whole numbers could be either, so they need `regression`.
+    Whole numbers as targets are class numbers from 0, strings are names of classes, and floats are
+    values to predict. Floats that are all whole numbers could be either, so they need `regression`.
 
     Args:
         path: file written by `numpy.savez`; pickled objects are refused.
@@ -59,9 +59,7 @@ def npz_file(
     names = [f"value {place}" for place in range(inputs[0].numel())]
     if x.dtype.itemsize > 2 and x.dtype != np.float32:  # others are exact in float32
         check_resolution(path, x.reshape(len(x), -1), names)
-    return split_of(
-        path, Samples(inputs, targets), classes, seed, names, standardise=standardise
-    )
+    return split_of(path, Samples(inputs, targets), classes, seed, names, standardise=standardise)
 
 
 def _targets(path: Path, y: np.ndarray, regression: bool) -> tuple[Tensor, tuple[str, ...]]:

@@ -38,9 +38,9 @@ def csv_file(
 ) -> Split:
     """Load a table of numbers with one column to predict, split into three stratified parts.
 
-    The first row is a header if no cell outside the target column is a number, or if it cannot be a sample: words
-    above numbers, or numbers that count. The cells of the target column are names of classes,
-    whether or not they look like numbers, unless `regression` is true.
+    The first row is a header if no cell outside the target column is a number, or if it cannot be a
+    sample: words above numbers, or numbers that count. The cells of the target column are names of
+    classes, whether or not they look like numbers, unless `regression` is true.
 
     Args:
         path: file in UTF-8; cells are separated by commas, semicolons or tabs, and may be quoted.
@@ -227,7 +227,7 @@ def _whole(table: _Table) -> _Table:
 def _inputs(
     table: _Table, kept: Sequence[int], missing: str | None, text: str | None
 ) -> tuple[list[str], torch.Tensor]:
-    """Return the names of inputs and their values, (N, features) float64; NaN for a mean to come."""
+    """Return names of inputs and their values, (N, features) float64; NaN for a mean to come."""
     features: list[str] = []
     columns: list[list[float]] = []
     wrong: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Layers of sentei's own, `Standardise` and `Select`; and `refresh_`, which fits sizes to tensors."""
+"""The layers `Standardise` and `Select`; `refresh_`, which fits size attributes to tensors."""
 
 from __future__ import annotations
 

@@ -57,8 +57,9 @@ def write_c(
             network. The comment says that callers have to do the same. None if the network takes
             inputs as they are in the data, as one that begins with `Standardise` does.
 
-    The file has a function that returns all outputs, `NAME_predict`, and one that returns the class,
-    `NAME_classify`, unless the network has one output or its `Card` says that it predicts values.
+    The file has the functions `NAME_predict`, all outputs, and `NAME_classify`, the position of the
+    largest one; the second not if the network has one output, or its `Card` says that it predicts
+    values.
 
     Returns:
         The plan; the file has exactly its sizes.

@@ -205,9 +205,7 @@ class Source:
         scale = self._add_entries(f"{name}_scale", factor, head.each)
         value = f"({source}[{where}] - {centre}) * {scale}"
         value = (self._quantise(index) or "{0}").format(value)
-        self.calls.append(
-            f"for (k = 0; k < {size(head.leaving)}u; k++) {target}[k] = {value};"
-        )
+        self.calls.append(f"for (k = 0; k < {size(head.leaving)}u; k++) {target}[k] = {value};")
 
     def _add_index(self, name: str, head: Stage, index: Tensor) -> str:
         """Add the table of selected positions; return where the value at `k` comes from, in C."""
@@ -310,9 +308,7 @@ class Source:
         x = golden if step is None else quantise(golden, step)
         y = outputs(self.net, golden)
         tolerance = max(1e-5, 1e-5 * float(y.abs().max())) * 10
-        words = [
-            literal(float(v)) if step is None else str(int(v)) for v in x.reshape(-1).tolist()
-        ]
+        words = [literal(float(v)) if step is None else str(int(v)) for v in x.reshape(-1).tolist()]
         expected = [literal(float(v)) for v in y.reshape(-1).tolist()]
         flash = f"{up}_FLASH"
         return SELF_TEST.substitute(

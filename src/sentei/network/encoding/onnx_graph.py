@@ -60,7 +60,9 @@ def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> byt
         ]
     )
     opset = _message(8, _text(1, "") + _integer(2, OPSET))
-    known = {name: json.dumps(names) for name, names in card.data().items() if isinstance(names, list)}
+    known = {
+        name: json.dumps(names) for name, names in card.data().items() if isinstance(names, list)
+    }
     metadata = [_message(14, _text(1, name) + _text(2, names)) for name, names in known.items()]
     head = _integer(1, IR) + _text(2, "sentei")
     return b"".join([head, _message(7, body), opset, *metadata])
@@ -120,7 +122,9 @@ class _Graph:
 
     def _standardised(self, stage: Standardised, here: str, out: str) -> str:
         if stage.index is not None:
-            here = self.node("Gather", [here, self.weight(f"{out}.index", stage.index)], f"{out}.kept", axis=1)
+            here = self.node(
+                "Gather", [here, self.weight(f"{out}.index", stage.index)], f"{out}.kept", axis=1
+            )
         shape = stage.leaving
         if len(stage.mean) == shape[0]:
             shape = (shape[0], *(1,) * (len(shape) - 1))
