@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,17 +91,12 @@ def untrained(model: str, data: Data) -> tuple[nn.Module, Split]:
 
 def standardising(network: nn.Module, split: Split) -> nn.Module:
     """Return a network that takes the inputs of a Split: one that scales them first if needed."""
-    from torch import nn
-
     from sentei import Standardise
     from sentei.network.layers import standardises
 
     if split.scaling is None or not split.raw or standardises(network):
         return network
-    first = Standardise.of(split.scaling)
-    if type(network) is nn.Sequential:
-        return nn.Sequential(OrderedDict(standardise=first, **dict(network.named_children())))
-    return nn.Sequential(OrderedDict(standardise=first, network=network))
+    return Standardise.of(split.scaling).before(network)
 
 
 def needed(split: Split) -> Scaling | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sentei.card import card_of, set_card_
 from sentei.network.attention import FewerHeads
 
 
@@ -44,6 +46,20 @@ class Standardise(nn.Module):
     def of(cls, scaling: Any) -> Standardise:
         """Return the layer that does what a `datasets.Scaling` does, in float32."""
         return cls(scaling.mean.float(), scaling.std.float())
+
+    def before(self, network: nn.Module) -> nn.Sequential:
+        """Return a network that standardises its inputs and then is the given one.
+
+        The layers of an `nn.Sequential` keep their names, and this one is named "standardise".
+        Other networks are named "network".
+        """
+        layers = dict(network._modules) if type(network) is nn.Sequential else {}
+        if not layers or "standardise" in layers:
+            layers = {"network": network}
+        whole = nn.Sequential(OrderedDict([("standardise", self), *layers.items()]))
+        whole.training = network.training
+        set_card_(whole, card_of(network))
+        return whole
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise (N, ...) samples, in their own dtype if it is a floating-point one."""

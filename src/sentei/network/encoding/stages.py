@@ -319,6 +319,10 @@ def _standardised(layer: Standardise, path: str, entering: Shape) -> Standardise
             f"layer {path!r} standardises samples of shape {own} and gets samples of shape "
             f"{shape}; pass an example of the right shape"
         ) from error
+    if not mean.is_meta and not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
+        raise StructureError(
+            f"means must be finite and deviations above 0; layer {path!r} has others. Fit it again."
+        )
     # Sizes are planned on the meta device, but there too these have values; see `size.skeleton`.
     folds = mean.is_meta or bool((mean.abs() <= FOLDED * std).all())
     if len(own) == len(shape) and set(own[1:]) == {1}:
