@@ -14,7 +14,6 @@ from torch.nn.parameter import is_lazy
 
 from sentei.errors import StructureError
 from sentei.network.example import Example, check, resized, rows, undisturbed
-from sentei.network.layers import Select
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.links import Links
@@ -121,7 +120,7 @@ def _groups(replay: Replay, links: Links) -> list[Neurons]:
         parts = _parts(signature, np.array(units), links)
         kind = _kind(parts, replay, links)
         if kind == "input":
-            parts["follower"] = _after_select(parts["follower"], replay.model)
+            parts["follower"] = _from_selection_on(parts["follower"], replay)
         name = parts["producer"][0].layer if parts["producer"] else parts["input"][0].parameter
         name = name or parts["producer"][0].parameter
         taken[kind, name] += 1
@@ -197,15 +196,14 @@ def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, l
     return parts
 
 
-def _after_select(followers: list[Listener], model: nn.Module) -> list[Listener]:
-    """Return the followers of inputs that a cut changes: a Select, and those behind it.
+def _from_selection_on(followers: list[Listener], replay: Replay) -> list[Listener]:
+    """Return the followers of inputs that a cut changes: a selection, and those behind it.
 
-    A cut puts a Select directly before the listener, or makes the one that is there pass on less.
-    All inputs still arrive at what comes before it (a Standardise, a batch norm).
+    A cut puts a Select directly before the listener, or makes a selection that is there pass on
+    less. All inputs still arrive at what comes before it (a Standardise, a batch norm).
     """
-    owners = [model.get_submodule(part.layer) for part in followers]
-    first = next((at for at, owner in enumerate(owners) if isinstance(owner, Select)), None)
-    return [] if first is None else followers[first:]
+    selects = [(part.parameter, part.dim) in replay.selections for part in followers]
+    return followers[selects.index(True) :] if any(selects) else []
 
 
 def _kind(parts: dict[str, list[Listener]], replay: Replay, links: Links) -> str:
