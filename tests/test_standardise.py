@@ -270,10 +270,12 @@ def test_large_means_cost_no_digits(ratio, tmp_path):
     network.standardise = Standardise(std * ratio, std)
     with torch.no_grad():
         wanted = network(x)
-    for name in ("c", "onnx"):
-        plan = stages.folded(stages.stages(network, (64,)))
-        assert len(plan) == (4 if ratio > stages.FOLDED else 3), name
-    sentei.export(network, tmp_path / "net.c", x)
+    step = ratio > stages.FOLDED
+    assert len(stages.folded(stages.stages(network, (64,)))) == 3 + step
+    plan = write_c(network, tmp_path / "net.c", x)
+    assert plan.flash == 4 * (64 * 32 + 32 + 32 * 10 + 10) + 8 * 64 * step
+    assert plan.flash == size.bytes_in(network, Mask.full([]), "c", x)
+    sentei.export(network, tmp_path / "net.onnx", x)  # it compares its size with the planned one
     off = (Compiled(tmp_path / "net.c")(x) - wanted).abs().max()
     assert off < 1e-4 * wanted.abs().max()
 

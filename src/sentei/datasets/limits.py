@@ -10,6 +10,7 @@ import numpy as np
 
 from sentei.errors import DataError
 
+BLOCK = 1 << 22  # numbers that are looked at together
 CLASSES = 100_000  # the most classes that numbers may stand for; more are taken for a mistake
 
 
@@ -47,10 +48,11 @@ def check_resolution(path: object, inputs: np.ndarray, names: Sequence[str]) -> 
         DataError: names the first feature whose float32 numbers are more than an eighth of its
             standard deviation apart.
     """
+    blocks = np.array_split(inputs, -(-inputs.size // BLOCK), axis=1)  # float64 copies stay small
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a feature without any number has no deviation
-        largest = np.nanmax(np.abs(inputs.astype(np.float64, copy=False)), axis=0)
-        deviation = np.nanstd(inputs, axis=0, dtype=np.float64)
+        largest = np.concatenate([np.nanmax(np.abs(b.astype(np.float64)), axis=0) for b in blocks])
+        deviation = np.concatenate([np.nanstd(b, axis=0, dtype=np.float64) for b in blocks])
         spacing = largest * np.finfo(np.float32).eps
         # What differs in the last digits of float64 alone is a constant with rounding errors.
         wrong = (spacing > deviation / 8) & (deviation > 1e-12 * largest)
