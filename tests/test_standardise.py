@@ -224,19 +224,6 @@ def test_c_takes_raw_rows(kind, how, format, tmp_path):
         assert plan.flash - bare == (8 * network.standardise.mean.numel() if grows else 0)
 
 
-@needs_cc
-@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8"])
-def test_the_self_test_of_a_file_that_takes_raw_rows_passes(format, tmp_path):
-    for kind in ("mlp", "conv padded"):
-        network, x = networks(kind)
-        sentei.export(network, tmp_path / "net.c", x, format=format)
-        flags = [*STRICT, "-fsanitize=address,undefined", "-DNET_SELF_TEST"]
-        build = [compiler(), *flags, "net.c", "-lm", "-o", "test"]
-        subprocess.run(build, cwd=tmp_path, check=True)
-        done = subprocess.run(["./test"], cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert done.stdout == "net: 4 of 4 golden vectors passed\n"
-
-
 @pytest.mark.parametrize(("kind", "how"), CASES)
 def test_onnx_takes_raw_rows(kind, how, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'sentei[onnx]'")
