@@ -109,9 +109,9 @@ def _say_scaling(out: Path, scaling: Scaling | None) -> None:
     if scaling is not None:
         where = " The comment in the file lists them." if out.suffix == ".h" else ""
         say(
-            f"{out}: inputs must be STANDARDISED first, because this network was trained so: "
-            "subtract the mean of each feature over the training samples and divide by its "
-            f"deviation.{where} A network that `sentei train` trains anew does it itself."
+            f"{out}: inputs must be standardised before a call, because the network was trained on "
+            "such inputs: subtract the mean of each feature over the training samples and divide "
+            f"by its deviation.{where} A network that `sentei train` trains anew does it itself."
         )
 
 

@@ -81,8 +81,8 @@ def _to_standardise(scaling: Any, features: tuple[str, ...]) -> list[str]:
     """Return what callers have to do with each value before a call."""
     mean, std = (values.flatten().tolist() for values in (scaling.mean, scaling.std))
     lines = [
-        "They are STANDARDISED, not as in the data: subtract the mean of each value and divide by",
-        "its deviation before a call.",
+        "They must be standardised before a call: subtract the mean of each value and divide by",
+        "its deviation.",
     ]
     for place, (centre, spread) in enumerate(zip(mean, std, strict=True)):
         named = f"  ({features[place]})" if features else ""

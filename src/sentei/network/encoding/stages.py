@@ -153,7 +153,7 @@ def _append(found: list[Stage], stage: Stage) -> None:
     behind flattening, and a selection before or after it becomes a part of it.
     """
     last = found[-1] if found else None
-    if isinstance(last, Standardised) and type(stage) is Stage:
+    if isinstance(last, Standardised) and last.index is None and type(stage) is Stage:
         found[-1:] = [stage, replace(last, entering=stage.leaving, leaving=stage.leaving)]
         return
     if isinstance(last, Standardised) and isinstance(stage, Chosen):
