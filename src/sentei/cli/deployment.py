@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,8 +62,8 @@ def ship(
     *,
     emulate: bool = False,
     scaling: Scaling | None = None,
-) -> None:
-    """Write a network to a file and print its size; for C, measure the emitted code too.
+) -> Result:
+    """Write a network to a file; return its size and, for C, how the emitted code does.
 
     Args:
         small: the network.
@@ -74,7 +76,6 @@ def ship(
         scaling: what inputs have to be standardised with before the network; None if nothing.
     """
     import sentei
-    from sentei.cli.screen import say
     from sentei.formats.c.compiled import Compiled, compiler, has_classify
     from sentei.formats.exporting import WRITERS
     from sentei.network.encoding.format import C_FORMATS
@@ -82,66 +83,90 @@ def ship(
 
     if format not in C_FORMATS:
         WRITERS[format](small, out, calibration, mask)
-        say(f"Saved {out}: {out.stat().st_size:,} bytes.")
-        _say_scaling(out, scaling)
-        return
+        size = out.stat().st_size
+        return Result(
+            {"out": out, "format": format, "bytes": size, **_told(scaling)},
+            (f"Saved {out}: {size:,} bytes.", *_to_standardise(out, scaling)),
+        )
     WRITERS[format](small, out, calibration, mask, scaling=scaling)
+    header = out.with_suffix(".h")
     everything = sentei.Mask.full([]) if mask is None else mask
     flash, ram = (find(small, everything, format, calibration) for find in (bytes_in, ram_in))
-    say(f"Saved {out} and {out.with_suffix('.h')}: {flash:,} bytes of constants, {ram:,} of RAM.")
-    _say_scaling(out.with_suffix(".h"), scaling)
+    lines = [
+        f"Saved {out} and {header}: {flash:,} bytes of constants, {ram:,} of RAM.",
+        *_to_standardise(header, scaling),
+    ]
+    accuracy = None
     inputs, targets = test
     if compiler() is None:
-        say("The accuracy of the C code is unknown: there is no C compiler on this machine.")
+        lines.append("The accuracy of the C code is unknown: there is no C compiler here.")
     elif has_classify(out) and not targets.is_floating_point():
         accuracy = Compiled(out).accuracy(inputs, targets)
-        say(f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples.")
-    else:
-        _say_difference(small, Compiled(out)(inputs), inputs)
-    if emulate:
-        _emulate(out, *test)
-
-
-def _say_scaling(out: Path, scaling: Scaling | None) -> None:
-    """Say what callers have to do, if the network does not standardise its inputs itself."""
-    from sentei.cli.screen import say
-
-    if scaling is not None:
-        where = " The comment in the file lists them." if out.suffix == ".h" else ""
-        say(
-            f"{out}: inputs must be standardised before a call, because the network was trained on "
-            "such inputs: subtract the mean of each feature over the training samples and divide "
-            f"by its deviation.{where} A network that `sentei train` trains anew does it itself."
+        lines.append(
+            f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples."
         )
+    else:
+        lines.append(_difference(small, Compiled(out)(inputs), inputs))
+    emulated = _emulated(out, *test) if emulate else Result({})
+    sizes = {"bytes": flash, "ram": ram, "accuracy": accuracy, **_told(scaling)}
+    return Result(
+        {"out": out, "format": format, **sizes, **emulated.data}, [*lines, *emulated.shown]
+    )
 
 
-def _say_difference(network: nn.Module, found: Tensor, inputs: Tensor) -> None:
-    """Say how close the outputs of the emitted code are to those of the network."""
+def _told(scaling: Scaling | None) -> dict[str, Any]:
+    """Return the means and deviations that callers need, as data; nothing if they need none."""
+    if scaling is None:
+        return {}
+    mean, std = (values.flatten().tolist() for values in (scaling.mean, scaling.std))
+    return {"standardise": {"mean": mean, "std": std}}
+
+
+def _to_standardise(out: Path, scaling: Scaling | None) -> list[str]:
+    """Return what callers have to do, if the network does not standardise its inputs itself."""
+    if scaling is None:
+        return []
+    where = " The comment in the file lists them." if out.suffix == ".h" else ""
+    return [
+        f"{out}: inputs must be standardised before a call, because the network was trained on "
+        "such inputs: subtract the mean of each feature over the training samples and divide by "
+        f"its deviation.{where} A network that `sentei train` trains anew does it itself."
+    ]
+
+
+def _difference(network: nn.Module, found: Tensor, inputs: Tensor) -> str:
+    """Return how close the outputs of the emitted code are to those of the network."""
     import torch
-
-    from sentei.cli.screen import say
 
     with torch.no_grad():
         wanted = network.eval()(inputs).flatten(1)
     off, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
-    say(
+    return (
         f"Outputs of the emitted code differ from the network's by {off:.2g} at most on "
         f"{len(inputs):,} test samples; the largest is {largest:.3g}."
     )
 
 
-def _emulate(out: Path, inputs: Tensor, targets: Tensor) -> None:
-    from sentei.cli.screen import say
+def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
+    """Return what a compiled C file takes on a board, and the classes that it gives there."""
     from sentei.formats.c.compiled import has_classify
     from sentei.formats.c.emulated import classify, self_test, sizes
 
     text, data, bss = sizes(out)
     flash, ram = text + data, data + bss
-    say(f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.")
-    say(f"On the emulated board (QEMU mps2-an386, Cortex-M4), {self_test(out).strip()}")
+    passed = self_test(out).strip()
+    lines = [
+        f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.",
+        f"On the emulated board (QEMU mps2-an386, Cortex-M4), {passed}",
+    ]
+    board: dict[str, Any] = {"flash": flash, "ram": ram, "self_test": passed}
     if not has_classify(out):
-        return
-    classes = " ".join(map(str, classify(out, inputs[:EMULATED])))
-    say(f"  and test samples 1 to {len(inputs[:EMULATED])} are classes {classes}")
+        return Result({"emulated": board}, lines)
+    classes = classify(out, inputs[:EMULATED])
+    lines.append(
+        f"  and test samples 1 to {len(classes)} are classes {' '.join(map(str, classes))}"
+    )
     if not targets.is_floating_point():
-        say(f"  {'where the targets are':>30} {' '.join(map(str, targets[:EMULATED].tolist()))}")
+        right = " ".join(map(str, targets[:EMULATED].tolist()))
+        lines.append(f"  {'where the targets are':>30} {right}")
+    return Result({"emulated": {**board, "classes": classes}}, lines)
