@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sentei.datasets import Scaling
+    from sentei.formats.c.compiled import Compiled
     from sentei.network.mask import Mask
 
 CALIBRATION = 512  # samples that int8 activations are calibrated on
@@ -63,7 +64,7 @@ def ship(
     emulate: bool = False,
     scaling: Scaling | None = None,
 ) -> Result:
-    """Write a network to a file; return its size and, for C, how the emitted code does.
+    """Write a network to a file; return its size and, for C, how good the emitted code is.
 
     Args:
         small: the network.
@@ -76,7 +77,8 @@ def ship(
         scaling: what inputs have to be standardised with before the network; None if nothing.
     """
     import sentei
-    from sentei.formats.c.compiled import Compiled, compiler, has_classify
+    from sentei.card import card_of
+    from sentei.formats.c.compiled import Compiled, compiler
     from sentei.formats.exporting import WRITERS
     from sentei.network.encoding.format import C_FORMATS
     from sentei.network.encoding.size import bytes_in, ram_in
@@ -92,26 +94,39 @@ def ship(
     header = out.with_suffix(".h")
     everything = sentei.Mask.full([]) if mask is None else mask
     flash, ram = (find(small, everything, format, calibration) for find in (bytes_in, ram_in))
-    lines = [
-        f"Saved {out} and {header}: {flash:,} bytes of constants, {ram:,} of RAM.",
-        *_to_standardise(header, scaling),
-    ]
-    accuracy = None
-    inputs, targets = test
+    saved = f"Saved {out} and {header}: {flash:,} bytes of constants, {ram:,} of RAM."
+    card, (inputs, targets) = card_of(small), test
     if compiler() is None:
-        lines.append("The accuracy of the C code is unknown: there is no C compiler here.")
-    elif has_classify(out) and not targets.is_floating_point():
-        accuracy = Compiled(out).accuracy(inputs, targets)
-        lines.append(
-            f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples."
-        )
+        measured = Result({}, ("The C code is not measured: there is no C compiler here.",))
+    elif card.predicts == "values" and not targets.is_floating_point():
+        measured = Result({}, (_difference(small, Compiled(out)(inputs), inputs),))
     else:
-        lines.append(_difference(small, Compiled(out)(inputs), inputs))
+        measured = _measured(Compiled(out), card.loss, inputs, targets)
     emulated = _emulated(out, *test) if emulate else Result({})
-    sizes = {"bytes": flash, "ram": ram, "accuracy": accuracy, **_told(scaling)}
+    sizes = {"bytes": flash, "ram": ram, "accuracy": None, "metrics": {}, **_told(scaling)}
     return Result(
-        {"out": out, "format": format, **sizes, **emulated.data}, [*lines, *emulated.shown]
+        {"out": out, "format": format, **sizes, **measured.data, **emulated.data},
+        [saved, *_to_standardise(header, scaling), *measured.shown, *emulated.shown],
     )
+
+
+def _measured(code: Compiled, loss: str | None, inputs: Tensor, targets: Tensor) -> Result:
+    """Return the accuracy of compiled code, or R² where it predicts values."""
+    from sentei.errors import LossError
+    from sentei.losses import chosen
+    from sentei.metrics import metrics_for, texts
+
+    outputs, count = code(inputs), f"{len(inputs):,} test samples"
+    try:
+        metrics = metrics_for(chosen(None, outputs, targets, loss), targets)
+    except LossError as error:
+        return Result({}, (f"The emitted code is not measured: {error}",))
+    found = metrics.quality(metrics.sums(outputs, targets))
+    words = ", ".join(f"{name} {text}" for name, text in texts(found.metrics))
+    line = f"The emitted code, on {count}: {words}."
+    if found.accuracy is not None:
+        line = f"Accuracy of the emitted code: {found.accuracy:.2%} of {count}."
+    return Result({"accuracy": found.accuracy, "metrics": found.metrics}, (line,))
 
 
 def _told(scaling: Scaling | None) -> dict[str, Any]:
@@ -154,19 +169,17 @@ def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
 
     text, data, bss = sizes(out)
     flash, ram = text + data, data + bss
-    passed = self_test(out).strip()
+    passed, classes = self_test(out).strip(), []
     lines = [
         f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.",
         f"On the emulated board (QEMU mps2-an386, Cortex-M4), {passed}",
     ]
-    board: dict[str, Any] = {"flash": flash, "ram": ram, "self_test": passed}
-    if not has_classify(out):
-        return Result({"emulated": board}, lines)
-    classes = classify(out, inputs[:EMULATED])
-    lines.append(
-        f"  and test samples 1 to {len(classes)} are classes {' '.join(map(str, classes))}"
-    )
-    if not targets.is_floating_point():
+    if has_classify(out) and not targets.is_floating_point():
+        classes = classify(out, inputs[:EMULATED])
         right = " ".join(map(str, targets[:EMULATED].tolist()))
-        lines.append(f"  {'where the targets are':>30} {right}")
-    return Result({"emulated": {**board, "classes": classes}}, lines)
+        lines += [
+            f"  and test samples 1 to {len(classes)} are classes {' '.join(map(str, classes))}",
+            f"  {'where the targets are':>30} {right}",
+        ]
+    board: dict[str, Any] = {"flash": flash, "ram": ram, "self_test": passed, "classes": classes}
+    return Result({"emulated": board}, lines)

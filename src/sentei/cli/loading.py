@@ -39,49 +39,60 @@ def opened(file: str | Path) -> tuple[nn.Module, Mask]:
     return network, formats.load_mask(file)
 
 
-def loaded(model: str | Path, data: Data) -> tuple[nn.Module, Mask, Split]:
+def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.Module, Mask, Split]:
     """Load a network from its file, or build it by name and train it as `sentei train` does.
+
+    The network's `Card` then names its loss and says whether it predicts values; everything that
+    measures takes the loss from there, and files that are written say both.
 
     Args:
         model: a file that sentei saved, or a network's name as in `sentei train --model`.
         data: the samples; its seed is that of initial weights and of training too.
+        loss: name of the loss; if None, that of the network's `Card`, else that of the data.
 
     Returns:
         The network, its mask, and the data in the shape that the network takes.
 
     Raises:
         FileNotFoundError: `model` is neither a file nor a network's name.
-        ValueError: `model` is a folder.
+        ValueError: `model` is a folder, or an unknown loss.
         FileError: the file is damaged or not sentei's.
         StructureError: a weight in the file is not finite.
     """
     from sentei import Mask, training
+    from sentei.card import card_of, set_card_
+    from sentei.losses import per_sample
 
+    if loss is not None:
+        per_sample(loss)
     if Path(model).exists():
         network, mask = opened(model)
+        card = card_of(network)
+        predicts = "values" if data.regression else card.predicts
+        known = loss or card.loss or data.default_loss()
+        set_card_(network, replace(card, loss=known, predicts=predicts))
         return network, mask, _samples(network, data)
     try:
-        network, split = untrained(str(model), data)
+        network = training.build(str(model), seed=data.seed)
     except ValueError as error:
         raise FileNotFoundError(
             f"there is no file {model}, and it is not a network's name: {error}"
         ) from error
-    trained_(network, split, training.Recipe(seed=data.seed), f"training {model}")
+    network, split = with_samples(network, data)
+    recipe = training.Recipe(seed=data.seed, loss=loss or data.default_loss())
+    trained_(network, split, recipe, f"training {model}")
     return network.eval(), Mask.full([]), split
 
 
-def untrained(model: str, data: Data) -> tuple[nn.Module, Split]:
-    """Build a network by its name, and load data as it takes them.
+def with_samples(network: nn.Module, data: Data) -> tuple[nn.Module, Split]:
+    """Load data for a network that is to be trained; return the network as it takes them.
 
     Where the data needs it, the network begins with a `Standardise` fitted on the training samples.
-    So it takes inputs as they are in the data, and so does every file that is written from it.
-
-    Raises:
-        ValueError: an unknown network or option, with the nearest known one.
+    So it takes inputs as they are in the data, and so does every file that is written from it. Its
+    `Card` names classes and features.
     """
     from sentei import card_of, set_card_, training
 
-    network = training.build(model, seed=data.seed)
     split = data.load(flat=training.takes_flat(network), standardise=False)
     network = standardising(network, split)
     known = {"classes": split.named_classes, "features": split.named_features}
@@ -110,22 +121,31 @@ def _samples(network: nn.Module, data: Data) -> Split:
     A network saved by an older release, or trained in Python on standardised inputs, has no
     `Standardise` and still gets standardised inputs.
     """
-    from sentei import training
+    from sentei import card_of, training
     from sentei.network.layers import standardises
 
-    flat, raw = training.takes_flat(network), standardises(network)
-    return data.load(flat=flat, standardise=not raw)
+    return data.load(
+        flat=training.takes_flat(network),
+        standardise=not standardises(network),
+        predicts=card_of(network).predicts,
+    )
 
 
 def trained_(network: nn.Module, split: Split, recipe: Recipe, what: str) -> None:
-    """Train a network in place on training samples, with a progress bar that is named `what`."""
+    """Train a network in place on training samples, with a progress bar that is named `what`.
+
+    Its `Card` then says what it was trained with, and what it predicts.
+    """
     from sentei import training
+    from sentei.card import card_of, set_card_
     from sentei.cli.screen import progress
 
     with progress(what, recipe.epochs) as advance:
-        training.train(
+        done = training.train(
             network,
             split.train,
             recipe,
             progress=lambda epoch, mean: advance(epoch, f"loss {mean:.4f}"),
         )
+    predicts = "classes" if split.classes else "values"
+    set_card_(network, replace(card_of(network), loss=done.loss, predicts=predicts))

@@ -12,6 +12,7 @@ from torch import nn
 
 from sentei.criteria import Criterion
 from sentei.errors import unknown
+from sentei.losses import PerSample
 from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.mask import Mask
@@ -130,7 +131,7 @@ def search(
     *,
     evaluate: Any = None,
     paths: Sequence[str] | None = None,
-    loss: str = "cross_entropy",
+    loss: str | PerSample | None = None,
     units: str | Criterion = "ablation",
     inputs: bool = False,
     mask: Mask | None = None,
@@ -154,7 +155,7 @@ def search(
         evaluate: (inputs, targets) on which every step is measured and the paths are compared;
             `learn` if None.
         paths: names of paths, see `restricted`; those of `paths_for` if None.
-        loss: name of the loss, as for `Probe`.
+        loss: as for `Probe`.
         units: criterion that orders the units of a group.
         inputs: whether input features may be removed as well.
         mask: units and synapses that are dead from the start; none if None.
