@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from sentei.errors import DataError
 from sentei.samples import Samples
 
 FRACTIONS = (0.7, 0.15, 0.15)
+_COUNTED = re.compile(r"(column|value|pixel) [\d,]+")  # names that readers make up
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,10 @@ class Split:
         test: samples to measure on once, at the end.
         features: a name for each value of an input, in flattened order.
         classes: a name for each class; empty if the targets are not classes.
-        scaling: the standardisation applied to all parts, fitted on `train` alone; None if none
-            was applied.
+        scaling: the standardisation of inputs, fitted on `train` alone; None for data that needs
+            none, such as MNIST.
+        raw: whether inputs are as they are in the data, so that `scaling` was not applied to them;
+            a network that begins with `Standardise.of(scaling)` takes them.
     """
 
     name: str
@@ -63,11 +67,24 @@ class Split:
     features: tuple[str, ...] = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
     scaling: Scaling | None = None
+    raw: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def named_features(self) -> tuple[str, ...]:
+        """Names of features that the data gives; () where they only count values, as pixels do."""
+        counted = all(_COUNTED.fullmatch(name) for name in self.features)
+        return () if counted else self.features
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """Names of classes that say more than their numbers; () where they do not."""
+        numbers = tuple(map(str, range(len(self.classes))))
+        return () if self.classes == numbers else self.classes
 
     def standardised(self) -> Split:
         """Return the same parts, every feature standardised by its mean and std over `train`."""
@@ -76,7 +93,12 @@ class Split:
             Samples(scaling(part.inputs), part.targets)
             for part in (self.train, self.validation, self.test)
         )
-        return replace(self, train=train, validation=validation, test=test, scaling=scaling)
+        parts = {"train": train, "validation": validation, "test": test}
+        return replace(self, **parts, scaling=scaling, raw=False)
+
+    def as_it_is(self) -> Split:
+        """Return the same parts with the scaling that `standardised` would apply to them."""
+        return replace(self, scaling=Scaling.of(self.train.inputs), raw=True)
 
     def __repr__(self) -> str:
         rows = f"{self.train.rows:,} / {self.validation.rows:,} / {self.test.rows:,}"

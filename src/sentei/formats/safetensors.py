@@ -94,7 +94,8 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         if bare is not None:
             # Try on the meta device first: an error is raised before `into` changes.
             meta = {name: torch.empty_like(t, device="meta") for name, t in file.tensors.items()}
-            fit_to_tensors_(skeleton(bare), meta, file.tied, file.attributes)
+            outline = skeleton(bare).to("meta")  # also the few tensors that keep values in one
+            fit_to_tensors_(outline, meta, file.tied, file.attributes)
         network = _described(file) if bare is None else bare
         filled = fit_to_tensors_(network, file.tensors, file.tied, file.attributes)
         if file.card != Card():

@@ -119,6 +119,8 @@ def _groups(replay: Replay, links: Links) -> list[Neurons]:
             continue
         parts = _parts(signature, np.array(units), links)
         kind = _kind(parts, replay, links)
+        if kind == "input":
+            parts["follower"] = _from_selection_on(parts["follower"], replay)
         name = parts["producer"][0].layer if parts["producer"] else parts["input"][0].parameter
         name = name or parts["producer"][0].parameter
         taken[kind, name] += 1
@@ -192,6 +194,16 @@ def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, l
         layer = "" if role == "input" else name.rpartition(".")[0]
         parts[role].append(Listener(layer, name, dim, torch.from_numpy(position)))
     return parts
+
+
+def _from_selection_on(followers: list[Listener], replay: Replay) -> list[Listener]:
+    """Return the followers of inputs that a cut changes: a selection, and those behind it.
+
+    A cut puts a Select directly before the listener, or makes a selection that is there pass on
+    less. All inputs still arrive at what comes before it (a Standardise, a batch norm).
+    """
+    selects = [(part.parameter, part.dim) in replay.selections for part in followers]
+    return followers[selects.index(True) :] if any(selects) else []
 
 
 def _kind(parts: dict[str, list[Listener]], replay: Replay, links: Links) -> str:
