@@ -19,7 +19,8 @@ SOURCE = ROOT / "src" / "sentei"
 # Layers of the package ("rooms"), lowest first: each room, and the rooms that it may import besides
 # GROUND. A module belongs to the room with the longest matching prefix of its name.
 GROUND = {
-    *("card", "describing", "distributed", "errors", "html_table", "losses", "samples", "storage"),
+    *("arguments", "card", "describing", "distributed", "errors", "html_table", "kinds"),
+    *("losses", "samples", "storage"),
 }
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
 PROBE = NETWORK | {"probe.recording", "probe.engines", "probe"}

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from sentei.arguments import checked
 from sentei.losses import LOSSES
 
 _ATTRIBUTE = "sentei_card"
 PREDICTED = ("classes", "values")
 
 
+@checked
 @dataclass(frozen=True)
 class Card:
     """What is known about a network beside its layers and weights; `save` stores it.
@@ -63,11 +65,13 @@ class Card:
         return cls(**given)
 
 
+@checked
 def card_of(model: nn.Module) -> Card:
     """Return the Card that belongs to a network; one without entries if it has none."""
     return vars(model).get(_ATTRIBUTE, Card())
 
 
+@checked
 def set_card_(model: nn.Module, card: Card) -> None:
     """Make a Card belong to a network; copies of the network have it too, and `save` stores it."""
     vars(model)[_ATTRIBUTE] = card

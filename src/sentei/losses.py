@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sentei.arguments import checked
 from sentei.errors import unknown
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
 
+@checked
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of logits: log(sum of exp(outputs)) minus the target's logit.
 
@@ -27,6 +29,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return found if found.ndim == 1 else found.flatten(1).mean(1)
 
 
+@checked
 def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return half the squared difference between outputs and targets, summed over the outputs.
 
@@ -40,6 +43,7 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - wanted(outputs, targets)).square().flatten(1).sum(1) / 2
 
 
+@checked
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the binary cross-entropy of each output, a logit, summed over the outputs.
 
@@ -58,6 +62,7 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return (F.softplus(outputs) - labels * outputs).flatten(1).sum(1)
 
 
+@checked
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the absolute difference between outputs and targets, summed over the outputs.
 
@@ -71,6 +76,7 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - wanted(outputs, targets)).abs().flatten(1).sum(1)
 
 
+@checked
 def wanted(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return targets in the shape and dtype of `outputs`; class numbers become one-hot."""
     if targets.ndim == 1 and not targets.is_floating_point():
@@ -87,6 +93,7 @@ LOSSES: dict[str, PerSample] = {
 }
 
 
+@checked
 def per_sample(loss: str | PerSample) -> PerSample:
     """Return the loss with this name; a callable(outputs, targets) -> (N,) is returned unchanged.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.ablation import Ablation, ablation
 from sentei.criteria.activity import (
     SietsmaDow,
@@ -125,6 +126,7 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
+@checked
 def criterion(name: str | Criterion) -> Criterion:
     """Return the criterion registered under a name; a function is returned unchanged.
 
@@ -138,6 +140,7 @@ def criterion(name: str | Criterion) -> Criterion:
     return CRITERIA[name]
 
 
+@checked
 def scores(name: str | Criterion, probe: Probe, group: Group) -> Tensor:
     """Score a group's members with a criterion and check the result, (size,) float64 on the CPU.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.trajectory import Trajectory, recorded
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Neurons
@@ -35,6 +36,7 @@ MOMENTS: dict[str, Callable[[Trajectory, str], Tensor]] = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class WeightChange:
     """Change of a unit's incoming weights and bias in training; 0 for a unit that no longer learns.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
 from sentei.network.units import Group, Neurons
@@ -15,6 +16,7 @@ from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Pass, model_output
 
 
+@checked
 @torch.no_grad()
 def wsf(probe: Probe, group: Group) -> Tensor:
     """Weight significance factor of a synapse: its change in training, |w - w(0)|.
@@ -42,6 +44,7 @@ def wsf(probe: Probe, group: Group) -> Tensor:
     return moved.abs().flatten().cpu()
 
 
+@checked
 @torch.no_grad()
 def karnin(probe: Probe, group: Group) -> Tensor:
     """Karnin's sensitivity: estimated rise in loss if a synapse is set to zero.
@@ -79,6 +82,7 @@ def _karnin(probe: Probe, group: Group, parameter: str) -> Tensor:
     return (trajectory.karnin(parameter) * scale).cpu()
 
 
+@checked
 def gradient(probe: Probe, group: Group) -> Tensor:
     """Absolute derivative of the mean loss by each weight, dead synapses included.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import CriterionError
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
@@ -15,6 +16,7 @@ Units = int | Sequence[int] | Tensor
 Gains = Sequence[float] | Tensor
 
 
+@checked
 def surface(probe: Probe, group: Group, unit: Units, gains: Gains) -> Tensor:
     """Compute the mean loss with one unit's output multiplied by each gain, all else unchanged.
 
@@ -44,6 +46,7 @@ def surface(probe: Probe, group: Group, unit: Units, gains: Gains) -> Tensor:
     return _shaped(probe.loss() + rises, unit, values)
 
 
+@checked
 def approximations(
     probe: Probe, group: Group, unit: Units, gains: Gains, curvature: str = "full"
 ) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.errors import CriterionError, GroupError
 from sentei.samples import fingerprint
 
 _PARTS = ("start", "checked", "before", "now", "karnin")
 
 
+@checked
 class Trajectory:
     """Record how a network's weights change in training, as a callback after each update.
 

@@ -9,11 +9,13 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import CriterionError, GroupError
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 
 
+@checked
 @torch.no_grad()
 def magnitude(probe: Probe, group: Group) -> Tensor:
     """Weight magnitude: |w| of a synapse, the Euclidean norm of a unit's incoming weights.
@@ -35,6 +37,7 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
     return squares.sqrt()
 
 
+@checked
 @dataclass(frozen=True)
 class Random:
     """Uniform random scores as a baseline; the same scores on every call.
@@ -56,6 +59,7 @@ class Random:
 random = Random()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Fixed:
     """A criterion that returns scores computed in advance: one ranking for the whole run.
@@ -93,6 +97,7 @@ class Fixed:
         return scores
 
 
+@checked
 def fixed(scores: Mapping[Group, Tensor | Sequence[float]] | Tensor | Sequence[float]) -> Fixed:
     """Make a criterion that returns given scores, so that a whole run uses one ranking.
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import DataError
 from sentei.samples import Samples
 
 FRACTIONS = (0.7, 0.15, 0.15)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Scaling:
     """Standardisation of inputs: subtract a mean and divide by a standard deviation per feature.
@@ -40,6 +42,7 @@ class Scaling:
         return ((inputs.double() - self.mean) / self.std).float()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Split:
     """Data in memory in three parts without common samples: train, validation and test.
@@ -83,6 +86,7 @@ class Split:
         return f"Split({self.name!r}: {rows} samples of shape {self.shape})"
 
 
+@checked
 def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Tensor, ...]:
     """Draw the rows of disjoint parts of these sizes, with every class in proportion in each part.
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.arguments import checked
 from sentei.errors import GroupError
 from sentei.html_table import html_table
 from sentei.network.reindex import Place, Reindexing, has_select, remaining_positions
 from sentei.network.units import Group, Listener, Neurons, Synapses, named
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Mask:
     """Which units and synapses of a network are alive: the only state that pruning keeps.

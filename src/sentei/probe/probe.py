@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei import losses
+from sentei.arguments import checked
 from sentei.errors import GroupError
 from sentei.network.copying import copied
 from sentei.network.example import Example, resized, run, tensors, undisturbed
@@ -53,6 +54,7 @@ class _CutLike(Protocol):
     def regrown(self) -> Mapping[Any, Tensor]: ...
 
 
+@checked
 class Probe:
     """Measure a network's loss on fixed samples, and how removing units would change it.
 

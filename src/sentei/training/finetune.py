@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.arguments import checked
 from sentei.describing import described
 from sentei.samples import fingerprint
 from sentei.training.recipe import Recipe
@@ -22,6 +23,7 @@ class Holding(Protocol):
         ...
 
 
+@checked
 class FineTune:
     """Retrain a network for some epochs after every cut, with one optimizer for all calls.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sentei.arguments import checked
 from sentei.errors import DataError, LossError
 from sentei.losses import PerSample, per_sample
 from sentei.samples import Samples, check_classes, check_samples
@@ -47,6 +48,7 @@ class Evaluation(NamedTuple):
     loss: float
 
 
+@checked
 def train(
     model: nn.Module,
     samples: Pair,
@@ -147,6 +149,7 @@ class Course:
         return losses * (1 - distill.weight) + divergence * scale
 
 
+@checked
 def evaluate(
     model: nn.Module,
     samples: Pair,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import GroupError, StructureError
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
@@ -16,6 +17,7 @@ from sentei.probe.second_moments import SecondMoments
 Mix = dict[Listener, Tensor]
 
 
+@checked
 def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False) -> Mix:  # noqa: ARG001 - fits each unit alone
     """Replace each removed unit by its mean output, added to its listeners' biases.
 
@@ -124,6 +126,7 @@ twin = SingleSurvivor(affine=False)
 affine = SingleSurvivor(affine=True)
 
 
+@checked
 def least_squares(
     probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False
 ) -> Mix:

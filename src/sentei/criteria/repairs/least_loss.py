@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.repairs.affine import Mix, least_squares, remaining
 from sentei.distributed import sum_across
 from sentei.network.folding import folded_call
@@ -19,6 +20,7 @@ from sentei.probe.probe import Probe, inverse_covariances
 from sentei.probe.recording.recording import Override, Pass, Recording, per_sample_losses
 
 
+@checked
 @dataclass(frozen=True)
 class LeastLoss:
     """Replace each removed unit by the mix of remaining units and a constant with the least loss.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.repairs.affine import affine, least_squares, mean, twin
 from sentei.criteria.repairs.least_loss import least_loss
 from sentei.errors import unknown
@@ -29,6 +30,7 @@ REPAIRS: dict[str, Repair] = {
 }
 
 
+@checked
 def repair(name: str | Repair) -> Repair:
     """Return the repair registered under a name; a function is returned unchanged.
 

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError
 from sentei.network.copying import copied
 from sentei.network.example import Example, at_least, resized, rows, tensors
@@ -76,6 +77,7 @@ class Certificate:
         )
 
 
+@checked
 def certify(
     masked: nn.Module,
     small: nn.Module,

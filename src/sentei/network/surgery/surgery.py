@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied
 from sentei.network.example import Example, guessed, undisturbed
@@ -26,6 +27,7 @@ from sentei.network.units import Neurons
 _FAILURES = (CertificateError, RuntimeError, IndexError)
 
 
+@checked
 def shrink(
     model: nn.Module, mask: Mask, example: Example | None = None, sparse: str | None = None
 ) -> nn.Module:
@@ -65,6 +67,7 @@ def _sparsified(small: nn.Module, example: Example) -> nn.Module:
     return sparse
 
 
+@checked
 def shrink_(
     model: nn.Module,
     mask: Mask,

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import GroupError, ScheduleError, unknown
@@ -26,6 +27,7 @@ log = logging.getLogger("sentei")
 WITHIN = ("network", "group")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Cut:
     """What a proposal returns: what one step removes, repairs and regrows.
@@ -76,6 +78,7 @@ class Paced(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_time())
     """Remove the members with the lowest scores, as many at each step as the schedule asks for.
@@ -168,6 +171,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None
 
 
+@checked
 @dataclass(frozen=True)
 class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
     """Remove units or synapses whose score is below a threshold, the lowest scores first.
@@ -245,6 +249,7 @@ def mixed(
     return mix
 
 
+@checked
 @dataclass(frozen=True)
 class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", ...))
     """Apply a proposal to the groups of one kind, such as "synapse", and to no others.

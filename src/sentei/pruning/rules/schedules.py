@@ -12,10 +12,12 @@ from math import floor, isfinite
 from numbers import Integral, Real
 from typing import Any
 
+from sentei.arguments import checked
 from sentei.describing import described
 from sentei.errors import ScheduleError
 
 
+@checked
 @dataclass(frozen=True)
 class Progress:
     """The state of a run when a step is proposed: step number, members at the start and now.
@@ -92,6 +94,7 @@ def one_at_a_time() -> Schedule:
     return Named("one_at_a_time()", lambda progress: max(progress.remaining - 1, 0))
 
 
+@checked
 def one_shot(keep: Amount) -> Schedule:
     """Remove everything down to `keep` in the first step.
 
@@ -108,6 +111,7 @@ def one_shot(keep: Amount) -> Schedule:
     )
 
 
+@checked
 def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
     """Remove the same number of members at each step, down to `keep` at the last step.
 
@@ -134,6 +138,7 @@ def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = No
     return Named(f"linear({keep!r}, by={by!r})", scheduled)
 
 
+@checked
 def cubic(keep: Amount, steps: int | None = None) -> Schedule:
     """Remove most members early: the number still to remove falls with the cube of the steps left.
 
@@ -149,6 +154,7 @@ def cubic(keep: Amount, steps: int | None = None) -> Schedule:
     return _falling("cubic", keep, steps, lambda share: (1 - share) ** 3)
 
 
+@checked
 def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
     """Remove the same part of the remaining members at each step, down to `keep`.
 
@@ -184,6 +190,7 @@ def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None =
     return Named(f"geometric({keep!r}, {words})", scheduled)
 
 
+@checked
 def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float = 0.5) -> Schedule:
     """Schedule of feature selection with annealing (FSA): remove most members early.
 
@@ -216,6 +223,7 @@ def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float 
     return _falling(f"fsa[mu={mu}, finish={finish}]", keep, steps, remaining_part)
 
 
+@checked
 def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     """Keep a percentage of the alive members at each step, and a larger one after each undone step.
 
@@ -247,6 +255,7 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     return Named(f"levels({', '.join(map(str, percents))}, then={then!r})", scheduled)
 
 
+@checked
 def multiples_of(number: int, schedule: Schedule) -> Schedule:
     """Round up what another schedule keeps to a multiple of `number`, for faster layer widths.
 

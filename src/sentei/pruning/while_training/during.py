@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.arguments import checked
 from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample
 from sentei.network.example import Example, guessed
@@ -40,6 +41,7 @@ _REMEDY = (
 )
 
 
+@checked
 class PruneWhileTraining:
     """Prune a model while your own training loop trains it, once every `every` optimizer updates.
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sentei import storage
+from sentei.arguments import checked
 from sentei.datasets import Split
 from sentei.reporting.page.bundle import joined
 from sentei.reporting.page.document import document
@@ -20,6 +21,7 @@ from sentei.reporting.page.story import Names, Story, of_journal, of_network
 __all__ = ["Names", "Story", "explain", "of_journal", "of_network", "report", "write"]
 
 
+@checked
 def report(
     journal: str | Path,
     path: str | Path,
@@ -52,6 +54,7 @@ def report(
     return write(of_journal(journal, model, data), path)
 
 
+@checked
 def explain(
     network: nn.Module,
     path: str | Path,
