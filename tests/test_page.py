@@ -227,7 +227,7 @@ def test_a_class_of_ones_own_needs_a_model_of_it(tmp_path):
 
 def test_data_is_a_split_or_a_pair(tmp_path):
     pruned(tmp_path / "run", steps=1)
-    with pytest.raises(DataError, match="Split or"):
+    with pytest.raises(TypeError, match="`data` must be a Split or"):
         report(tmp_path / "run", tmp_path / "p.html", data=7)
     pair = (DATA.test.inputs[:50], DATA.test.targets[:50])
     story = of_journal(tmp_path / "run", data=pair)

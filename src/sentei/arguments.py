@@ -40,7 +40,7 @@ def checked(thing: Thing) -> Thing:
         if (name in ("__init__", "__call__") or name[0] != "_") and inspect.isfunction(inner):
             guarded = _guarded(inner)
             setattr(thing, name, guarded if inner is member else type(member)(guarded))
-    return thing
+    return cast("Thing", thing)
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:

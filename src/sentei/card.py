@@ -15,7 +15,6 @@ _ATTRIBUTE = "sentei_card"
 PREDICTED = ("classes", "values")
 
 
-@checked
 @dataclass(frozen=True)
 class Card:
     """What is known about a network beside its layers and weights; `save` stores it.

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -87,12 +88,17 @@ def shown(value: Any) -> str:
         return f"the class {visible(value.__name__)}"
     if inspect.isroutine(value):
         return f"the function {visible(value.__name__)}"
-    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
+    if _has(value, "shape", "dtype"):
         return f"{_a(name)} of shape {tuple(value.shape)}"
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         items = f"{len(value)} item{'' if len(value) == 1 else 's'}"
         return f"{_a(name)} of {items}" if value else f"an empty {name}"
     return f"{_a(name)} object"
+
+
+def _has(value: Any, *names: str) -> bool:
+    """Return whether objects of this class have these attributes; its own code does not run."""
+    return all(hasattr(type(value), name) for name in names)
 
 
 def _a(name: str) -> str:
@@ -108,7 +114,7 @@ def _objects_of(kind: type, words: str, remedy: str = "") -> Kind:
 
 def _is_bool(value: Any) -> bool:
     # numpy's own bool has a dtype, and is no Python bool.
-    return isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
+    return isinstance(value, bool) or (_has(value, "dtype") and str(value.dtype) == "bool")
 
 
 _NUMBERS: dict[Any, Kind] = {
@@ -123,9 +129,9 @@ _NUMBERS: dict[Any, Kind] = {
 def _of_class(hint: Any) -> Kind | None:
     if hint in _NUMBERS:
         return _NUMBERS[hint]
-    if not isinstance(hint, type) or hint is object:
+    if not isinstance(hint, type) or hint in (Any, object):
         return None
-    if issubclass(hint, os.PathLike):
+    if issubclass(hint, PurePath):
         return _objects_of(os.PathLike, "a path")
     if getattr(hint, "_is_protocol", False):
         return _of_protocol(hint)
@@ -146,11 +152,13 @@ def _of_protocol(hint: type) -> Kind:
 
 def _as_tensor(value: Any) -> Any:
     """Return the tensor of a numpy array of numbers; anything else unchanged."""
-    if type(value).__module__ != "numpy" or getattr(value, "dtype", object).kind not in "biufc":
+    if type(value).__module__ != "numpy":
         return value
     import numpy as np
     import torch
 
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufc":
+        return value
     return torch.as_tensor(np.require(value, requirements=["C", "W"]))
 
 
@@ -183,9 +191,10 @@ def _function(parameters: Sequence[str] | None, result: Any) -> Kind:
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
     """Return whether a function can be called with so many arguments, as far as that is known."""
-    is_network = hasattr(function, "forward") and hasattr(function, "named_parameters")
+    # A module's own signature, (*args, **kwargs), says nothing.
+    called = getattr(function, "forward", function) if _has(function, "forward") else function
     try:
-        inspect.signature(function.forward if is_network else function).bind(*[None] * count)
+        inspect.signature(called).bind(*[None] * count)
     except ValueError:  # no signature, as of functions in C
         return True
     except TypeError:
@@ -234,13 +243,14 @@ def _of_items(hint: Any) -> Kind:
             return True
         if not isinstance(value, container) or isinstance(value, (str, bytes, Iterator, Mapping)):
             return False
-        return not hasattr(value, "shape") and not hasattr(value, "named_parameters")
+        return not _has(value, "shape") and not _has(value, "named_parameters")
 
     def convert(value: Any) -> Any:
         is_stream = isinstance(value, (Iterator, MappingView))
+        is_stream |= container is Iterable and isinstance(value, Mapping)  # its keys
         return _converted(value, item) if is_stream or holds(value) else value
 
-    words = "a list" if item is None else f"a list, each item {item.words}"
+    words = "a list" if item is None else f"a list (each item: {item.words})"
     return _of_container(words, holds, convert, item)
 
 
@@ -279,7 +289,7 @@ def _of_tuple(hint: Any) -> Kind:
     given = get_args(hint)
     if len(given) == 2 and given[1] is ...:
         item = kind_of(given[0])
-        words = "a tuple" if item is None else f"a tuple, each item {item.words}"
+        words = "a tuple" if item is None else f"a tuple (each item: {item.words})"
         convert = lambda v: tuple(_converted(v, item)) if isinstance(v, (list, tuple)) else v  # noqa: E731
         return _of_container(words, lambda value: isinstance(value, tuple), convert, item)
     kinds = [kind_of(each) for each in given]

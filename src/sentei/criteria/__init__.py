@@ -9,6 +9,7 @@ May import `criteria.repairs`, `probe`, and all that it may import.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ __all__ = [
     "wsf",
 ]
 
-Criterion = Callable[[Probe, Group], Tensor]
+Criterion = Annotated[Callable[[Probe, Group], Tensor], "a function (probe, group) -> scores"]
 
 CRITERIA: dict[str, Criterion] = {
     "ablation": ablation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from sentei.errors import CriterionError
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 
-Units = int | Sequence[int] | Tensor
-Gains = Sequence[float] | Tensor
+Units = Annotated[int | Sequence[int] | Tensor, "a position, or several in a list or a tensor"]
+Gains = Annotated[float | Sequence[float] | Tensor, "numbers: a list or a tensor"]
 
 
 @checked

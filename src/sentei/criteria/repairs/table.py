@@ -10,6 +10,7 @@ change while units of the group are removed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from sentei.criteria.repairs.least_loss import least_loss
 from sentei.errors import unknown
 from sentei.network.units import Listener
 
-Repair = Callable[..., Mapping[Listener, Tensor]]
+Repair = Annotated[
+    Callable[..., Mapping[Listener, Tensor]], "a function (probe, group, units, mask) -> mix"
+]
 
 REPAIRS: dict[str, Repair] = {
     "affine": affine,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -55,7 +55,10 @@ class Cut:
     __hash__ = None  # type: ignore[assignment]
 
 
-Proposal = Callable[[Probe, Sequence[Group], Mask, Progress], Cut | None]
+Proposal = Annotated[
+    Callable[[Probe, Sequence[Group], Mask, Progress], Cut | None],
+    "a proposal, such as ranked('magnitude', one_at_a_time())",
+]
 
 
 @runtime_checkable
@@ -97,8 +100,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             function (probe, group, units, mask) -> mix. If None, removed units are not replaced.
 
     Raises:
-        ValueError: an unknown criterion, repair or scope, with the nearest known one, or a schedule
-            that is not a function.
+        ValueError: an unknown criterion, repair or scope, with the nearest known one.
     """
 
     criterion: str | Criterion
@@ -112,11 +114,6 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             repair(self.repair)
         if self.within not in WITHIN:
             raise ValueError(unknown("scope within=", self.within, WITHIN))
-        if not callable(self.schedule):
-            raise ValueError(
-                f"a schedule is a function such as one_at_a_time() or linear('40 %', steps=10); "
-                f"got {self.schedule!r}"
-            )
 
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor, isfinite
-from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any
 
 from sentei.arguments import checked
 from sentei.describing import described
 from sentei.errors import ScheduleError
+from sentei.kinds import READ
 
 
 @checked
@@ -43,8 +43,10 @@ class Progress:
     emptied: Mapping[str, int] = field(default_factory=dict)
 
 
-Schedule = Callable[[Progress], int]
-Amount = int | str
+Schedule = Annotated[
+    Callable[[Progress], int], "a schedule, such as one_at_a_time() or linear('40 %', steps=10)"
+]
+Amount = Annotated[int | str, READ]  # by `amount`, which knows ranges and percentages
 
 
 @dataclass(frozen=True)
@@ -211,9 +213,9 @@ def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float 
     Raises:
         ScheduleError: an argument out of its range.
     """
-    if not _is_number(mu) or not _is_number(finish) or not mu >= 0 or not 0 < finish <= 1:
+    if not mu >= 0 or not 0 < finish <= 1:
         raise ScheduleError(
-            f"fsa takes numbers mu >= 0 and 0 < finish <= 1; got mu={mu!r}, finish={finish!r}"
+            f"fsa takes mu >= 0 and 0 < finish <= 1; got mu={mu!r}, finish={finish!r}"
         )
 
     def remaining_part(share: float) -> float:
@@ -240,7 +242,7 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     """
     if (
         not percents
-        or any(not _is_number(p) or not 0 <= p < 100 for p in percents)
+        or any(not 0 <= percent < 100 for percent in percents)
         or list(percents) != sorted(percents)
     ):
         raise ScheduleError(f"levels are rising percentages below 100 to keep; got {percents}")
@@ -271,7 +273,7 @@ def multiples_of(number: int, schedule: Schedule) -> Schedule:
     Raises:
         ScheduleError: `number` is not a count of 1 or more.
     """
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if number < 1:
         raise ScheduleError(f"widths are multiples of a count, 1 or more; got {number!r}")
 
     def scheduled(progress: Progress) -> int:
@@ -360,11 +362,7 @@ def _check_steps(steps: int | None, by: Amount | None = None) -> None:
         raise ScheduleError(
             f"by= determines the number of steps; leave out one of by={by!r} and steps={steps!r}"
         )
-    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+    if steps < 1:
         raise ScheduleError(
             f"steps= is a count, 1 or more; got {steps!r}. Leave it out for the run's own total."
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

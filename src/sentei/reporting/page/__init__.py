@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -20,13 +20,15 @@ from sentei.reporting.page.story import Names, Story, of_journal, of_network
 
 __all__ = ["Names", "Story", "explain", "of_journal", "of_network", "report", "write"]
 
+Data = Annotated[Split | Sequence[Tensor], "a Split or (inputs, targets)"]
+
 
 @checked
 def report(
     journal: str | Path,
     path: str | Path,
     model: nn.Module | None = None,
-    data: Split | Sequence[Tensor] | None = None,
+    data: Data | None = None,
 ) -> Path:
     """Write one HTML file that shows what a run removed, what is left, and why.
 
@@ -58,7 +60,7 @@ def report(
 def explain(
     network: nn.Module,
     path: str | Path,
-    data: Split | Sequence[Tensor],
+    data: Data,
     loss: str = "cross_entropy",
     **words: Any,
 ) -> Path:
