@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -41,6 +41,20 @@ def checked(thing: Thing) -> Thing:
             guarded = _guarded(inner)
             setattr(thing, name, guarded if inner is member else type(member)(guarded))
     return cast("Thing", thing)
+
+
+def check_entries(owner: object, state: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise ValueError if a state that is to be loaded lacks an entry.
+
+    Raises:
+        ValueError: names the entry, and the objects whose states have it.
+    """
+    for name in names:
+        if name not in state:
+            raise ValueError(
+                f"the state of a {type(owner).__name__} has an entry {name!r}, and this one has "
+                "not. Load what state_dict() returned."
+            )
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:

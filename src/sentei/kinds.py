@@ -69,7 +69,10 @@ _CLASSES = {
     "Card": ("a Card", "Make it with Card(loss='cross_entropy')"),
     "Recipe": ("a Recipe", "Make it with Recipe(epochs=10)"),
     "MemoryBudget": ("a MemoryBudget", "Make it with MemoryBudget('c-int8', '32 KiB')"),
-    "Trajectory": ("a Trajectory", "Make it with Trajectory(model), before training"),
+    **dict.fromkeys(
+        ("Trajectory", "WeightRecord"),
+        ("a Trajectory", "Make it with Trajectory(model), before training"),
+    ),
 }
 
 
@@ -146,8 +149,9 @@ def _of_protocol(hint: type) -> Kind:
         parameters = list(inspect.signature(hint.__call__).parameters)[1:]
         return _function(parameters, object)
     names = [name for name in vars(hint) if not name.startswith("_")]
-    words = f"an object with {' and '.join(names)}"
-    return Kind(words, lambda v: not isinstance(v, type) and all(hasattr(v, n) for n in names))
+    words, remedy = _CLASSES.get(hint.__name__, (f"an object with {' and '.join(names)}", ""))
+    fits = lambda v: not isinstance(v, type) and all(hasattr(v, n) for n in names)  # noqa: E731
+    return Kind(words, fits, remedy)
 
 
 def _as_tensor(value: Any) -> Any:
@@ -174,19 +178,29 @@ def _of_callable(hint: Any) -> Kind:
 def _function(parameters: Sequence[str] | None, result: Any) -> Kind:
     """Return the kind of functions of so many arguments.
 
-    A class is one only if its objects are what the function has to return, as an optimizer's class
-    is where an optimizer has to be made; elsewhere an object of it was meant.
+    A class or a network is one only if it gives what the function has to return, as an optimizer's
+    class does where an optimizer has to be made; elsewhere an object of the class was meant.
     """
     count = None if parameters is None else len(parameters)
 
     def fits(value: Any) -> bool:
         if isinstance(value, type):
-            made = result if isinstance(result, type) and result is not object else ()
-            return result is Any or issubclass(value, made)
-        return callable(value) and (count is None or _takes(value, count))
+            can_be = result is Any or (result is not object and _makes(value, result))
+        elif _has(value, "forward", "named_parameters"):  # a network gives tensors
+            can_be = result is Any or getattr(result, "__name__", "") == "Tensor"
+        else:
+            can_be = callable(value)
+        return can_be and (count is None or _takes(value, count))
 
     words = "a function" if parameters is None else f"a function of ({', '.join(parameters)})"
     return Kind(words, fits)
+
+
+def _makes(value: type, wanted: Any) -> bool:
+    """Return whether objects of a class are what is wanted."""
+    if getattr(wanted, "_is_protocol", False):
+        return all(hasattr(value, n) for n in vars(wanted) if n == "__call__" or n[0] != "_")
+    return isinstance(wanted, type) and issubclass(value, wanted)
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:

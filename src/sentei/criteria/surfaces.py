@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError
+from sentei.network.mask import positions_in
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 
@@ -91,10 +92,10 @@ def _checked(group: Group, unit: Units, gains: Gains) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"gains must be finite; the gain at position {at} is {values.flatten()[at].item()}"
         )
-    return torch.as_tensor(unit).reshape(-1), values
+    return positions_in(group, torch.as_tensor(unit)), values
 
 
 def _shaped(values: Tensor, unit: Units, gains: Tensor) -> Tensor:
     """(k, g) values shaped like the gains, with a first dimension if there are several units."""
     one = torch.as_tensor(unit).ndim == 0
-    return values.reshape(gains.shape if one else (-1, *gains.shape))
+    return values.reshape(gains.shape if one else (len(values), *gains.shape))

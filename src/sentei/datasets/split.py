@@ -38,7 +38,16 @@ class Scaling:
         return cls(values.mean(0), std)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the standardised inputs as float32."""
+        """Return the standardised inputs as float32.
+
+        Raises:
+            DataError: the inputs do not have these features.
+        """
+        if inputs.shape[inputs.ndim - self.mean.ndim :] != self.mean.shape:
+            raise DataError(
+                f"this scaling is of inputs of shape {tuple(self.mean.shape)}, one at least; these "
+                f"have shape {tuple(inputs.shape)}. Make another with Scaling.of(inputs)."
+            )
         return ((inputs.double() - self.mean) / self.std).float()
 
 
@@ -104,7 +113,7 @@ def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Te
         DataError: the parts are larger than the data, or negative.
     """
     sizes, total = list(sizes), len(targets)
-    if not total or min(sizes) < 0 or sum(sizes) > total:
+    if not total or min(sizes, default=-1) < 0 or sum(sizes) > total:
         raise DataError(f"parts of {sizes} samples cannot be drawn from {total}; ask for fewer")
     labels = torch.zeros(total) if targets.is_floating_point() else targets
     generator = torch.Generator().manual_seed(seed)

@@ -115,7 +115,11 @@ def distinctiveness_cnn(
         filters: number of filters of the first convolution; the second has twice as many.
         init: how weights are initialised; see `initialise_`.
         seed: seed of the initial weights.
+
+    Raises:
+        ValueError: no units or no filters, or an unknown init.
     """
+    _widths((filters, width))
     with seeded(seed):
         layers = OrderedDict[str, nn.Module](
             conv1=nn.Conv2d(1, filters, 5),

@@ -33,6 +33,7 @@ def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = Fa
     return mix
 
 
+@checked
 @dataclass(frozen=True)
 class SingleSurvivor:
     """Replace each removed unit by one remaining unit: the best fit, or a given partner.

@@ -13,7 +13,7 @@ from sentei.network.copying import copied
 from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.mask import Mask
 from sentei.network.surgery.certificate import certify
-from sentei.network.surgery.cutting import remove_dead_
+from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.size_attributes import (
     Patch,
     apply_patch_,
@@ -72,7 +72,7 @@ def shrink_(
     model: nn.Module,
     mask: Mask,
     optimizer: Optimizer | None = None,
-    trajectory: Any = None,
+    trajectory: WeightRecord | None = None,
     example: Example | None = None,
 ) -> Mask:
     """Shrink a network in place, also in the middle of training; certified on a copy first.

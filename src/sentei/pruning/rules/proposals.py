@@ -143,7 +143,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         """Check the schedule, as `Paced.check`; of many steps about a thousand are tried."""
         steps = total or 1
         for scope in self._scopes(groups):
-            start = remaining = sum(starts[group] for group in scope)
+            start = remaining = sum(starts.get(group, group.size) for group in scope)
             for step in range(1, steps + 1, max(steps // 1000, 1)):
                 kept = self.schedule(Progress(step, total, start, remaining))
                 if kept > remaining:

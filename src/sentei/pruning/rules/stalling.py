@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sentei.arguments import checked
+from sentei.arguments import check_entries, checked
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.probe.probe import Probe
@@ -65,6 +65,11 @@ class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 
         return {"before": self.before, "propose": state_of(self.propose)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned.
+
+        Raises:
+            ValueError: another state; nothing has changed then.
+        """
+        check_entries(self, state, ("before", "propose"))
         self.before = state["before"]
         restore_state_(self.propose, state["propose"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sentei.arguments import checked
+from sentei.arguments import check_entries, checked
 from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample
 from sentei.network.example import Example, guessed
@@ -207,6 +207,7 @@ class PruneWhileTraining:
         Raises:
             ValueError: the state belongs to other groups; nothing is changed then.
         """
+        check_entries(self, state, self.state_dict())
         named, sizes = self._named(), state["sizes"]
         for name in sorted(named.keys() | sizes.keys()):
             size = named[name].size if name in named else None
