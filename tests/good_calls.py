@@ -331,6 +331,8 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "criteria.Thresholded.replaced": {"scores": torch.rand(6)},
         "criteria.WeightChange": {"kind": "l2", "since": "check"},
         "criteria.affine": repair,
+        "criteria.gradient": {"group": w.synapses[0]},
+        "criteria.wsf": {"group": w.synapses[0]},
         "criteria.approximations": surface,
         "criteria.criterion": {"name": "magnitude"},
         "criteria.repair": {"name": "affine"},

@@ -8,7 +8,8 @@ from torch import nn
 
 from sentei.errors import StructureError
 from sentei.network.encoding import architecture
-from sentei.network.encoding.architecture import attributes, build, describe, tensors_of
+from sentei.network.encoding.architecture import build, describe, tensors_of
+from sentei.network.holders import public_integers
 from sentei.network.layers import Select
 from sentei.network.surgery.sparse import SparseLinear
 
@@ -200,8 +201,8 @@ def test_descriptions_that_no_network_has_are_refused(description, says):
 
 def test_public_integers_of_ones_own_modules():
     model = nn.Sequential(nn.Linear(2, 2), Own(), nn.Sequential(Select(torch.arange(2))))
-    assert attributes(model) == {"1": {"heads": 3, "inner": 48}, "2.0": {"dim": -1}}
-    assert attributes(nn.Sequential(nn.Linear(2, 2))) == {}
+    assert public_integers(model) == {"1": {"heads": 3, "inner": 48}, "2.0": {"dim": -1}}
+    assert public_integers(nn.Sequential(nn.Linear(2, 2))) == {}
 
 
 def test_all_names_of_a_shared_tensor():

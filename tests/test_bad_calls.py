@@ -38,7 +38,7 @@ def wrong_things(w: World) -> dict[str, object]:
         "array": np.ones(3),
         "module": nn.ReLU(),
         "mask": w.other_mask,
-        "group": w.other_groups[0],
+        "group": w.other_groups[1],
     }
 
 
@@ -77,14 +77,14 @@ def refusal(call: Call) -> Exception | None:
     return None
 
 
-def unclear(error: Exception, name: str, argument: str) -> str:
+def unclear(error: Exception, name: str, argument: str, value: object) -> str:
     """Return what is wrong with a refusal; nothing if it is clear."""
     message = str(error)
     if not isinstance(error, (sentei.PruningError, TypeError, ValueError)):
         return f"raw {type(error).__name__}: {message}"
     if not innermost(error).startswith(SOURCE):
         return f"raised in {innermost(error)}: {message}"
-    known = (argument.strip("_"), *name.split("."))
+    known = (argument.strip("_"), *name.split("."), repr(value), type(value).__name__)
     if " " not in message or not any(word in message for word in known):
-        return f"names neither argument nor function: {message}"
+        return f"names neither argument nor function nor value: {message}"
     return ""

@@ -34,6 +34,7 @@ from sentei import (
     one_at_a_time,
     prune,
     ranked,
+    units_at_most,
 )
 from sentei.network.encoding.packing import pack_groups, unpack_groups
 from sentei.network.tracing.replay import Replay
@@ -459,3 +460,23 @@ def test_a_run_is_read_in_its_own_dtype(tmp_path, dtype):
                 step.network().parameters(), read.network(step.number).parameters(), strict=True
             )
             assert all(a.dtype == b.dtype == dtype and torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_network_with_hooks_is_read_only_with_its_model(tmp_path):
+    """A description of its layers would be another network: one without the hooks."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    net[1].register_forward_hook(lambda module, inputs, output: output * 3)
+    x, y = torch.rand(32, 4), torch.randint(0, 3, (32,))
+    run = prune(
+        net,
+        find_units(net, x),
+        Probe(net, (x, y)),
+        ranked("magnitude", one_at_a_time()),
+        until=units_at_most(4),
+        journal=tmp_path / "run",
+    )
+    *_, step = run
+    assert torch.equal(step.network()(x), net(x))
+    with pytest.raises(JournalError, match="model="):
+        read_run(tmp_path / "run").network(1)

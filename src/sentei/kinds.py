@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from sentei.errors import visible
 
@@ -341,12 +341,6 @@ def _of_mapping(hint: Any) -> Kind:
     return replace(kind, remedy=kind.remedy or ("" if key is None else key.remedy))
 
 
-def _of_literal(hint: Any) -> Kind:
-    known = get_args(hint)
-    words = f"one of {', '.join(map(repr, known))}"
-    return Kind(words, lambda value: any(value is k or value == k for k in known))
-
-
 def _of_annotated(hint: Any) -> Kind | None:
     kind, words = kind_of(get_args(hint)[0]), get_args(hint)[1]
     return None if kind is None or words == READ else replace(kind, words=words, remedy="")
@@ -355,7 +349,6 @@ def _of_annotated(hint: Any) -> Kind | None:
 _MAKERS: dict[Any, Callable[[Any], Kind | None]] = {
     Annotated: _of_annotated,
     Callable: _of_callable,
-    Literal: _of_literal,
     Union: _of_union,
     UnionType: _of_union,
     tuple: _of_tuple,

@@ -17,11 +17,10 @@ from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
 from sentei.losses import absolute_error
 from sentei.network.units import Group, Neurons
-from sentei.probe.probe import Probe
+from sentei.probe.probe import CURVATURES, Probe
 from sentei.probe.recording.recording import PerSample, Slope
 
 FORMS = ("signed", "absolute", "per-sample")
-CURVATURES = ("full", "diagonal")
 
 
 @checked

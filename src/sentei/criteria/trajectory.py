@@ -117,8 +117,11 @@ class Trajectory:
         held |= self.model.named_buffers(remove_duplicate=False)
         self._check_name(parameter, held)
         parts = self._record.get(id(held[parameter]), {})
-        if parts and not -parts["now"].ndim <= dim < parts["now"].ndim:
-            raise GroupError(f"{parameter!r} has {parts['now'].ndim} dimensions; there is no {dim}")
+        if parts and (dim >= parts["now"].ndim or kept.is_floating_point()):
+            raise GroupError(
+                f"positions along dimension {dim} of {parameter!r} are wanted, of the shape "
+                f"{tuple(parts['now'].shape)}; got {kept.dtype}"
+            )
         for name, value in parts.items():
             parts[name] = value.index_select(dim, kept.to(value.device))
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sentei.errors import StructureError
 from sentei.network.attention import FewerHeads
-from sentei.network.encoding.architecture import is_foreign, tensors_of
+from sentei.network.encoding.architecture import tensors_of
+from sentei.network.holders import restore_integers_
 from sentei.network.layers import Select, refresh_
 
 SHOWN = 5  # largest number of names in a message
@@ -50,7 +51,7 @@ def fit_to_tensors_(
         _tie_(network, name, first)
     for layer in cut:
         refresh_(network.get_submodule(layer))
-    _restore_(network, attributes)
+    restore_integers_(network, attributes)
     return network
 
 
@@ -169,15 +170,6 @@ def _tie_(network: nn.Module, name: str, first: str) -> None:
         module._parameters[short] = other._parameters[original]
     else:
         module._buffers[short] = other._buffers[original]
-
-
-def _restore_(network: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the saved integer attributes that modules outside torch.nn already have."""
-    for path, module in network.named_modules():
-        for name, value in attributes.get(path, {}).items():
-            is_public = is_foreign(module) and not name.startswith("_")
-            if is_public and type(vars(module).get(name)) is int:
-                setattr(module, name, value)
 
 
 def _owner(name: str) -> tuple[str, str]:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from sentei import losses
 from sentei.arguments import checked
-from sentei.errors import GroupError
+from sentei.errors import GroupError, unknown
 from sentei.network.copying import copied
 from sentei.network.example import Example, resized, run, tensors, undisturbed
-from sentei.network.mask import Mask, members_of
+from sentei.network.mask import Mask, check_groups, members_of
+from sentei.network.surgery.cutting import WeightRecord
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import (
     Engine,
@@ -43,6 +44,7 @@ from sentei.samples import fingerprint
 
 RECORDED_BYTES = 2**30  # of layer inputs and outputs that a Probe keeps
 _ROWS = 2500  # samples per batch when a masked copy is run
+CURVATURES = ("full", "diagonal")
 EXAMPLE = 64  # inputs in `Probe.example`
 
 
@@ -89,7 +91,7 @@ class Probe:
         model: nn.Module,
         data: Any,
         loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
-        trajectory: Any = None,
+        trajectory: WeightRecord | None = None,
     ):
         self.model = model
         self.trajectory = trajectory
@@ -205,8 +207,11 @@ class Probe:
             (k, g) float64.
 
         Raises:
+            ValueError: gains of another shape.
             GroupError, LossError, StaleError: as `rises_without`.
         """
+        if gains.ndim != 1:
+            raise ValueError(f"gains= has one dimension; its shape is {tuple(gains.shape)}")
         width = (len(gains),)
         return self._per_unit(group, units, lambda e, b, o: e.rises_at_gains(b, o, gains), width)
 
@@ -243,9 +248,12 @@ class Probe:
             (size,) float64; 0 for the dead.
 
         Raises:
+            ValueError: an unknown kind.
             CriterionError: the loss has no second derivative, or the recursion does not apply.
             GroupError, LossError, StaleError: as `rises_without`.
         """
+        if kind not in CURVATURES:
+            raise ValueError(unknown("curvature kind=", kind, CURVATURES))
         measure = lambda e, block, own: e.curvatures(block, own, kind)  # noqa: E731
         return self._per_member(group, None, measure, derivatives=2)
 
@@ -255,9 +263,19 @@ class Probe:
         Args:
             of: takes a recorded block, returns the (count,) sums over its samples.
             count: how many numbers `of` returns.
+
+        Raises:
+            ValueError: `of` returns another number of them.
         """
+
+        def counted(block: Pass) -> Tensor:
+            sums = of(block)
+            if tuple(sums.shape) != (count,):
+                raise ValueError(f"of= returned shape {tuple(sums.shape)}, and count= is {count}")
+            return sums
+
         with self.measuring() as recording:
-            return recording.mean("outputs", of, count)
+            return recording.mean("outputs", counted, count)
 
     # Changes of weights.
 
@@ -270,8 +288,12 @@ class Probe:
         Args:
             mask: what is alive now, such as the mask of a step. A group that it does not hold
                 counts as alive.
+
+        Raises:
+            GroupError: the mask has groups that are not the model's; nothing has changed then.
         """
         changed = {**mask.died_since(self._mask), **self._mask.died_since(mask)}
+        check_groups(self.model, changed)
         self._mask = mask
         if self._engines is None or not changed:
             return

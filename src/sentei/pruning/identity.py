@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sentei.describing import described
-from sentei.network.encoding.architecture import is_foreign
+from sentei.network.holders import is_foreign
 from sentei.network.mask import Mask
 from sentei.samples import fingerprint
 

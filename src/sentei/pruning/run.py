@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sentei.describing import described
 from sentei.distributed import on_main
-from sentei.errors import BudgetError, JournalError, StructureError, UnreachableError
+from sentei.errors import BudgetError, FileError, JournalError, StructureError, UnreachableError
 from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
+from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.format import C_FORMATS, FORMATS
 from sentei.network.encoding.size import skeleton
 from sentei.network.mask import Mask
@@ -286,8 +287,9 @@ def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dic
         and the network's description and the loss's name, where there are any.
     """
     try:
+        carried(model)  # refuses hooks, for example, which a description would leave out
         architecture = describe(model)
-    except StructureError:
+    except (FileError, StructureError):
         architecture = None
     words = {"architecture": architecture, "loss": judge.loss_name}
     inputs, targets = judge.samples.inputs, judge.samples.targets

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import GroupError, StructureError
-from sentei.network.mask import Mask
+from sentei.network.mask import Mask, positions_in
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe, inverse_covariances, second_moments
 from sentei.probe.second_moments import SecondMoments
@@ -26,6 +26,7 @@ def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = Fa
     Source: the first stage of Sietsma and Dow (1991).
     """
     remaining(probe, group, mask)
+    units = positions_in(group, units)
     mix = {}
     for part, moments in second_moments(probe, group).items():
         mix[part] = torch.zeros(len(units), group.size + 1, dtype=torch.float64)
@@ -62,7 +63,7 @@ class SingleSurvivor:
         Raises:
             GroupError: a given partner is dead, or no unit remains and `affine` is False.
         """
-        alive = remaining(probe, group, mask)
+        alive, units = remaining(probe, group, mask), positions_in(group, units)
         if not self.affine and int(alive.sum()) <= (alone and len(units) > 0):
             raise GroupError(
                 f"the repair 'twin' needs at least one unit that stays; {group.name!r} has none "
@@ -141,7 +142,7 @@ def least_squares(
     one unit at a time it equals optimal brain surgeon on the listeners' weights (Hassibi and Stork,
     1993) if everything after the listeners were linear.
     """
-    alive = remaining(probe, group, mask)
+    alive, units = remaining(probe, group, mask), positions_in(group, units)
     mix = {}
     for part, inverse in inverse_covariances(probe, group).items():
         removed = units if alone else (inverse.alive & ~alive).nonzero().flatten()

@@ -35,11 +35,18 @@ class LeastLoss:
         updates: BFGS updates of the mix; each takes one to three backward passes from the loss to
             the listeners.
 
+    Raises:
+        ValueError: a negative count.
+
     Source: the Newton step on a removed unit's compensation is optimal brain surgeon (Hassibi and
     Stork, 1993) with the loss in place of its quadratic form.
     """
 
     updates: int = 4
+
+    def __post_init__(self) -> None:
+        if self.updates < 0:
+            raise ValueError(f"updates= is a count, 0 or more; got {self.updates}")
 
     def __call__(
         self, probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False

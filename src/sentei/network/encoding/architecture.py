@@ -119,29 +119,6 @@ def build(description: Any) -> nn.Module:
         return _built(description, "", {})
 
 
-def attributes(module: nn.Module) -> dict[str, dict[str, int]]:
-    """Return the public integer attributes of modules whose class is not torch's own, by path.
-
-    A cut changes them where `forward` depends on them (`num_heads`), so they are saved with the
-    weights.
-    """
-    found = {
-        path: {
-            name: value
-            for name, value in vars(part).items()
-            if type(value) is int and not name.startswith("_")
-        }
-        for path, part in module.named_modules()
-        if is_foreign(part)
-    }
-    return {path: values for path, values in found.items() if values}
-
-
-def is_foreign(module: nn.Module) -> bool:
-    """Return whether a module's class is defined outside torch.nn."""
-    return not type(module).__module__.startswith("torch.nn")
-
-
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name; shared ones appear under each name."""
     found: dict[str, Tensor] = {}

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from sentei.card import card_of
 from sentei.errors import FileError, StructureError
-from sentei.network.encoding.architecture import attributes, describe, tensors_of
+from sentei.network.encoding.architecture import describe, tensors_of
+from sentei.network.holders import public_integers
 from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 
@@ -58,7 +59,7 @@ def contents(model: nn.Module, mask: Mask | None = None) -> tuple[dict[str, Tens
     except StructureError:
         architecture = None
     card = {"format": FORMAT, "sentei": _version(), "architecture": architecture}
-    card |= {"attributes": attributes(model), "tied": tied}
+    card |= {"attributes": public_integers(model), "tied": tied}
     if known := card_of(model).data():
         card["card"] = known
     if mask is not None and any(mask.count(group) < group.size for group in mask.groups):

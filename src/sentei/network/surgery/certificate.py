@@ -14,6 +14,7 @@ from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError
 from sentei.network.copying import copied
 from sentei.network.example import Example, at_least, resized, rows, tensors
+from sentei.network.example import check as check_example
 from sentei.network.mask import Mask
 from sentei.network.surgery.comparing import Pair, difference, paired
 from sentei.network.surgery.cutting import remove_dead_
@@ -132,6 +133,23 @@ def certify(
     )
 
 
+def alike(masked: nn.Module, example: Example, mask: Mask) -> Callable[[nn.Module], bool]:
+    """Return a quick test of networks that may be the cut one: a pass on two inputs for each.
+
+    It compares outputs and layers with those of the masked network, in evaluation mode and with the
+    networks' own weights, so that it refuses most wrong cuts. `certify` proves a right one.
+    """
+    two = resized(at_least(example, LEAST), lambda t: t[:LEAST]) if rows(example) else example
+    want, marked = observed(masked, two), observed(masked, two, dead=mask)
+
+    def fits(small: nn.Module) -> bool:
+        pairs, _ = paired(want, observed(small, two), marked, "evaluation mode")
+        allowed = 10 * max((TOLERANCE.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
+        return all(difference(a, b) <= allowed for _, a, b in pairs)
+
+    return fits
+
+
 def _count(example: Example) -> int:
     """Return on how many inputs networks are compared."""
     numbers = sum(t.numel() for t in tensors(example)) // (rows(example) or 1)
@@ -184,7 +202,11 @@ class _Check:
         where = f"{'training' if training else 'evaluation'} mode"
         where += " with redrawn weights" if redrawn else ""
         observe = partial(observed, example=self.example, training=training, leaking=redrawn)
-        want = observe(reference)
+        try:
+            want = observe(reference)
+        except Exception:
+            check_example(reference, self.example)  # whose error says what is wrong with it
+            raise
         try:
             got = observe(other)
         except Exception as error:

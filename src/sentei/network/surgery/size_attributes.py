@@ -1,8 +1,9 @@
-"""Find and change integer attributes of modules that hold a size which a cut changes.
+"""Find and change integer attributes that hold a size which a cut changes.
 
-Where `forward` reads an integer of its module (`self.num_heads`, `self.inner`), the cut network
-fails until that integer is changed too. Only attributes that are read while the network runs are
-candidates; those nearest to the cut layers are tried first, and few at a time.
+Where `forward` reads an integer of its module (`self.num_heads`, `self.inner`) or of a
+configuration (`self.config.num_heads`), the cut network fails until that integer is changed too.
+Only attributes that are read while the network runs are candidates; those nearest to the cut layers
+are tried first, and few at a time.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from torch import nn
 
 from sentei.network.example import Example, undisturbed
 from sentei.network.example import run as run_model
+from sentei.network.holders import holders, integers, is_foreign
 from sentei.network.mask import Mask
 from sentei.network.units import Neurons
 
 ATTEMPTS = 64  # how many patches are tried for one group before its cut is refused
 
-Patch = tuple[tuple[str, str, int], ...]  # module, attribute, new value
+Patch = tuple[tuple[str, str, int], ...]  # path of the holder, attribute, new value
+_SHARED = 1000  # the distance of a configuration, which is farther away than every module
 
 
 def patches(model: nn.Module, mask: Mask, read: set[tuple[str, str]]) -> Iterator[Patch]:
@@ -31,15 +34,15 @@ def patches(model: nn.Module, mask: Mask, read: set[tuple[str, str]]) -> Iterato
 
     Args:
         model: before the cut.
-        mask: of the cut; only one group has dead units.
-        read: (module, attribute) of the attributes that may be changed.
+        mask: of the cut.
+        read: (path of the holder, attribute) of the attributes that may be changed.
     """
     new = _new_sizes(model, mask)
     changes = [
         (_distance(path, mask), change)
-        for path, module in model.named_modules()
-        if _may_hold_sizes(path, module, mask)
-        for change in _changes(path, module, new, read)
+        for path, holder in holders(model).items()
+        if _may_hold_sizes(path, holder, mask)
+        for change in _changes(path, holder, new, read)
     ]
     nearest = [change for _, change in sorted(changes, key=lambda each: each[0])]
     tried = 0
@@ -52,15 +55,11 @@ def patches(model: nn.Module, mask: Mask, read: set[tuple[str, str]]) -> Iterato
 
 
 def _changes(
-    path: str, module: nn.Module, new: Mapping[int, int], read: set[tuple[str, str]]
+    path: str, holder: Any, new: Mapping[int, int], read: set[tuple[str, str]]
 ) -> Iterator[Patch]:
-    """Yield the changes that one module may need, each by itself."""
-    sizes = {
-        attribute: new[value]
-        for attribute, value in vars(module).items()
-        if type(value) is int and value in new
-    }
-    if isinstance(module, nn.GroupNorm):  # its two counts belong together; it reads one of them
+    """Yield the changes that one object may need, each by itself."""
+    sizes = {name: new[value] for name, value in integers(holder).items() if value in new}
+    if isinstance(holder, nn.GroupNorm):  # its two counts belong together; it reads one of them
         if sizes:
             yield tuple((path, attribute, size) for attribute, size in sizes.items())
         return
@@ -69,13 +68,17 @@ def _changes(
             yield ((path, attribute, size),)
 
 
-def _may_hold_sizes(path: str, module: nn.Module, mask: Mask) -> bool:
-    """Return whether a module may hold sizes: user code around a cut, or a weightless GroupNorm."""
-    if isinstance(module, nn.GroupNorm):
-        return module.weight is None
-    if type(module).__module__.startswith("torch.nn"):
+def _may_hold_sizes(path: str, holder: Any, mask: Mask) -> bool:
+    """Return whether an object may hold sizes that a cut changes.
+
+    It is user code around the cut, a configuration, or a group norm without weights.
+    """
+    if isinstance(holder, nn.GroupNorm):
+        return holder.weight is None
+    if not is_foreign(holder):
         return False
-    return any(_is_inside(layer, path) for layer in mask.touched)
+    is_module = isinstance(holder, nn.Module)
+    return not is_module or any(_is_inside(layer, path) for layer in mask.touched)
 
 
 def _is_inside(layer: str, path: str) -> bool:
@@ -83,7 +86,9 @@ def _is_inside(layer: str, path: str) -> bool:
 
 
 def _distance(path: str, mask: Mask) -> int:
-    """Return how many modules lie between a module and the nearest cut layer inside it."""
+    """Return how many modules lie between an object and the nearest cut layer inside it."""
+    if ":" in path:
+        return _SHARED
     depth = path.count(".") + 1 if path else 0
     inside = [layer for layer in mask.touched if _is_inside(layer, path)]
     return min((layer.count(".") + 1 - depth for layer in inside), default=0)
@@ -104,17 +109,18 @@ def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:
 
 def apply_patch_(model: nn.Module, patch: Patch) -> nn.Module:
     """Set the attributes of a patch and return the network."""
+    at = holders(model)
     for path, attribute, value in patch:
-        setattr(model.get_submodule(path), attribute, value)
+        setattr(at[path], attribute, value)
     return model
 
 
 def copy_sizes_(model: nn.Module, proof: nn.Module) -> None:
-    """Copy every integer attribute from the certified copy `proof` to `model`, module by module."""
-    own = dict(model.named_modules())
-    for path, module in proof.named_modules():
-        for attribute, value in vars(module).items():
-            if type(value) is int and type(getattr(own.get(path), attribute, None)) is int:
+    """Copy every integer attribute from the certified copy `proof` to `model`, one by one."""
+    own = holders(model)
+    for path, holder in holders(proof).items():
+        for attribute, value in integers(holder).items():
+            if path in own and integers(own[path]).get(attribute, value) != value:
                 setattr(own[path], attribute, value)
 
 
@@ -122,18 +128,14 @@ def attributes_read(model: nn.Module, example: Example) -> set[tuple[str, str]]:
     """Run a network in evaluation and training mode; return the integer attributes that it reads.
 
     Returns:
-        (module, attribute) pairs; all integer attributes if the network cannot be watched.
+        (path of the holder, attribute) pairs; all integer attributes if the network cannot be
+        watched.
     """
-    names = {id(module): path for path, module in model.named_modules()}
-    every = {
-        (path, attribute)
-        for path, module in model.named_modules()
-        for attribute, value in vars(module).items()
-        if type(value) is int
-    }
+    found = holders(model)
+    every = {(path, name) for path, holder in found.items() for name in integers(holder)}
     read: set[tuple[str, str]] = set()
     try:
-        with undisturbed(model), _watched(model, names, read):
+        with undisturbed(model), _watched(found, read):
             for training in (False, True):
                 model.train(training)
                 run_model(model, example)
@@ -143,28 +145,36 @@ def attributes_read(model: nn.Module, example: Example) -> set[tuple[str, str]]:
 
 
 @contextmanager
-def _watched(
-    model: nn.Module, names: Mapping[int, str], read: set[tuple[str, str]]
-) -> Iterator[None]:
-    """Give all modules classes that note in `read` which attributes are read."""
+def _watched(found: Mapping[str, Any], read: set[tuple[str, str]]) -> Iterator[None]:
+    """Give all holders classes that note in `read` which attributes are read."""
+    names = {id(holder): path for path, holder in found.items()}
 
     def watching(kind: type) -> type:
         def note(self: Any, name: str) -> Any:
-            read.add((names.get(id(self), ""), name))
-            return super(watcher, self).__getattribute__(name)
+            path = names.get(id(self), "")
+            read.add((path, name))
+            value = super(watcher, self).__getattribute__(name)
+            if ":" in path and type(value) is int:  # a configuration may have several names for one
+                read.update((path, other) for other in _equal(found[path], value))
+            return value
 
         watcher = type(
             kind.__name__, (kind,), {"__getattribute__": note, "__module__": kind.__module__}
         )
         return watcher
 
-    modules = list(model.modules())
-    kinds = {kind: watching(kind) for kind in {type(module) for module in modules}}
-    before = [(module, type(module)) for module in modules]
+    before = [(holder, type(holder)) for holder in found.values()]
+    kinds = {kind: watching(kind) for kind in {kind for _, kind in before}}
     try:
-        for module, kind in before:
-            module.__class__ = kinds[kind]
+        for holder, kind in before:
+            object.__setattr__(holder, "__class__", kinds[kind])
         yield
     finally:
-        for module, kind in before:
-            module.__class__ = kind
+        for holder, kind in before:
+            object.__setattr__(holder, "__class__", kind)
+
+
+def _equal(holder: Any, value: int) -> list[str]:
+    """Return the names of the attributes of an object that hold a number."""
+    held: dict[str, Any] = object.__getattribute__(holder, "__dict__")
+    return [name for name, other in held.items() if type(other) is int and other == value]

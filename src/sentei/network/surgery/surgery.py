@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied
 from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.mask import Mask
-from sentei.network.surgery.certificate import certify
+from sentei.network.surgery.certificate import alike, certify
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.size_attributes import (
     Patch,
@@ -144,23 +145,17 @@ def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
             be cut are named.
     """
     try:
-        small = remove_dead_(copied(masked), mask)
-        certify(masked, small, example, mask=mask)
+        return _proved(masked, mask, example)
     except _FAILURES as error:
         first = error
-    else:
-        return small
     patch, at_fault = _patch_by_group(masked, mask, example)
     error = first
     if not at_fault:
         try:
-            small = apply_patch_(remove_dead_(copied(masked), mask), patch)
-            certify(masked, small, example, mask=mask)
+            return _proved(masked, mask, example, patch)
         except _FAILURES as together:
             error = together
-        else:
-            return small
-    names = ", ".join(repr(name) for name in at_fault) or "these together"
+    names = ", ".join(repr(group.name) for group in at_fault) or "these together"
     raise CertificateError(
         f"cutting group {names} does not reproduce the masked network: {error} "
         "Leave the group out of the mask, or make forward() read sizes from its tensors instead of "
@@ -168,24 +163,44 @@ def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
     ) from error
 
 
-def _patch_by_group(masked: nn.Module, mask: Mask, example: Example) -> tuple[Patch, list[str]]:
-    """Return a patch that lets each group be cut alone, and the names of groups without one."""
+def _proved(masked: nn.Module, mask: Mask, example: Example, patch: Patch = ()) -> nn.Module:
+    """Cut a copy, change its integer attributes as `patch` says, certify it and return it."""
+    small = apply_patch_(remove_dead_(copied(masked), mask), patch)
+    certify(masked, small, example, mask=mask)
+    return small
+
+
+def _patch_by_group(masked: nn.Module, mask: Mask, example: Example) -> tuple[Patch, list[Neurons]]:
+    """Return a patch that lets each group be cut alone, and the groups without one.
+
+    Integers that several layers share (a configuration) can only change for all of them at once:
+    groups that cannot be cut alone are tried together.
+    """
     read = attributes_read(masked, example)
-    whole: dict[tuple[str, str], int] = {}
-    at_fault = []
-    for group in mask.groups:
-        dead = mask.dead(group)
-        if not isinstance(group, Neurons) or not dead.numel():
-            continue
-        alone = Mask.full(mask.groups).without({group: dead})
-        for patch in patches(masked, alone, read):
-            try:
-                small = apply_patch_(remove_dead_(copied(masked), alone), patch)
-                certify(masked, small, example, mask=alone)
-            except _FAILURES:
-                continue
-            whole |= {(path, attribute): value for path, attribute, value in patch}
-            break
-        else:
-            at_fault.append(group.name)
+    cut = [g for g in mask.groups if isinstance(g, Neurons) and mask.dead(g).numel()]
+    found = {group: _fitting(masked, mask, [group], example, read) for group in cut}
+    at_fault = [group for group, patch in found.items() if patch is None]
+    if len(at_fault) > 1 and (shared := _fitting(masked, mask, at_fault, example, read)):
+        found[at_fault[0]], at_fault = shared, []
+    whole = {(path, name): value for patch in found.values() for path, name, value in patch or ()}
     return tuple((*place, value) for place, value in whole.items()), at_fault
+
+
+def _fitting(
+    masked: nn.Module,
+    mask: Mask,
+    groups: Sequence[Neurons],
+    example: Example,
+    read: set[tuple[str, str]],
+) -> Patch | None:
+    """Return the first patch with which some groups can be cut, without the others."""
+    alone = Mask.full(mask.groups).without({group: mask.dead(group) for group in groups})
+    fits = alike(masked, example, alone)
+    for patch in patches(masked, alone, read):
+        try:
+            if fits(apply_patch_(remove_dead_(copied(masked), alone), patch)):
+                _proved(masked, alone, example, patch)
+                return patch
+        except _FAILURES:
+            continue
+    return None

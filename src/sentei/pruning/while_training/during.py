@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.arguments import check_entries, checked
+from sentei.criteria.trajectory import Trajectory
 from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample
 from sentei.network.example import Example, guessed
@@ -103,7 +104,7 @@ class PruneWhileTraining:
         total: int | str | None = None,
         until: Limit | None = None,
         probe: Probe | None = None,
-        trajectory: Any = None,
+        trajectory: Trajectory | None = None,
         delete: bool = False,
         example: Example | None = None,
         steps_per_epoch: int | None = None,
