@@ -1,4 +1,4 @@
-"""One good call of every public function, class and method: the calls that bad ones are made from."""
+"""One good call of every public function, class and method; bad ones are made from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ import hand
 import sentei
 from sentei import Mask, Probe, Trajectory, criteria, datasets, losses, training
 
-PACKAGES = {"criteria": criteria, "datasets": datasets, "formats": sentei.formats, "training": training}
+PACKAGES = {
+    "criteria": criteria,
+    "datasets": datasets,
+    "formats": sentei.formats,
+    "training": training,
+}
 
 # What sentei makes and a caller only reads, and what is a type or a table.
 NOT_CALLED = {
@@ -81,9 +86,7 @@ def fill(folder: Path) -> None:
             data = head + sizes + array.to(torch.uint8).numpy().tobytes()
             (folder / "images" / f"{part}-{name}-ubyte").write_bytes(data)
     list(
-        sentei.prune(
-            w.model, [w.group], w.probe, w.propose, until=w.limit, journal=folder / "run"
-        )
+        sentei.prune(w.model, [w.group], w.probe, w.propose, until=w.limit, journal=folder / "run")
     )
 
 
@@ -95,13 +98,13 @@ def public() -> dict[str, Callable[..., Any]]:
     for name, value in vars(losses).items():
         if inspect.isfunction(value) and value.__module__ == "sentei.losses":
             found[f"losses.{name}"] = value
-    seen: dict[int, str] = {}
+    seen: dict[int, str] = {}  # a thing may have several names
     names = {}
     for name, value in found.items():
         is_error = isinstance(value, type) and issubclass(value, Exception)
-        if not is_error and name not in NOT_CALLED and not isinstance(value, types.ModuleType):
-            if seen.setdefault(id(value), name) == name:
-                names |= {name: value, **_methods(name, value)}
+        left_out = is_error or name in NOT_CALLED or isinstance(value, types.ModuleType)
+        if not left_out and seen.setdefault(id(value), name) == name:
+            names |= {name: value, **_methods(name, value)}
     return {name: value for name, value in names.items() if _parameters(value)}
 
 
@@ -185,7 +188,9 @@ def owners(w: World) -> dict[str, Any]:
 
 def usual(w: World) -> dict[str, Any]:
     """Return a good value for each argument, by its name; `special` has the exceptions."""
-    networks = dict.fromkeys(("model", "network", "masked", "small", "original", "teacher"), w.model)
+    networks = dict.fromkeys(
+        ("model", "network", "masked", "small", "original", "teacher"), w.model
+    )
     return {
         **networks,
         **dict.fromkeys(("example", "inputs"), w.x),
@@ -297,7 +302,10 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "Mask.with_": {"regrown": {w.group: [1]}},
         "Mask.zero_": {"like": torch.rand(3, 6)},
         "Neurons": {
-            **{"size": 6, "producers": (w.part,), "followers": (), "listeners": (w.part,)},
+            "size": 6,
+            "producers": (w.part,),
+            "followers": (),
+            "listeners": (w.part,),
         },
         "Probe": {"loss": "cross_entropy"},
         "Probe.check_smooth": {"recording": w.recording, "order": 1},
@@ -308,15 +316,21 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "Probe.slopes": {"asked": None},
         "Progress": {"step": 1},
         "PruneWhileTraining": {
-            **{**copied, **synapses, "every": 1, "total": 4, "until": None},
-            **{"probe": None, "trajectory": None},
+            **copied,
+            **synapses,
+            "every": 1,
+            "total": 4,
+            "until": None,
+            "probe": None,
+            "trajectory": None,
         },
         "PruneWhileTraining.load_state_dict": {"state": w.pruner.state_dict()},
         "Recipe": {"optimizer": "adam"},
         "Recipe.optimizer_for": {},
         "Split": {
             **dict.fromkeys(("train", "validation", "test"), w.split.train),
-            **{"classes": ("b",) * 3, "scaling": None},
+            "classes": ("b",) * 3,
+            "scaling": None,
         },
         "Synapses": {"shape": (3, 6), "kind": "synapse", "size": 18},
         "Trajectory.keep_": {"dim": 0, "kept": torch.arange(3)},
@@ -363,8 +377,12 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "report": {"journal": w.folder / "run", "path": w.folder / "page.html", "model": None},
         "save": {"path": w.folder / "new.safetensors"},
         "search": {
-            **{"room": sentei.MemoryBudget("safetensors", "1 KiB"), "paths": ["units"]},
-            **{"units": "magnitude", "inputs": False, "mask": None, "until": None},
+            "room": sentei.MemoryBudget("safetensors", "1 KiB"),
+            "paths": ["units"],
+            "units": "magnitude",
+            "inputs": False,
+            "mask": None,
+            "until": None,
             "keeping": None,
         },
         "shrink": {"sparse": None},

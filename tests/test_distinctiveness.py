@@ -112,11 +112,15 @@ def test_a_stalled_error_is_waited_for():
     asked, told = [], iter([1.0, 0.9, 0.87, 0.9, 0.8, 0.8])
 
     class Told:
+        __class__ = Probe
+
         def loss(self):
             return next(told)
 
     propose = when_stalled(lambda *_: asked.append(1) or Cut({}), drop=0.05)
-    found = [propose(Told(), [], None, None) is not None for _ in range(6)]
+    found = [
+        propose(Told(), [], Mask.full([]), Progress(1, None, 1, 1)) is not None for _ in range(6)
+    ]
     # 10 % less, 3.3 % less: now; then a look that only notes, 11 % less, and nothing less: now.
     assert found == [False, False, True, False, False, True]
     for wrong in (0, -0.1, 1.5, float("nan")):

@@ -12,7 +12,7 @@ from torch import nn
 
 import sentei
 from commands import run
-from sentei import DataError, JournalError, Probe, datasets, formats, training
+from sentei import JournalError, Probe, datasets, formats, training
 from sentei.reporting.figures import write as write_figure
 from sentei.reporting.gallery import gallery
 from sentei.reporting.page import explain, of_journal, of_network, report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,9 +37,9 @@ class Card:
 
     def __post_init__(self):
         # The value itself is shown: it may come from a damaged file.
-        if self.loss is not None and self.loss not in tuple(LOSSES):
+        if self.loss is not None and not _is_one_of(self.loss, LOSSES):
             raise ValueError(f"a card names a loss of sentei, {', '.join(LOSSES)}; {self.loss!r}")
-        if self.predicts is not None and self.predicts not in PREDICTED:
+        if self.predicts is not None and not _is_one_of(self.predicts, PREDICTED):
             raise ValueError(f"networks predict {' or '.join(PREDICTED)}, not {self.predicts!r}")
         for what in ("classes", "features"):
             names = getattr(self, what)
@@ -62,6 +62,10 @@ class Card:
             raise ValueError(f"{data!r} is no card of a network")
         given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in data.items()}
         return cls(**given)
+
+
+def _is_one_of(value: Any, names: Container[str]) -> bool:
+    return isinstance(value, str) and value in names
 
 
 @checked

@@ -36,7 +36,7 @@ class Kind:
         remedy: a sentence on where to get one; empty if `words` say it.
         convert: returns a value of this kind for one that is as good, such as an array for a
             tensor; any other value unchanged.
-        classes: the classes whose objects fit.
+        classes: the classes whose objects fit, if objects of no other class do.
         item: the kind of the items of a sequence, or of the values of a mapping.
     """
 
@@ -243,7 +243,7 @@ def _of_union(hint: Any) -> Kind | None:
         else (lambda value: any(fits(value) for fits in tests)),
         next((kind.remedy for kind in kinds if kind.remedy), ""),
         convert,
-        classes,
+        classes if only_classes else (),
         next((kind.item for kind in kinds if kind.item), None),
     )
 

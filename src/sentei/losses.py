@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.arguments import checked
-from sentei.errors import unknown
+from sentei.errors import LossError, unknown
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,7 +24,12 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         (N,), in nats; the mean over positions where a sample has several.
+
+    Raises:
+        LossError: targets of another shape.
     """
+    if targets.shape not in (outputs.shape, outputs.shape[:1] + outputs.shape[2:]):
+        raise _misfit(outputs, targets)
     found = F.cross_entropy(outputs, targets, reduction="none")
     return found if found.ndim == 1 else found.flatten(1).mean(1)
 
@@ -79,10 +84,19 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
 @checked
 def wanted(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return targets in the shape and dtype of `outputs`; class numbers become one-hot."""
-    if targets.ndim == 1 and not targets.is_floating_point():
+    if targets.ndim == 1 and not targets.is_floating_point() and outputs.ndim == 2:
         classes = torch.arange(outputs.shape[1], device=outputs.device)
         targets = targets.unsqueeze(1) == classes
+    if targets.numel() != outputs.numel():
+        raise _misfit(outputs, targets)
     return targets.reshape(outputs.shape).to(outputs.dtype)
+
+
+def _misfit(outputs: Tensor, targets: Tensor) -> LossError:
+    return LossError(
+        f"a loss compares outputs with as many targets; outputs of shape {tuple(outputs.shape)} "
+        f"and targets of shape {tuple(targets.shape)} do not go together"
+    )
 
 
 LOSSES: dict[str, PerSample] = {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
+from sentei.network.mask import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Pass, model_output
@@ -64,6 +65,7 @@ def karnin(probe: Probe, group: Group) -> Tensor:
 
     Source: Karnin (1990), A simple procedure for pruning back-propagation trained neural networks.
     """
+    check_groups(probe.model, [group])
     if not isinstance(group, Neurons):
         return _karnin(probe, group, group.parameter).flatten()
     total = torch.zeros(group.size, dtype=torch.float64)

@@ -113,8 +113,8 @@ class Trajectory:
             dim: the dimension that is cut.
             kept: (k,) int64.
         """
-        held = dict(self.model.named_parameters(remove_duplicate=False))
-        held |= self.model.named_buffers(remove_duplicate=False)
+        held: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        held |= dict(self.model.named_buffers(remove_duplicate=False))
         self._check_name(parameter, held)
         parts = self._record.get(id(held[parameter]), {})
         if parts and (dim >= parts["now"].ndim or kept.is_floating_point()):

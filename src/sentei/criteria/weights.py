@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError, GroupError
+from sentei.network.mask import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 
@@ -26,6 +27,7 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
     Returns:
         (size,) float64; lowest removed first.
     """
+    check_groups(probe.model, [group])
     if not isinstance(group, Neurons):
         return probe.model.get_parameter(group.parameter).abs().double().flatten().cpu()
     squares = torch.zeros(group.size, dtype=torch.float64)

@@ -114,7 +114,7 @@ def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Te
     """
     sizes, total = list(sizes), len(targets)
     if not total or min(sizes, default=-1) < 0 or sum(sizes) > total:
-        raise DataError(f"parts of {sizes} samples cannot be drawn from {total}; ask for fewer")
+        raise DataError(f"parts of sizes {sizes} cannot be drawn from {total} targets; take fewer")
     labels = torch.zeros(total) if targets.is_floating_point() else targets
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(total, generator=generator)

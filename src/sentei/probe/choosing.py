@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sentei.errors import StaleError, StructureError
+from sentei.errors import GroupError, StaleError, StructureError
 from sentei.network.calls import recorded_names
 from sentei.network.surgery.certificate import TOLERANCE
 from sentei.network.units import Group, Listener, Neurons, Synapses

@@ -210,8 +210,8 @@ class Probe:
             ValueError: gains of another shape.
             GroupError, LossError, StaleError: as `rises_without`.
         """
-        if gains.ndim != 1:
-            raise ValueError(f"gains= has one dimension; its shape is {tuple(gains.shape)}")
+        if gains.ndim != 1 or not len(gains):
+            raise ValueError(f"gains= is a row of one or more; its shape is {tuple(gains.shape)}")
         width = (len(gains),)
         return self._per_unit(group, units, lambda e, b, o: e.rises_at_gains(b, o, gains), width)
 
@@ -270,10 +270,12 @@ class Probe:
 
         def counted(block: Pass) -> Tensor:
             sums = of(block)
-            if tuple(sums.shape) != (count,):
-                raise ValueError(f"of= returned shape {tuple(sums.shape)}, and count= is {count}")
+            if sums.numel() != count:
+                raise ValueError(f"of= returned {sums.numel()} numbers, and count= is {count}")
             return sums
 
+        if count < 0:
+            raise ValueError(f"count= is a count, 0 or more; got {count}")
         with self.measuring() as recording:
             return recording.mean("outputs", counted, count)
 
@@ -340,12 +342,13 @@ class Probe:
         return Engines(recording, self._candidate_losses)
 
     def check_units(self, group: Group) -> Neurons:
-        """Return the group; raise GroupError if it is a group of synapses."""
+        """Return the group; raise GroupError if it is of synapses, or of another model."""
         if not isinstance(group, Neurons):
             raise GroupError(
                 f"removal is measured for whole units only; {group.name!r} is a group of "
                 "synapses. Use a criterion for synapses, such as magnitude."
             )
+        check_groups(self.model, [group])
         return group
 
     def check_smooth(self, recording: Recording, order: int) -> None:

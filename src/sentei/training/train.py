@@ -167,7 +167,10 @@ def evaluate(
 
     Raises:
         DataError: there are no samples, or the network cannot take them.
+        ValueError: `batch_size` is less than 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     loss_of, ready = per_sample(loss), _ready(model, samples, loss)
     classes = ready.targets.ndim == 1 and not ready.targets.is_floating_point()
     total = torch.zeros((), dtype=torch.float64)

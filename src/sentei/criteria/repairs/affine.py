@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import GroupError, StructureError
-from sentei.network.mask import Mask, positions_in
+from sentei.network.mask import Mask, check_groups, positions_in
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe, inverse_covariances, second_moments
 from sentei.probe.second_moments import SecondMoments
@@ -164,6 +164,7 @@ def remaining(probe: Probe, group: Group, mask: Mask) -> Tensor:
             f"a repair applies to whole units only; {group.name!r} is a group of synapses. Leave "
             "repair= out for it."
         )
+    check_groups(probe.model, [group])
     for part in group.listeners:
         layer = probe.model.get_submodule(part.layer)
         if getattr(layer, "transposed", False) and getattr(layer, "groups", 1) > 1:
