@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping
@@ -90,13 +91,14 @@ def fill(folder: Path) -> None:
     )
 
 
+@functools.cache
 def public() -> dict[str, Callable[..., Any]]:
     """Return everything public that can be called with arguments, by name: "Probe.slopes"."""
     found: dict[str, Any] = {n: getattr(sentei, n) for n in sentei.__all__ if n not in PACKAGES}
     for package, module in PACKAGES.items():
         found |= {f"{package}.{name}": getattr(module, name) for name in module.__all__}
     for name, value in vars(losses).items():
-        if inspect.isfunction(value) and value.__module__ == "sentei.losses":
+        if name[0] != "_" and getattr(value, "__module__", "") == "sentei.losses":
             found[f"losses.{name}"] = value
     seen: dict[int, str] = {}  # a thing may have several names
     names = {}
@@ -171,7 +173,7 @@ def owners(w: World) -> dict[str, Any]:
         "ranked": w.propose,
         "regrowing": sentei.regrowing("magnitude", w.schedule, 3),
         "twins": sentei.twins(),
-        "when_stalled": sentei.when_stalled(w.propose),
+        "when_stalled": w.stalled,
         "criteria.Ablation": criteria.Ablation(),
         "criteria.Fixed": sentei.fixed(range(6)),
         "criteria.LeastLoss": criteria.LeastLoss(1),

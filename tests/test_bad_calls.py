@@ -25,6 +25,7 @@ OTHER_WORDS = {
     "evaluate": "data",
     "learn": "data",
     "units": "members",
+    "unit": "members",
     "mask": "group",
     "group": "group",
     "model": "network|weight",
@@ -83,7 +84,7 @@ def state(w: World) -> list[object]:
         [(type(m), m.training, len(m._forward_hooks), len(vars(m))) for m in modules],
         (torch.get_rng_state().numpy().tobytes(), random.getstate()),
         [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(w.folder)],
-        (w.probe.mask, w.pruner.mask, w.pruner.updates, w.tuner.epoch, w.trajectory.updates),
+        (w.probe.mask, w.pruner.mask, w.pruner.updates, w.tuner.epoch, w.stalled.before),
     ]
 
 
@@ -112,7 +113,9 @@ def unclear(error: Exception | None, name: str, argument: str, value: object) ->
         return "is accepted, and the table does not say so"
     if not isinstance(error, (sentei.PruningError, TypeError, ValueError)):
         return f"raw {type(error).__name__}: {message}"
-    if not innermost(error).startswith(SOURCE) and argument not in USERS_OWN:
+    if argument in USERS_OWN:
+        return ""
+    if not innermost(error).startswith(SOURCE):
         return f"raised in {innermost(error)}: {message}"
     known = [argument.strip("_"), *name.split("."), repr(value), type(value).__name__]
     known += OTHER_WORDS.get(argument, argument).split("|")
@@ -140,7 +143,7 @@ def test_wrong_things_are_refused_by_name(name, folder):
     found: list[str] = []
     for argument in call.arguments:
         accepted = ACCEPTED.get(f"{name}.{argument}", set())
-        for thing in things.keys() - accepted:
+        for thing in [each for each in things if each not in accepted]:
             error = refusal(call.but(argument, things[thing]))
             if why := unclear(error, name, argument, things[thing]):
                 found.append(f"{argument}={thing}: {why}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sentei import Cut, when_stalled
+from sentei import Cut, Mask, Probe, Progress, when_stalled
 from sentei.papers import Order, distinctiveness
 from sentei.papers.distinctiveness import beyond, experiments, figures, judging, networks
 from sentei.papers.distinctiveness.late import late
@@ -118,9 +118,8 @@ def test_a_stalled_error_is_waited_for():
             return next(told)
 
     propose = when_stalled(lambda *_: asked.append(1) or Cut({}), drop=0.05)
-    found = [
-        propose(Told(), [], Mask.full([]), Progress(1, None, 1, 1)) is not None for _ in range(6)
-    ]
+    looks = [propose(Told(), [], Mask.full([]), Progress(1, None, 1, 1)) for _ in range(6)]
+    found = [look is not None for look in looks]
     # 10 % less, 3.3 % less: now; then a look that only notes, 11 % less, and nothing less: now.
     assert found == [False, False, True, False, False, True]
     for wrong in (0, -0.1, 1.5, float("nan")):

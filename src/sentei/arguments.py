@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any, TypeVar, cast, get_type_hints
 
-from sentei.kinds import Kind, items_of, kind_of, settled, shown
+from sentei.kinds import Fits, Kind, items_of, kind_of, settled, shown
 
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -64,7 +64,8 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal guard
         guard = guard or Guard.of(function)  # at the first call: all names are imported by then
-        args, kwargs = guard.read(args, kwargs)
+        if not guard.fits(args, kwargs):
+            args, kwargs = guard.read(args, kwargs)
         return function(*args, **kwargs)
 
     return call
@@ -79,12 +80,14 @@ class Guard:
         places: names of the positional parameters.
         rest: name of the parameter `*args`; None if there is none.
         kinds: what each argument may be, by name; one that is not here may be anything.
+        tests: for each of `places`, whether a value fits there; None if any does.
     """
 
     function: str
     places: tuple[str, ...]
     rest: str | None
     kinds: Mapping[str | None, Kind]
+    tests: tuple[Fits | None, ...]
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Guard:
@@ -92,13 +95,26 @@ class Guard:
         parameters = inspect.signature(function).parameters.values()
         hints = _hints(function)
         found = {p.name: kind_of(hints.get(p.name, Any)) for p in parameters}
+        places = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, _EITHER))
         name = function.__qualname__.rpartition("<locals>.")[2]
         return cls(
             name.removesuffix(".__init__").removesuffix(".__call__"),
-            tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, _EITHER)),
+            places,
             next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None),
             {name: kind for name, kind in found.items() if kind is not None},
+            tuple(kind and kind.fits for kind in map(found.get, places)),
         )
+
+    def fits(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Return whether all arguments fit as they are; this is all that a right call costs."""
+        for test, value in zip(self.tests, args):  # noqa: B905 - strict= takes as long as a test
+            if test is not None and not test(value):
+                return False
+        for name, value in kwargs.items():
+            if name in self.kinds and not self.kinds[name].fits(value):
+                return False
+        rest = self.kinds.get(self.rest)
+        return rest is None or all(map(rest.fits, args[len(self.tests) :]))
 
     def read(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the arguments, converted where they do not fit.
@@ -109,11 +125,6 @@ class Guard:
         kinds = self.kinds
         names = chain(self.places, repeat(self.rest))
         given = [*zip(names, args, strict=False), *kwargs.items()]
-        for name, value in given:  # a plain loop: this is all that a right call costs
-            if name in kinds and not kinds[name].fits(value):
-                break
-        else:
-            return args, kwargs
         values = [settled(value, kinds.get(name)) for name, value in given]
         for (name, _), value in zip(given, values, strict=True):
             if name in kinds and not kinds[name].fits(value):
