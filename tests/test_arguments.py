@@ -159,5 +159,5 @@ def test_a_checked_function_looks_and_is_described_as_before():
     assert described(sentei.shrink) == "shrink"
     assert described(sentei.twins(3)).startswith("twins(degrees=3, ")
     mine = checked(lambda probe, group: probe)
-    assert described(mine) == described(mine.__wrapped__)
+    assert described(mine) == described(inspect.unwrap(mine))
     assert Progress(1, None, 2, 2) == Progress(1, None, 2, 2)

@@ -112,7 +112,7 @@ def test_a_stalled_error_is_waited_for():
     asked, told = [], iter([1.0, 0.9, 0.87, 0.9, 0.8, 0.8])
 
     class Told:
-        __class__ = Probe
+        __class__ = Probe  # pyright: ignore
 
         def loss(self):
             return next(told)
