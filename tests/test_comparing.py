@@ -63,6 +63,17 @@ def test_names_are_checked_at_once():
         ways(["ablatoin"])
     with pytest.raises(ValueError, match="Did you mean 'affine'"):
         ways(["ablation"], ["afine"])
+    for epochs in (-1, 0.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="whole number of epochs"):
+            ways(["ablation"], [None], [epochs])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"keep": "nan %"}, {"seeds": 0}, {"seeds": []}, {"samples": -1}]
+)
+def test_a_comparison_of_nothing_is_refused_before_any_work(wrong):
+    with pytest.raises(ValueError, match=r"got|a count"):
+        compare(None, None, None, ways(["obd"]), **wrong)
 
 
 def test_a_trajectory_lets_criteria_of_training_take_part():

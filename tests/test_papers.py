@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import run
 from sentei import papers
 from sentei.errors import JournalError
 from sentei.papers import jobs
@@ -170,12 +171,16 @@ def test_a_reproduction_of_nothing_is_refused_before_any_work(tmp_path, asked):
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_quick_run_says_so_on_the_screen(tmp_path, monkeypatch, capsys, quick):
     from sentei import papers
-    from sentei.cli.reproduce import reproduce
 
     monkeypatch.setattr(papers, "reproduce", lambda name, order: replace(WHOLE, quick=order.quick))
-    reproduce("wsf", into=tmp_path, quick=quick)
-    told = capsys.readouterr()
-    assert ("not for publication" in told.out + told.err) is quick
+    words = ["reproduce", "wsf", "--into", tmp_path, *["--quick"] * quick]
+    code, out, err = run(*words, "--quiet", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert ("not for publication" in out) is quick
+    _, out, _ = run(*words, "--json", capsys=capsys)
+    (report,) = json.loads(out)["papers"]
+    assert report["quick"] is quick
+    assert report["claims"][0]["verdict"] == WHOLE.claims[0].verdict
 
 
 PUBLISHED = [path.parent.name for path in (ROOT / "docs" / "papers").glob("*/claims.json")]

@@ -55,7 +55,10 @@ ROOMS = {
     "cli": ALL_BELOW_PAPERS | {"papers"},
 }
 # Modules that commands share, lowest first: each may import only those before it.
-CLI = ["command_line", "screen", "deployment", "options", "loading", "pruned", "fit"]
+CLI = [
+    *("command_line", "screen", "failures", "stopping", "bounds", "conflicts", "deployment"),
+    *("options", "loading", "pruned", "fit"),
+]
 
 
 def modules():

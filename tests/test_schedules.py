@@ -155,6 +155,7 @@ def test_schedules_never_rise_and_end_at_their_target(start, steps, part, name):
         lambda: fsa(5, mu=-1),
         lambda: fsa(5, mu="x"),
         lambda: fsa(5, mu=float("nan")),
+        lambda: fsa(5, mu=float("inf")),
         lambda: fsa(5, finish=0),
         lambda: fsa(5, finish="half"),
         lambda: geometric(0),

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from commands import run
-from sentei.cli.screen import Screen, Visible, progress
+from sentei.cli import screen
+from sentei.cli.screen import Screen, progress
 from sentei.errors import DataError, FileError, visible
 from sentei.formats import inspect, save
 
@@ -33,9 +34,10 @@ def test_messages_of_errors_are_visible(kind):
     assert str(kind(f"{EVIL} is wrong")) == f"{SEEN} is wrong"
 
 
-def test_logs_are_visible():
-    record = logging.LogRecord("sentei", logging.WARNING, "", 0, "group %s", (EVIL,), None)
-    assert Visible().format(record) == f"group {SEEN}"
+def test_logs_are_visible(capsys):
+    with screen.logs_shown():
+        logging.getLogger("sentei").warning("group %s", EVIL)
+    assert capsys.readouterr() == ("", f"group {SEEN}\n")
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -46,7 +48,7 @@ def test_what_commands_print_is_visible(terminal, capsys, monkeypatch):
     console = Screen(
         highlight=False, markup=False, force_terminal=terminal, color_system=None, width=200
     )
-    monkeypatch.setattr("sentei.cli.screen.console", console)
+    monkeypatch.setattr("sentei.cli.screen.notes", console)
     table = Table(EVIL, title=EVIL, caption=EVIL)
     table.add_row(EVIL)
     console.print(EVIL, Text(EVIL), table)

@@ -363,8 +363,14 @@ def test_a_student_without_targets_becomes_its_teacher():
         ({"optimizer": "adma"}, "Did you mean 'adam'"),
         ({"loss": "half_square_error"}, "Did you mean 'half_squared_error'"),
         ({"decay": "cosin"}, "Did you mean 'cosine'"),
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"epochs": math.nan}, "epochs must be a whole number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": math.inf}, "batch_size must be a whole number"),
+        ({"seed": math.nan}, "seed must be a whole number, not nan"),
+        ({"weight_decay": math.inf}, "weight_decay must be 0 or more and finite"),
+        ({"lr": math.inf}, "lr must be above 0 and finite"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": math.nan}, "lr must be above 0"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
@@ -381,6 +387,8 @@ def test_bad_distillation_is_refused():
         Distillation(mlp("6-3"), weight=2)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         Distillation(mlp("6-3"), temperature=0)
+    with pytest.raises(ValueError, match="above 0 and finite"):
+        Distillation(mlp("6-3"), temperature=math.inf)
     with pytest.raises(ValueError, match="softens logits"):
         Recipe(loss="half_squared_error", distillation=Distillation(mlp("6-3")))
 

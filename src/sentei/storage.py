@@ -7,6 +7,8 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from sentei.errors import FileError
@@ -18,6 +20,20 @@ _KINDS = {
     stat.S_IFCHR: "a device; choose another path",
     stat.S_IFBLK: "a device; choose another path",
 }
+
+
+_finished: ContextVar[list[Path] | None] = ContextVar("finished", default=None)
+
+
+@contextlib.contextmanager
+def written() -> Iterator[list[Path]]:
+    """Yield a list to which `write` adds each file that it has written, while the block runs."""
+    files: list[Path] = []
+    before = _finished.set(files)
+    try:
+        yield files
+    finally:
+        _finished.reset(before)
 
 
 def write(path: str | Path, data: bytes, *, durable: bool = True) -> None:
@@ -51,6 +67,8 @@ def write(path: str | Path, data: bytes, *, durable: bool = True) -> None:
             if durable:
                 os.fsync(handle)
         temporary.replace(target)
+        if (files := _finished.get()) is not None:
+            files.append(Path(path))
     except OSError as error:
         raise FileError(
             f"cannot write {path}: {error.strerror or error}. An existing file there is unchanged; "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from sentei.cli.bounds import Amount, Count, CountOrNone
 from sentei.cli.options import (
     ALL_CRITERIA,
     PACE,
@@ -23,6 +24,7 @@ from sentei.cli.options import (
     listed,
     seeded,
 )
+from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +59,7 @@ class Ways:
             "computes a removed unit's output from other units. none and least_squares if left out."
         ),
     ] = None
-    retrain: list[int] | None = None
+    retrain: list[CountOrNone] | None = None
 
 
 @Parameter(name="*", group=PACE)
@@ -71,9 +73,9 @@ class Steps:
         seeds: Number of seeds that each combination is repeated with: --seed and those after it.
     """
 
-    keep: str = "10 %"
-    steps: int = 9
-    seeds: int = 3
+    keep: Amount = "10 %"
+    steps: Count = 9
+    seeds: Count = 3
 
 
 @Parameter(name="*", group=SIZES)
@@ -94,7 +96,7 @@ class Sizes:
     budgets: str | None = None
     paths: list[str] | None = None
     formats: list[str] | None = None
-    retrain_epochs: int = 0
+    retrain_epochs: CountOrNone = 0
 
 
 def compare(
@@ -107,7 +109,7 @@ def compare(
     samples: Samples = 5_000,
     out: OutFigure = Path("compared"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
     Prints a table and draws accuracy on validation samples against the number of units left. With
@@ -130,11 +132,10 @@ def compare(
     if sizes.budgets is None:
         seeds = range(data.seed, data.seed + steps.seeds)
         settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
-        _by_units(model, network, split, todo, out, mask=mask, **settings)
-    else:
-        units = seeded((ways.criteria or ["ablation"])[0], data.seed)
-        settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
-        _by_size(network, split, sizes, out, mask=mask, units=units, **settings)
+        return _by_units(model, network, split, todo, out, mask=mask, **settings)
+    units = seeded((ways.criteria or ["ablation"])[0], data.seed)
+    settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
+    return _by_size(network, split, sizes, out, mask=mask, units=units, **settings)
 
 
 def _by_units(
@@ -144,9 +145,9 @@ def _by_units(
     todo: Sequence[Any],
     out: Path,
     **settings: Any,
-) -> None:
+) -> Result:
     """Compare ways of pruning by accuracy against the number of units left."""
-    from sentei.cli.screen import console, head, progress, say
+    from sentei.cli.screen import head, progress
     from sentei.experiments import comparing
     from sentei.reporting import figures
     from sentei.reporting.tables import compared
@@ -160,16 +161,20 @@ def _by_units(
             on_progress=lambda done, total, way: advance(done, way, total),
             **settings,
         )
-    head(f"{model}: accuracy on validation samples, largest area first")
-    console.print(compared(comparing.rows(curves)))
+    rows = comparing.rows(curves)
     figure, axes = figures.canvas(9.0, 5.0)
     figures.comparison(axes, curves)
-    say(f"the figure is in {figures.write(figure, out)[0]}")
+    drawn = figures.write(figure, out)
+    title = head(f"{model}: accuracy on validation samples, largest area first")
+    return Result(
+        {"ways": [{**vars(row), "way": str(row.way)} for row in rows], "figures": drawn},
+        (title, compared(rows), f"the figure is in {drawn[0]}"),
+    )
 
 
-def _by_size(network: nn.Module, split: Split, sizes: Sizes, out: Path, **settings: Any) -> None:
+def _by_size(network: nn.Module, split: Split, sizes: Sizes, out: Path, **settings: Any) -> Result:
     """Compare paths and number formats by the accuracy of the C code against its bytes."""
-    from sentei.cli.screen import console, head, progress, say
+    from sentei.cli.screen import head, progress
     from sentei.experiments.budgets import accuracy_at_budgets
     from sentei.formats.c.compiled import compiler
     from sentei.reporting import figures
@@ -186,8 +191,11 @@ def _by_size(network: nn.Module, split: Split, sizes: Sizes, out: Path, **settin
             **settings,
         )
     measured = "the compiled C code" if compiler() else "the C code, simulated"
-    head(f"Test accuracy of {measured}; networks chosen on validation; planned bytes")
-    console.print(table(curves))
     figure, axes = figures.canvas(7.0, 4.6)
     figures.budget_curves(axes, curves)
-    say(f"the figure is in {figures.write(figure, out)[0]}")
+    drawn = figures.write(figure, out)
+    title = head(f"Test accuracy of {measured}; networks chosen on validation; planned bytes")
+    return Result(
+        {"budgets": curves, "figures": drawn},
+        (title, table(curves), f"the figure is in {drawn[0]}"),
+    )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentei.cli.options import Run
+from sentei.cli.bounds import Count, Seed
+from sentei.cli.options import OutFolder, Run
+from sentei.cli.screen import Result, head
+from sentei.cli.stopping import resumed_by
 
 FLOOR = 0.01  # validation accuracy that the demonstration may lose: one point
 
 
 def demo(
     *,
-    epochs: int = 10,
-    seed: int = 0,
-    out: Path = Path("runs/demo"),
+    epochs: Count = 10,
+    seed: Seed = 0,
+    out: OutFolder = Path("runs/demo"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Train an MNIST network, prune it for at most one point of accuracy, and measure the result.
 
     The network is a sigmoid 784-100-10 multilayer perceptron. Hidden units are removed one at a
@@ -35,8 +38,8 @@ def demo(
     import sentei
     from sentei import datasets, formats, training
     from sentei.cli.command_line import command
-    from sentei.cli.screen import console, head, progress, say
-    from sentei.pruning.journal import note
+    from sentei.cli.screen import note, progress
+    from sentei.pruning import journal as journals
     from sentei.reporting.figures import write
     from sentei.reporting.gallery import gallery
     from sentei.reporting.page import of_journal
@@ -46,7 +49,7 @@ def demo(
     run.start()
     dense, small = out / "dense.safetensors", out / "small.safetensors"
 
-    head("1. Train 784-100-10 on 55,000 images of MNIST")
+    note("1. Train 784-100-10 on 55,000 images of MNIST")
     split = datasets.load("mnist", seed=seed)
     network = training.build("784-100-10", seed=seed)
     recipe = training.Recipe(epochs=epochs, seed=seed)
@@ -56,10 +59,11 @@ def demo(
         )
     formats.save(network, dense)
 
-    head(f"2. Prune by exact ablation; accuracy may fall by {100 * FLOOR:g} percentage point")
+    note(f"2. Prune by exact ablation; accuracy may fall by {100 * FLOOR:g} percentage point")
     groups = sentei.find_units(network, split.train.inputs[:64])
     probe = sentei.Probe(network, split.train.first(10_000))
     journal = out / "journal"
+    resumed_by(out)
     pruning = sentei.prune(
         network,
         groups,
@@ -70,26 +74,34 @@ def demo(
         journal=journal,
         resume=(journal / "run.json").exists(),
     )
-    note(journal, words_for(split, command(), seed))
+    journals.note(journal, words_for(split, command(), seed))
     steps = []
     with progress("pruning", groups[0].size) as advance:
         for step in pruning:
             steps.append(step)
             advance(step.number, f"{step.measured.accuracy:.2%} with {step.measured.units} units")
     last = steps[-1]
-    say(f"The next removal would cost too much accuracy: {last.measured.units} of 100 units stay.")
+    note(f"The next removal would cost too much accuracy: {last.measured.units} of 100 units stay.")
 
-    head("3. Shrink, save, load, and compare with the masked network")
+    note("3. Shrink, save, load, and compare with the masked network")
     masked, mask = last.network(), last.mask
     example = split.train.inputs[:64]
     formats.save(sentei.shrink(masked, mask, example), small, mask=mask.shrunk())
-    say(f"Certificate: {sentei.certify(masked, formats.load(small), example, mask=mask)}.")
-
-    head("4. Before and after, on 10,000 test images that no earlier stage used")
+    certificate = sentei.certify(masked, formats.load(small), example, mask=mask)
+    note("4. Measure both, and draw the figures and the page")
     before, after = (facts(formats.load(file), file, split.test) for file in (dense, small))
-    console.print(before_and_after(before, after))
-    say("A mask alone would have changed none of these sizes or times.")
     for name, figure in gallery(of_journal(journal)).items():
         write(figure, out / "figures" / name)
-    say(f"\nFigures: {out / 'figures'}. Networks: {dense}, {small}. Every step: {journal}")
-    say(f"Open this page and draw a digit: {sentei.report(journal, out / 'report.html')}")
+    page = sentei.report(journal, out / "report.html")
+    files = {"network": dense, "journal": journal, "page": page, "figures": out / "figures"}
+    return Result(
+        {"before": before, "after": after, "out": small, "certificate": str(certificate), **files},
+        (
+            f"Certificate: {certificate}.",
+            head("Before and after, on 10,000 test images that no earlier stage used"),
+            before_and_after(before, after),
+            "A mask alone would have changed none of these sizes or times.",
+            f"\nFigures: {out / 'figures'}. Networks: {dense}, {small}. Every step: {journal}",
+            f"Open this page and draw a digit: {page}",
+        ),
+    )

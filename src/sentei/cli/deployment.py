@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,8 +60,8 @@ def ship(
     test: tuple[Tensor, Tensor],
     *,
     emulate: bool = False,
-) -> None:
-    """Write a network to a file and print its size; for C, also the accuracy of the emitted code.
+) -> Result:
+    """Write a network to a file; return its size and, for C, the accuracy of the emitted code.
 
     Args:
         small: the network.
@@ -71,7 +73,6 @@ def ship(
         emulate: whether to run the C file on an emulated board too.
     """
     import sentei
-    from sentei.cli.screen import say
     from sentei.formats.c.compiled import Compiled, compiler
     from sentei.formats.exporting import WRITERS
     from sentei.network.encoding.format import C_FORMATS
@@ -79,30 +80,45 @@ def ship(
 
     WRITERS[format](small, out, calibration, mask)
     if format not in C_FORMATS:
-        say(f"Saved {out}: {out.stat().st_size:,} bytes.")
-        return
+        size = out.stat().st_size
+        return Result(
+            {"out": out, "format": format, "bytes": size}, (f"Saved {out}: {size:,} bytes.",)
+        )
     everything = sentei.Mask.full([]) if mask is None else mask
     flash, ram = (find(small, everything, format, calibration) for find in (bytes_in, ram_in))
-    say(f"Saved {out} and {out.with_suffix('.h')}: {flash:,} bytes of constants, {ram:,} of RAM.")
+    lines = [
+        f"Saved {out} and {out.with_suffix('.h')}: {flash:,} bytes of constants, {ram:,} of RAM."
+    ]
+    accuracy = None
     inputs, targets = test
     if compiler() is None:
-        say("The accuracy of the C code is unknown: there is no C compiler on this machine.")
+        lines.append("The accuracy of the C code is unknown: there is no C compiler here.")
     elif not targets.is_floating_point():
         accuracy = Compiled(out).accuracy(inputs, targets)
-        say(f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples.")
-    if emulate:
-        _emulate(out, *test)
+        lines.append(
+            f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples."
+        )
+    emulated = _emulated(out, *test) if emulate else Result({})
+    sizes = {"bytes": flash, "ram": ram, "accuracy": accuracy}
+    return Result(
+        {"out": out, "format": format, **sizes, **emulated.data}, [*lines, *emulated.shown]
+    )
 
 
-def _emulate(out: Path, inputs: Tensor, targets: Tensor) -> None:
-    from sentei.cli.screen import say
+def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
+    """Return what a compiled C file takes on a board, and the classes that it gives there."""
     from sentei.formats.c.emulated import classify, self_test, sizes
 
     text, data, bss = sizes(out)
     flash, ram = text + data, data + bss
-    say(f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.")
-    classes = " ".join(map(str, classify(out, inputs[:EMULATED])))
-    say(f"On the emulated board (QEMU mps2-an386, Cortex-M4), {self_test(out).strip()}")
-    say(f"  and test samples 1 to {len(inputs[:EMULATED])} are classes {classes}")
+    classes, passed = classify(out, inputs[:EMULATED]), self_test(out).strip()
+    lines = [
+        f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.",
+        f"On the emulated board (QEMU mps2-an386, Cortex-M4), {passed}",
+        f"  and test samples 1 to {len(classes)} are classes {' '.join(map(str, classes))}",
+    ]
     if not targets.is_floating_point():
-        say(f"  {'where the targets are':>30} {' '.join(map(str, targets[:EMULATED].tolist()))}")
+        right = " ".join(map(str, targets[:EMULATED].tolist()))
+        lines.append(f"  {'where the targets are':>30} {right}")
+    board: dict[str, Any] = {"flash": flash, "ram": ram, "self_test": passed, "classes": classes}
+    return Result({"emulated": board}, lines)

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from sentei.cli.options import NETWORK, Data, Loss, Model, OutFile, Run
+from sentei.cli.screen import Result
 
 
 def explain(
@@ -17,7 +18,7 @@ def explain(
     data: Data = Data(),
     out: OutFile = Path("explain.html"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Write an HTML page that draws a network, runs it on test samples, and scores its units.
 
     Parameters
@@ -27,11 +28,11 @@ def explain(
     """
     from sentei.cli.command_line import command
     from sentei.cli.loading import loaded
-    from sentei.cli.screen import say
     from sentei.reporting.page import of_network, write
 
     run.start()
     network, mask, split = loaded(model, data)
     words = {"command": command(), "seed": data.seed}
     story = of_network(network, split, mask, loss, words)
-    say(f"Page: {write(story, out)}")
+    page = write(story, out)
+    return Result({"out": page}, (f"Page: {page}",))

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.types import ExistingFile
 
 from sentei.cli.options import NETWORK, OUTPUT, Data, OutFile, Run
+from sentei.cli.screen import Result
 from sentei.network.encoding.format import FORMATS, SUFFIXES, format_named
 
 CHOICES = f"""The format to write: {", ".join(FORMATS)}. c-int8 stores weights as int8 numbers,
@@ -23,7 +24,7 @@ def export(
     data: Data = Data(),
     run: Run = Run(),
     to: Annotated[str | None, Parameter(show=False)] = None,
-) -> None:
+) -> Result:
     """Convert a saved network to C source, ONNX or safetensors.
 
     Training samples calibrate int8, and test samples measure the accuracy.
@@ -50,7 +51,7 @@ def export(
     run.start()
     network, mask, split = loaded(model, data)
     calibration = split.train.inputs[:CALIBRATION]
-    ship(network, out, mask if mask.groups else None, named, calibration, split.test)
+    return ship(network, out, mask if mask.groups else None, named, calibration, split.test)
 
 
 def _asked(format: str | None, to: str | None) -> str | None:

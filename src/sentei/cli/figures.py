@@ -7,6 +7,7 @@ from pathlib import Path
 from cyclopts.types import ExistingDirectory
 
 from sentei.cli.options import OutFolder, Run
+from sentei.cli.screen import Result
 
 
 def figures(
@@ -14,7 +15,7 @@ def figures(
     *,
     into: OutFolder = Path("figures"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Draw the figures of a pruning run for papers and slides, each as PNG and SVG.
 
     Parameters
@@ -24,11 +25,12 @@ def figures(
     into
         Folder to write the figures to.
     """
-    from sentei.cli.screen import say
     from sentei.reporting.figures import write
     from sentei.reporting.gallery import gallery
     from sentei.reporting.page import of_journal
 
     run.start()
-    for name, figure in gallery(of_journal(journal)).items():
-        say(", ".join(str(path) for path in write(figure, into / name)))
+    drawn = {
+        name: write(figure, into / name) for name, figure in gallery(of_journal(journal)).items()
+    }
+    return Result({"figures": drawn}, [", ".join(map(str, files)) for files in drawn.values()])

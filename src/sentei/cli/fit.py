@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from sentei.cli.bounds import Size
+from sentei.cli.failures import UNREACHED
 from sentei.cli.options import REMOVED, UNTIL, Data, Model, Run, seeded
 from sentei.cli.pruned import (
-    UNREACHED,
     Output,
     RetrainEpochs,
     Scoring,
@@ -19,6 +20,7 @@ from sentei.cli.pruned import (
     finish,
     started,
 )
+from sentei.cli.screen import Result
 from sentei.errors import BudgetError
 from sentei.pruning.boards import BOARDS
 
@@ -43,7 +45,7 @@ class Budget:
             validation samples. If left out, all four for C, and units for other formats.
     """
 
-    budget: Annotated[str | None, Parameter(group=UNTIL)] = None
+    budget: Annotated[Size | None, Parameter(group=UNTIL)] = None
     board: Annotated[
         str | None,
         Parameter(
@@ -65,7 +67,7 @@ def fit(
     retrain_epochs: RetrainEpochs = 0,
     output: Output = Output(),
     run: Run = Run(),
-) -> int:
+) -> Result:
     """Find the most accurate network that fits a number of bytes or a board, and save it.
 
     A copy of the network is pruned along each path until it fits; the most accurate one on
@@ -75,10 +77,13 @@ def fit(
     For a board, the format is c-int8, or c-int8-int8 if a float sample leaves no RAM, unless
     --format names another.
     """
+    from sentei.reporting.tables import tried
+
     format = output.checked_format()
     check_budget(budget, output, format)
     criterion, goal, floors = seeded(scoring.criterion, data.seed), until.goal(), until.floors()
     run.start()
+    output.begin()
     start = started(model, data, retrain_epochs)
     room = room_of(budget, output.format, format, start.split.train.inputs[0].numel())
     found = _searched(
@@ -93,33 +98,35 @@ def fit(
         journal=output.journal,
         resume=output.resume,
     )
-    if found is None:
-        return UNREACHED
-    finish(start, found.step, output, room.format)
-    return 0
+    best, paths = found[0], _rows(found)
+    if not best.fits:
+        nothing = {"before": None, "after": None, "out": None, "reached": False, "paths": paths}
+        why = (
+            f"Nothing was written: no path reached {room.bytes:,} bytes as {room.format} within "
+            f"the floors. The smallest network takes {best.bytes:,} bytes, with "
+            f"{best.step.measured}."
+        )
+        return Result(nothing, (tried(found), why), UNREACHED)
+    done = finish(start, best.step, output, room.format, reached=True)
+    return Result({**done.data, "paths": paths}, (tried(found), *done.shown))
 
 
 def check_budget(budget: Budget, output: Output, format: str) -> None:
     """Check what can be checked about a budget before the network is loaded or trained.
 
     Raises:
-        BudgetError: neither a budget nor a board is given, or both; a budget is not a size, or the
-            file to write for a board is not C.
+        BudgetError: neither a budget nor a board is given, or the file to write for a board is not
+            C.
         ValueError: an unknown board, or a path that is unknown or saves nothing in the format.
     """
     from sentei.pruning import boards
-    from sentei.pruning.rules.limits import MemoryBudget
     from sentei.pruning.searching import paths_for
 
-    if budget.budget is not None and budget.board is not None:
-        raise BudgetError("--budget and --board exclude each other; give one of them")
-    if budget.budget is not None:
-        MemoryBudget(format, budget.budget)
-    elif budget.board is None:
+    if budget.budget is None and budget.board is None:
         raise BudgetError(
             "nothing says what the network has to fit into: give --budget 32KiB or --board NAME"
         )
-    else:
+    if budget.board is not None:
         boards.board(budget.board)
         if output.out.suffix != ".c":
             raise BudgetError(f"--board needs a C file: --out net.c, not {output.out}")
@@ -139,7 +146,7 @@ def room_of(budget: Budget, asked: str | None, format: str, inputs: int) -> Memo
     Raises:
         UnreachableError: the board's RAM does not hold one sample.
     """
-    from sentei.cli.screen import say
+    from sentei.cli.screen import note
     from sentei.errors import UnreachableError
     from sentei.pruning.boards import board
     from sentei.pruning.rules.limits import MemoryBudget
@@ -153,7 +160,7 @@ def room_of(budget: Budget, asked: str | None, format: str, inputs: int) -> Memo
         if asked is not None:
             raise
         room = found.memory_budget("c-int8-int8", inputs)
-    say(
+    note(
         f"{budget.board}: {found.processor}, {found.flash:,} bytes of flash and {found.ram:,} of "
         f"RAM. Less code, stack and one sample, {room.bytes:,} and {room.ram:,} are left for "
         f"{room.format}."
@@ -161,25 +168,21 @@ def room_of(budget: Budget, asked: str | None, format: str, inputs: int) -> Memo
     return room
 
 
-def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -> Found | None:
-    """Search for the most accurate network that fits, and print a table of all paths tried.
+def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -> list[Found]:
+    """Search for the most accurate network that fits, with a progress bar; best path first.
 
     Args:
         start: its network is not changed; validation samples choose among the paths.
         room: the memory budget.
         samples: number of training samples that a criterion uses.
         settings: other arguments of `search`.
-
-    Returns:
-        The best path's result; None, with a message on screen, if no path fits the budget.
     """
-    from sentei.cli.screen import console, progress, say
+    from sentei.cli.screen import progress
     from sentei.pruning.searching import paths_for, search
-    from sentei.reporting.tables import tried
 
     paths = paths_for(room.format, settings["paths"])
     with progress("fitting", 100 * len(paths)) as advance:
-        found = search(
+        return search(
             start.network,
             start.split.train.first(samples),
             room,
@@ -190,13 +193,11 @@ def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -
             on_step=_progress(start, room, advance),
             **settings,
         )
-    console.print(tried(found))
-    best = found[0]
-    if best.fits:
-        return best
-    say(f"Nothing was written: no path reached {room.bytes:,} bytes as {room.format} within the")
-    say(f"floors. The smallest network takes {best.bytes:,} bytes, with {best.step.measured}.")
-    return None
+
+
+def _rows(found: list[Found]) -> list[dict[str, Any]]:
+    """Return the result of each path as plain data."""
+    return [{name: value for name, value in vars(each).items() if name != "step"} for each in found]
 
 
 def _accuracy_as_written(split: Split, format: str, step: Step) -> float | None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from sentei import storage
+from sentei.cli import screen
+from sentei.cli.bounds import Count, Seed, Threads
 from sentei.errors import FileError
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ Loss = Annotated[
     Parameter(help=f"Loss that the network was trained with: {listed(LOSSES)}."),
 ]
 Samples = Annotated[
-    int,
+    Count,
     Parameter(group=DATA, help="Number of training samples to measure units and synapses on."),
 ]
 
@@ -154,7 +156,7 @@ class Data:
     target: str = "-1"
     missing: Literal["drop", "mean"] | None = None
     text: Literal["one-hot"] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def load(self, *, flat: bool) -> Split:
         """Load the samples, as rows if `flat`, split into training, validation and test samples."""
@@ -173,20 +175,42 @@ class Data:
 
 @Parameter(name="*", group=RUN)
 @dataclass(frozen=True)
-class Run:
-    """How a command runs.
+class Shown:
+    """What a command prints.
+
+    Attributes:
+        quiet: Print results and errors only: no progress, notes or warnings.
+        json: Print the result as one JSON object, and nothing else, on standard output; if the
+            command fails, an object with the message: {"error": "..."}.
+        config: a field so that `--help` shows the option; `main` takes it out and reads the file.
+    """
+
+    _: KW_ONLY
+    quiet: bool = False
+    json: bool = False
+    config: Config = None
+
+    def start(self) -> None:
+        """Make what is printed from now on follow the options."""
+        screen.quiet.set(self.quiet)
+        screen.as_json.set(self.json)
+
+
+@Parameter(name="*", group=RUN)
+@dataclass(frozen=True)
+class Run(Shown):
+    """How a command runs, and what it prints.
 
     Attributes:
         threads: Number of CPU threads that torch may use; one gives the same bytes everywhere and
             leaves other cores free.
-        config: a field so that `--help` shows the option; `main` takes it out and reads the file.
     """
 
-    threads: int = 1
-    config: Config = None
+    threads: Threads = 1
 
     def start(self) -> None:
-        """Set the number of threads."""
+        """Make what is printed follow the options, and set the number of threads."""
+        super().start()
         import torch
 
         torch.set_num_threads(self.threads)

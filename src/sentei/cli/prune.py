@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from sentei.cli.bounds import Amount, Count, Degrees
 from sentei.cli.fit import Budget, fit
 from sentei.cli.options import PACE, REMOVED, REPAIR, REPAIRS, Data, Model, Run, listed, seeded
 from sentei.cli.pruned import (
-    UNREACHED,
     Output,
     RetrainEpochs,
     Scoring,
@@ -21,6 +21,7 @@ from sentei.cli.pruned import (
     finish,
     started,
 )
+from sentei.cli.screen import Result
 from sentei.errors import unknown
 from sentei.pruning.rules import schedules
 
@@ -53,7 +54,7 @@ class Removed:
 
     synapses: bool = False
     within: str = "network"
-    twins: float | None = None
+    twins: Degrees | None = None
 
 
 @Parameter(name="*", group=PACE)
@@ -71,8 +72,8 @@ class Pace:
         str,
         Parameter(help=f"How many members remain after each step: {listed(tuple(SCHEDULES))}."),
     ] = "one_at_a_time"
-    keep: str | None = None
-    steps: int | None = None
+    keep: Amount | None = None
+    steps: Count | None = None
 
     def named(self) -> schedules.Schedule:
         """Return the schedule.
@@ -87,6 +88,8 @@ class Pace:
                 "--keep and --steps need a --schedule that ends, such as linear; one_at_a_time "
                 "goes on until a limit such as --units-at-most stops it"
             )
+        if self.schedule == "one_shot" and self.steps is not None:
+            raise ValueError("--schedule one_shot takes one step; leave --steps out")
         if self.schedule != "one_at_a_time" and self.keep is None:
             raise ValueError(
                 f"schedule {self.schedule} needs --keep: how many members are left at its end"
@@ -120,13 +123,12 @@ def prune(
     budget: Annotated[Budget, Parameter(show=False)] = Budget(),
     output: Output = Output(),
     run: Run = Run(),
-) -> int:
+) -> Result:
     """Prune a network, delete what was pruned from its tensors, check the outputs, and save it.
 
     Criteria use training samples, limits validation samples, and the final table test samples.
     To find the most accurate network that fits a size or a board, see `sentei fit`.
     """
-    check_combination(scoring, removed, pace, repairs, budget)
     if budget != Budget():
         return fit(
             model,
@@ -144,6 +146,7 @@ def prune(
     ends = goal is not None or floors is not None or pace != Pace()
     propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
     run.start()
+    output.begin()
     start = started(model, data, repairs.retrain_epochs)
     steps = _run_steps(
         start,
@@ -156,31 +159,8 @@ def prune(
         journal=output.journal,
         resume=output.resume,
     )
-    finish(start, steps[-1], output, format)
-    return 0 if goal is None or goal(steps[-1].measured, steps[0].measured) else UNREACHED
-
-
-def check_combination(
-    scoring: Scoring, removed: Removed, pace: Pace, repairs: Repairs, budget: Budget
-) -> None:
-    """Check that no option is given beside one that excludes it.
-
-    Raises:
-        ValueError: with the options that exclude each other.
-    """
-    repair, twins = repairs.repair is not None, removed.twins is not None
-    option = "--repair" if repair else "--twins"
-    if (repair or twins) and removed.synapses:
-        raise ValueError(f"{option} applies to units, and --synapses removes single weights")
-    if (repair or twins) and budget != Budget():
-        raise ValueError(f"{option} excludes --budget and --board, which search their own paths")
-    if budget != Budget() and (pace, removed) != (Pace(), Removed()):
-        raise ValueError(
-            "--schedule, --keep, --steps, --synapses and --within exclude --budget and --board, "
-            "which search their own paths; see sentei fit --help"
-        )
-    if twins and (scoring.criterion, pace) != (Scoring().criterion, Pace()):
-        raise ValueError("--twins takes the place of --criterion and --schedule; give one of them")
+    reached = goal is None or goal(steps[-1].measured, steps[0].measured)
+    return finish(start, steps[-1], output, format, reached=reached)
 
 
 def _proposal(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from sentei.cli.bounds import CountOrNone, accepted_by
+from sentei.cli.failures import UNREACHED
 from sentei.cli.options import (
     DATA,
     OUTPUT,
@@ -22,7 +24,10 @@ from sentei.cli.options import (
     Samples,
     listed,
 )
+from sentei.cli.screen import Result
+from sentei.cli.stopping import resumed_by
 from sentei.network.encoding.format import FORMATS
+from sentei.pruning.rules import limits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,10 +38,8 @@ if TYPE_CHECKING:
     from sentei.pruning.run import Step
     from sentei.training import FineTune
 
-UNREACHED = 3
-
 RetrainEpochs = Annotated[
-    int, Parameter(group=REPAIR, help="Number of training epochs after every step.")
+    CountOrNone, Parameter(group=REPAIR, help="Number of training epochs after every step.")
 ]
 
 
@@ -72,13 +75,13 @@ class Until:
         loss_within: Undo a step that raises the validation loss by more than this since the start.
     """
 
-    units_at_most: str | None = None
-    synapses_at_most: str | None = None
-    parameters_at_most: str | None = None
-    bytes_at_most: str | None = None
-    accuracy_within: float | None = None
-    accuracy_at_least: float | None = None
-    loss_within: float | None = None
+    units_at_most: Annotated[str, accepted_by(limits.units_at_most)] | None = None
+    synapses_at_most: Annotated[str, accepted_by(limits.synapses_at_most)] | None = None
+    parameters_at_most: Annotated[str, accepted_by(limits.parameters_at_most)] | None = None
+    bytes_at_most: Annotated[str, accepted_by(limits.bytes_at_most)] | None = None
+    accuracy_within: Annotated[float, accepted_by(limits.accuracy_within)] | None = None
+    accuracy_at_least: Annotated[float, accepted_by(limits.accuracy_at_least)] | None = None
+    loss_within: Annotated[float, accepted_by(limits.loss_within)] | None = None
 
     def goal(self) -> Limit | None:
         """Return the limit that ends the run when it is reached; None if there is none."""
@@ -90,8 +93,6 @@ class Until:
         return self._all_of("accuracy_within", "accuracy_at_least", "loss_within")
 
     def _all_of(self, *names: str) -> Limit | None:
-        from sentei.pruning.rules import limits
-
         given = {name: getattr(self, name) for name in names}
         found = [getattr(limits, name)(at) for name, at in given.items() if at is not None]
         return limits.all_of(*found) if len(found) > 1 else found[0] if found else None
@@ -135,6 +136,11 @@ class Output:
         format = format_of(self.out, self.format)
         check_tools(format, self.emulate)
         return format
+
+    def begin(self) -> None:
+        """Note that the run in the --journal folder can be continued, if there is one."""
+        if self.journal is not None:
+            resumed_by(self.journal, "--resume")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,23 +194,48 @@ def started(model: str, data: Data, retrain_epochs: int) -> Start:
     )
 
 
-def finish(start: Start, step: Step, output: Output, format: str) -> None:
-    """Shrink the network of the last step, compare it with the start, and write it and its page."""
+def finish(start: Start, step: Step, output: Output, format: str, *, reached: bool) -> Result:
+    """Shrink the network of the last step, compare it with the start, and write it and its page.
+
+    Args:
+        start: what the run started from.
+        step: its last step.
+        output: what is to be written.
+        format: the format of the network's file.
+        reached: whether the last step meets the goals of the run.
+    """
     import sentei
     from sentei.cli.deployment import CALIBRATION, ship
-    from sentei.cli.screen import console, head, say
+    from sentei.cli.screen import head
     from sentei.reporting.tables import before_and_after, facts
 
     inputs, test, left = start.split.train.inputs, start.split.test, step.mask.shrunk()
     masked = step.network()
     small = sentei.shrink(masked, step.mask, inputs[:64])
-    head("On test samples, which no earlier stage used")
-    rows = (
-        facts(start.before, start.file, test, start.mask),
-        facts(small, step.measured.bytes_in(format), test, left),
+    before = facts(start.before, start.file, test, start.mask)
+    after = facts(small, step.measured.bytes_in(format), test, left)
+    certificate = str(sentei.certify(masked, small, inputs[:64], mask=step.mask))
+    shipped = ship(
+        small, output.out, left, format, inputs[:CALIBRATION], test, emulate=output.emulate
     )
-    console.print(before_and_after(*rows))
-    say(f"{sentei.certify(masked, small, inputs[:64], mask=step.mask)}")
-    ship(small, output.out, left, format, inputs[:CALIBRATION], test, emulate=output.emulate)
-    if output.report is not None:
-        say(f"Page: {sentei.report(step.folder, output.report)}")
+    page = None if output.report is None else sentei.report(step.folder, output.report)
+    return Result(
+        {
+            "before": before,
+            "after": after,
+            "out": output.out,
+            "reached": reached,
+            "certificate": certificate,
+            "written": shipped.data,
+            "page": page,
+            "journal": output.journal,
+        },
+        (
+            head("On test samples, which no earlier stage used"),
+            before_and_after(before, after),
+            certificate,
+            *shipped.shown,
+            *([] if page is None else [f"Page: {page}"]),
+        ),
+        0 if reached else UNREACHED,
+    )

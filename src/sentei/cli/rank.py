@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from sentei.cli.bounds import Count
 from sentei.cli.options import Criterion, Data, Loss, Model, Run, Samples, seeded
+from sentei.cli.screen import Result, head
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCORES = Parameter(group=Group("Scores", sort_key=1))
 
@@ -17,11 +23,11 @@ def rank(
     criterion: Annotated[Criterion, SCORES] = "ablation",
     against: Annotated[str | None, SCORES] = None,
     loss: Annotated[Loss, SCORES] = "cross_entropy",
-    most: Annotated[int, SCORES] = 10,
+    most: Annotated[Count, SCORES] = 10,
     data: Data = Data(),
     samples: Samples = 10_000,
     run: Run = Run(),
-) -> None:
+) -> Result:
     """List the hidden units of a network by score on training samples, least important first.
 
     Parameters
@@ -33,8 +39,8 @@ def rank(
     """
     import sentei
     from sentei.cli.loading import loaded
-    from sentei.cli.screen import console, head
     from sentei.criteria import scores
+    from sentei.criteria.agreement import spearman
     from sentei.reporting.tables import agreement, ranking
 
     first = seeded(criterion, data.seed)
@@ -44,10 +50,19 @@ def rank(
     probe = sentei.Probe(network, split.train.first(samples), loss)
     groups = sentei.find_units(network, split.train.inputs[:64])
     scored = {group.name: scores(first, probe, group) for group in groups}
+    found: dict[str, Any] = {"criterion": criterion, "scores": _lists(scored)}
+    shown = []
     for name, values in scored.items():
-        head(f"{name}: {len(values)} units by {criterion}, least important first")
-        console.print(ranking(values, criterion, most))
+        title = head(f"{name}: {len(values)} units by {criterion}, least important first")
+        shown += [title, ranking(values, criterion, most)]
     if second is not None:
         other = {group.name: scores(second, probe, group) for group in groups}
-        head(f"{criterion} against {against}")
-        console.print(agreement(scored, other))
+        alike = {name: spearman(values, other[name]) for name, values in scored.items()}
+        units = {group.name: group.size for group in groups}
+        found |= {"against": against, "other": _lists(other), "spearman": alike}
+        shown += [head(f"{criterion} against {against}"), agreement(units, alike)]
+    return Result(found, shown)
+
+
+def _lists(scored: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in scored.items()}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentei.cli.options import Config, OutFolder
+from sentei.cli.bounds import Count, Threads
+from sentei.cli.options import OutFile, OutFolder, Shown
+from sentei.cli.screen import Result, head
+from sentei.cli.stopping import resumed_by
 
 if TYPE_CHECKING:
     from sentei.cli.screen import Advance
@@ -16,11 +19,11 @@ def reproduce(
     *,
     into: OutFolder = Path("reproduced"),
     quick: bool = False,
-    seeds: int = 5,
-    processes: int = 2,
-    page: Path | None = None,
-    config: Config = None,  # noqa: ARG001 - shown in the help; `main` reads the file
-) -> None:
+    seeds: Count = 5,
+    processes: Threads = 2,
+    page: OutFile | None = None,
+    shown: Shown = Shown(),
+) -> Result:
     """Repeat a paper's experiments and figures, and compare its claims with the measured results.
 
     An interrupted reproduction continues where it stopped.
@@ -41,7 +44,7 @@ def reproduce(
         Markdown file to update: the text between its `<!-- claims -->` marks and the figures that
         it shows. Only for a full run of one paper.
     """
-    from sentei.cli.screen import console, head, progress, say
+    from sentei.cli.screen import progress
     from sentei.papers import PAPERS, Order
     from sentei.papers import reproduce as reproduced
     from sentei.papers.claims import SMALLER
@@ -50,6 +53,9 @@ def reproduce(
 
     if page is not None and (paper == "all" or quick):
         raise ValueError("--page needs a full run of one paper: name it, and leave out --quick")
+    shown.start()
+    resumed_by(into)
+    reports, lines = [], []
     for name in PAPERS if paper == "all" else (paper,):
         folder = into / name
         with progress(f"reproducing {name}", 1) as advance:
@@ -58,14 +64,14 @@ def reproduce(
                 advance(done, last, total)
 
             report = reproduced(name, Order(folder, quick, seeds, processes, on_progress))
-        head(report.title)
-        console.print(claims(report.claims))
-        if quick:
-            say(SMALLER)
-        say(f"figures and claims are in {folder}")
+        reports.append({**vars(report), "folder": folder})
+        lines += [head(report.title), claims(report.claims)]
+        lines += [SMALLER] * quick + [f"figures and claims are in {folder}"]
         if page is not None:
             unused = publish(report, folder, page)
-            say(f"{page} is up to date" + f"; it does not show {_names(unused)}" * bool(unused))
+            shows = f"; it does not show {_names(unused)}" * bool(unused)
+            lines.append(f"{page} is up to date{shows}")
+    return Result({"papers": reports}, lines)
 
 
 def _names(files: list[Path]) -> str:

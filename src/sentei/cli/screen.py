@@ -1,12 +1,18 @@
-"""Print the output of commands: progress bars on a terminal, plain lines elsewhere."""
+"""What commands print: results on stdout; progress, notes, log messages and errors on stderr.
+
+A command returns a `Result`, which `show` prints at the end: as text, or as one JSON object.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, is_dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -14,9 +20,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
-from sentei.errors import visible
+from sentei.errors import FileError, visible
 
 LINES = 10  # progress lines to print where no terminal shows a bar
+
+quiet: ContextVar[bool] = ContextVar("quiet", default=False)  # print no progress, notes, warnings
+as_json: ContextVar[bool] = ContextVar("as_json", default=False)  # print results as JSON
 
 
 class Screen(Console):
@@ -36,11 +45,89 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         """Print nothing from now on: `sentei prune ... | head -1` still writes its network."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    def say(self, part: RenderableType) -> None:
+        """Print and flush; a text is one line, not wrapped.
+
+        Raises:
+            FileError: the stream cannot be written; nothing is printed on it from now on.
+        """
+        try:
+            self.print(part, soft_wrap=isinstance(part, str))
+            self.file.flush()
+        except OSError as error:
+            self.on_broken_pipe()
+            raise FileError(
+                f"the result cannot be printed: {error.strerror or error}. All files are written."
+            ) from error
 
 
-# Without markup, so that brackets in a file's name are printed as they are.
-console = Screen(highlight=False, markup=False)
+# Without markup and emoji codes, so that brackets and colons in a name are printed as they are.
+console = Screen(highlight=False, markup=False, emoji=False)
+notes = Screen(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command found.
+
+    Attributes:
+        data: what `--json` prints: texts, numbers, paths, dataclasses and nests of them.
+        shown: what is printed otherwise, from the same values: tables, and texts of one line each.
+        code: exit code of the command.
+    """
+
+    data: Mapping[str, Any]
+    shown: Sequence[RenderableType] = ()
+    code: int = 0
+
+
+def show(result: Result) -> None:
+    """Print a result on stdout."""
+    if as_json.get():
+        console.say(json.dumps(plain(result.data), allow_nan=False))
+    else:
+        for part in result.shown:
+            console.say(part)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON-able data; NaN and infinity, which JSON does not have, become None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if isinstance(value, (int, str, bool, type(None))) else str(value)
+
+
+def head(text: str) -> Text:
+    """Return a heading for a part of a result."""
+    return Text(f"\n{visible(text)}", style="bold")
+
+
+def note(text: str) -> None:
+    """Print a line about the work on stderr, not with --quiet."""
+    if not quiet.get():
+        _remark(text)
+
+
+def fail(message: str) -> None:
+    """Print why a command failed: on stderr and, with --json, as the object `{"error": ...}`."""
+    _remark(f"sentei: {message}")
+    if as_json.get():
+        with suppress(FileError):
+            show(Result({"error": message}))
+
+
+def _remark(text: str) -> None:
+    """Print a line on stderr; a full disk there does not stop the work."""
+    with suppress(FileError):
+        notes.say(text)
 
 
 class Advance(Protocol):
@@ -52,8 +139,8 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """Show the progress of a task; yields the function that reports how far it is."""
-    if not console.is_terminal:
+    """Show the progress of a task on stderr; yields the function that reports how far it is."""
+    if not notes.is_terminal or quiet.get():
         yield _print_progress(what, total)
         return
     bar = Progress(
@@ -62,7 +149,7 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         TaskProgressColumn(),
         TextColumn("{task.fields[words]}", markup=False),
         TimeElapsedColumn(),
-        console=console,
+        console=notes,
     )
     with bar:
         task = bar.add_task(what, total=total, words="")
@@ -80,14 +167,33 @@ def _print_progress(what: str, expected: int) -> Advance:
         part = done * LINES // max(total, 1)
         if part > shown or done >= total:
             shown = part
-            console.print(f"{what} {done}/{total}  {words}", soft_wrap=True)
+            note(f"{what} {done}/{total}  {words}")
 
     return advance
 
 
-def say(text: str) -> None:
-    """Print a line of text, not wrapped."""
-    console.print(text, soft_wrap=True)
+class _Notes(logging.Handler):
+    """Print log messages on stderr: with --quiet errors only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not quiet.get() or record.levelno >= logging.ERROR:
+            _remark(self.format(record))
+
+
+@contextmanager
+def logs_shown() -> Iterator[None]:
+    """Show the warnings of loggers, and of Python, on stderr, without breaking a progress bar."""
+    handler, root = _Notes(), logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(before)
+        root.removeHandler(handler)
 
 
 @contextmanager
@@ -116,15 +222,3 @@ class _FirstOccurrence(logging.Filter):
         new = message not in self.seen
         self.seen.add(message)
         return new
-
-
-class Visible(logging.Formatter):
-    """Format the messages of loggers with control characters spelled out."""
-
-    def format(self, record: logging.LogRecord) -> str:  # noqa: D102
-        return visible(super().format(record))
-
-
-def head(text: str) -> None:
-    """Print a heading for a stage of a command."""
-    console.print(f"\n{text}", style="bold")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
+from sentei.cli.bounds import Above0, CountOrNone
 from sentei.cli.options import Data, Loss, Model, OutFigure, Run, Samples
+from sentei.cli.screen import Result
 from sentei.errors import unknown
 
 SHOWN = 10  # units to draw if --units is left out
 LITERAL = 0.001  # spacing of gains in the paper's text; its figures use 0.1
+Points = Annotated[int, Parameter(validator=Number(gte=2, lte=100_001))]
 DRAWN = Parameter(group=Group("What is drawn", sort_key=1))
 
 
@@ -20,16 +23,16 @@ def surface(
     model: Model,
     *,
     group: Annotated[str | None, DRAWN] = None,
-    units: Annotated[list[int] | None, DRAWN, Parameter(consume_multiple=True)] = None,
-    to: Annotated[float, DRAWN] = 10.0,
-    points: Annotated[int, DRAWN] = 101,
+    units: Annotated[list[CountOrNone] | None, DRAWN, Parameter(consume_multiple=True)] = None,
+    to: Annotated[Above0, DRAWN] = 10.0,
+    points: Annotated[Points, DRAWN] = 101,
     literal_grid: Annotated[bool, DRAWN] = False,
     loss: Annotated[Loss, DRAWN] = "cross_entropy",
     data: Data = Data(),
     samples: Samples = 4500,
     out: OutFigure = Path("surface"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Draw how the loss changes when the output of one unit is multiplied by a gain.
 
     Gain 0 removes the unit, and gain 1 leaves it unchanged. The loss is measured on training
@@ -53,16 +56,10 @@ def surface(
     out
         Name of the figures without a suffix; "-approximated" is added for the second.
     """
-    if not (math.isfinite(to) and to > 0):
-        raise ValueError(f"--to must be a finite gain above 0, such as 10, not {to}")
-    if points < 2:
-        raise ValueError(f"--points must be at least 2, not {points}")
-
     import torch
 
     import sentei
     from sentei.cli.loading import loaded
-    from sentei.cli.screen import console, say
     from sentei.criteria import approximations
     from sentei.reporting import figures, tables
 
@@ -81,7 +78,7 @@ def surface(
     curves = sentei.surface(probe, chosen, units, gains)
     tangents, parabolas = approximations(probe, chosen, units, gains)
 
-    console.print(tables.surfaces(chosen.name, units, gains, curves, tangents, parabolas))
+    table = tables.surfaces(chosen.name, units, gains, curves, tangents, parabolas)
     labels = [f"unit {unit}" for unit in units]
     together = figures.blank(9, 4)
     figures.surfaces(together, gains, curves, labels, f"mean {loss.replace('_', ' ')}")
@@ -89,4 +86,13 @@ def surface(
     figures.approximated(apart, gains, curves, tangents, parabolas, labels)
     second = out.with_name(out.name + "-approximated")
     written = [*figures.write(together, out), *figures.write(apart, second)]
-    say("Figures: " + ", ".join(str(path) for path in written))
+    numbers = {"gains": gains, "losses": curves, "tangents": tangents, "parabolas": parabolas}
+    return Result(
+        {
+            "group": chosen.name,
+            "units": units,
+            **{name: values.tolist() for name, values in numbers.items()},
+            "figures": written,
+        },
+        (table, "Figures: " + ", ".join(map(str, written))),
+    )

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from sentei.cli.options import REMOVED, Data, Model, OutFile, Run, Samples
+from sentei.cli.screen import Result, head
 
 
 def tidy(
@@ -19,7 +20,7 @@ def tidy(
     samples: Samples = 10_000,
     out: OutFile = Path("tidy.safetensors"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Remove unread, constant, repeated and dependent units: the outputs stay the same.
 
     Units are compared on training samples.
@@ -35,17 +36,25 @@ def tidy(
     """
     from sentei import formats
     from sentei.cli.loading import loaded
-    from sentei.cli.screen import console, head, say
     from sentei.pruning.tidying import examined
     from sentei.reporting.tables import finds
 
     run.start()
     network, mask, split = loaded(model, data)
     done = examined(network, split.train.first(samples), proven=proven, norms=norms, mask=mask)
-    head(f"{model}: units that can be removed without any change")
-    console.print(finds(done))
     formats.save(done.network, out, done.mask if done.mask.groups else None)
-    say(
-        f"outputs differ by {done.difference:.1e} at most on {done.samples:,} samples; "
-        f"the network is in {out}"
+    return Result(
+        {
+            "finds": [{**vars(find), "group": find.group.name} for find in done.finds],
+            "norms": done.norms,
+            "difference": done.difference,
+            "samples": done.samples,
+            "out": out,
+        },
+        (
+            head(f"{model}: units that can be removed without any change"),
+            finds(done),
+            f"outputs differ by {done.difference:.1e} at most on {done.samples:,} samples; "
+            f"the network is in {out}",
+        ),
     )

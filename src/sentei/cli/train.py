@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.types import ExistingFile
 
+from sentei.cli.bounds import Above0, Count, From0, Share
 from sentei.cli.options import NETWORK, Data, OutFile, Run
+from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
     from sentei.training import Distillation
@@ -34,12 +36,12 @@ class Optimization:
             left out.
     """
 
-    epochs: int = 10
+    epochs: Count = 10
     optimizer: str = "adam"
-    lr: float | None = None
-    batch_size: int = 100
+    lr: Above0 | None = None
+    batch_size: Count = 100
     loss: str = "cross_entropy"
-    weight_decay: float = 0.0
+    weight_decay: From0 = 0.0
     decay: str | None = None
 
 
@@ -57,8 +59,8 @@ class Teaching:
     """
 
     teacher: ExistingFile | None = None
-    temperature: float = 4.0
-    teacher_weight: float = 0.9
+    temperature: Above0 = 4.0
+    teacher_weight: Share = 0.9
 
     def distillation(self) -> Distillation | None:
         """Load the teacher; None if there is none."""
@@ -79,7 +81,7 @@ def train(
     teaching: Teaching = Teaching(),
     out: OutFile = Path("model.safetensors"),
     run: Run = Run(),
-) -> None:
+) -> Result:
     """Train a new network on a data set and save it.
 
     Parameters
@@ -93,7 +95,6 @@ def train(
     """
     from sentei import formats, training
     from sentei.cli.loading import trained_
-    from sentei.cli.screen import say
 
     run.start()
     network = training.build(model, seed=data.seed)
@@ -102,8 +103,10 @@ def train(
     recipe = training.Recipe(**settings, seed=data.seed, distillation=teaching.distillation())
     trained_(network, split, recipe, "training")
     formats.save(network, out)
-    say(f"Saved {out}.")
-    if split.validation.rows:
-        accuracy, mean = training.evaluate(network, split.validation, loss=optimization.loss)
-        right = "" if accuracy is None else f"accuracy {accuracy:.2%}, "
-        say(f"On {split.validation.rows:,} validation samples: {right}loss {mean:.4f}.")
+    found: dict[str, Any] = {"out": out, "samples": split.validation.rows}
+    if not split.validation.rows:
+        return Result({**found, "accuracy": None, "loss": None}, (f"Saved {out}.",))
+    accuracy, mean = training.evaluate(network, split.validation, loss=optimization.loss)
+    right = "" if accuracy is None else f"accuracy {accuracy:.2%}, "
+    measured = f"On {split.validation.rows:,} validation samples: {right}loss {mean:.4f}."
+    return Result({**found, "accuracy": accuracy, "loss": mean}, (f"Saved {out}.", measured))

@@ -81,8 +81,12 @@ def ways(
     """Combine every criterion with every repair and every amount of retraining.
 
     Raises:
-        ValueError: an unknown criterion or repair; the message has the nearest name.
+        ValueError: an unknown criterion or repair, with the nearest name; or a number of epochs
+            that is negative or no whole number.
     """
+    for epochs in retrain:
+        if not epochs >= 0 or epochs % 1:
+            raise ValueError(f"retrain= is a whole number of epochs, 0 or more; got {epochs}")
     for name in criteria or ():
         if name not in CRITERIA:
             raise ValueError(unknown("criterion", name, CRITERIA))
@@ -128,7 +132,16 @@ def compare(
 
     Returns:
         A curve for each seed and way, in this order.
+
+    Raises:
+        ScheduleError: `keep` is not an amount, or `steps` not a count of 1 or more.
+        ValueError: no seeds, or `samples` below 1.
     """
+    linear(keep, steps)
+    if not (seeds if isinstance(seeds, int) else len(seeds)) > 0:
+        raise ValueError(f"seeds= is how often each way is repeated, at least 1; got {seeds}")
+    if samples < 1:
+        raise ValueError(f"samples= is a count of 1 or more; got {samples}")
     found, count = [], 0
     refused: set[str] = set()
     setting = _Setting(model, learn, judge, keep, steps, mask, trajectory)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -94,17 +95,34 @@ def _execute(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Result]
                 yield job, job.function(**job.settings)
         return
     context = multiprocessing.get_context("spawn")  # torch can hang in a forked process
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, context, initializer=_use_one_thread) as pool:
-        running: dict[Future[Result], Job] = {
-            pool.submit(job.function, **job.settings): job for job in jobs
-        }
+        with _interrupts_held():  # in the workers for good: this process ends them
+            running: dict[Future[Result], Job] = {
+                pool.submit(job.function, **job.settings): job for job in jobs
+            }
         try:
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends; processes that are started in it never see it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 
-from sentei.criteria.agreement import spearman
 from sentei.formats.safetensors import Contents
 from sentei.network.encoding.size import counts, latency, multiply_adds
 from sentei.network.mask import Mask
@@ -137,14 +136,14 @@ def surfaces(
     return table
 
 
-def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Table:
-    """Tabulate Spearman's rank correlation of two criteria, group by group."""
+def agreement(units: Mapping[str, int], correlations: Mapping[str, float]) -> Table:
+    """Tabulate Spearman's rank correlation of two criteria, group by group, and its units."""
     table = Table(box=None, pad_edge=False)
     table.add_column("group")
     table.add_column("units", justify="right")
     table.add_column("Spearman", justify="right")
-    for name, values in one.items():
-        table.add_row(name, str(len(values)), f"{spearman(values, other[name]):+.3f}")
+    for name, correlation in correlations.items():
+        table.add_row(name, str(units[name]), f"{correlation:+.3f}")
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from torch import nn, optim
@@ -53,8 +54,8 @@ class Distillation:
     weight: float = 0.9
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"a temperature must be above 0, not {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"a temperature must be above 0 and finite, not {self.temperature}")
         if not 0 <= self.weight <= 1:
             raise ValueError(f"the teacher's weight must be from 0 to 1, not {self.weight}")
 
@@ -102,12 +103,15 @@ class Recipe:
                 "a callable optimizer sets its own lr and weight_decay; leave them out"
             )
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.lr is not None and not self.lr > 0:
-            raise ValueError(f"lr must be above 0, not {self.lr}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be 0 or more, not {self.weight_decay}")
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if not isinstance(self.seed, Integral):
+            raise ValueError(f"seed must be a whole number, not {self.seed!r}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be above 0 and finite, not {self.lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be 0 or more and finite, not {self.weight_decay}")
         no_softmax = isinstance(self.loss, str) and self.loss != "cross_entropy"
         if self.distillation is not None and no_softmax:
             raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import floor, isfinite
+from math import floor, inf, isfinite
 from typing import Annotated, Any
 
 from sentei.arguments import checked
@@ -213,9 +213,10 @@ def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float 
     Raises:
         ScheduleError: an argument out of its range.
     """
-    if not mu >= 0 or not 0 < finish <= 1:
+    if not 0 <= mu < inf or not 0 < finish <= 1:
         raise ScheduleError(
-            f"fsa takes mu >= 0 and 0 < finish <= 1; got mu={mu!r}, finish={finish!r}"
+            "fsa takes a finite number mu >= 0 and 0 < finish <= 1; "
+            f"got mu={mu!r}, finish={finish!r}"
         )
 
     def remaining_part(share: float) -> float:
