@@ -410,3 +410,34 @@ def test_a_story_of_one_network_has_no_slider(page, tmp_path):
     assert page.ask("document.querySelector('#stepper').hidden")
     assert page.ask("document.querySelector('#cost').hidden")
     assert not page.ask("document.querySelector('#graph').hidden")
+
+
+def test_a_page_of_values_shows_r2_and_outputs_but_no_classes(page, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    x = torch.randn(90, 4)
+    y = torch.stack([x.sum(1), x[:, 0] - x[:, 1]], 1)
+    recipe = Recipe(20, lr=0.02, batch_size=15, loss="half_squared_error")
+    training.train(network, (x, y), recipe)
+    probe = Probe(network, (x, y), "half_squared_error")
+    run = sentei.prune(
+        network,
+        sentei.find_units(network, x),
+        probe,
+        sentei.ranked("ablation", sentei.one_at_a_time()),
+        sentei.units_at_most(6),
+        journal=tmp_path / "run",
+    )
+    steps = list(run)
+    page.open(report(tmp_path / "run", tmp_path / "page.html"))
+    page.set("#step", 1)
+    said = page.ask("document.querySelector('#step-said').innerText")
+    assert "R²" in said
+    assert "correct" not in said
+    assert f"{steps[1].measured.metrics['r2']:.3g}" in said
+    charts = page.ask("document.querySelector('#tradeoff').innerHTML")
+    assert "R²" in charts
+    assert "ccuracy" not in charts
+    answer = page.ask("document.querySelector('#answer').innerText")
+    assert answer.startswith("The network outputs ")
+    assert "predicts" not in answer

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sentei import find_synapses, find_units, geometric, linear, load, only, ranked, save
-from sentei.errors import CriterionError, DataError, ScheduleError, StructureError
+from sentei.errors import CriterionError, LossError, ScheduleError, StructureError
 
 os.environ["KERAS_BACKEND"] = "torch"
 keras = pytest.importorskip("keras", reason="Keras is an extra: pip install 'sentei[keras]'")
@@ -547,12 +547,13 @@ def test_lightning_measures_the_loss_that_it_is_told(tmp_path):
         train(tmp_path, Regression(), callback, data=numbers())
         return callback.pruner.mask
 
-    with pytest.raises(DataError, match=r'cross entropy unless .* loss="half_squared_error"'):
+    with pytest.raises(LossError, match=r'cross_entropy, taken where .* loss="half_squared_error"'):
         fit("ablation")
     fit("magnitude")  # asks for no loss, so needs none said
     told = fit("ablation", loss="half_squared_error")
     assert told == fit("ablation", loss=lambda y, t: (y - t).square().sum(1))
-    assert told != fit("ablation", loss="cross_entropy")  # said, so it is taken: probabilities
+    with pytest.raises(LossError, match="probabilities that sum to 1"):
+        fit("ablation", loss="cross_entropy")
     with pytest.raises(ValueError, match="half_squared_error"):
         shrinking(loss="half_square_error")
 

@@ -412,7 +412,7 @@ def test_whole_targets_of_a_loss_of_ones_own_are_no_classes():
     ("inputs", "targets", "message"),
     [
         (torch.zeros(4, 5), torch.zeros(4).long(), r"cannot take inputs of shape \(N, 5\)"),
-        (torch.zeros(4, 6), torch.tensor([0, 1, 3, 0]), "from 0 to 2, one for each output; row 2"),
+        (torch.zeros(4, 6), torch.tensor([0, 1, 3, 0]), "from 0 to 2 .* row 2 has 3"),
         (torch.full((4, 6), torch.nan), torch.zeros(4).long(), "row 0, column 0 holds nan"),
         (torch.zeros(4, 6), torch.zeros(3).long(), "one row per sample"),
         (torch.zeros(0, 6), torch.zeros(0).long(), "no rows"),
@@ -440,7 +440,7 @@ def test_a_loss_that_is_not_finite_stops_where_it_happens():
 
 
 def test_a_loss_that_is_not_per_sample_is_refused():
-    with pytest.raises(LossError, match=r"shape \(60,\); this one gave \(\)"):
+    with pytest.raises(LossError, match=r"shape \(60,\); this one returns \(\)"):
         train(mlp("6-3"), data(), Recipe(loss=F.cross_entropy))
 
 

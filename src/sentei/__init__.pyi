@@ -24,6 +24,7 @@ from sentei.errors import PruningError as PruningError
 from sentei.errors import ScheduleError as ScheduleError
 from sentei.errors import StaleError as StaleError
 from sentei.errors import StructureError as StructureError
+from sentei.errors import TargetsError as TargetsError
 from sentei.errors import UnreachableError as UnreachableError
 from sentei.formats import export as export
 from sentei.formats import load as load

@@ -10,6 +10,7 @@
     ├── ScheduleError       a schedule that rises or ends at an impossible size    (also ValueError)
     ├── CriterionError      a criterion whose scores cannot be used
     ├── LossError           a loss that is not finite, or not per sample
+    │   └── TargetsError        targets that the loss does not fit                 (also DataError)
     ├── StaleError          weights changed since the Probe recorded them
     ├── JournalError        a run folder that belongs to another run
     └── FileError           a file that is truncated, not sentei's, too new or unwritable
@@ -81,6 +82,10 @@ class CriterionError(PruningError):
 
 class LossError(PruningError):
     """A loss that is not finite, or is not one number per sample."""
+
+
+class TargetsError(LossError, DataError):
+    """Targets whose shape, type or values do not fit the loss; the message names losses that do."""
 
 
 class StaleError(PruningError):

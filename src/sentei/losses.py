@@ -1,15 +1,39 @@
-"""Loss functions that return one value per sample, used for both training and measuring."""
+"""Loss functions that return one value per sample, and the choice of the one that fits.
+
+The functions serve both training and measuring. `chosen` decides which of them a network is
+measured with where the user names none, and refuses one that does not fit the targets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.arguments import checked
-from sentei.errors import LossError, unknown
+from sentei.errors import DataError, LossError, TargetsError, unknown
+from sentei.target_forms import (
+    CLASSES,
+    FRACTIONS,
+    IGNORED,
+    LABELS,
+    ONE_HOT,
+    PROBABILITIES,
+    VALUES,
+    WITHOUT_ORDER,
+    Form,
+    are_like_outputs,
+    as_whole,
+    described,
+    is_whole,
+    shape,
+)
+
+log = logging.getLogger("sentei")
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
@@ -18,20 +42,31 @@ PerSample = Callable[[Tensor, Tensor], Tensor]
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of logits: log(sum of exp(outputs)) minus the target's logit.
 
+    A sample's loss is the mean over its own positions that count: those whose class number is not
+    -100. `F.cross_entropy` divides by the positions of the whole batch instead, which differs where
+    samples have different numbers of positions that count.
+
     Args:
         outputs: (N, classes), or (N, classes, ...) for a class at every position.
         targets: (N,) or (N, ...) class numbers, or probabilities shaped like `outputs`.
 
     Returns:
-        (N,), in nats; the mean over positions where a sample has several.
+        (N,), in nats; 0 for a sample without a position that counts.
 
     Raises:
         LossError: targets of another shape.
     """
     if targets.shape not in (outputs.shape, outputs.shape[:1] + outputs.shape[2:]):
-        raise _misfit(outputs, targets)
-    found = F.cross_entropy(outputs, targets, reduction="none")
-    return found if found.ndim == 1 else found.flatten(1).mean(1)
+        raise _other_shapes(outputs, targets)
+    classes = not targets.is_floating_point()
+    targets = targets.long() if classes else targets
+    found = F.cross_entropy(outputs, targets, reduction="none")  # 0 at IGNORED
+    if found.ndim == 1:
+        return found
+    if not classes:
+        return found.flatten(1).mean(1)
+    count = (targets != IGNORED).flatten(1).sum(1)
+    return found.flatten(1).sum(1) / count.clamp(min=1)
 
 
 @checked
@@ -40,12 +75,13 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: (N, ...).
-        targets: shaped like `outputs`, or (N,) class numbers, which are converted to one-hot.
+        targets: shaped like `outputs`, but for dimensions of size 1; or (N,) class numbers, which
+            are converted to one-hot where a network has several outputs.
 
     Returns:
         (N,).
     """
-    return (outputs - wanted(outputs, targets)).square().flatten(1).sum(1) / 2
+    return _sum((outputs - wanted(outputs, targets)).square()) / 2
 
 
 @checked
@@ -64,7 +100,7 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         (N,), in nats.
     """
     labels = wanted(outputs, targets)
-    return (F.softplus(outputs) - labels * outputs).flatten(1).sum(1)
+    return _sum(F.softplus(outputs) - labels * outputs)
 
 
 @checked
@@ -78,25 +114,43 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (N,).
     """
-    return (outputs - wanted(outputs, targets)).abs().flatten(1).sum(1)
+    return _sum((outputs - wanted(outputs, targets)).abs())
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
 @checked
 def wanted(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return targets in the shape and dtype of `outputs`; class numbers become one-hot."""
-    if targets.ndim == 1 and not targets.is_floating_point() and outputs.ndim == 2:
+    """Return targets in the shape and dtype of `outputs`; class numbers become one-hot.
+
+    (N,) whole numbers are class numbers where `outputs` are (N, 2) or wider.
+
+    Raises:
+        LossError: not one target for each output.
+    """
+    if targets.ndim == 1 and is_whole(targets) and outputs.ndim == 2 and outputs.shape[1] > 1:
         classes = torch.arange(outputs.shape[1], device=outputs.device)
         targets = targets.unsqueeze(1) == classes
     if targets.numel() != outputs.numel():
-        raise _misfit(outputs, targets)
+        raise _other_shapes(outputs, targets)
     return targets.reshape(outputs.shape).to(outputs.dtype)
 
 
-def _misfit(outputs: Tensor, targets: Tensor) -> LossError:
+def _other_shapes(outputs: Tensor, targets: Tensor) -> LossError:
     return LossError(
         f"a loss compares outputs with as many targets; outputs of shape {tuple(outputs.shape)} "
         f"and targets of shape {tuple(targets.shape)} do not go together"
     )
+
+
+@checked
+def predicted(name: str | None, outputs: Tensor) -> Tensor:
+    """Return what outputs say in the units of the targets: probabilities where they are logits."""
+    if name == "cross_entropy":
+        return outputs.softmax(1)
+    return outputs.sigmoid() if name == "binary_cross_entropy" else outputs
 
 
 LOSSES: dict[str, PerSample] = {
@@ -119,3 +173,172 @@ def per_sample(loss: str | PerSample) -> PerSample:
     if loss not in LOSSES:
         raise ValueError(unknown("loss", loss, LOSSES))
     return LOSSES[loss]
+
+
+@checked
+def per_sample_losses(loss: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Compute the (n,) losses of a batch and check their shape.
+
+    Raises:
+        LossError: the loss does not return one number per sample.
+    """
+    values = loss(outputs, targets)
+    if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
+        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise LossError(
+            f"a loss must return one number per sample, shape ({len(targets)},); this one returns "
+            f"{given} for outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}. Use "
+            'reduction="none", and sum or average over the dimensions of a sample.'
+        )
+    return values
+
+
+# Which loss.
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that fits a network's outputs and its targets, as `chosen` returns it.
+
+    Attributes:
+        name: the name of the loss; None for a callable.
+        per_sample: callable(outputs, targets) -> (N,).
+        predicts: what the outputs predict: "classes" (class numbers, one per sample or position),
+            "labels" (0 or 1 for each output), "values"; None if a callable leaves it open.
+    """
+
+    name: str | None
+    per_sample: PerSample
+    predicts: str | None
+
+    def fitted(self, targets: Tensor) -> Tensor:
+        """Return targets as the loss takes them: class numbers, and types without order, as int64.
+
+        See `target_forms.WITHOUT_ORDER`.
+        """
+        convert = self.predicts == "classes" or targets.dtype in WITHOUT_ORDER
+        return targets.long() if convert else targets
+
+    def counting(self, targets: Tensor) -> Tensor | None:
+        """Return the rows of the samples that count, (n,) int64; None if all of them do.
+
+        A sample counts if the class number of a position is not -100. How many do not is logged.
+
+        Raises:
+            DataError: no sample counts.
+        """
+        if self.predicts != "classes":
+            return None
+        counts = (targets != IGNORED).reshape(len(targets), -1).any(1)
+        if counts.all():
+            return None
+        if not counts.any():
+            raise DataError(
+                f"a sample must have a target that is not {IGNORED}, which marks what does not "
+                f"count; none of these {len(targets):,} has one"
+            )
+        log.warning(
+            "%d of %d samples have no class number but %d, so that nothing in them counts: they "
+            "are left out",
+            *(int((~counts).sum()), len(targets), IGNORED),
+        )
+        return counts.nonzero().flatten()
+
+
+# The forms of targets that each loss takes, in the order in which they are tried.
+_TAKES: dict[str, tuple[Form, ...]] = {
+    "half_squared_error": (ONE_HOT, VALUES),
+    "absolute_error": (ONE_HOT, VALUES),
+    "binary_cross_entropy": (ONE_HOT, LABELS, FRACTIONS),
+    "cross_entropy": (CLASSES, PROBABILITIES),
+}
+assert _TAKES.keys() == LOSSES.keys()
+
+
+@checked
+def chosen(
+    loss: str | PerSample | None, outputs: Tensor, targets: Tensor, known: str | None = None
+) -> Loss:
+    """Choose the loss of a network, and check that it fits the outputs and the targets.
+
+    Args:
+        loss: a name, or a callable(outputs, targets) -> (N,). If None, the loss that is `known`,
+            else cross entropy, which has to find class numbers: one class for each sample, or for
+            each position, of two classes at least. Nothing is guessed for other targets.
+        outputs: of some samples, the first ones.
+        targets: of all samples.
+        known: the name of the loss that the network was trained with, if its `Card` has one.
+
+    Raises:
+        LossError: the loss does not fit; the message names those that do.
+        ValueError: the name is unknown.
+    """
+    if callable(loss):
+        _check_own_target(loss, outputs, targets)
+        # Of whole numbers that are no class numbers only the function knows what they are.
+        forms = (CLASSES, VALUES) if targets.is_floating_point() else (CLASSES,)
+        own = (form.predicts for form in forms if form.fits(outputs, targets))
+        return Loss(None, loss, next(own, None))
+    name = loss or known or "cross_entropy"
+    function = per_sample(name)
+    forms = _TAKES[name] if loss or known else (CLASSES,)
+    for form in forms:
+        if form.fits(outputs, targets):
+            return Loss(name, function, form.predicts)
+    if loss:
+        who = f'loss="{name}"'
+    elif known:
+        who = f"the loss of this network, {name},"
+    else:
+        who = "cross_entropy, taken where no loss is named,"
+    raise TargetsError(_misfit(who, forms, outputs, targets))
+
+
+def _misfit(who: str, forms: Sequence[Form], outputs: Tensor, targets: Tensor) -> str:
+    """Return the message for targets of none of these forms."""
+    takes = "; or ".join(form.words(outputs) for form in forms if form.exists(outputs))
+    takes = takes or "outputs of shape (N, classes, ...), two classes at least, and class numbers"
+    shaped = next((form for form in forms if form.shapes(outputs, targets)), None)
+    wrong = torch.zeros(()) if shaped is None else shaped.wrong(outputs, targets)
+    said = described(outputs, targets, wrong)
+    return f"{who} needs {takes}. {said} {_remedy(outputs, targets)}"
+
+
+def _remedy(outputs: Tensor, targets: Tensor) -> str:
+    fitting = [f'loss="{n}"' for n in _TAKES if any(f.fits(outputs, targets) for f in _TAKES[n])]
+    if fitting:
+        return (
+            f"These fit: {', '.join(fitting)} (on the command line: --loss), or a "
+            "callable(outputs, targets) -> (N,)."
+        )
+    if CLASSES.shapes(outputs, targets):
+        return "Number the classes from 0, or give the network more outputs."
+    if not targets.is_complex() and CLASSES.fits(outputs, as_whole(targets)):
+        return "If they are class numbers, convert them with targets.long()."
+    if is_whole(targets) and targets.shape[1:] == outputs.shape[1:-1]:
+        return "If they are class numbers, move the classes to dimension 1 of the outputs."
+    return "No loss of sentei takes them: pass a callable(outputs, targets) -> (N,)."
+
+
+@torch.no_grad()
+def _check_own_target(loss: PerSample, outputs: Tensor, targets: Tensor) -> None:
+    """Raise LossError if a function compares each output with every target.
+
+    It does so for outputs (N, 1) and targets (N,): their difference is (N, N), and no shape shows
+    it once it has been averaged.
+    """
+    if targets.shape[1:] == outputs.shape[1:] or not are_like_outputs(outputs, targets):
+        return
+    if min(len(outputs), len(targets)) < 2:
+        return
+    other = int((targets != targets[0]).reshape(len(targets), -1).any(1).int().argmax())
+    pairs = outputs[:2], targets[[0, other]].to(outputs.device)
+    together = per_sample_losses(loss, *pairs)
+    alone = [per_sample_losses(loss, *(part[[row, row]] for part in pairs))[0] for row in (0, 1)]
+    if not torch.allclose(together, torch.stack(alone), rtol=1e-4, atol=1e-6):
+        raise LossError(
+            "a sample's loss must depend on its own output and target alone; this function gives "
+            f"other losses where other samples are beside it, for outputs {shape(outputs)} and "
+            f"targets {shape(targets)}, which broadcast to a table. Give both one shape: "
+            "targets.reshape(outputs.shape)."
+        )

@@ -17,6 +17,7 @@ from sentei.cli.options import (
     REPAIR,
     REPAIRS,
     Data,
+    Loss,
     Model,
     OutFigure,
     Run,
@@ -102,6 +103,7 @@ class Sizes:
 def compare(
     model: Model,
     *,
+    loss: Loss = None,
     ways: Ways = Ways(),
     steps: Steps = Steps(),
     sizes: Sizes = Sizes(),
@@ -112,9 +114,10 @@ def compare(
 ) -> Result:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
-    Prints a table and draws accuracy on validation samples against the number of units left. With
-    --budgets, it prunes the network to each size by units, by synapses and by both, in float32 and
-    in int8, and draws the accuracy of the emitted C code against bytes.
+    Prints a table and draws accuracy, or R² where values are predicted, on validation samples
+    against the number of units left. With --budgets, it prunes the network to each size by units,
+    by synapses and by both, in float32 and in int8, and draws the accuracy of the emitted C code
+    against bytes.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ def compare(
     chosen = [None if name == "none" else name for name in repairs]
     todo = comparing.ways(ways.criteria, chosen, ways.retrain or (0,))
     run.start()
-    network, mask, split = loaded(model, data)
+    network, mask, split = loaded(model, data, loss)
     if sizes.budgets is None:
         seeds = range(data.seed, data.seed + steps.seeds)
         settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
@@ -149,6 +152,7 @@ def _by_units(
     """Compare ways of pruning by accuracy against the number of units left."""
     from sentei.cli.screen import head, progress
     from sentei.experiments import comparing
+    from sentei.metrics import NAMES, R2
     from sentei.reporting import figures
     from sentei.reporting.tables import compared
 
@@ -162,10 +166,11 @@ def _by_units(
             **settings,
         )
     rows = comparing.rows(curves)
+    metric = NAMES[R2] if any(row.metric == R2 for row in rows) else "accuracy"
     figure, axes = figures.canvas(9.0, 5.0)
     figures.comparison(axes, curves)
     drawn = figures.write(figure, out)
-    title = head(f"{model}: accuracy on validation samples, largest area first")
+    title = head(f"{model}: {metric} on validation samples, largest area first")
     return Result(
         {"ways": [{**vars(row), "way": str(row.way)} for row in rows], "figures": drawn},
         (title, compared(rows), f"the figure is in {drawn[0]}"),

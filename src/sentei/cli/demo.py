@@ -38,6 +38,7 @@ def demo(
     import sentei
     from sentei import datasets, formats, training
     from sentei.cli.command_line import command
+    from sentei.cli.loading import trained_
     from sentei.cli.screen import note, progress
     from sentei.pruning import journal as journals
     from sentei.reporting.figures import write
@@ -53,10 +54,7 @@ def demo(
     split = datasets.load("mnist", seed=seed)
     network = training.build("784-100-10", seed=seed)
     recipe = training.Recipe(epochs=epochs, seed=seed)
-    with progress("training", epochs) as advance:
-        training.train(
-            network, split.train, recipe, progress=lambda n, loss: advance(n, f"loss {loss:.4f}")
-        )
+    trained_(network, split, recipe, "training")
     formats.save(network, dense)
 
     note(f"2. Prune by exact ablation; accuracy may fall by {100 * FLOOR:g} percentage point")

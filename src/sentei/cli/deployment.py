@@ -10,6 +10,7 @@ from sentei.cli.screen import Result
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sentei.formats.c.compiled import Compiled
     from sentei.network.mask import Mask
 
 CALIBRATION = 512  # samples that int8 activations are calibrated on
@@ -61,7 +62,7 @@ def ship(
     *,
     emulate: bool = False,
 ) -> Result:
-    """Write a network to a file; return its size and, for C, the accuracy of the emitted code.
+    """Write a network to a file; return its size and, for C, how good the emitted code is.
 
     Args:
         small: the network.
@@ -73,6 +74,7 @@ def ship(
         emulate: whether to run the C file on an emulated board too.
     """
     import sentei
+    from sentei.card import card_of
     from sentei.formats.c.compiled import Compiled, compiler
     from sentei.formats.exporting import WRITERS
     from sentei.network.encoding.format import C_FORMATS
@@ -86,23 +88,38 @@ def ship(
         )
     everything = sentei.Mask.full([]) if mask is None else mask
     flash, ram = (find(small, everything, format, calibration) for find in (bytes_in, ram_in))
-    lines = [
+    saved = (
         f"Saved {out} and {out.with_suffix('.h')}: {flash:,} bytes of constants, {ram:,} of RAM."
-    ]
-    accuracy = None
-    inputs, targets = test
-    if compiler() is None:
-        lines.append("The accuracy of the C code is unknown: there is no C compiler here.")
-    elif not targets.is_floating_point():
-        accuracy = Compiled(out).accuracy(inputs, targets)
-        lines.append(
-            f"Accuracy of the emitted code: {accuracy:.2%} of {len(inputs):,} test samples."
-        )
-    emulated = _emulated(out, *test) if emulate else Result({})
-    sizes = {"bytes": flash, "ram": ram, "accuracy": accuracy}
-    return Result(
-        {"out": out, "format": format, **sizes, **emulated.data}, [*lines, *emulated.shown]
     )
+    if compiler() is None:
+        measured = Result({}, ("The C code is not measured: there is no C compiler here.",))
+    else:
+        measured = _measured(Compiled(out), card_of(small).loss, *test)
+    emulated = _emulated(out, *test) if emulate else Result({})
+    sizes = {"bytes": flash, "ram": ram, "accuracy": None, "metrics": {}}
+    return Result(
+        {"out": out, "format": format, **sizes, **measured.data, **emulated.data},
+        [saved, *measured.shown, *emulated.shown],
+    )
+
+
+def _measured(code: Compiled, loss: str | None, inputs: Tensor, targets: Tensor) -> Result:
+    """Return the accuracy of compiled code, or R² where it predicts values."""
+    from sentei.errors import LossError
+    from sentei.losses import chosen
+    from sentei.metrics import metrics_for, texts
+
+    outputs, count = code(inputs), f"{len(inputs):,} test samples"
+    try:
+        metrics = metrics_for(chosen(None, outputs, targets, loss), targets)
+    except LossError as error:
+        return Result({}, (f"The emitted code is not measured: {error}",))
+    found = metrics.quality(metrics.sums(outputs, targets))
+    words = ", ".join(f"{name} {text}" for name, text in texts(found.metrics))
+    line = f"The emitted code, on {count}: {words}."
+    if found.accuracy is not None:
+        line = f"Accuracy of the emitted code: {found.accuracy:.2%} of {count}."
+    return Result({"accuracy": found.accuracy, "metrics": found.metrics}, (line,))
 
 
 def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
@@ -111,14 +128,17 @@ def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
 
     text, data, bss = sizes(out)
     flash, ram = text + data, data + bss
-    classes, passed = classify(out, inputs[:EMULATED]), self_test(out).strip()
+    passed, classes = self_test(out).strip(), []
     lines = [
         f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.",
         f"On the emulated board (QEMU mps2-an386, Cortex-M4), {passed}",
-        f"  and test samples 1 to {len(classes)} are classes {' '.join(map(str, classes))}",
     ]
     if not targets.is_floating_point():
+        classes = classify(out, inputs[:EMULATED])
         right = " ".join(map(str, targets[:EMULATED].tolist()))
-        lines.append(f"  {'where the targets are':>30} {right}")
+        lines += [
+            f"  and test samples 1 to {len(classes)} are classes {' '.join(map(str, classes))}",
+            f"  {'where the targets are':>30} {right}",
+        ]
     board: dict[str, Any] = {"flash": flash, "ram": ram, "self_test": passed, "classes": classes}
     return Result({"emulated": board}, lines)

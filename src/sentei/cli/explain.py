@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from sentei.cli.options import NETWORK, Data, Loss, Model, OutFile, Run
+from sentei.cli.options import Data, Loss, Model, OutFile, Run
 from sentei.cli.screen import Result
 
 
 def explain(
     model: Model,
     *,
-    loss: Annotated[Loss, Parameter(group=NETWORK)] = "cross_entropy",
+    loss: Loss = None,
     data: Data = Data(),
     out: OutFile = Path("explain.html"),
     run: Run = Run(),
@@ -31,8 +28,7 @@ def explain(
     from sentei.reporting.page import of_network, write
 
     run.start()
-    network, mask, split = loaded(model, data)
+    network, mask, split = loaded(model, data, loss)
     words = {"command": command(), "seed": data.seed}
-    story = of_network(network, split, mask, loss, words)
-    page = write(story, out)
+    page = write(of_network(network, split, mask, words=words), out)
     return Result({"out": page}, (f"Page: {page}",))

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import ExistingFile
 
-from sentei.cli.options import NETWORK, OUTPUT, Data, OutFile, Run
+from sentei.cli.options import NETWORK, OUTPUT, Data, Loss, OutFile, Run
 from sentei.cli.screen import Result
 from sentei.network.encoding.format import FORMATS, SUFFIXES, format_named
 
@@ -19,6 +19,7 @@ c-int8-int8 activations as well. If left out, the suffix of --out decides; c wit
 def export(
     model: Annotated[ExistingFile, Parameter(group=NETWORK)],
     *,
+    loss: Loss = None,
     format: Annotated[str | None, Parameter(group=OUTPUT, help=CHOICES)] = None,
     out: OutFile | None = None,
     data: Data = Data(),
@@ -27,7 +28,8 @@ def export(
 ) -> Result:
     """Convert a saved network to C source, ONNX or safetensors.
 
-    Training samples calibrate int8, and test samples measure the accuracy.
+    Training samples calibrate int8, and test samples measure the accuracy, or R² where the
+    network predicts values.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def export(
         out = Path(model.stem + format_named(asked or "c").suffix)
     named = format_of(out, asked)
     run.start()
-    network, mask, split = loaded(model, data)
+    network, mask, split = loaded(model, data, loss)
     calibration = split.train.inputs[:CALIBRATION]
     return ship(network, out, mask if mask.groups else None, named, calibration, split.test)
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from sentei.cli.bounds import Size
 from sentei.cli.failures import UNREACHED
-from sentei.cli.options import REMOVED, UNTIL, Data, Model, Run, seeded
+from sentei.cli.options import REMOVED, UNTIL, Data, Loss, Model, Run, seeded
 from sentei.cli.pruned import (
     Output,
     RetrainEpochs,
@@ -60,6 +60,7 @@ class Budget:
 def fit(
     model: Model,
     *,
+    loss: Loss = None,
     data: Data = Data(),
     scoring: Scoring = Scoring(),
     budget: Budget = Budget(),
@@ -84,7 +85,7 @@ def fit(
     criterion, goal, floors = seeded(scoring.criterion, data.seed), until.goal(), until.floors()
     run.start()
     output.begin()
-    start = started(model, data, retrain_epochs)
+    start = started(model, data, loss, retrain_epochs)
     room = room_of(budget, output.format, format, start.split.train.inputs[0].numel())
     found = _searched(
         start,
@@ -201,13 +202,16 @@ def _rows(found: list[Found]) -> list[dict[str, Any]]:
 
 
 def _accuracy_as_written(split: Split, format: str, step: Step) -> float | None:
-    """Return the validation accuracy of a step's network: for C, that of the emitted code."""
+    """Return the validation accuracy of a step's network: for C, that of the emitted code.
+
+    None where values are predicted. Labels 0 and 1 are measured as the network computes them.
+    """
     from sentei.cli.deployment import CALIBRATION
     from sentei.formats.c.compiled import shipped
     from sentei.network.encoding.format import C_FORMATS
     from sentei.network.surgery.surgery import shrink
 
-    if format not in C_FORMATS or split.validation.targets.is_floating_point():
+    if format not in C_FORMATS or step.measured.by_class is None:
         return step.measured.accuracy
     calibration = split.train.inputs[:CALIBRATION]
     small = shrink(step.network(), step.mask, calibration[:64])

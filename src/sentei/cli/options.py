@@ -74,9 +74,18 @@ Criterion = Annotated[
         f"measures the rise in loss exactly.\n\n{ALL_CRITERIA}",
     ),
 ]
+_UNSAID = "half_squared_error with --regression, and cross_entropy without"
 Loss = Annotated[
-    str,
-    Parameter(help=f"Loss that the network was trained with: {listed(LOSSES)}."),
+    str | None,
+    Parameter(
+        group=NETWORK,
+        help=f"Loss that the network was trained with: {listed(LOSSES)}. If left out, the one that "
+        f"its file names; if there is none, {_UNSAID}.",
+    ),
+]
+TrainingLoss = Annotated[
+    str | None,
+    Parameter(help=f"Loss to train with: {listed(LOSSES)}; if left out, {_UNSAID}."),
 ]
 Samples = Annotated[
     Count,
@@ -144,6 +153,8 @@ class Data:
         data: Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv,
             an .npz or a folder of IDX files.
         target: For a .csv: the column to predict, by name or position (-1 is the last).
+        regression: The targets of a .csv or an .npz are values to predict, not classes. A file of a
+            network that predicts values says so itself.
         missing: For a .csv: drop leaves rows with missing cells out, mean fills in the mean of
             the column over the training part.
         text: For a .csv: one-hot makes a column of 0 and 1 for each word of columns of words.
@@ -154,23 +165,42 @@ class Data:
     data: str = "mnist"
     _: KW_ONLY
     target: str = "-1"
+    regression: bool = False
     missing: Literal["drop", "mean"] | None = None
     text: Literal["one-hot"] | None = None
     seed: Seed = 0
 
-    def load(self, *, flat: bool) -> Split:
-        """Load the samples, as rows if `flat`, split into training, validation and test samples."""
+    def load(self, *, flat: bool, predicts: str | None = None) -> Split:
+        """Load the samples, split into training, validation and test samples.
+
+        Args:
+            flat: whether inputs are rows.
+            predicts: what the network's `Card` says that it predicts.
+
+        Raises:
+            ValueError: `--regression` for data whose targets are classes.
+        """
         from sentei import datasets
 
+        either = Path(self.data).suffix in (".csv", ".npz")
+        if self.regression and not either:
+            raise ValueError(
+                f"--regression is for the targets of a .csv or an .npz; {self.data} has classes"
+            )
         target = int(self.target) if self.target.lstrip("-").isdigit() else self.target
         return datasets.load(
             self.data,
             flat=flat,
             seed=self.seed,
             target=target,
+            regression=self.regression or (either and predicts == "values"),
             missing=self.missing,
             text=self.text,
         )
+
+    def default_loss(self) -> str | None:
+        """Return the loss of a network for which none is named; None leaves it to the targets."""
+        return "half_squared_error" if self.regression else None
 
 
 @Parameter(name="*", group=RUN)

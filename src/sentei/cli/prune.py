@@ -11,7 +11,18 @@ from cyclopts import Parameter
 
 from sentei.cli.bounds import Amount, Count, Degrees
 from sentei.cli.fit import Budget, fit
-from sentei.cli.options import PACE, REMOVED, REPAIR, REPAIRS, Data, Model, Run, listed, seeded
+from sentei.cli.options import (
+    PACE,
+    REMOVED,
+    REPAIR,
+    REPAIRS,
+    Data,
+    Loss,
+    Model,
+    Run,
+    listed,
+    seeded,
+)
 from sentei.cli.pruned import (
     Output,
     RetrainEpochs,
@@ -114,6 +125,7 @@ class Repairs:
 def prune(
     model: Model,
     *,
+    loss: Loss = None,
     data: Data = Data(),
     scoring: Scoring = Scoring(),
     removed: Removed = Removed(),
@@ -132,6 +144,7 @@ def prune(
     if budget != Budget():
         return fit(
             model,
+            loss=loss,
             scoring=scoring,
             budget=budget,
             until=until,
@@ -147,7 +160,7 @@ def prune(
     propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
     run.start()
     output.begin()
-    start = started(model, data, repairs.retrain_epochs)
+    start = started(model, data, loss, repairs.retrain_epochs)
     steps = _run_steps(
         start,
         _groups(start, inputs=scoring.inputs, synapses=removed.synapses),

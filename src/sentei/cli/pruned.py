@@ -166,12 +166,13 @@ class Start:
     retrain: Callable[[], FineTune] | None
 
 
-def started(model: str, data: Data, retrain_epochs: int) -> Start:
+def started(model: str, data: Data, loss: str | None, retrain_epochs: int) -> Start:
     """Load a network, or train it, and return it with what a run needs besides.
 
     Args:
         model: as for `loading.loaded`.
         data: the samples, and the seed of training and retraining.
+        loss: name of the loss; None for the one that the network's file names.
         retrain_epochs: number of training epochs after every step.
     """
     import sentei
@@ -181,7 +182,7 @@ def started(model: str, data: Data, retrain_epochs: int) -> Start:
     from sentei.network.encoding.size import counts
     from sentei.reporting.page.story import words_for
 
-    network, mask, split = loaded(model, data)
+    network, mask, split = loaded(model, data, loss)
     recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=data.seed)
     return Start(
         network=network,

@@ -20,9 +20,9 @@ SCORES = Parameter(group=Group("Scores", sort_key=1))
 def rank(
     model: Model,
     *,
+    loss: Loss = None,
     criterion: Annotated[Criterion, SCORES] = "ablation",
     against: Annotated[str | None, SCORES] = None,
-    loss: Annotated[Loss, SCORES] = "cross_entropy",
     most: Annotated[Count, SCORES] = 10,
     data: Data = Data(),
     samples: Samples = 10_000,
@@ -46,8 +46,8 @@ def rank(
     first = seeded(criterion, data.seed)
     second = None if against is None else seeded(against, data.seed)
     run.start()
-    network, _, split = loaded(model, data)
-    probe = sentei.Probe(network, split.train.first(samples), loss)
+    network, _, split = loaded(model, data, loss)
+    probe = sentei.Probe(network, split.train.first(samples))
     groups = sentei.find_units(network, split.train.inputs[:64])
     scored = {group.name: scores(first, probe, group) for group in groups}
     found: dict[str, Any] = {"criterion": criterion, "scores": _lists(scored)}

@@ -22,12 +22,12 @@ DRAWN = Parameter(group=Group("What is drawn", sort_key=1))
 def surface(
     model: Model,
     *,
+    loss: Loss = None,
     group: Annotated[str | None, DRAWN] = None,
     units: Annotated[list[CountOrNone] | None, DRAWN, Parameter(consume_multiple=True)] = None,
     to: Annotated[Above0, DRAWN] = 10.0,
     points: Annotated[Points, DRAWN] = 101,
     literal_grid: Annotated[bool, DRAWN] = False,
-    loss: Annotated[Loss, DRAWN] = "cross_entropy",
     data: Data = Data(),
     samples: Samples = 4500,
     out: OutFigure = Path("surface"),
@@ -64,8 +64,8 @@ def surface(
     from sentei.reporting import figures, tables
 
     run.start()
-    network, _, split = loaded(model, data)
-    probe = sentei.Probe(network, split.train.first(samples), loss)
+    network, _, split = loaded(model, data, loss)
+    probe = sentei.Probe(network, split.train.first(samples))
     groups = {each.name: each for each in sentei.find_units(network, split.train.inputs[:64])}
     if group is not None and group not in groups:
         raise ValueError(unknown("group", group, groups))
@@ -79,9 +79,9 @@ def surface(
     tangents, parabolas = approximations(probe, chosen, units, gains)
 
     table = tables.surfaces(chosen.name, units, gains, curves, tangents, parabolas)
-    labels = [f"unit {unit}" for unit in units]
+    labels, name = [f"unit {unit}" for unit in units], str(probe.loss_name).replace("_", " ")
     together = figures.blank(9, 4)
-    figures.surfaces(together, gains, curves, labels, f"mean {loss.replace('_', ' ')}")
+    figures.surfaces(together, gains, curves, labels, f"mean {name}")
     apart = figures.blank(10, 2.1 * -(-len(units) // 5) + 0.4)
     figures.approximated(apart, gains, curves, tangents, parabolas, labels)
     second = out.with_name(out.name + "-approximated")

@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 from cyclopts.types import ExistingFile
 
 from sentei.cli.bounds import Above0, Count, From0, Share
-from sentei.cli.options import NETWORK, Data, OutFile, Run
+from sentei.cli.options import NETWORK, Data, OutFile, Run, TrainingLoss
 from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Optimization:
         optimizer: Optimizer: sgd, momentum, adam, rmsprop or adadelta.
         lr: Learning rate; the optimizer's usual rate if left out.
         batch_size: Number of samples in an update.
-        loss: Loss to train with: cross_entropy or half_squared_error.
         weight_decay: Weight decay, as the weight_decay of torch's optimizers.
         decay: Schedule of the learning rate: cosine lowers it to zero over the epochs; constant if
             left out.
@@ -40,7 +39,7 @@ class Optimization:
     optimizer: str = "adam"
     lr: Above0 | None = None
     batch_size: Count = 100
-    loss: str = "cross_entropy"
+    loss: TrainingLoss = None
     weight_decay: From0 = 0.0
     decay: str | None = None
 
@@ -95,18 +94,21 @@ def train(
     """
     from sentei import formats, training
     from sentei.cli.loading import trained_
+    from sentei.metrics import measured_words
 
     run.start()
     network = training.build(model, seed=data.seed)
     split = data.load(flat=training.takes_flat(network))
-    settings = vars(optimization)
+    settings = {**vars(optimization), "loss": optimization.loss or data.default_loss()}
     recipe = training.Recipe(**settings, seed=data.seed, distillation=teaching.distillation())
     trained_(network, split, recipe, "training")
     formats.save(network, out)
     found: dict[str, Any] = {"out": out, "samples": split.validation.rows}
     if not split.validation.rows:
-        return Result({**found, "accuracy": None, "loss": None}, (f"Saved {out}.",))
-    accuracy, mean = training.evaluate(network, split.validation, loss=optimization.loss)
-    right = "" if accuracy is None else f"accuracy {accuracy:.2%}, "
-    measured = f"On {split.validation.rows:,} validation samples: {right}loss {mean:.4f}."
-    return Result({**found, "accuracy": accuracy, "loss": mean}, (f"Saved {out}.", measured))
+        nothing = {"accuracy": None, "loss": None, "metrics": {}}
+        return Result({**found, **nothing}, (f"Saved {out}.",))
+    measured = training.evaluate(network, split.validation)
+    words = measured_words(measured.accuracy, measured.loss, measured.metrics)
+    line = f"On {split.validation.rows:,} validation samples: {words}."
+    found |= {**measured._asdict(), "metrics": measured.metrics}
+    return Result(found, (f"Saved {out}.", line))

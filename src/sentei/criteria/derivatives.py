@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
-from sentei.losses import absolute_error
+from sentei.losses import LOSSES, PerSample, absolute_error, predicted
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import CURVATURES, Probe
-from sentei.probe.recording.recording import PerSample, Slope
+from sentei.probe.recording.recording import Slope
 
 FORMS = ("signed", "absolute", "per-sample")
 
@@ -147,21 +147,24 @@ def skeletonization(probe: Probe, group: Group) -> Tensor:
             f"skeletonization scores whole units; {group.name!r} is a group of synapses. Score "
             'synapses with "taylor1" or "obd"'
         )
-    if probe.loss_name is None or probe.loss_name not in _LINEAR:
+    if probe.loss_name is None:
         raise CriterionError(
             "skeletonization needs a loss that defines what an output means, one of "
-            f"{', '.join(_LINEAR)}; it is not defined for {probe.loss_name or 'a callable'}. "
+            f"{', '.join(LOSSES)}; it is not defined for a callable. "
             'Use "taylor1".'
         )
-    return -probe.slopes(group, Slope(loss=_LINEAR[probe.loss_name]))
+    if probe.chosen.predicts == "classes" and probe.samples.targets.ndim > 1:
+        raise CriterionError(
+            "skeletonization is defined for one class a sample; these targets have a class at each "
+            'of several positions. Use "taylor1".'
+        )
+    return -probe.slopes(group, Slope(loss=_linear(probe.loss_name)))
 
 
-_LINEAR: dict[str, PerSample] = {
-    "absolute_error": absolute_error,
-    "half_squared_error": absolute_error,
-    "binary_cross_entropy": lambda outputs, targets: absolute_error(outputs.sigmoid(), targets),
-    "cross_entropy": lambda outputs, targets: absolute_error(outputs.softmax(1), targets),
-}
+def _linear(name: str) -> PerSample:
+    """Return the absolute error of what the outputs say under a loss: of probabilities if any."""
+    return lambda outputs, targets: absolute_error(predicted(name, outputs), targets)
+
 
 taylor1 = Taylor1()
 taylor2 = Taylor2()

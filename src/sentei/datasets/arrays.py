@@ -86,7 +86,8 @@ def _values(path: Path, y: np.ndarray) -> np.ndarray:
     if y.size == len(y) and np.isfinite(values).all() and (values == np.floor(values)).all():
         raise DataError(
             f"targets in {path} are whole numbers stored as {y.dtype}, so they may be classes or "
-            "values. For classes store them with .astype(int); for values pass regression=True."
+            "values. For classes store them with .astype(int); for values pass "
+            "regression=True (on the command line: --regression)."
         )
     return values
 

@@ -38,7 +38,7 @@ def numbered(path: Path, labels: Sequence[str]) -> tuple[Tensor, tuple[str, ...]
     if len(distinct) > max(2, len(labels) // 2):
         raise DataError(
             f"{path} has {len(distinct)} classes for {len(labels)} samples; if the targets are "
-            "values to predict, pass regression=True"
+            "values to predict, pass regression=True (on the command line: --regression)"
         )
     numeric = not any(math.isnan(number(label)) for label in distinct)
     classes = sorted(distinct, key=lambda label: (number(label) if numeric else 0.0, label))

@@ -126,6 +126,7 @@ def accuracy_at_budgets(
     for done, way in enumerate(todo):
         steps = []
         for step in _steps(model, split, way, mask, recipe, samples):
+            _accuracy(step)  # refused at once where there is none
             steps.append(step)
             if on_progress is not None:
                 size = step.measured.bytes_in(way.propose.format)
@@ -191,6 +192,6 @@ def _curve(split: Split, way: restricted, sizes: Sequence[int], steps: Sequence[
 
 
 def _accuracy(step: Step) -> float:
-    if step.measured.accuracy is None:
+    if step.measured.accuracy is None or step.measured.by_class is None:
         raise DataError("accuracy is compared at sizes in bytes, and these targets are not classes")
     return step.measured.accuracy

@@ -14,17 +14,22 @@ from torch import Tensor, nn
 from sentei.criteria import CRITERIA, Probe, Random, Trajectory, ablation, scores
 from sentei.criteria.agreement import spearman
 from sentei.criteria.repairs.table import repair
-from sentei.errors import CriterionError, PruningError, unknown
+from sentei.errors import CriterionError, DataError, PruningError, unknown
+from sentei.losses import PerSample
+from sentei.metrics import R2
 from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.proposals import ranked
 from sentei.pruning.rules.schedules import linear
+from sentei.pruning.run import Step
 from sentei.samples import Samples
 from sentei.training import FineTune, Recipe
 
 log = logging.getLogger("sentei")
+
+ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,15 @@ class Way:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy at each step of one run.
+    """Accuracy, or R², at each step of one run.
 
     Attributes:
         way: how the network was pruned.
         seed: seed of the choice of samples, of random scores and of retraining.
         left: number of units left at each step, the unpruned network's first.
-        accuracy: accuracy at each step.
+        accuracy: accuracy at each step; R² where the network predicts values.
         agreement: Spearman's rank correlation of the first scores with exact ablation.
+        metric: what `accuracy` is: "accuracy" or "r2".
     """
 
     way: Way
@@ -63,10 +69,11 @@ class Curve:
     left: tuple[int, ...]
     accuracy: tuple[float, ...]
     agreement: float
+    metric: str = ACCURACY
 
     @property
     def area(self) -> float:
-        """Area under accuracy against units left, divided by the number of units removed."""
+        """Area under `accuracy` against units left, divided by the number of units removed."""
         left = torch.tensor(self.left, dtype=torch.float64)
         accuracy = torch.tensor(self.accuracy, dtype=torch.float64)
         width = left[0] - left[-1]
@@ -107,6 +114,7 @@ def compare(
     steps: int = 9,
     samples: int = 5_000,
     seeds: int | Sequence[int] = 3,
+    loss: str | PerSample | None = None,
     mask: Mask | None = None,
     trajectory: Trajectory | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -119,12 +127,13 @@ def compare(
     Args:
         model: the network; it is not changed.
         learn: samples that criteria use and that retraining trains on.
-        judge: samples that accuracy is measured on.
+        judge: samples that accuracy is measured on; R² where the network predicts values.
         todo: ways to prune; see `ways`.
         keep: number of units left at the end.
         steps: number of pruning steps; scores are computed anew for each.
         samples: number of samples of `learn` that a criterion uses, drawn anew for each seed.
         seeds: number of seeds, or the seeds themselves.
+        loss: of criteria and of retraining; as for `Probe` if None.
         mask: what is dead before pruning starts, and stays dead.
         trajectory: record of the training of `model`, for criteria that need it. Retraining adds
             nothing to it.
@@ -144,11 +153,11 @@ def compare(
         raise ValueError(f"samples= is a count of 1 or more; got {samples}")
     found, count = [], 0
     refused: set[str] = set()
-    setting = _Setting(model, learn, judge, keep, steps, mask, trajectory)
+    setting = _Setting(model, learn, judge, keep, steps, loss, mask, trajectory)
     which = range(seeds) if isinstance(seeds, int) else seeds
     for seed in which:
         chosen = _drawn(learn, samples, seed)
-        exact = _first_scores(Probe(model, chosen), "ablation", seed)
+        exact = _first_scores(Probe(model, chosen, loss), "ablation", seed)
         for way in todo:
             count += 1
             if way.criterion not in refused:
@@ -157,6 +166,8 @@ def compare(
                 except CriterionError as error:
                     refused.add(way.criterion)
                     log.warning("%s is left out: %s", way.criterion, error)
+                except DataError:
+                    raise
                 except PruningError as error:
                     log.warning("%s is left out: %s", way, error)
             if on_progress is not None:
@@ -174,6 +185,7 @@ class Row:
         deviation: standard deviation of the area; 0 for a single seed.
         half: mean accuracy at the step nearest to half of the units.
         seeds: number of seeds.
+        metric: what the area is of; see `Curve`.
     """
 
     way: Way
@@ -182,6 +194,7 @@ class Row:
     half: float
     agreement: float
     seeds: int
+    metric: str = ACCURACY
 
 
 def rows(curves: Sequence[Curve]) -> list[Row]:
@@ -198,6 +211,7 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
                 statistics.fmean(_halfway(curve) for curve in own),
                 statistics.fmean(curve.agreement for curve in own),
                 len(own),
+                own[0].metric,
             )
         )
     return sorted(found, key=lambda row: -row.area)
@@ -212,6 +226,7 @@ class _Setting:
     judge: Samples
     keep: str
     steps: int
+    loss: str | PerSample | None
     mask: Mask | None
     trajectory: Trajectory | None
 
@@ -227,13 +242,13 @@ class _Setting:
 
 def _curve(setting: _Setting, way: Way, seed: int, samples: Samples, exact: Tensor) -> Curve:
     """Prune a copy of the network in one way, and record accuracy and agreement with `exact`."""
-    untouched = Probe(setting.model, samples, trajectory=setting.trajectory)
+    untouched = Probe(setting.model, samples, setting.loss, setting.trajectory)
     first_scores = _first_scores(untouched, way.criterion, seed)
     worker, past = setting.copy()
-    probe = Probe(worker, samples, trajectory=past)
+    probe = Probe(worker, samples, setting.loss, past)
     schedule = linear(setting.keep, setting.steps)
     propose = ranked(_criterion(way.criterion, seed), schedule, repair=way.repair)
-    recipe = Recipe(epochs=max(1, round(way.retrain)), seed=seed)
+    recipe = Recipe(epochs=max(1, round(way.retrain)), seed=seed, loss=setting.loss)
     run = prune(
         worker,
         find_units(worker, probe.example),
@@ -243,10 +258,21 @@ def _curve(setting: _Setting, way: Way, seed: int, samples: Samples, exact: Tens
         evaluate=setting.judge,
         mask=setting.mask,
     )
-    measured = [step.measured for step in run]
-    left = tuple(m.units for m in measured)
-    accuracy = tuple(float("nan") if m.accuracy is None else m.accuracy for m in measured)
-    return Curve(way, seed, left, accuracy, spearman(first_scores, exact))
+    left, metrics, values = zip(*map(_quality, run), strict=True)
+    return Curve(way, seed, left, values, spearman(first_scores, exact), metrics[0])
+
+
+def _quality(step: Step) -> tuple[int, str, float]:
+    """Return how many units are left, and by what the network is judged: its name and value."""
+    now = step.measured
+    metric = R2 if now.accuracy is None else ACCURACY
+    found = now.metrics.get(R2) if now.accuracy is None else now.accuracy
+    if found is None:
+        raise DataError(
+            "ways to prune are compared by accuracy or R², and these targets have neither: they "
+            "are not class numbers, labels 0 and 1, or values that differ. Compare on other data."
+        )
+    return now.units, metric, found
 
 
 def _first_scores(probe: Probe, name: str, seed: int) -> Tensor:

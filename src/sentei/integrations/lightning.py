@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sentei.arguments import checked
-from sentei.errors import DataError, StructureError
-from sentei.losses import LOSSES, PerSample, per_sample
+from sentei.errors import StructureError
+from sentei.losses import PerSample, per_sample
 from sentei.network.units import Group, find_synapses
 from sentei.pruning.rules.proposals import Proposal
 from sentei.pruning.while_training import during
@@ -123,12 +123,7 @@ class PruneWhileTraining(Callback):
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2
         if self.pruner is not None and pair and isinstance(batch[1], Tensor):
             inputs, targets = batch
-            self.pruner.observe(inputs, targets, self._loss_for(targets))
-
-    def _loss_for(self, targets: Tensor) -> str | PerSample:
-        if self.loss is not None:
-            return self.loss
-        return _missing_loss if targets.is_floating_point() else "cross_entropy"
+            self.pruner.observe(inputs, targets, self.loss)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach the pruner from the optimizer."""
@@ -198,15 +193,3 @@ def _refuse_other_size(module: nn.Module, given: Mapping[str, Any], *_: Any) -> 
 
 def _size(shape: Any) -> str:
     return "absent" if shape is None else str(tuple(shape))
-
-
-def _missing_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Raise DataError; the loss in use for targets that are not class numbers if none was given."""
-    del outputs
-    raise DataError(
-        "this criterion measures the loss, which is cross entropy unless loss= is given, and needs "
-        f"targets that are class numbers; these are {targets.dtype}, shape "
-        f"{tuple(targets.shape)}. Give the callback the loss that you train on: "
-        'loss="half_squared_error" for a regression, another of '
-        f"{', '.join(LOSSES)}, or a callable(outputs, targets) -> (N,)."
-    )

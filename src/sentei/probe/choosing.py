@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import GroupError, StaleError, StructureError
+from sentei.losses import per_sample_losses
 from sentei.network.calls import recorded_names
 from sentei.network.surgery.certificate import TOLERANCE
 from sentei.network.units import Group, Listener, Neurons, Synapses
@@ -26,7 +27,6 @@ from sentei.probe.recording.recording import (
     completed,
     model_output,
     output_with_weights,
-    per_sample_losses,
 )
 
 

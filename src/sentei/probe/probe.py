@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from sentei import losses
 from sentei.arguments import checked
+from sentei.card import card_of
 from sentei.errors import GroupError, unknown
+from sentei.metrics import Quality, metrics_for
 from sentei.network.copying import copied
 from sentei.network.example import Example, resized, run, tensors, undisturbed
 from sentei.network.mask import Mask, check_groups, members_of
@@ -32,13 +34,13 @@ from sentei.probe.recording.data import read
 from sentei.probe.recording.listener_inputs import input_gradients
 from sentei.probe.recording.recording import (
     Pass,
+    PassSurvey,
     Recording,
     Slope,
     completed,
-    count_correct,
     sum_losses,
+    survey,
 )
-from sentei.probe.recording.recording import per_sample_losses as checked_losses
 from sentei.probe.second_moments import InverseCovariance, MomentCache, SecondMoments
 from sentei.samples import fingerprint
 
@@ -72,11 +74,15 @@ class Probe:
         data: `(inputs, targets)`, a Dataset or a DataLoader, read once into memory. Inputs are a
             tensor (N, ...), or a tuple of them for a model with several arguments.
         loss: the name of a loss, or a callable(outputs, targets) that returns one loss per sample.
+            If None, the loss of the network's `Card`, else cross entropy where targets are class
+            numbers; other targets need this argument. See `sentei.losses.chosen`. Samples whose
+            class numbers are all -100 are left out.
         trajectory: the record of the weights during training, for criteria that need one.
 
     Attributes:
+        chosen: the loss: its name, its function, and what it says that the network predicts.
         loss_name: the name of the loss; None for a callable.
-        samples: the samples, in memory.
+        samples: the samples that count, in memory.
         mask: which members are alive, as last passed to `update_`; all at first.
         one_at_a_time: how many values each took a forward pass of their own, because
             `torch.func.vmap` could not run the model for many units at once.
@@ -84,27 +90,33 @@ class Probe:
     Raises:
         DataError: no rows, inputs and targets of different length, NaN, or inputs that the model
             does not accept.
+        LossError: the loss does not fit outputs and targets, or targets are not class numbers and
+            no loss is named.
     """
 
     def __init__(
         self,
         model: nn.Module,
         data: Any,
-        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        loss: str | losses.PerSample | None = None,
         trajectory: WeightRecord | None = None,
     ):
+        if loss is not None:
+            losses.per_sample(loss)
         self.model = model
         self.trajectory = trajectory
         self._loss = loss
-        self.loss_name = loss if isinstance(loss, str) else None
-        self.per_sample = losses.per_sample(loss)
         self._mask = Mask.full(())
         self.one_at_a_time = 0
-        self._candidate_losses = CandidateLosses(self.loss_name, self.per_sample)
-        self.samples = read(data)
+        samples = read(data)
         self.forget_()
         with undisturbed(model):
-            self._engines = self._new_engines()
+            calls = survey(model, samples)
+            known = card_of(model).loss
+            self.chosen = losses.chosen(loss, calls.output, samples.targets, known)
+            self.loss_name, self.per_sample = self.chosen.name, self.chosen.per_sample
+            self.samples = samples.fit_for(self.chosen)
+            self._engines = self._new_engines(calls)
 
     def on(self, data: Any) -> Probe:
         """Return a Probe of the same network and loss on other samples."""
@@ -131,14 +143,26 @@ class Probe:
         return self.mean(sum_losses, 1).item()
 
     def accuracy(self) -> float | None:
-        """Return the fraction of samples whose largest output is at their target's class, 0 to 1.
+        """Return the part of the class numbers that count, or of 0/1 labels, that are right.
 
-        None if the targets are not class numbers.
+        None if the network predicts neither; see `sentei.metrics.Quality`.
         """
-        targets = self.samples.targets
-        if targets.is_floating_point() or targets.ndim != 1:
-            return None
-        return self.mean(count_correct, 1).item()
+        return self.quality()[1].accuracy
+
+    def quality(self) -> tuple[float, Quality]:
+        """Return the mean loss, and accuracy or R² and mean absolute error, from one pass.
+
+        Raises:
+            LossError, StaleError: as `loss`.
+        """
+        metrics = metrics_for(self.chosen, self.samples.targets)
+
+        def sums(block: Pass) -> Tensor:
+            more = metrics.sums(completed(block.outputs), block.samples.targets)
+            return torch.cat([sum_losses(block)[None].cpu(), more])
+
+        means = self.mean(sums, 1 + metrics.width)
+        return means[0].item(), metrics.quality(means[1:] * len(self.samples))
 
     @property
     def mask(self) -> Mask:
@@ -337,9 +361,9 @@ class Probe:
             check_recording(self._engines.recording)
             yield self._engines
 
-    def _new_engines(self) -> Engines:
-        recording = Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES)
-        return Engines(recording, self._candidate_losses)
+    def _new_engines(self, calls: PassSurvey | None = None) -> Engines:
+        recording = Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES, calls)
+        return Engines(recording, CandidateLosses(self.loss_name, self.per_sample))
 
     def check_units(self, group: Group) -> Neurons:
         """Return the group; raise GroupError if it is of synapses, or of another model."""
@@ -473,6 +497,8 @@ def loss_with_mask(probe: Probe, mask: Mask) -> float:
             rows = slice(first, first + _ROWS)
             block = resized(samples.inputs, lambda tensor, own=rows: tensor[own])
             targets = samples.targets[rows]
-            values = checked_losses(probe.per_sample, tensors(run(trial, block))[0], targets)
+            values = losses.per_sample_losses(
+                probe.per_sample, tensors(run(trial, block))[0], targets
+            )
             total += float(values.double().sum())
     return total / len(samples.targets)

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from sentei.metrics import measured_words
 from sentei.network.encoding.format import SAFETENSORS
 from sentei.network.encoding.size import Counts, bytes_in, counts, ram_in, skeleton
 from sentei.network.example import Example
 from sentei.network.mask import Mask
 from sentei.probe.probe import Probe
-from sentei.probe.recording.recording import Pass, completed, sum_losses
 
 Outline = tuple[nn.Module, Mask, Example | None]  # a network without weights, its mask, inputs
-_NUMBERS = ("accuracy", "loss", "units", "synapses", "parameters", "bytes")
+_SIZES = ("units", "synapses", "parameters", "bytes")
+_NUMBERS = ("accuracy", "loss", *_SIZES)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Measurement:
-    """Accuracy, loss and size of a network at one step; sizes are those after `shrink`.
+    """Quality and size of a network at one step; sizes are those after `shrink`.
 
     Sizes are computed when they are first asked for.
 
     Attributes:
-        accuracy: part of the samples classified correctly; None where targets are not classes.
+        accuracy: part of the class numbers, or of 0/1 labels, that are right; None where the
+            network predicts values.
         loss: mean loss per sample.
         by_class: (classes, 2) int64, samples classified correctly, and samples; None without
             classes.
+        metrics: other measurements by name: "r2" and "mean_absolute_error" where the network
+            predicts values. See `sentei.metrics.Quality`.
     """
 
     accuracy: float | None
     loss: float
     by_class: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     _counts: Counts | None = None  # as read from a file
     _network: Outline | None = None
 
@@ -47,15 +51,19 @@ class Measurement:
         Raises:
             TypeError: one is missing, unknown or not a number.
         """
-        sizes = {name: numbers[name] for name in numbers if name not in ("accuracy", "loss")}
+        quality = ("accuracy", "loss", "metrics")
+        sizes = {name: numbers[name] for name in numbers if name not in quality}
         accuracy, loss = numbers["accuracy"], numbers["loss"]
+        metrics = numbers.get("metrics", {})
         if (
             not all(type(size) is int for size in sizes.values())
             or type(loss) not in (int, float)
             or type(accuracy) not in (int, float, type(None))
+            or not isinstance(metrics, dict)
+            or not all(type(value) in (int, float) for value in metrics.values())
         ):
             raise TypeError(f"{numbers} are no measurements")
-        return cls(accuracy, loss, by_class, Counts(**sizes))
+        return cls(accuracy, loss, by_class, metrics, Counts(**sizes))
 
     @cached_property
     def _size(self) -> Counts:
@@ -129,8 +137,7 @@ class Measurement:
         return self._network
 
     def __str__(self) -> str:
-        accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}, "
-        return f"{accuracy}loss {self.loss:.4f}, {self.size}"
+        return f"{measured_words(self.accuracy, self.loss, self.metrics)}, {self.size}"
 
     def __repr__(self) -> str:
         return f"Measurement({', '.join(f'{k}={v!r}' for k, v in self.numbers().items())})"
@@ -139,11 +146,12 @@ class Measurement:
         return isinstance(other, Measurement) and self.numbers() == other.numbers()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.numbers().values()))
+        return hash(tuple(getattr(self, name) for name in _NUMBERS))
 
     def numbers(self) -> dict[str, Any]:
-        """Return accuracy, loss and the four sizes as plain numbers."""
-        return {name: getattr(self, name) for name in _NUMBERS}
+        """Return accuracy, loss, metrics if there are any, and the four sizes as plain numbers."""
+        metrics = {"metrics": dict(self.metrics)} if self.metrics else {}
+        return {name: getattr(self, name) for name in _NUMBERS} | metrics
 
 
 def measure(model: nn.Module, mask: Mask, judge: Probe) -> Measurement:
@@ -152,22 +160,6 @@ def measure(model: nn.Module, mask: Mask, judge: Probe) -> Measurement:
 
 
 def quality(judge: Probe) -> Measurement:
-    """Measure accuracy and loss of the network of `judge` in one pass; sizes are missing."""
-    targets, classes = judge.samples.targets, 0
-    if targets.ndim == 1 and not targets.is_floating_point():
-        classes = int(targets.max()) + 1
-
-    def sums(block: Pass) -> Tensor:
-        loss = sum_losses(block)[None].cpu()
-        if not classes:
-            return loss
-        labels = block.samples.targets
-        correct = labels[completed(block.outputs).argmax(1) == labels]
-        both = [torch.bincount(which, minlength=classes) for which in (correct, labels)]
-        return torch.cat([loss, torch.stack(both, 1).flatten().double().cpu()])
-
-    loss, *counted = judge.mean(sums, 1 + 2 * classes).split([1, 2 * classes])
-    if not classes:
-        return Measurement(None, loss.item())
-    by_class = (counted[0] * len(targets)).round().long().reshape(classes, 2)
-    return Measurement(int(by_class[:, 0].sum()) / len(targets), loss.item(), by_class)
+    """Measure the network of `judge` in one pass; sizes are missing."""
+    loss, found = judge.quality()
+    return Measurement(found.accuracy, loss, found.by_class, found.metrics)

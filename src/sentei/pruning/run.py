@@ -67,7 +67,9 @@ class Step:
         """Return a small HTML table, for notebooks."""
         words = "untouched" if self.number == 0 else f"step {self.number}"
         gone = {f"removed from {g.name}": _shortened(went) for g, went in self.removed.items()}
-        return html_table(words, {**self.measured.numbers(), **gone})
+        numbers = self.measured.numbers()
+        metrics = numbers.pop("metrics", {})
+        return html_table(words, {**numbers, **metrics, **gone})
 
     def network(self) -> nn.Module:
         """Return a full-size copy of the network after this step: masked, repaired, retrained.

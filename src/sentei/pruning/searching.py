@@ -13,6 +13,7 @@ from torch import nn
 from sentei.arguments import checked
 from sentei.criteria import Criterion
 from sentei.errors import unknown
+from sentei.losses import PerSample
 from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.mask import Mask
@@ -132,7 +133,7 @@ def search(
     *,
     evaluate: Any = None,
     paths: Sequence[str] | None = None,
-    loss: str = "cross_entropy",
+    loss: str | PerSample | None = None,
     units: str | Criterion = "ablation",
     inputs: bool = False,
     mask: Mask | None = None,
@@ -156,7 +157,7 @@ def search(
         evaluate: (inputs, targets) on which every step is measured and the paths are compared;
             `learn` if None.
         paths: names of paths, see `restricted`; those of `paths_for` if None.
-        loss: name of the loss, as for `Probe`.
+        loss: as for `Probe`.
         units: criterion that orders the units of a group.
         inputs: whether input features may be removed as well.
         mask: units and synapses that are dead from the start; none if None.

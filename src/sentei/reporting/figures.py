@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sentei import storage
 from sentei.criteria.agreement import spearman
+from sentei.metrics import NAMES, R2
 
 INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
 SHADES = colormaps["viridis"]
@@ -43,19 +44,22 @@ def tidy(axes: Axes) -> None:
 
 
 def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> None:
-    """Plot validation accuracy and loss against units left, all units at the left."""
+    """Plot validation accuracy, or R², and loss against units left, all units at the left."""
     units = [step.measured.units for step in steps]
-    accuracy = [100 * step.measured.accuracy for step in steps]
-    axes.plot(units, accuracy, color=LEAF, linewidth=2, label="accuracy")
-    axes.plot(units[-1], accuracy[-1], "o", color=LEAF)
-    axes.set_title(
-        f"{units[-1]} of {units[0]} units stay, {accuracy[-1]:.2f} % correct", loc="left", color=INK
-    )
+    if steps[0].measured.accuracy is None:
+        name, values = NAMES[R2], [step.measured.metrics[R2] for step in steps]
+        reached = f"{name} {values[-1]:.4f}"
+    else:
+        name, values = "accuracy (%)", [100 * step.measured.accuracy for step in steps]
+        reached = f"{values[-1]:.2f} % correct"
+    axes.plot(units, values, color=LEAF, linewidth=2)
+    axes.plot(units[-1], values[-1], "o", color=LEAF)
+    axes.set_title(f"{units[-1]} of {units[0]} units stay, {reached}", loc="left", color=INK)
     if floor is not None:
         axes.axhline(100 * floor, color=EARTH, linewidth=1, linestyle="--")
         axes.text(units[0], 100 * floor, " floor", color=EARTH, va="bottom", ha="left")
     axes.invert_xaxis()
-    axes.set(xlabel="hidden units left", ylabel="validation accuracy (%)")
+    axes.set(xlabel="hidden units left", ylabel=f"validation {name}")
     loss = axes.twinx()
     losses = [step.measured.loss for step in steps]
     loss.plot(units, losses, color=INK, linewidth=1, alpha=0.5)
@@ -298,7 +302,7 @@ def _error(point: Any) -> float:
 
 
 def comparison(axes: Axes, curves: Sequence[Any], most: int = 8) -> None:
-    """Plot the mean accuracy of each way against units left, the best few in colour.
+    """Plot the mean accuracy, or R², of each way against units left, the best few in colour.
 
     Args:
         axes: the axes to draw on.
@@ -310,18 +314,20 @@ def comparison(axes: Axes, curves: Sequence[Any], most: int = 8) -> None:
         by_way.setdefault(curve.way, []).append(curve)
     order = sorted(by_way, key=lambda way: -np.mean([curve.area for curve in by_way[way]]))
     shades = colormaps["viridis"](np.linspace(0, 0.9, min(most, len(order))))
+    percent = all(curve.metric == "accuracy" for curve in curves)
+    times, name = (100, "accuracy (%)") if percent else (1, NAMES[R2])
     for place, way in reversed(list(enumerate(order))):
         every = np.array([curve.accuracy for curve in by_way[way]])
         named = place < most
         axes.plot(
             by_way[way][0].left,
-            100 * every.mean(0),
+            times * every.mean(0),
             color=shades[place] if named else PALE,
             linewidth=2 if named else 1,
             zorder=3 if named else 1,
             label=str(way) if named else None,
         )
     axes.invert_xaxis()
-    axes.set(xlabel="hidden units left", ylabel="accuracy (%)")
+    axes.set(xlabel="hidden units left", ylabel=name)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8, loc="lower left")

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sentei.criteria import approximations, scores, surface
+from sentei.metrics import R2
 from sentei.network.units import Neurons
 from sentei.reporting import figures
 from sentei.reporting.page.document import picture
@@ -21,7 +22,8 @@ GAINS = torch.linspace(0, 4, 41).double()
 def gallery(story: Story) -> dict[str, Figure]:
     """Draw every figure that the story has data for, by name.
 
-    "sizes" is drawn for every run; "tradeoff" and "classes" where targets are classes; "order",
+    "sizes" is drawn for every run; "tradeoff" where accuracy or R² is measured, "classes" where
+    targets are classes; "order",
     "stayed", "removed", "surfaces" and "agreement" where there are groups of units, some of them
     only for inputs that are pictures.
     """
@@ -37,7 +39,7 @@ def gallery(story: Story) -> dict[str, Figure]:
 def _of_steps(story: Story) -> dict[str, Figure]:
     first, last = (record.measured for record in (story.records[0], story.records[-1]))
     found: dict[str, Figure] = {}
-    if first.accuracy is not None:
+    if first.accuracy is not None or all(R2 in r.measured.metrics for r in story.records):
         found["tradeoff"], axes = figures.canvas()
         figures.tradeoff(axes, story.records)
     found["sizes"], axes = figures.canvas(7, 2.6)

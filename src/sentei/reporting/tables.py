@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sentei.formats.safetensors import Contents
+from sentei.metrics import texts
 from sentei.network.encoding.size import counts, latency, multiply_adds
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
@@ -33,7 +34,7 @@ class Facts:
         multiply_adds: multiply-adds for one sample.
         latency: median seconds for one sample, with the present number of threads.
         batch_latency: median seconds for 256 samples.
-        accuracy, loss: measured on the given samples.
+        accuracy, loss, metrics: measured on the given samples; see `training.evaluate`.
     """
 
     units: int
@@ -45,6 +46,7 @@ class Facts:
     batch_latency: float
     accuracy: float | None
     loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None = None) -> Facts:
@@ -55,7 +57,7 @@ def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None 
     if mask is not None:
         full = full.without({g: mask.dead(g) for g in mask.groups if g.kind == "synapse"})
     size = counts(network, full)
-    accuracy, loss = evaluate(network, samples)
+    measured = evaluate(network, samples)
     return Facts(
         units=size.units,
         synapses=size.synapses,
@@ -64,8 +66,9 @@ def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None 
         multiply_adds=multiply_adds(network, inputs[:1]),
         latency=latency(network, inputs[:1]),
         batch_latency=latency(network, inputs[:256]),
-        accuracy=accuracy,
-        loss=loss,
+        accuracy=measured.accuracy,
+        loss=measured.loss,
+        metrics=measured.metrics,
     )
 
 
@@ -90,6 +93,8 @@ def before_and_after(before: Facts, after: Facts) -> Table:
         points = 100 * (after.accuracy - before.accuracy)
         shown = [f"{value:.2%}" for value in (before.accuracy, after.accuracy)]
         table.add_row("accuracy", *shown, f"{points:+.2f} points")
+    for (name, old), (_, new) in zip(texts(before.metrics), texts(after.metrics), strict=True):
+        table.add_row(name, old, new, "")
     table.add_row("loss", f"{before.loss:.4f}", f"{after.loss:.4f}", "")
     return table
 
@@ -166,6 +171,9 @@ def contents(about: Contents) -> Group:
     head.add_row("parameters", f"{about.entries:,}")
     head.add_row("format", f"{about.format}, written by sentei {about.written_by}")
     head.add_row("network", about.architecture or "not stored in the file: load(path, into=...)")
+    for name, value in (("predicts", about.card.predicts), ("loss", about.card.loss)):
+        if value is not None:
+            head.add_row(name, value)
     tensors = Table(box=None, pad_edge=False)
     tensors.add_column("tensor")
     tensors.add_column("shape", justify="right")
@@ -196,10 +204,12 @@ def finds(done: Tidied) -> Table:
 
 def compared(found: Sequence[Any]) -> Table:
     """Tabulate ways to prune, one in a row: see `experiments.comparing.Row`."""
-    table = Table("way", "area (%)", "at half (%)", "agrees with ablation", "seeds")
+    percent = all(row.metric == "accuracy" for row in found)
+    unit, times, digits = (" (%)", 100, 2) if percent else ("", 1, 4)
+    table = Table("way", f"area{unit}", f"at half{unit}", "agrees with ablation", "seeds")
     for row in found:
-        area = f"{100 * row.area:.2f} ± {100 * row.deviation:.2f}"
-        half = f"{100 * row.half:.2f}"
+        area = f"{times * row.area:.{digits}f} ± {times * row.deviation:.{digits}f}"
+        half = f"{times * row.half:.{digits}f}"
         table.add_row(str(row.way), area, half, f"{row.agreement:+.2f}", str(row.seeds))
     return table
 
@@ -208,11 +218,18 @@ def tried(found: Sequence[Any]) -> Table:
     """Tabulate the end of each path of a search: see `pruning.searching.Found`."""
     table = Table("path", "steps", "bytes", "RAM", "validation", "fits", box=None, pad_edge=False)
     for each in found:
-        right = "" if each.accuracy is None else f"{each.accuracy:.2%}"
         ram = "" if each.ram is None else f"{each.ram:,}"
         fits = "yes" if each.fits else "no"
-        table.add_row(each.path, str(each.steps), f"{each.bytes:,}", ram, right, fits)
+        table.add_row(each.path, str(each.steps), f"{each.bytes:,}", ram, _validation(each), fits)
     return table
+
+
+def _validation(found: Any) -> str:
+    """Return what a path ends with as a text: the accuracy, else R², else the loss."""
+    if found.accuracy is not None:
+        return f"{found.accuracy:.2%}"
+    now = found.step.measured
+    return " ".join([*texts(now.metrics), ("loss", f"{now.loss:.4f}")][0])
 
 
 def budgets(curves: Sequence[Any]) -> Table:

@@ -71,7 +71,8 @@ class Recipe:
             callable that takes parameters and returns an optimizer.
         lr: learning rate; the optimizer's default in `OPTIMIZERS` if None.
         batch_size: samples per update; the last update of an epoch may have fewer.
-        loss: a name, or a callable(outputs, targets) that returns one loss per sample.
+        loss: a name, or a callable(outputs, targets) that returns one loss per sample. If None,
+            cross entropy, for targets that are class numbers; see `sentei.losses.chosen`.
         weight_decay: weight decay of the optimizer, as in torch.
         seed: seed of the order of samples and of dropout.
         distillation: a teacher to learn from as well; none if None.
@@ -86,14 +87,15 @@ class Recipe:
     optimizer: str | Callable[[Iterable[nn.Parameter]], optim.Optimizer] = "adam"
     lr: float | None = None
     batch_size: int = 100
-    loss: str | PerSample = "cross_entropy"
+    loss: str | PerSample | None = None
     weight_decay: float = 0.0
     seed: int = 0
     distillation: Distillation | None = None
     decay: str | None = None
 
     def __post_init__(self):
-        per_sample(self.loss)
+        if self.loss is not None:
+            per_sample(self.loss)
         if self.decay is not None and self.decay not in DECAYS:
             raise ValueError(unknown("decay", self.decay, DECAYS))
         if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
@@ -112,11 +114,15 @@ class Recipe:
             raise ValueError(f"lr must be above 0 and finite, not {self.lr}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be 0 or more and finite, not {self.weight_decay}")
-        no_softmax = isinstance(self.loss, str) and self.loss != "cross_entropy"
-        if self.distillation is not None and no_softmax:
+        if isinstance(self.loss, str):
+            self.check_distilled(self.loss)
+
+    def check_distilled(self, loss: str | None) -> None:
+        """Raise ValueError if there is a teacher, and a loss with this name has no softmax."""
+        if self.distillation is not None and loss not in (None, "cross_entropy"):
             raise ValueError(
-                f"distillation softens logits of a softmax with a temperature, and {self.loss} has "
-                "no softmax; use loss='cross_entropy'"
+                f"distillation softens logits of a softmax with a temperature, and {loss} has no "
+                "softmax; use loss='cross_entropy'"
             )
 
     def part_of_lr(self, epoch: float) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sentei.arguments import checked
+from sentei.card import card_of
 from sentei.errors import DataError, LossError
-from sentei.losses import PerSample, per_sample
-from sentei.samples import Samples, check_classes, check_samples
+from sentei.losses import Loss, PerSample, chosen, per_sample_losses
+from sentei.metrics import Quality, metrics_for
+from sentei.samples import Samples, check_samples
 from sentei.training.recipe import Distillation, Recipe
 from sentei.training.seeds import seeded
 
@@ -30,22 +33,37 @@ class History:
 
     Attributes:
         losses: the mean training loss of every epoch; each sample's loss is that before its update.
+        loss: name of the loss; None for a callable.
     """
 
     losses: tuple[float, ...]
+    loss: str | None = None
 
 
-class Evaluation(NamedTuple):
-    """Accuracy and mean loss of a network, as `evaluate` returns them.
-
-    Attributes:
-        accuracy: part of the samples whose largest output is that of their class; None where
-            targets are not classes.
-        loss: mean loss per sample.
-    """
-
+class _AccuracyAndLoss(NamedTuple):
     accuracy: float | None
     loss: float
+
+
+class Evaluation(_AccuracyAndLoss):
+    """Accuracy and mean loss of a network, as `evaluate` returns them: a tuple of these two.
+
+    Attributes:
+        accuracy: part of the class numbers, or of 0/1 labels, that are right; None where the
+            network predicts values.
+        loss: mean loss per sample.
+        metrics: "r2" and "mean_absolute_error" where the network predicts values, else empty; see
+            `sentei.metrics.Quality`.
+    """
+
+    metrics: Mapping[str, float] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, loss: float, quality: Quality) -> Evaluation:
+        """Return what was measured as an Evaluation."""
+        found = cls(quality.accuracy, loss)
+        found.metrics = quality.metrics
+        return found
 
 
 @checked
@@ -73,7 +91,8 @@ def train(
 
     Raises:
         DataError: the network cannot learn from the samples; nothing is changed then.
-        LossError: the loss is not finite; the weights are those of the last update.
+        LossError: the loss does not fit the samples, and nothing is changed; or it is not finite,
+            and the weights are those of the last update.
     """
     course = Course(model, samples, recipe or Recipe())
     calls, losses = tuple(after_update), []
@@ -81,7 +100,7 @@ def train(
         losses.append(course.epoch(epoch, calls))
         if progress is not None:
             progress(epoch + 1, losses[-1])
-    return History(tuple(losses))
+    return History(tuple(losses), course.loss.name)
 
 
 class Course:
@@ -94,8 +113,8 @@ class Course:
 
     def __init__(self, model: nn.Module, samples: Pair, recipe: Recipe):
         self.model, self.recipe = model, recipe
-        self.samples = _ready(model, samples, recipe.loss)
-        self.loss = per_sample(recipe.loss)
+        self.samples, self.loss = _ready(model, samples, recipe.loss)
+        recipe.check_distilled(self.loss.name)
         self.optimizer = recipe.optimizer_for(model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.teacher = _teacher_outputs(recipe.distillation, model, self.samples.inputs)
@@ -139,7 +158,7 @@ class Course:
     def _losses(self, rows: Tensor) -> Tensor:
         inputs, targets = self.samples.at(rows)
         outputs = self.model(inputs)
-        losses = _checked(self.loss, outputs, targets)
+        losses = per_sample_losses(self.loss.per_sample, outputs, targets)
         distill = self.recipe.distillation
         if distill is None or self.teacher is None:
             return losses
@@ -154,48 +173,57 @@ def evaluate(
     model: nn.Module,
     samples: Pair,
     *,
-    loss: str | PerSample = "cross_entropy",
+    loss: str | PerSample | None = None,
     batch_size: int = _BATCH,
 ) -> Evaluation:
-    """Measure accuracy and mean loss of a network in evaluation mode; the model is not changed.
+    """Measure accuracy, or R², and mean loss of a network in evaluation mode.
+
+    The model is not changed.
 
     Args:
         model: any network whose outputs the loss accepts.
         samples: (inputs, targets) with one row per sample.
-        loss: a name, or a callable(outputs, targets) that returns one loss per sample.
+        loss: a name, or a callable(outputs, targets) that returns one loss per sample. If None,
+            the loss of the network's `Card`, else cross entropy, for targets that are class
+            numbers; see `sentei.losses.chosen`. Samples whose class numbers are all -100 are left
+            out.
         batch_size: samples to run at once.
 
     Raises:
         DataError: there are no samples, or the network cannot take them.
+        LossError: the loss does not fit outputs and targets.
         ValueError: `batch_size` is less than 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    loss_of, ready = per_sample(loss), _ready(model, samples, loss)
-    classes = ready.targets.ndim == 1 and not ready.targets.is_floating_point()
-    total = torch.zeros((), dtype=torch.float64)
-    correct = 0
+    ready, measured = _ready(model, samples, loss)
+    metrics = metrics_for(measured, ready.targets)
+    total, sums = 0.0, torch.zeros(metrics.width, dtype=torch.float64)
     with _mode(model, training=False), torch.no_grad():
         for inputs, targets in zip(*(part.split(batch_size) for part in ready), strict=True):
             outputs = model(inputs)
-            total += _checked(loss_of, outputs, targets).double().sum().cpu()
-            if classes:
-                correct += int((outputs.argmax(1) == targets).sum())
-    return Evaluation(correct / ready.rows if classes else None, total.item() / ready.rows)
+            losses = per_sample_losses(measured.per_sample, outputs, targets)
+            total += losses.double().sum().item()
+            sums += metrics.sums(outputs, targets)
+    return Evaluation.of(total / ready.rows, metrics.quality(sums))
 
 
-def _ready(model: nn.Module, samples: Pair, loss: str | PerSample) -> Samples:
-    """Check the samples against the model and the loss, and return them on the model's device."""
+def _ready(model: nn.Module, samples: Pair, loss: str | PerSample | None) -> tuple[Samples, Loss]:
+    """Check the samples against the model, and choose the loss.
+
+    Returns:
+        The samples that count, on the model's device, with targets as the loss takes them; and the
+        loss.
+    """
     inputs, targets = samples
     check_samples(inputs, targets)
     parameter = next(model.parameters(), None)
     ready = Samples(inputs, targets).to(inputs.device if parameter is None else parameter.device)
     outputs = _outputs_for(model, ready.inputs[:2])
-    # Integer targets are classes for a named loss; for a user's own loss they may be anything.
-    classes = isinstance(loss, str) and targets.ndim == 1 and not targets.is_floating_point()
-    if classes and outputs.ndim == 2:
-        check_classes(targets, outputs.shape[1])
-    return ready
+    found = chosen(loss, outputs, ready.targets, card_of(model).loss)
+    rows = found.counting(ready.targets)
+    ready = ready if rows is None else ready.at(rows)
+    return Samples(ready.inputs, found.fitted(ready.targets)), found
 
 
 def _outputs_for(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -226,16 +254,6 @@ def _teacher_outputs(
     with _mode(teacher, training=False), torch.no_grad():
         parts = [F.log_softmax(teacher(part) / temperature, 1) for part in inputs.split(_BATCH)]
     return torch.cat(parts)
-
-
-def _checked(loss: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
-    losses = loss(outputs, targets)
-    if losses.shape != targets.shape[:1]:
-        raise LossError(
-            f"a loss must give one number per sample, shape ({len(targets)},); this one gave "
-            f'{tuple(losses.shape)}. Use reduction="none" and sum over the dimensions of a sample.'
-        )
-    return losses
 
 
 def _not_finite(value: float, epoch: int, update: int, recipe: Recipe) -> LossError:

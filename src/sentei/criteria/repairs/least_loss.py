@@ -11,13 +11,14 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.criteria.repairs.affine import Mix, least_squares, remaining
 from sentei.distributed import sum_across
+from sentei.losses import per_sample_losses
 from sentei.network.folding import folded_call
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import listeners_of, mixes_by_name
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.probe import Probe, inverse_covariances
-from sentei.probe.recording.recording import Override, Pass, Recording, per_sample_losses
+from sentei.probe.recording.recording import Override, Pass, Recording
 
 
 @checked

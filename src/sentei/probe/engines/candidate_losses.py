@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sentei.probe.recording.recording import PerSample, per_sample_losses
+from sentei.losses import PerSample, per_sample_losses, wanted
+from sentei.target_forms import is_whole
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class CandidateLosses:
 
     def is_cross_entropy(self, targets: Tensor) -> bool:
         """Whether the loss is cross-entropy and the targets are class numbers."""
-        return self.name == "cross_entropy" and _are_classes(targets)
+        return self.name == "cross_entropy" and is_whole(targets)
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -64,9 +65,4 @@ def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _target_values(outputs: Tensor, targets: Tensor) -> Tensor:
     """(classes, 1, samples) targets; class numbers are one-hot encoded."""
-    values = F.one_hot(targets, outputs.shape[0]) if _are_classes(targets) else targets
-    return values.reshape(-1, outputs.shape[0]).T.to(outputs.dtype)[:, None]
-
-
-def _are_classes(targets: Tensor) -> bool:
-    return targets.ndim == 1 and not targets.is_floating_point()
+    return wanted(outputs[:, 0].T, targets).T[:, None]

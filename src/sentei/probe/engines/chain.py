@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sentei.losses import PerSample
 from sentei.network.calls import names_of
 from sentei.network.example import tensors
 from sentei.network.folding import unexplained
@@ -29,15 +30,7 @@ from sentei.probe.engines.chain_derivatives import (
     loss_derivatives,
 )
 from sentei.probe.engines.softmax import SoftmaxRises
-from sentei.probe.recording.recording import (
-    CallInput,
-    FunctionCall,
-    Need,
-    Pass,
-    PerSample,
-    Recording,
-    Slope,
-)
+from sentei.probe.recording.recording import CallInput, FunctionCall, Need, Pass, Recording, Slope
 
 _CACHED_BYTES = 256 * 2**20  # of exponentials, for all samples together
 

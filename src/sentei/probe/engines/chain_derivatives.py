@@ -22,8 +22,7 @@ from torch import Tensor
 
 from sentei import losses as named
 from sentei.errors import CriterionError
-from sentei.losses import wanted
-from sentei.probe.recording.recording import PerSample, per_sample_losses
+from sentei.losses import PerSample, per_sample_losses, wanted
 
 _NOT_TWICE = (
     "a curvature needs a loss that can be differentiated twice; this one cannot: {}. "

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.errors import CriterionError
+from sentei.losses import PerSample, per_sample_losses
 from sentei.network.calls import Call
 from sentei.network.folding import folded_call
 from sentei.network.units import Listener
@@ -26,16 +27,7 @@ from sentei.probe.engines.gate_derivatives import (
     Operator,
     hide_torch_warnings,
 )
-from sentei.probe.recording.recording import (
-    Need,
-    Override,
-    Pass,
-    PerSample,
-    Recording,
-    Slope,
-    completed,
-    per_sample_losses,
-)
+from sentei.probe.recording.recording import Need, Override, Pass, Recording, Slope, completed
 
 _CHUNK_BYTES = 128 * 2**20  # of the largest output, for all candidates of a chunk together
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)

@@ -9,18 +9,11 @@ import torch
 from torch import Tensor
 
 from sentei.errors import CriterionError
+from sentei.losses import PerSample, per_sample_losses
 from sentei.probe.engines.chain import Chain
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.engines.gate_derivatives import hide_torch_warnings, second_by_func
-from sentei.probe.recording.recording import (
-    Need,
-    Pass,
-    PerSample,
-    Recording,
-    Slope,
-    output_with_weights,
-    per_sample_losses,
-)
+from sentei.probe.recording.recording import Need, Pass, Recording, Slope, output_with_weights
 
 _CANDIDATES = 32  # synapses per vmap over a general network
 

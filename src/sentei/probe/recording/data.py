@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sentei.errors import DataError
+from sentei.losses import Loss
 from sentei.network.example import Example, resized, tensors
-from sentei.samples import check_classes, check_finite, check_rows
+from sentei.samples import check_finite, check_rows
 
 _BATCH = 1024  # samples per batch when a Dataset is read
 
@@ -40,14 +41,17 @@ class ProbeData:
             self.targets[start:stop].to(device),
         )
 
-    def check_classes(self, outputs: Tensor) -> None:
-        """Raise DataError if a target is a class number that the model has no output for.
+    def fit_for(self, loss: Loss) -> ProbeData:
+        """Return the samples that count, with targets as the loss takes them.
 
         Raises:
-            DataError: names the class number and its row.
+            DataError: no sample counts.
         """
-        if not self.targets.is_floating_point() and self.targets.ndim == 1 and outputs.ndim == 2:
-            check_classes(self.targets, outputs.shape[1])
+        rows = loss.counting(self.targets)
+        if rows is None:
+            return ProbeData(self.inputs, loss.fitted(self.targets))
+        inputs = resized(self.inputs, lambda tensor: tensor[rows.to(tensor.device)])
+        return ProbeData(inputs, loss.fitted(self.targets[rows]))
 
 
 def read(data: Any) -> ProbeData:

@@ -7,14 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from sentei.losses import PerSample, per_sample_losses
 from sentei.network.calls import Call
 from sentei.network.units import Listener
-from sentei.probe.recording.recording import (
-    Pass,
-    PerSample,
-    Recording,
-    per_sample_losses,
-)
+from sentei.probe.recording.recording import Pass, Recording
 
 OnInput = Callable[[str, Tensor], None]
 

@@ -21,11 +21,11 @@ from torch.overrides import TorchFunctionMode
 
 from sentei.distributed import gathered, own_blocks, sum_across
 from sentei.errors import DataError, LossError, StructureError
+from sentei.losses import PerSample, per_sample_losses
 from sentei.network.calls import Call, Calls
 from sentei.network.example import run, tensors
 from sentei.probe.recording.data import ProbeData
 
-PerSample = Callable[[Tensor, Tensor], Tensor]
 # What a pass must hold: "outputs" (the model's outputs and losses), "kept" (also the outputs of all
 # mixing calls), or the position of a call whose input is needed.
 Need = Literal["outputs", "kept"] | int
@@ -169,14 +169,21 @@ class Recording:
         samples: all samples to measure on.
         per_sample: the loss, one number per sample.
         budget: bytes of recorded tensors to keep; blocks beyond it are computed again each time.
+        calls: the model's `survey`, if there is one already.
     """
 
-    def __init__(self, model: nn.Module, samples: ProbeData, per_sample: PerSample, budget: int):
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: ProbeData,
+        per_sample: PerSample,
+        budget: int,
+        calls: PassSurvey | None = None,
+    ):
         self.model = model
         self.per_sample = per_sample
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.survey = survey(model, samples.rows(0, _SURVEY_ROWS, self.device))
-        samples.check_classes(self.survey.output)
+        self.device = device_of(model)
+        self.survey = survey(model, samples) if calls is None else calls
         largest = max((call.bytes_out for call in self.survey.calls), default=1)
         size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(largest, 1)))
         self.starts = range(0, len(samples), size)  # of the blocks; `stop` is the sample count
@@ -349,12 +356,18 @@ class _FunctionLog(TorchFunctionMode):
         return result
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter; the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
-    """Run the model on a few samples and list the calls of its forward pass.
+    """Run the model on the first few samples and list the calls of its forward pass.
 
     Raises:
         DataError: the model fails on these inputs; the message holds the model's own error.
     """
+    samples = samples.rows(0, _SURVEY_ROWS, device_of(model))
     calls: list[CallRecord] = []
     events: list[FunctionCall] = []
 
@@ -394,22 +407,6 @@ def output_with_weights(
     return model_output(Replaced(), samples)
 
 
-def per_sample_losses(per_sample: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Compute the (n,) losses of a batch and check their shape.
-
-    Raises:
-        LossError: the loss does not return one number per sample.
-    """
-    values = per_sample(outputs, targets)
-    if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise LossError(
-            f"a loss must return one number per sample, shape ({targets.shape[0]},); this one "
-            f'returns {shape}. Use reduction="none" and sum over the outputs of each sample.'
-        )
-    return values
-
-
 def completed(value: Tensor | None) -> Tensor:
     """Return an optional tensor of a pass that has run, typed as not None."""
     assert value is not None  # `Recording.passes` yields only passes that have run
@@ -419,8 +416,3 @@ def completed(value: Tensor | None) -> Tensor:
 def sum_losses(block: Pass) -> Tensor:
     """Return the sum of the block's per-sample losses, float64."""
     return completed(block.losses).sum(dtype=torch.float64)
-
-
-def count_correct(block: Pass) -> Tensor:
-    """Count the block's samples whose largest output is at the index of their target, float64."""
-    return (completed(block.outputs).argmax(1) == block.samples.targets).sum(dtype=torch.float64)

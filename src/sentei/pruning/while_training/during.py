@@ -124,7 +124,7 @@ class PruneWhileTraining:
         self.emptied: Counter[str] = Counter()
         self.updates = self.events = 0
         self.reached = False
-        self._batch: tuple[Any, Tensor, str | PerSample] | None = None
+        self._batch: tuple[Any, Tensor, str | PerSample | None] | None = None
         self._optimizer: Optimizer | None = None
         self._hooks: list[Any] = []
         self._parameters: dict[str, PrunedParameter] = {}
@@ -171,9 +171,7 @@ class PruneWhileTraining:
             self.probe.forget_()
         self._probe_before = None
 
-    def observe(
-        self, inputs: Any, targets: Tensor, loss: str | PerSample = "cross_entropy"
-    ) -> None:
+    def observe(self, inputs: Any, targets: Tensor, loss: str | PerSample | None = None) -> None:
         """Give the batch of the next update to criteria that measure.
 
         Call it before the update. Nothing is computed unless a criterion measures.
@@ -181,7 +179,8 @@ class PruneWhileTraining:
         Args:
             inputs: inputs of the batch, as the model takes them.
             targets: targets of the batch.
-            loss: name of the loss, or a callable(outputs, targets) -> (N,).
+            loss: name of the loss, or a callable(outputs, targets) -> (N,); as for `Probe` if None:
+                cross entropy for targets that are class numbers.
         """
         self._batch = inputs, targets, loss
 

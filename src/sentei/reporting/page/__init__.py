@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sentei import storage
 from sentei.arguments import checked
 from sentei.datasets import Split
+from sentei.losses import PerSample
 from sentei.reporting.page.bundle import joined
 from sentei.reporting.page.document import document
 from sentei.reporting.page.story import Names, Story, of_journal, of_network
@@ -61,7 +62,7 @@ def explain(
     network: nn.Module,
     path: str | Path,
     data: Data,
-    loss: str = "cross_entropy",
+    loss: str | PerSample | None = None,
     **words: Any,
 ) -> Path:
     """Write an HTML page about one network: its drawing, its outputs and its units' scores.
@@ -71,11 +72,12 @@ def explain(
             layers.
         path: the file to write.
         data: a Split, whose test samples are used, or (inputs, targets).
-        loss: the loss that the network was trained with.
+        loss: the loss that the network was trained with; as for `Probe` if None.
         words: metadata that the page shows, such as command=.
 
     Raises:
         DataError: `data` is neither a Split nor a pair, or the network cannot take it.
+        LossError: the loss does not fit outputs and targets.
         FileError: the file cannot be written; an existing one is unchanged.
     """
     storage.writable(path)

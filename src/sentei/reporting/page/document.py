@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from sentei.errors import PruningError, StructureError
+from sentei.metrics import NAMES, in_order
 from sentei.network.units import Neurons, Synapses
 from sentei.reporting.page import evidence
 from sentei.reporting.page.base64_arrays import packed
 from sentei.reporting.page.facts import facts, title
 from sentei.reporting.page.frames import frames
 from sentei.reporting.page.operations import Operation, operations
-from sentei.reporting.page.story import Story, evenly, has_classes
+from sentei.reporting.page.story import Story, evenly
 
 LISTED = 2000  # rows of the table of removed units, at most
 PICTURES, ROWS = 60, 200  # samples that the page offers: large inputs, and others
@@ -97,14 +98,19 @@ def _widths(row: list[Operation] | None) -> list[int] | None:
 def _steps(story: Story) -> Document:
     keys = ("accuracy", "loss", "units", "synapses", "parameters", "bytes")
     measured = [record.measured for record in story.records]
-    return {key: [getattr(each, key) for each in measured] for key in keys}
+    sizes = {key: [getattr(each, key) for each in measured] for key in keys}
+    metrics = [
+        [NAMES.get(name, name), [each.metrics.get(name) for each in measured]]
+        for name in in_order(name for each in measured for name in each.metrics)
+    ]
+    return {**sizes, "metrics": metrics}
 
 
 def _classes(story: Story) -> list[str]:
     if story.names.classes:
         return list(story.names.classes)
     samples = story.samples
-    if samples is None or not has_classes(samples):
+    if samples is None or not story.has_classes:
         return []
     return [str(number) for number in range(int(samples.targets.max()) + 1)]
 
@@ -231,7 +237,7 @@ def _samples(story: Story) -> Document | None:
     if story.samples is None or not story.samples.inputs.is_floating_point():
         return None
     samples = story.samples
-    classes = has_classes(samples)
+    classes = story.has_classes
     large = samples.inputs[0].numel() > 64
     most = PICTURES if large else ROWS
     if samples.inputs[0].numel() * most > 400_000:

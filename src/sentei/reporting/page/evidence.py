@@ -16,7 +16,7 @@ from sentei.network.copying import copied
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 from sentei.reporting.page.base64_arrays import Packed, packed
-from sentei.reporting.page.story import Story, evenly, has_classes
+from sentei.reporting.page.story import Story, evenly
 
 UNITS = 512  # units of a group, at most; criteria are not compared in larger groups
 DRAWN = 128  # units of a group whose surfaces are measured
@@ -88,7 +88,7 @@ def gains(story: Story) -> list[dict[str, Any]]:
     """
     record = story.records[-1]
     samples = None if story.samples is None else evenly(story.samples, ROWS)
-    if samples is None or story.loss is None or not has_classes(samples):
+    if samples is None or story.loss is None or not story.has_classes:
         return []
     network = story.network(record.number).eval()
     first = dict(story.start.named_parameters())

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from sentei.errors import PruningError
+from sentei.metrics import NAMES, R2, texts
 from sentei.network.copying import copied
 from sentei.network.encoding.size import latency, multiply_adds
 from sentei.network.surgery.certificate import certify
 from sentei.network.surgery.surgery import shrink
 from sentei.network.units import Synapses
+from sentei.pruning.measuring import Measurement
 from sentei.reporting.page.story import Story, versions
 
 AT_ONCE = 256
@@ -38,16 +40,21 @@ def title(story: Story, widths: list[int] | None) -> tuple[str, str]:
     first, last = story.records[0].measured, story.records[-1].measured
     if not story.is_run:
         right = "" if last.accuracy is None else f", {last.accuracy:.2%} correct"
+        right += "".join(f", {name} {text}" for name, text in texts(last.metrics))
         return f"{name}{on}", f"{last.units:,} units and {last.synapses:,} synapses{right}."
     cut_synapses = any(isinstance(group, Synapses) for group in story.groups)
     what = "synapses" if cut_synapses else "units"
     left, had = getattr(last, what), getattr(first, what)
-    cost = (
-        f"loss went from {first.loss:.4f} to {last.loss:.4f}"
-        if first.accuracy is None or last.accuracy is None
-        else f"accuracy went from {first.accuracy:.2%} to {last.accuracy:.2%}"
-    )
-    return f"{name}{on}", f"{left:,} of {had:,} {what} stay; {cost}."
+    return f"{name}{on}", f"{left:,} of {had:,} {what} stay; {_cost(first, last)}."
+
+
+def _cost(first: Measurement, last: Measurement) -> str:
+    """Return a clause on how accuracy has changed, or R², or the loss where there is neither."""
+    if first.accuracy is not None and last.accuracy is not None:
+        return f"accuracy went from {first.accuracy:.2%} to {last.accuracy:.2%}"
+    if R2 in first.metrics and R2 in last.metrics:
+        return f"{NAMES[R2]} went from {first.metrics[R2]:.4f} to {last.metrics[R2]:.4f}"
+    return f"loss went from {first.loss:.4f} to {last.loss:.4f}"
 
 
 def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:

@@ -25,6 +25,7 @@ from sentei.pruning.run_files import ABOUT, reading
 from sentei.pruning.run_reader import read_run
 from sentei.pruning.step_files import Record
 from sentei.samples import Samples
+from sentei.target_forms import is_whole
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,13 @@ class Story:
         """Whether this is a run, and not one network by itself."""
         return bool(self.card)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are samples, each with one class number that the network predicts."""
+        whole = self.samples is not None and is_whole(self.samples.targets)
+        one_each = self.samples is not None and self.samples.targets.ndim == 1
+        return whole and one_each and self.records[0].measured.by_class is not None
+
     def probe(self, rows: int | None = None) -> Probe | None:
         """Return a Probe of a copy of the unpruned network on all samples, or on `rows` of them."""
         if self.samples is None or self.loss is None:
@@ -167,7 +175,7 @@ def of_network(
     network: nn.Module,
     data: Split | Sequence[Tensor],
     mask: Mask | None = None,
-    loss: str | PerSample = "cross_entropy",
+    loss: str | PerSample | None = None,
     words: Mapping[str, Any] | None = None,
 ) -> Story:
     """Build the story of one network: a single step, in which nothing was removed.
@@ -176,7 +184,7 @@ def of_network(
         network: any network.
         data: a Split, whose test samples are used, or (inputs, targets).
         mask: the network's mask, if synapses are dead.
-        loss: the loss that it was trained with.
+        loss: the loss that it was trained with; as for `Probe` if None.
         words: metadata that the page shows, such as the command.
     """
     samples, names = _given(data, part="test")
@@ -198,15 +206,10 @@ def of_network(
         records=[record],
         network=lambda _: copied(network),
         samples=samples,
-        loss=loss,
+        loss=probe.chosen.name or probe.per_sample,
         names=names or Names(),
         words=words or {},
     )
-
-
-def has_classes(samples: Samples) -> bool:
-    """Whether the targets are one class number for each sample."""
-    return samples.targets.ndim == 1 and not samples.targets.is_floating_point()
 
 
 def evenly(samples: Samples, most: int = 1000) -> Samples:

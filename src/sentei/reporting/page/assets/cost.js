@@ -1,4 +1,4 @@
-// The section on the cost of pruning: accuracy, loss and sizes by step, and accuracy by class.
+// The section on the cost of pruning: accuracy or R², loss and sizes by step, and accuracy by class.
 
 import { unpack } from "./decoding.js";
 import { byId, fitted, make } from "./dom.js";
@@ -29,7 +29,7 @@ export function startCost() {
 }
 
 function tradeoff(width) {
-  const { accuracy, loss } = page.steps;
+  const { accuracy, loss, metrics } = page.steps;
   const [x, xLabel] = axis();
   const shared = { x, xLabel, width, here: x[state.step], reverse: true, onPick: (step) => choose({ step }) };
   const charts = [];
@@ -38,6 +38,11 @@ function tradeoff(width) {
     const values = accuracy.map((value) => 100 * value);
     const label = `Accuracy from ${percent(accuracy[0])} to ${percent(accuracy[lastStep])} over ${lastStep} steps`;
     charts.push(chart({ ...shared, title, label, height: 240, series: [{ values, look: "leaf" }] }));
+  }
+  for (const [title, values] of metrics) {
+    if (values.includes(null)) continue; // not measured at every step
+    const label = `${title} from ${brief(values[0])} to ${brief(values[lastStep])} over ${lastStep} steps`;
+    charts.push(chart({ ...shared, title, label, height: 170, series: [{ values, look: "leaf" }] }));
   }
   const label = `Loss from ${brief(loss[0])} to ${brief(loss[lastStep])} over ${lastStep} steps`;
   charts.push(chart({ ...shared, title: "loss", label, height: 170, series: [{ values: loss, look: "ink thin" }] }));

@@ -22,11 +22,16 @@ export function outputNode(unit) {
   );
 }
 
-// Run both networks on an input; return their outputs, and the outputs as probabilities.
+const LISTED = 4; // outputs that are values, in a sentence at most
+
+// Run both networks on an input; return their outputs, and the parts of a bar that show them:
+// probabilities of classes, or the sizes of values beside the largest.
 export function answers(input) {
   const now = forward(networkAt(state.step), input).output;
   const before = page.isRun && page.network.hasStart ? forward(networkAt(0), input).output : null;
-  return { now, before, chances: chances(now), chancesBefore: before && chances(before) };
+  const reach = Math.max(...[...now, ...(before ?? [])].map(Math.abs)) || 1;
+  const parts = (output) => (page.classes.length ? chances(output) : output.map((value) => Math.abs(value) / reach));
+  return { now, before, chances: parts(now), chancesBefore: before && parts(before) };
 }
 
 export function showAnswer(network, result, buttons) {
@@ -37,7 +42,7 @@ export function showAnswer(network, result, buttons) {
     bar.style.width = found ? `${100 * found.chances[unit]}%` : "0";
     mark.hidden = !found?.before;
     if (found?.before) mark.style.left = `calc(${100 * found.chancesBefore[unit]}% - 1px)`;
-    button.classList.toggle("top", Boolean(found) && unit === best(found.chances));
+    button.classList.toggle("top", Boolean(found) && page.classes.length > 0 && unit === best(found.chances));
   }
   if (!line) return;
   line.dataset.outputs = found ? JSON.stringify([...found.now]) : "";
@@ -46,12 +51,17 @@ export function showAnswer(network, result, buttons) {
 }
 
 function sentence({ now, before, chances: parts, chancesBefore }) {
-  if (now.length === 1) return [`The network outputs ${brief(now[0])}`, before ? `; the untouched one outputs ${brief(before[0])}.` : "."];
+  if (now.length === 1 || !page.classes.length) return [`The network outputs ${values(now)}`, before ? `; the untouched one outputs ${values(before)}.` : "."];
   const top = best(parts);
   const said = [page.isRun && state.step > 0 ? "This smaller network predicts " : "The network predicts ", make("strong", {}, className(top)), ` (${percent(parts[top], 1)})`];
   if (!before || state.step === 0) return [...said, "."];
   const then = best(chancesBefore);
   return [...said, then === top ? ", and so does the untouched one" : `; the untouched one predicts ${className(then)}`, ` (${percent(chancesBefore[then], 1)}).`];
+}
+
+function values(output) {
+  const listed = [...output].slice(0, LISTED).map((value) => brief(value)).join(", ");
+  return output.length > LISTED ? `${listed} and ${output.length - LISTED} more` : listed;
 }
 
 function best(values) {

@@ -15,12 +15,13 @@ export function startStepper() {
   const label = make("label", { for: "step" });
   box.append(label, slider, said);
   const show = () => {
-    const { accuracy, loss, units, synapses, bytes: size } = page.steps;
+    const { accuracy, loss, metrics, units, synapses, bytes: size } = page.steps;
     slider.value = state.step;
     label.textContent = `Step ${state.step} of ${lastStep}`;
     const right = accuracy[state.step];
     const facts = [...(units[0] ? [["units", count(units[state.step])]] : []), ["synapses", count(synapses[state.step])], ["file", bytes(size[state.step])]];
-    facts.push(right === null ? ["loss", brief(loss[state.step])] : ["correct", percent(right)]);
+    const measured = metrics.filter(([, values]) => values[state.step] !== null).map(([name, values]) => [name, brief(values[state.step])]);
+    facts.push(...(right === null ? [...measured, ["loss", brief(loss[state.step])]] : [["correct", percent(right)]]));
     slider.setAttribute("aria-valuetext", `step ${state.step}: ${facts.map((pair) => pair.join(" ")).join(", ")}`);
     said.replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
   };
