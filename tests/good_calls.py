@@ -97,9 +97,8 @@ def public() -> dict[str, Callable[..., Any]]:
     found: dict[str, Any] = {n: getattr(sentei, n) for n in sentei.__all__ if n not in PACKAGES}
     for package, module in PACKAGES.items():
         found |= {f"{package}.{name}": getattr(module, name) for name in module.__all__}
-    for name, value in vars(losses).items():
-        if name[0] != "_" and getattr(value, "__module__", "") == "sentei.losses":
-            found[f"losses.{name}"] = value
+    for name in (*losses.LOSSES, "chosen", "per_sample", "wanted"):
+        found[f"losses.{name}"] = getattr(losses, name)
     seen: dict[int, str] = {}  # a thing may have several names
     names = {}
     for name, value in found.items():
@@ -200,7 +199,9 @@ def usual(w: World) -> dict[str, Any]:
         **dict.fromkeys(("seed", "number", "every", "total", "steps_per_epoch", "steps"), 2),
         **dict.fromkeys(("until", "keeping"), w.limit),
         **dict.fromkeys(("by", "ram", "retrain", "judge", "on_step", "journal", "init"), None),
-        **dict.fromkeys(("missing", "text", "output", "into", "distillation", "decay"), None),
+        **dict.fromkeys(
+            ("known", "missing", "text", "output", "into", "distillation", "decay"), None
+        ),
         **dict.fromkeys(("resume", "delete", "proven", "norms", "flat", "alone", "sums"), False),
         **dict.fromkeys(("precise", "two_sided", "relative", "dropout", "regression"), False),
         "after_update": [],

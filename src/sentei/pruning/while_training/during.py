@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from sentei.arguments import check_entries, checked
 from sentei.criteria.trajectory import Trajectory
 from sentei.errors import BudgetError, GroupError
-from sentei.losses import PerSample
+from sentei.losses import PerSample, per_sample
 from sentei.network.example import Example, guessed
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink_
@@ -182,6 +182,8 @@ class PruneWhileTraining:
             loss: name of the loss, or a callable(outputs, targets) -> (N,); as for `Probe` if None:
                 cross entropy for targets that are class numbers.
         """
+        if loss is not None:
+            per_sample(loss)  # an unknown name is refused
         self._batch = inputs, targets, loss
 
     def state_dict(self) -> dict[str, Any]:
