@@ -450,8 +450,9 @@ def kept_units(model, file):
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_seed_reaches_random_scores(seed, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (group,) = hand.hidden(formats.load(model))
-    scores = criteria.Random(seed)(None, group)
+    (group,) = hand.hidden(network := formats.load(model))
+    data = torch.rand(2, network[0].in_features), torch.zeros(2, dtype=torch.long)
+    scores = criteria.Random(seed)(sentei.Probe(network, data), group)
     shared = ["--data", "letter", "--samples", 300, "--criterion", "random", "--seed", seed]
     pruned = ["--schedule", "one_shot", "--keep", 5, "--out", "a.safetensors"]
     assert run("prune", model, *shared, *pruned, capsys=capsys)[0] == 0

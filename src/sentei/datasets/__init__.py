@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sentei.arguments import checked
 from sentei.datasets.arrays import npz_file
 from sentei.datasets.letter import SPLITS as _LETTER_SPLITS
 from sentei.datasets.letter import letter
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 
+@checked
 def load(
     what: str | Path,
     *,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.datasets.limits import check_class_numbers, check_memory, check_resolution
 from sentei.datasets.split import Split
 from sentei.datasets.targets import numbered, split_of
@@ -18,6 +19,7 @@ from sentei.samples import Samples
 _PAIRS = (("inputs", "targets"), ("x", "y"))
 
 
+@checked
 def npz_file(
     path: Path,
     seed: int = 0,

@@ -8,6 +8,7 @@ from importlib.resources import files
 import numpy as np
 import torch
 
+from sentei.arguments import checked
 from sentei.datasets.split import Split, part_sizes, stratified
 from sentei.errors import unknown
 from sentei.samples import Samples
@@ -19,6 +20,7 @@ FEATURES = (
 SPLITS = ("default", "authors")
 
 
+@checked
 def letter(split: str = "default", seed: int = 0, standardise: bool = True) -> Split:
     """Load the Letter Recognition data: 26 classes, 16 features.
 

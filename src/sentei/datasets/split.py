@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import DataError
 from sentei.samples import Samples
 
@@ -16,6 +17,7 @@ FRACTIONS = (0.7, 0.15, 0.15)
 _COUNTED = re.compile(r"(column|value|pixel) [\d,]+")  # names that readers make up
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Scaling:
     """Standardisation of inputs: subtract a mean and divide by a standard deviation per feature.
@@ -38,10 +40,20 @@ class Scaling:
         return cls(values.mean(0), std)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the standardised inputs as float32."""
+        """Return the standardised inputs as float32.
+
+        Raises:
+            DataError: the inputs do not have these features.
+        """
+        if inputs.shape[inputs.ndim - self.mean.ndim :] != self.mean.shape:
+            raise DataError(
+                f"this scaling is of inputs of shape {tuple(self.mean.shape)}, one at least; these "
+                f"have shape {tuple(inputs.shape)}. Make another with Scaling.of(inputs)."
+            )
         return ((inputs.double() - self.mean) / self.std).float()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Split:
     """Data in memory in three parts without common samples: train, validation and test.
@@ -105,6 +117,7 @@ class Split:
         return f"Split({self.name!r}: {rows} samples of shape {self.shape})"
 
 
+@checked
 def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Tensor, ...]:
     """Draw the rows of disjoint parts of these sizes, with every class in proportion in each part.
 
@@ -122,8 +135,8 @@ def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Te
         DataError: the parts are larger than the data, or negative.
     """
     sizes, total = list(sizes), len(targets)
-    if not total or min(sizes) < 0 or sum(sizes) > total:
-        raise DataError(f"parts of {sizes} samples cannot be drawn from {total}; ask for fewer")
+    if not total or min(sizes, default=-1) < 0 or sum(sizes) > total:
+        raise DataError(f"parts of sizes {sizes} cannot be drawn from {total} targets; take fewer")
     labels = torch.zeros(total) if targets.is_floating_point() else targets
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(total, generator=generator)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from sentei.arguments import checked
 from sentei.datasets.limits import check_resolution
 from sentei.datasets.split import Split
 from sentei.datasets.targets import number, numbered, split_of
@@ -27,6 +28,7 @@ SHOWN = 3  # names in a message
 _ENCODE = "Pass text='one-hot' for a column of 0 and 1 for each word; write decimals with a point."
 
 
+@checked
 def csv_file(
     path: Path,
     target: str | int = -1,

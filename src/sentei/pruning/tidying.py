@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.criteria.activity import steady
 from sentei.criteria.repairs.affine import SingleSurvivor, least_squares, mean
 from sentei.criteria.repairs.table import Repair
@@ -81,6 +82,7 @@ class Tidied:
         return sum(len(find.units) for find in self.finds if find.proven is proven)
 
 
+@checked
 def tidy(
     model: nn.Module,
     data: Any,

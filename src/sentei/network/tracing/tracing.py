@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
+from sentei.arguments import checked
 from sentei.errors import StructureError
 from sentei.network.example import Example, check, resized, rows, undisturbed
 from sentei.network.tracing.decoding import Tracer
@@ -26,6 +27,7 @@ _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 Signature = tuple[tuple[str, Place, int], ...]  # (role, place, positions of a unit there)
 
 
+@checked
 def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
     """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria import Criterion, criterion, scores
 from sentei.errors import ScheduleError, StructureError
 from sentei.network.encoding.format import format_named
@@ -19,6 +20,7 @@ from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 
 
+@checked
 @dataclass(frozen=True)
 class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
     """At each step, remove the batch of units or synapses that costs the least loss per byte saved.
