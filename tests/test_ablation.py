@@ -88,14 +88,14 @@ def test_networks_of_every_kind(name):
 
 def test_the_fast_way_is_taken_only_where_it_is_right():
     fast, general = {}, {}
-    for name in ("mlp", "lenet", "mlp_norm", "residual", "grouped"):
+    for name in ("mlp", "raw_rows", "lenet", "mlp_norm", "residual", "grouped"):
         model, x = zoo.build(name)
         probe = Probe(model, (x, torch.zeros(len(x), dtype=torch.int64)))
         for group in find_units(model, x):
             ablation(probe, group)
             (fast if engine(probe, group) is Chain else general).setdefault(name, []).append(group)
     assert {name: len(groups) for name, groups in fast.items()} == {
-        "mlp": 2, "lenet": 2, "mlp_norm": 1
+        "mlp": 2, "raw_rows": 2, "lenet": 2, "mlp_norm": 1
     }  # fmt: skip
     assert general.keys() == {"lenet", "mlp_norm", "residual", "grouped"}
 

@@ -286,6 +286,32 @@ def test_features_have_sliders_in_their_own_units(page, tmp_path):
     assert (outputs(page) - want).abs().max() < CLOSE
 
 
+@pytest.mark.parametrize("network", ["16-12-26:relu", "images"])
+def test_raw_inputs_are_standardised_on_the_page(page, network, tmp_path):
+    if network == "images":
+        torch.manual_seed(0)
+        inputs = torch.rand(40, 1, 8, 8) * 50 + 100
+        samples = Samples(inputs, torch.arange(40) % 5)
+        first = sentei.Standardise.of(datasets.Scaling.of(inputs))
+        behind = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 5))
+        whole = first.before(behind).eval()
+        page.open(explain(whole, tmp_path / "p.html", samples))
+        page.click("#strip button:nth-child(8)")
+        row = inputs[[offered(samples, 40)[7]]]
+    else:
+        data = datasets.load("letter", standardise=False)
+        whole = sentei.Standardise.of(data.scaling).before(training.build(network, seed=0)).eval()
+        page.open(explain(whole, tmp_path / "p.html", data))
+        page.set("#sample", "3")
+        page.set("#features input", 11)
+        assert page.ask("document.querySelector('#features input').step") == "1"
+        test = sentei.reporting.page.story.evenly(data.test)
+        row = test.inputs[[offered(test, 4)[3]]].clone()
+        row[0, 0] = 11
+    with torch.no_grad():
+        assert (outputs(page) - whole(row)[0]).abs().max() < CLOSE
+
+
 def test_every_operation_computes_what_torch_computes(page, tmp_path):
     torch.manual_seed(0)
     network = nn.Sequential(

@@ -450,8 +450,9 @@ def kept_units(model, file):
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_seed_reaches_random_scores(seed, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (group,) = hand.hidden(formats.load(model))
-    scores = criteria.Random(seed)(None, group)
+    (group,) = hand.hidden(network := formats.load(model))
+    data = torch.rand(2, network[0].in_features), torch.zeros(2, dtype=torch.long)
+    scores = criteria.Random(seed)(sentei.Probe(network, data), group)
     shared = ["--data", "letter", "--samples", 300, "--criterion", "random", "--seed", seed]
     pruned = ["--schedule", "one_shot", "--keep", 5, "--out", "a.safetensors"]
     assert run("prune", model, *shared, *pruned, capsys=capsys)[0] == 0
@@ -496,10 +497,10 @@ def test_train_prune_rank_info_from_end_to_end(capsys, tmp_path, monkeypatch):
                        "--samples", 500, "--out", "b.safetensors", capsys=capsys)  # fmt: skip
     assert code == 0
     assert "same function" in out
-    assert formats.load("b.safetensors")[0].out_features == 6
+    assert formats.load("b.safetensors").fc1.out_features == 6
     code, out, _ = run("info", "b.safetensors", capsys=capsys)
     assert code == 0
-    assert "284" in out  # 6 · 16 + 6 + 26 · 6 + 26 entries
+    assert "316" in out  # 6 · 16 + 6 + 26 · 6 + 26 entries, and 2 · 16 to standardise inputs
     assert torch.get_num_threads() == 1
 
 
@@ -605,7 +606,7 @@ def test_a_small_network_learns_from_a_saved_one(model, capsys, tmp_path, monkey
     run(*shared, "--out", "alone.safetensors", capsys=capsys)
     code, _, _ = run(*shared, "--teacher", model, "--out", "taught.safetensors", capsys=capsys)
     assert code == 0
-    alone, taught = (formats.load(f"{name}.safetensors")[0].weight for name in ("alone", "taught"))
+    alone, taught = (formats.load(f"{name}.safetensors").fc1.weight for name in ("alone", "taught"))
     assert not torch.equal(alone, taught)
     code, _, err = run(*shared, "--teacher", model, "--temperature", 0, capsys=capsys)
     assert code == 2
@@ -779,7 +780,7 @@ def test_export_writes_the_format_that_is_asked_for(asked, written, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     formats.save(training.build("16-4-26"), "one.safetensors")
     handed = []
-    monkeypatch.setattr(deployment, "ship", lambda *given: handed.append(given))
+    monkeypatch.setattr(deployment, "ship", lambda *given, **_: handed.append(given))
     code, _, err = run("export", "one.safetensors", "--data", "letter", *asked, capsys=capsys)
     assert code == 0, err
     ((_, out, _, format, *_),) = handed

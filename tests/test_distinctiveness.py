@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sentei import Cut, when_stalled
+from sentei import Cut, Mask, Probe, Progress, when_stalled
 from sentei.papers import Order, distinctiveness
 from sentei.papers.distinctiveness import beyond, experiments, figures, judging, networks
 from sentei.papers.distinctiveness.late import late
@@ -112,11 +112,14 @@ def test_a_stalled_error_is_waited_for():
     asked, told = [], iter([1.0, 0.9, 0.87, 0.9, 0.8, 0.8])
 
     class Told:
+        __class__ = Probe  # pyright: ignore
+
         def loss(self):
             return next(told)
 
     propose = when_stalled(lambda *_: asked.append(1) or Cut({}), drop=0.05)
-    found = [propose(Told(), [], None, None) is not None for _ in range(6)]
+    looks = [propose(Told(), [], Mask.full([]), Progress(1, None, 1, 1)) for _ in range(6)]
+    found = [look is not None for look in looks]
     # 10 % less, 3.3 % less: now; then a look that only notes, 11 % less, and nothing less: now.
     assert found == [False, False, True, False, False, True]
     for wrong in (0, -0.1, 1.5, float("nan")):

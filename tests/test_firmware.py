@@ -69,6 +69,12 @@ def networks():
             *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
             (3, 8, 8),
         ),
+        "raw": (
+            sentei.Standardise(torch.tensor([[[9.0]], [[-0.5]]]), torch.tensor([[[4.0]], [[0.1]]])),
+            *(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(nn.Linear(96, 3),),
+            (2, 8, 8),
+        ),
     }
 
 
@@ -113,7 +119,7 @@ def test_int8_c_computes_what_was_planned_for_it(name, format, tmp_path):
 
 @needs_cc
 @pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8"])
-@pytest.mark.parametrize("name", ["mlp", "lenet", "odd"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "raw"])
 def test_the_self_test_passes_without_undefined_behaviour(name, format, tmp_path):
     network, mask, x = masked(name, 0.7)
     sentei.export(network, tmp_path / "net.c", example=x, mask=mask, format=format)
@@ -166,20 +172,26 @@ def test_kept_inputs_keep_the_callers_interface(tmp_path):
 
 # Plans.
 
+PLANNED = [("lenet", 0), ("lenet", 0.4), ("lenet", 0.9), ("raw", 0)]
+
 
 @pytest.mark.parametrize("name", [n for n, format in FORMATS.items() if format.numbers is None])
-@pytest.mark.parametrize("dead", [0, 0.4, 0.9])
-def test_the_plan_is_the_size_of_the_file(name, dead, tmp_path):
-    network, mask, x = masked("lenet", dead)
+@pytest.mark.parametrize(
+    ("net", "dead"), [("lenet", 0), ("lenet", 0.4), ("lenet", 0.9), ("raw", 0)]
+)
+def test_the_plan_is_the_size_of_the_file(name, net, dead, tmp_path):
+    network, mask, x = masked(net, dead)
     path = tmp_path / f"net{FORMATS[name].suffix}"
     sentei.export(network, path, example=x, mask=mask, format=name)
     assert path.stat().st_size == size.bytes_in(network, mask, name, x)
 
 
 @pytest.mark.parametrize("name", [n for n, format in FORMATS.items() if format.numbers])
-@pytest.mark.parametrize("dead", [0, 0.4, 0.9])
-def test_the_plan_is_what_is_written(name, dead, tmp_path):
-    network, mask, x = masked("lenet", dead)
+@pytest.mark.parametrize(
+    ("net", "dead"), [("lenet", 0), ("lenet", 0.4), ("lenet", 0.9), ("raw", 0)]
+)
+def test_the_plan_is_what_is_written(name, net, dead, tmp_path):
+    network, mask, x = masked(net, dead)
     planned = size.bytes_in(network, mask, name, x)
     path = tmp_path / f"net{FORMATS[name].suffix}"
     sentei.export(network, path, example=x, mask=mask, format=name)
@@ -273,7 +285,7 @@ def test_the_smallest_code_wins(density, weight_bytes, best):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "signal", "depthwise"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "signal", "depthwise", "raw"])
 def test_onnxruntime_agrees(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'sentei[onnx]'")
     onnx = pytest.importorskip("onnx", reason="pip install 'sentei[onnx]'")
@@ -292,9 +304,12 @@ def test_onnxruntime_agrees(name, tmp_path):
 
 
 @needs_arm
-@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8"])
-def test_golden_vectors_pass_on_an_emulated_cortex_m4(format, tmp_path):
-    network, mask, x = masked("lenet", 0.6)
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [*(("lenet", f) for f in ("c", "c-int8", "c-int8-int8")), ("raw", "c-int8-int8")],
+)
+def test_golden_vectors_pass_on_an_emulated_cortex_m4(name, format, tmp_path):
+    network, mask, x = masked(name, 0.6)
     sentei.export(network, tmp_path / "net.c", example=x, mask=mask, format=format)
     done = self_test(tmp_path / "net.c")
     assert done == "net: 4 of 4 golden vectors passed\n"
@@ -323,8 +338,9 @@ def test_a_64_32_10_network_is_this_small_on_a_cortex_m0(format, most, tmp_path)
 
 
 @needs_avr
-def test_constants_stay_in_an_avrs_flash(tmp_path):
-    network, mask, x = masked("mlp", 0.8)
+@pytest.mark.parametrize("name", ["mlp", "raw"])
+def test_constants_stay_in_an_avrs_flash(name, tmp_path):
+    network, mask, x = masked(name, 0.8)
     sentei.export(network, tmp_path / "net.c", example=x, mask=mask, format="c-int8-int8")
     build = ["avr-gcc", *STRICT, "-mmcu=atmega328p", "-Os", "-c", "net.c"]
     subprocess.run(build, cwd=tmp_path, check=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 import sentei
 from commands import run
-from sentei import DataError, JournalError, Probe, datasets, formats, training
+from sentei import JournalError, Probe, datasets, formats, training
 from sentei.reporting.figures import write as write_figure
 from sentei.reporting.gallery import gallery
 from sentei.reporting.page import explain, of_journal, of_network, report
@@ -227,7 +227,7 @@ def test_a_class_of_ones_own_needs_a_model_of_it(tmp_path):
 
 def test_data_is_a_split_or_a_pair(tmp_path):
     pruned(tmp_path / "run", steps=1)
-    with pytest.raises(DataError, match="Split or"):
+    with pytest.raises(TypeError, match="`data` must be a Split or"):
         report(tmp_path / "run", tmp_path / "p.html", data=7)
     pair = (DATA.test.inputs[:50], DATA.test.targets[:50])
     story = of_journal(tmp_path / "run", data=pair)

@@ -73,7 +73,6 @@ def test_cuts_are_equal_if_they_do_the_same():
     ("arguments", "message"),
     [
         (("magnitud", one_at_a_time()), "Did you mean 'magnitude'"),
-        (("magnitude", 5), "a schedule is a function such as .*got 5"),
         (("magnitude", one_at_a_time(), "groups"), "scope within=.*group"),
         (("magnitude", one_at_a_time(), "group", "least_square"), "Did you mean 'least_squares'"),
     ],
@@ -81,6 +80,11 @@ def test_cuts_are_equal_if_they_do_the_same():
 def test_a_ranking_that_cannot_be_is_refused_when_made(arguments, message):
     with pytest.raises(ValueError, match=message):
         ranked(*arguments)
+
+
+def test_a_ranking_needs_a_schedule():
+    with pytest.raises(TypeError, match=r"`schedule` must be a schedule, such as .*got 5"):
+        ranked("magnitude", 5)
 
 
 def test_a_ranking_over_the_network_and_one_for_each_group():

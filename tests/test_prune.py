@@ -259,7 +259,7 @@ def test_bad_arguments_are_refused_by_name():
         ranked("ablatoin", one_at_a_time())
     with pytest.raises(ValueError, match="network"):
         ranked("ablation", one_at_a_time(), within="netwrok")
-    with pytest.raises(ValueError, match="schedule"):
+    with pytest.raises(TypeError, match="`schedule` must be a schedule"):
         ranked("ablation", "linear")
 
 

@@ -29,8 +29,8 @@ from sentei.criteria.repairs.table import REPAIRS
 from sentei.losses import per_sample
 from sentei.network.example import tensors
 from sentei.network.folding import fold_
-from sentei.probe.probe import inverse_covariances, second_moments
 from sentei.probe.second_moments import InverseCovariance
+from sentei.probe.summaries import inverse_covariances, second_moments
 from sentei.pruning.loop import apply_cut_
 
 NAMES = sorted(REPAIRS)

@@ -28,7 +28,10 @@ from sentei.network.units import find_synapses
 X = torch.randn(30, 4, generator=torch.Generator().manual_seed(2))
 
 # What describes itself; the others are classes of their own and are loaded `into` a new one.
-BUILT_IN = ["mlp", "mlp_norm", "lenet", "conv1d", "grouped", "group_norm", "transposed"]
+BUILT_IN = [
+    *("mlp", "mlp_norm", "lenet", "conv1d", "grouped", "group_norm", "transposed"),
+    *("raw_rows", "raw_images"),
+]
 OWN = ["tied", "residual", "dense", "vit", "torch_attention", "torch_transformer", "recurrent"]
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sentei import Standardise
+
 
 class Shared(nn.Module):
     """One layer used twice."""
@@ -268,6 +270,22 @@ def mlp_norm() -> nn.Module:
     )  # fmt: skip
 
 
+def raw_rows() -> nn.Module:
+    mean, std = torch.tensor([3.0, -1.0, 0.0, 20.0]), torch.tensor([2.0, 0.5, 1.0, 4.0])
+    return nn.Sequential(
+        Standardise(mean, std), nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 5), nn.ReLU(),
+        nn.Linear(5, 3),
+    )  # fmt: skip
+
+
+def raw_images() -> nn.Module:
+    mean, std = torch.tensor([0.3, 5.0]).view(2, 1, 1), torch.tensor([0.5, 9.0]).view(2, 1, 1)
+    return nn.Sequential(
+        Standardise(mean, std), nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(45, 3),
+    )  # fmt: skip
+
+
 def lenet() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
@@ -342,6 +360,8 @@ Entry = tuple[Callable[[], nn.Module], Callable[[], Tensor]]
 ZOO: dict[str, Entry] = {
     "mlp": (mlp, _rows(4)),
     "mlp_norm": (mlp_norm, _rows(4)),
+    "raw_rows": (raw_rows, _rows(4)),
+    "raw_images": (raw_images, _rows(2, 6, 6)),
     "shared": (Shared, _rows(4)),
     "tied": (Tied, _tokens(3, 9)),
     "lenet": (lenet, _rows(1, 14, 14)),

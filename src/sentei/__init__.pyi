@@ -30,6 +30,7 @@ from sentei.formats import export as export
 from sentei.formats import load as load
 from sentei.formats import load_mask as load_mask
 from sentei.formats import save as save
+from sentei.network.layers import Standardise as Standardise
 from sentei.network.mask import Mask as Mask
 from sentei.network.surgery.certificate import certify as certify
 from sentei.network.surgery.surgery import shrink as shrink

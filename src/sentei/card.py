@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
 
+from sentei.arguments import checked
 from sentei.losses import LOSSES
 
 _ATTRIBUTE = "sentei_card"
@@ -36,9 +37,9 @@ class Card:
 
     def __post_init__(self):
         # The value itself is shown: it may come from a damaged file.
-        if self.loss is not None and self.loss not in tuple(LOSSES):
+        if self.loss is not None and not _is_one_of(self.loss, LOSSES):
             raise ValueError(f"a card names a loss of sentei, {', '.join(LOSSES)}; {self.loss!r}")
-        if self.predicts is not None and self.predicts not in PREDICTED:
+        if self.predicts is not None and not _is_one_of(self.predicts, PREDICTED):
             raise ValueError(f"networks predict {' or '.join(PREDICTED)}, not {self.predicts!r}")
         for what in ("classes", "features"):
             names = getattr(self, what)
@@ -63,11 +64,17 @@ class Card:
         return cls(**given)
 
 
+def _is_one_of(value: Any, names: Container[str]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+@checked
 def card_of(model: nn.Module) -> Card:
     """Return the Card that belongs to a network; one without entries if it has none."""
     return vars(model).get(_ATTRIBUTE, Card())
 
 
+@checked
 def set_card_(model: nn.Module, card: Card) -> None:
     """Make a Card belong to a network; copies of the network have it too, and `save` stores it."""
     vars(model)[_ATTRIBUTE] = card

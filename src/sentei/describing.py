@@ -14,6 +14,7 @@ from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_WRAPPERS = ("torch.utils.", "sentei.arguments")  # of @torch.no_grad() and @checked
 _DEPTH = 8  # of nested values that are described; deeper ones are left out
 
 
@@ -64,10 +65,10 @@ def _parts(value: Any, above: tuple[int, ...]) -> Iterator[str]:
 
 def _function(function: FunctionType, above: tuple[int, ...]) -> str:
     """Describe a function by its name; one that is not sentei's also by its code and closure."""
-    if function.__globals__.get("__name__", "").startswith("torch.utils.") and (
+    if function.__globals__.get("__name__", "").startswith(_WRAPPERS) and (
         inner := getattr(function, "__wrapped__", None)
     ):
-        return _text(inner, above)  # what @torch.no_grad() makes of a function
+        return _text(inner, above)
     code, cells = function.__code__, function.__closure__ or ()
     if _is_own(function) and not cells:
         return function.__qualname__

@@ -17,7 +17,7 @@
 
 Every message names the rule that was broken, the value that broke it and what to do instead. Errors
 are raised before anything has changed. Plain misuse (an unknown name, a negative count) is a
-ValueError.
+ValueError, and an argument of the wrong kind a TypeError (see `sentei.arguments`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def visible(text: str) -> str:
 
 
 class PruningError(Exception):
-    """Base class of the errors of sentei; plain misuse raises ValueError instead."""
+    """Base class of the errors of sentei; plain misuse is a ValueError or a TypeError instead."""
 
     def __str__(self) -> str:
         """Return the message, in which names cannot hide or change anything."""

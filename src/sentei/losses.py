@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sentei.arguments import checked
 from sentei.errors import DataError, LossError, TargetsError, unknown
 from sentei.target_forms import (
     CLASSES,
@@ -37,6 +38,7 @@ log = logging.getLogger("sentei")
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
 
+@checked
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of logits: log(sum of exp(outputs)) minus the target's logit.
 
@@ -50,7 +52,12 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         (N,), in nats; 0 for a sample without a position that counts.
+
+    Raises:
+        LossError: targets of another shape.
     """
+    if targets.shape not in (outputs.shape, outputs.shape[:1] + outputs.shape[2:]):
+        raise _other_shapes(outputs, targets)
     classes = not targets.is_floating_point()
     targets = targets.long() if classes else targets
     found = F.cross_entropy(outputs, targets, reduction="none")  # 0 at IGNORED
@@ -62,6 +69,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return found.flatten(1).sum(1) / count.clamp(min=1)
 
 
+@checked
 def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return half the squared difference between outputs and targets, summed over the outputs.
 
@@ -76,6 +84,7 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return _sum((outputs - wanted(outputs, targets)).square()) / 2
 
 
+@checked
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the binary cross-entropy of each output, a logit, summed over the outputs.
 
@@ -94,6 +103,7 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return _sum(F.softplus(outputs) - labels * outputs)
 
 
+@checked
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the absolute difference between outputs and targets, summed over the outputs.
 
@@ -111,17 +121,31 @@ def _sum(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
+@checked
 def wanted(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return targets in the shape and dtype of `outputs`; class numbers become one-hot.
 
     (N,) whole numbers are class numbers where `outputs` are (N, 2) or wider.
+
+    Raises:
+        LossError: not one target for each output.
     """
     if targets.ndim == 1 and is_whole(targets) and outputs.ndim == 2 and outputs.shape[1] > 1:
         classes = torch.arange(outputs.shape[1], device=outputs.device)
         targets = targets.unsqueeze(1) == classes
+    if targets.numel() != outputs.numel():
+        raise _other_shapes(outputs, targets)
     return targets.reshape(outputs.shape).to(outputs.dtype)
 
 
+def _other_shapes(outputs: Tensor, targets: Tensor) -> LossError:
+    return LossError(
+        f"a loss compares outputs with as many targets; outputs of shape {tuple(outputs.shape)} "
+        f"and targets of shape {tuple(targets.shape)} do not go together"
+    )
+
+
+@checked
 def predicted(name: str | None, outputs: Tensor) -> Tensor:
     """Return what outputs say in the units of the targets: probabilities where they are logits."""
     if name == "cross_entropy":
@@ -137,6 +161,7 @@ LOSSES: dict[str, PerSample] = {
 }
 
 
+@checked
 def per_sample(loss: str | PerSample) -> PerSample:
     """Return the loss with this name; a callable(outputs, targets) -> (N,) is returned unchanged.
 
@@ -150,6 +175,7 @@ def per_sample(loss: str | PerSample) -> PerSample:
     return LOSSES[loss]
 
 
+@checked
 def per_sample_losses(loss: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
     """Compute the (n,) losses of a batch and check their shape.
 
@@ -229,6 +255,7 @@ _TAKES: dict[str, tuple[Form, ...]] = {
 assert _TAKES.keys() == LOSSES.keys()
 
 
+@checked
 def chosen(
     loss: str | PerSample | None, outputs: Tensor, targets: Tensor, known: str | None = None
 ) -> Loss:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import DataError
 
 
@@ -47,6 +48,7 @@ class Samples(NamedTuple):
         return Samples(self.inputs.to(device), self.targets.to(device))
 
 
+@checked
 def fingerprint(samples: Iterable[Tensor]) -> str:
     """Return 16 hex digits of the SHA-256 over types, shapes and every byte of the tensors."""
     digest = hashlib.sha256()
@@ -57,6 +59,7 @@ def fingerprint(samples: Iterable[Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+@checked
 def check_samples(
     inputs: Tensor, targets: Tensor, width: int | None = None, classes: int | None = None
 ) -> None:

@@ -10,6 +10,7 @@ from sentei.cli.screen import Result
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sentei.datasets import Scaling
     from sentei.formats.c.compiled import Compiled
     from sentei.network.mask import Mask
 
@@ -61,6 +62,7 @@ def ship(
     test: tuple[Tensor, Tensor],
     *,
     emulate: bool = False,
+    scaling: Scaling | None = None,
 ) -> Result:
     """Write a network to a file; return its size and, for C, how good the emitted code is.
 
@@ -72,6 +74,7 @@ def ship(
         calibration: training inputs that int8 activations are calibrated on.
         test: (inputs, targets) that the emitted code is measured on.
         emulate: whether to run the C file on an emulated board too.
+        scaling: what inputs have to be standardised with before the network; None if nothing.
     """
     import sentei
     from sentei.card import card_of
@@ -80,26 +83,30 @@ def ship(
     from sentei.network.encoding.format import C_FORMATS
     from sentei.network.encoding.size import bytes_in, ram_in
 
-    WRITERS[format](small, out, calibration, mask)
     if format not in C_FORMATS:
+        WRITERS[format](small, out, calibration, mask)
         size = out.stat().st_size
         return Result(
-            {"out": out, "format": format, "bytes": size}, (f"Saved {out}: {size:,} bytes.",)
+            {"out": out, "format": format, "bytes": size, **_told(scaling)},
+            (f"Saved {out}: {size:,} bytes.", *_to_standardise(out, scaling)),
         )
+    WRITERS[format](small, out, calibration, mask, scaling=scaling)
+    header = out.with_suffix(".h")
     everything = sentei.Mask.full([]) if mask is None else mask
     flash, ram = (find(small, everything, format, calibration) for find in (bytes_in, ram_in))
-    saved = (
-        f"Saved {out} and {out.with_suffix('.h')}: {flash:,} bytes of constants, {ram:,} of RAM."
-    )
+    saved = f"Saved {out} and {header}: {flash:,} bytes of constants, {ram:,} of RAM."
+    card, (inputs, targets) = card_of(small), test
     if compiler() is None:
         measured = Result({}, ("The C code is not measured: there is no C compiler here.",))
+    elif card.predicts == "values" and not targets.is_floating_point():
+        measured = Result({}, (_difference(small, Compiled(out)(inputs), inputs),))
     else:
-        measured = _measured(Compiled(out), card_of(small).loss, *test)
+        measured = _measured(Compiled(out), card.loss, inputs, targets)
     emulated = _emulated(out, *test) if emulate else Result({})
-    sizes = {"bytes": flash, "ram": ram, "accuracy": None, "metrics": {}}
+    sizes = {"bytes": flash, "ram": ram, "accuracy": None, "metrics": {}, **_told(scaling)}
     return Result(
         {"out": out, "format": format, **sizes, **measured.data, **emulated.data},
-        [saved, *measured.shown, *emulated.shown],
+        [saved, *_to_standardise(header, scaling), *measured.shown, *emulated.shown],
     )
 
 
@@ -122,8 +129,42 @@ def _measured(code: Compiled, loss: str | None, inputs: Tensor, targets: Tensor)
     return Result({"accuracy": found.accuracy, "metrics": found.metrics}, (line,))
 
 
+def _told(scaling: Scaling | None) -> dict[str, Any]:
+    """Return the means and deviations that callers need, as data; nothing if they need none."""
+    if scaling is None:
+        return {}
+    mean, std = (values.flatten().tolist() for values in (scaling.mean, scaling.std))
+    return {"standardise": {"mean": mean, "std": std}}
+
+
+def _to_standardise(out: Path, scaling: Scaling | None) -> list[str]:
+    """Return what callers have to do, if the network does not standardise its inputs itself."""
+    if scaling is None:
+        return []
+    where = " The comment in the file lists them." if out.suffix == ".h" else ""
+    return [
+        f"{out}: inputs must be standardised before a call, because the network was trained on "
+        "such inputs: subtract the mean of each feature over the training samples and divide by "
+        f"its deviation.{where} A network that `sentei train` trains anew does it itself."
+    ]
+
+
+def _difference(network: nn.Module, found: Tensor, inputs: Tensor) -> str:
+    """Return how close the outputs of the emitted code are to those of the network."""
+    import torch
+
+    with torch.no_grad():
+        wanted = network.eval()(inputs).flatten(1)
+    off, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
+    return (
+        f"Outputs of the emitted code differ from the network's by {off:.2g} at most on "
+        f"{len(inputs):,} test samples; the largest is {largest:.3g}."
+    )
+
+
 def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
     """Return what a compiled C file takes on a board, and the classes that it gives there."""
+    from sentei.formats.c.compiled import has_classify
     from sentei.formats.c.emulated import classify, self_test, sizes
 
     text, data, bss = sizes(out)
@@ -133,7 +174,7 @@ def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
         f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.",
         f"On the emulated board (QEMU mps2-an386, Cortex-M4), {passed}",
     ]
-    if not targets.is_floating_point():
+    if has_classify(out) and not targets.is_floating_point():
         classes = classify(out, inputs[:EMULATED])
         right = " ".join(map(str, targets[:EMULATED].tolist()))
         lines += [

@@ -44,7 +44,7 @@ def export(
         The name of --format in the first release.
     """
     from sentei.cli.deployment import CALIBRATION, format_of, ship
-    from sentei.cli.loading import loaded
+    from sentei.cli.loading import loaded, needed
 
     asked = _asked(format, to)
     if out is None:
@@ -53,7 +53,8 @@ def export(
     run.start()
     network, mask, split = loaded(model, data, loss)
     calibration = split.train.inputs[:CALIBRATION]
-    return ship(network, out, mask if mask.groups else None, named, calibration, split.test)
+    left = mask if mask.groups else None
+    return ship(network, out, left, named, calibration, split.test, scaling=needed(split))
 
 
 def _asked(format: str | None, to: str | None) -> str | None:

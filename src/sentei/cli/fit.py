@@ -78,6 +78,7 @@ def fit(
     For a board, the format is c-int8, or c-int8-int8 if a float sample leaves no RAM, unless
     --format names another.
     """
+    from sentei.network.layers import standardises
     from sentei.reporting.tables import tried
 
     format = output.checked_format()
@@ -86,7 +87,8 @@ def fit(
     run.start()
     output.begin()
     start = started(model, data, loss, retrain_epochs)
-    room = room_of(budget, output.format, format, start.split.train.inputs[0].numel())
+    inputs, floats = start.split.train.inputs[0].numel(), standardises(start.network)
+    room = room_of(budget, output.format, format, inputs, floats=floats)
     found = _searched(
         start,
         room,
@@ -134,7 +136,9 @@ def check_budget(budget: Budget, output: Output, format: str) -> None:
     paths_for(format, budget.paths)
 
 
-def room_of(budget: Budget, asked: str | None, format: str, inputs: int) -> MemoryBudget:
+def room_of(
+    budget: Budget, asked: str | None, format: str, inputs: int, *, floats: bool = False
+) -> MemoryBudget:
     """Return the memory budget that `--budget` or `--board` sets.
 
     Args:
@@ -143,6 +147,7 @@ def room_of(budget: Budget, asked: str | None, format: str, inputs: int) -> Memo
             float sample leaves no RAM.
         format: the format of a budget of bytes.
         inputs: numbers in one sample.
+        floats: whether they are floats in every format: the network standardises its inputs.
 
     Raises:
         UnreachableError: the board's RAM does not hold one sample.
@@ -156,11 +161,11 @@ def room_of(budget: Budget, asked: str | None, format: str, inputs: int) -> Memo
         return MemoryBudget(format, budget.budget or "")
     found = board(budget.board)
     try:
-        room = found.memory_budget(asked or "c-int8", inputs)
+        room = found.memory_budget(asked or "c-int8", inputs, floats=floats)
     except UnreachableError:
         if asked is not None:
             raise
-        room = found.memory_budget("c-int8-int8", inputs)
+        room = found.memory_budget("c-int8-int8", inputs, floats=floats)
     note(
         f"{budget.board}: {found.processor}, {found.flash:,} bytes of flash and {found.ram:,} of "
         f"RAM. Less code, stack and one sample, {room.bytes:,} and {room.ram:,} are left for "

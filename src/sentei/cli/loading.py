@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sentei.cli.options import Data
-    from sentei.datasets import Split
+    from sentei.datasets import Scaling, Split
     from sentei.network.mask import Mask
     from sentei.training import Recipe
 
@@ -71,17 +71,64 @@ def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.M
         predicts = "values" if data.regression else card.predicts
         known = loss or card.loss or data.default_loss()
         set_card_(network, replace(card, loss=known, predicts=predicts))
-        return network, mask, data.load(flat=training.takes_flat(network), predicts=predicts)
+        return network, mask, _samples(network, data)
     try:
         network = training.build(str(model), seed=data.seed)
     except ValueError as error:
         raise FileNotFoundError(
             f"there is no file {model}, and it is not a network's name: {error}"
         ) from error
-    split = data.load(flat=training.takes_flat(network))
+    network, split = with_samples(network, data)
     recipe = training.Recipe(seed=data.seed, loss=loss or data.default_loss())
     trained_(network, split, recipe, f"training {model}")
     return network.eval(), Mask.full([]), split
+
+
+def with_samples(network: nn.Module, data: Data) -> tuple[nn.Module, Split]:
+    """Load data for a network that is to be trained; return the network as it takes them.
+
+    Where the data needs it, the network begins with a `Standardise` fitted on the training samples.
+    So it takes inputs as they are in the data, and so does every file that is written from it. Its
+    `Card` names classes and features.
+    """
+    from sentei import card_of, set_card_, training
+
+    split = data.load(flat=training.takes_flat(network), standardise=False)
+    network = standardising(network, split)
+    known = {"classes": split.named_classes, "features": split.named_features}
+    set_card_(network, replace(card_of(network), **known))
+    return network, split
+
+
+def standardising(network: nn.Module, split: Split) -> nn.Module:
+    """Return a network that takes the inputs of a Split: one that scales them first if needed."""
+    from sentei import Standardise
+    from sentei.network.layers import standardises
+
+    if split.scaling is None or not split.raw or standardises(network):
+        return network
+    return Standardise.of(split.scaling).before(network)
+
+
+def needed(split: Split) -> Scaling | None:
+    """Return what callers of a network have to do; None if it takes inputs as they are."""
+    return None if split.raw else split.scaling
+
+
+def _samples(network: nn.Module, data: Data) -> Split:
+    """Load data as a network takes them: in its shape, and as they are if it standardises them.
+
+    A network saved by an older release, or trained in Python on standardised inputs, has no
+    `Standardise` and still gets standardised inputs.
+    """
+    from sentei import card_of, training
+    from sentei.network.layers import standardises
+
+    return data.load(
+        flat=training.takes_flat(network),
+        standardise=not standardises(network),
+        predicts=card_of(network).predicts,
+    )
 
 
 def trained_(network: nn.Module, split: Split, recipe: Recipe, what: str) -> None:

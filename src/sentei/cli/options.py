@@ -170,11 +170,12 @@ class Data:
     text: Literal["one-hot"] | None = None
     seed: Seed = 0
 
-    def load(self, *, flat: bool, predicts: str | None = None) -> Split:
+    def load(self, *, flat: bool, standardise: bool, predicts: str | None = None) -> Split:
         """Load the samples, split into training, validation and test samples.
 
         Args:
             flat: whether inputs are rows.
+            standardise: whether inputs are standardised, where the data needs it.
             predicts: what the network's `Card` says that it predicts.
 
         Raises:
@@ -196,6 +197,7 @@ class Data:
             regression=self.regression or (either and predicts == "values"),
             missing=self.missing,
             text=self.text,
+            standardise=standardise,
         )
 
     def default_loss(self) -> str | None:

@@ -207,6 +207,7 @@ def finish(start: Start, step: Step, output: Output, format: str, *, reached: bo
     """
     import sentei
     from sentei.cli.deployment import CALIBRATION, ship
+    from sentei.cli.loading import needed
     from sentei.cli.screen import head
     from sentei.reporting.tables import before_and_after, facts
 
@@ -216,9 +217,8 @@ def finish(start: Start, step: Step, output: Output, format: str, *, reached: bo
     before = facts(start.before, start.file, test, start.mask)
     after = facts(small, step.measured.bytes_in(format), test, left)
     certificate = str(sentei.certify(masked, small, inputs[:64], mask=step.mask))
-    shipped = ship(
-        small, output.out, left, format, inputs[:CALIBRATION], test, emulate=output.emulate
-    )
+    settings = {"emulate": output.emulate, "scaling": needed(start.split)}
+    shipped = ship(small, output.out, left, format, inputs[:CALIBRATION], test, **settings)
     page = None if output.report is None else sentei.report(step.folder, output.report)
     return Result(
         {

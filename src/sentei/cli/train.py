@@ -14,6 +14,7 @@ from sentei.cli.options import NETWORK, Data, OutFile, Run, TrainingLoss
 from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
+    from sentei.datasets import Split
     from sentei.training import Distillation
 
 TRAINING = Group("Training", sort_key=1)
@@ -61,14 +62,14 @@ class Teaching:
     temperature: Above0 = 4.0
     teacher_weight: Share = 0.9
 
-    def distillation(self) -> Distillation | None:
-        """Load the teacher; None if there is none."""
+    def distillation(self, split: Split) -> Distillation | None:
+        """Load the teacher, so that it takes the inputs of a Split; None if there is none."""
         from sentei import training
-        from sentei.cli.loading import opened
+        from sentei.cli.loading import opened, standardising
 
         if self.teacher is None:
             return None
-        network, _ = opened(self.teacher)
+        network = standardising(opened(self.teacher)[0], split)
         return training.Distillation(network, self.temperature, self.teacher_weight)
 
 
@@ -93,14 +94,14 @@ def train(
         File to write the network to (.safetensors).
     """
     from sentei import formats, training
-    from sentei.cli.loading import trained_
+    from sentei.cli.loading import trained_, with_samples
     from sentei.metrics import measured_words
 
     run.start()
-    network = training.build(model, seed=data.seed)
-    split = data.load(flat=training.takes_flat(network))
+    network, split = with_samples(training.build(model, seed=data.seed), data)
+    teacher = teaching.distillation(split)
     settings = {**vars(optimization), "loss": optimization.loss or data.default_loss()}
-    recipe = training.Recipe(**settings, seed=data.seed, distillation=teaching.distillation())
+    recipe = training.Recipe(**settings, seed=data.seed, distillation=teacher)
     trained_(network, split, recipe, "training")
     formats.save(network, out)
     found: dict[str, Any] = {"out": out, "samples": split.validation.rows}

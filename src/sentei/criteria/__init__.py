@@ -9,10 +9,12 @@ May import `criteria.repairs`, `probe`, and all that it may import.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.ablation import Ablation, ablation
 from sentei.criteria.activity import (
     SietsmaDow,
@@ -94,7 +96,7 @@ __all__ = [
     "wsf",
 ]
 
-Criterion = Callable[[Probe, Group], Tensor]
+Criterion = Annotated[Callable[[Probe, Group], Tensor], "a function (probe, group) -> scores"]
 
 CRITERIA: dict[str, Criterion] = {
     "ablation": ablation,
@@ -125,6 +127,7 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
+@checked
 def criterion(name: str | Criterion) -> Criterion:
     """Return the criterion registered under a name; a function is returned unchanged.
 
@@ -138,6 +141,7 @@ def criterion(name: str | Criterion) -> Criterion:
     return CRITERIA[name]
 
 
+@checked
 def scores(name: str | Criterion, probe: Probe, group: Group) -> Tensor:
     """Score a group's members with a criterion and check the result, (size,) float64 on the CPU.
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import CriterionError
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
 
 
+@checked
 @dataclass(frozen=True)
 class Ablation:
     """Rise in mean loss when each unit alone is removed: exact, for any network and loss.

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Listener, Neurons
-from sentei.probe.probe import Probe, inverse_covariances, mean_squared_gradient, second_moments
+from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
+from sentei.probe.summaries import inverse_covariances, mean_squared_gradient, second_moments
 
 CENTRES = ("half", "mean", "minmax", "none")
 CONSTANT = 1e-12  # a unit whose variance is below this part of its mean square is constant
 
 
+@checked
 def angles(probe: Probe, group: Group, centre: str = "half", *, precise: bool = False) -> Tensor:
     """Compute the angles between units' output vectors over the samples, in degrees.
 
@@ -62,6 +65,7 @@ def steady(probe: Probe, group: Group, *, precise: bool = True) -> Tensor:
     return torch.stack(steady).all(0).cpu()
 
 
+@checked
 def distinctiveness(probe: Probe, group: Group) -> Tensor:
     """Angle between a unit's output vector and that of the most similar other alive unit.
 
@@ -83,6 +87,7 @@ def distinctiveness(probe: Probe, group: Group) -> Tensor:
     return torch.where(alive & ~steady(probe, group, precise=False), nearest, 0.0)
 
 
+@checked
 def variance(probe: Probe, group: Group) -> Tensor:
     """Variance of a unit's output over the samples: the part that a bias cannot replace.
 
@@ -96,6 +101,7 @@ def variance(probe: Probe, group: Group) -> Tensor:
     return torch.stack(variances).mean(0).clamp(min=0) * probe.alive(group)
 
 
+@checked
 def contribution(probe: Probe, group: Group) -> Tensor:
     """Root mean square of a unit's contribution to its listeners' pre-activations.
 
@@ -114,6 +120,7 @@ def contribution(probe: Probe, group: Group) -> Tensor:
     return total
 
 
+@checked
 def badness(probe: Probe, group: Group) -> Tensor:
     """Minus the mean squared derivative of the loss by a unit's output: its backpropagated error.
 
@@ -126,6 +133,7 @@ def badness(probe: Probe, group: Group) -> Tensor:
     return -mean_squared_gradient(probe, _units(group, "badness"))
 
 
+@checked
 def obs(probe: Probe, group: Group) -> Tensor:
     """Optimal brain surgeon for units: change in the listeners when a unit is removed and repaired.
 
@@ -147,6 +155,7 @@ def obs(probe: Probe, group: Group) -> Tensor:
     return total
 
 
+@checked
 @dataclass(frozen=True)
 class SietsmaDow:
     """Error of the best replacement for a unit: a constant, a twin unit or an opposite unit.

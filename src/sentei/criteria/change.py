@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.trajectory import Trajectory, recorded
 from sentei.errors import CriterionError, unknown
+from sentei.network.mask import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 
@@ -35,6 +37,7 @@ MOMENTS: dict[str, Callable[[Trajectory, str], Tensor]] = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class WeightChange:
     """Change of a unit's incoming weights and bias in training; 0 for a unit that no longer learns.
@@ -76,6 +79,7 @@ class WeightChange:
                 'kind="angle" needs whole units, since a single weight has no direction; '
                 f"{group.name!r} is a group of synapses. Use another kind of change"
             )
+        check_groups(probe.model, [group])
         trajectory = recorded(probe, "weight_change", group)
         past, now = [], []
         for name, dim, index in _owned(group):

@@ -13,16 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
 from sentei.losses import LOSSES, PerSample, absolute_error, predicted
 from sentei.network.units import Group, Neurons
-from sentei.probe.probe import Probe
+from sentei.probe.probe import CURVATURES, Probe
 from sentei.probe.recording.recording import Slope
 
 FORMS = ("signed", "absolute", "per-sample")
-CURVATURES = ("full", "diagonal")
 
 
+@checked
 @dataclass(frozen=True)
 class Taylor1:
     """First-order estimate of the rise in loss when a member is removed: -E'.
@@ -59,6 +60,7 @@ class Taylor1:
         return slopes.abs() if self.form == "absolute" else -slopes
 
 
+@checked
 @dataclass(frozen=True)
 class Taylor2:
     """Second-order estimate of the rise in loss when a member is removed: -E' + E''/2.
@@ -94,6 +96,7 @@ class Taylor2:
         return curvatures / 2 - probe.slopes(group)
 
 
+@checked
 @dataclass(frozen=True)
 class Obd:
     """Optimal brain damage: E''/2, with the first derivative taken as zero, as at a minimum.
@@ -122,6 +125,7 @@ class Obd:
         return probe.curvatures(group, self.curvature) / 2
 
 
+@checked
 def skeletonization(probe: Probe, group: Group) -> Tensor:
     """Relevance of a unit: -E' of the *linear* error, the sum of |output - target|.
 

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
+from sentei.network.mask import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Pass, model_output
 
 
+@checked
 @torch.no_grad()
 def wsf(probe: Probe, group: Group) -> Tensor:
     """Weight significance factor of a synapse: its change in training, |w - w(0)|.
@@ -42,6 +45,7 @@ def wsf(probe: Probe, group: Group) -> Tensor:
     return moved.abs().flatten().cpu()
 
 
+@checked
 @torch.no_grad()
 def karnin(probe: Probe, group: Group) -> Tensor:
     """Karnin's sensitivity: estimated rise in loss if a synapse is set to zero.
@@ -61,6 +65,7 @@ def karnin(probe: Probe, group: Group) -> Tensor:
 
     Source: Karnin (1990), A simple procedure for pruning back-propagation trained neural networks.
     """
+    check_groups(probe.model, [group])
     if not isinstance(group, Neurons):
         return _karnin(probe, group, group.parameter).flatten()
     total = torch.zeros(group.size, dtype=torch.float64)
@@ -79,6 +84,7 @@ def _karnin(probe: Probe, group: Group, parameter: str) -> Tensor:
     return (trajectory.karnin(parameter) * scale).cpu()
 
 
+@checked
 def gradient(probe: Probe, group: Group) -> Tensor:
     """Absolute derivative of the mean loss by each weight, dead synapses included.
 

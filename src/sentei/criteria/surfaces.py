@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import CriterionError
+from sentei.network.mask import positions_in
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 
-Units = int | Sequence[int] | Tensor
-Gains = Sequence[float] | Tensor
+Units = Annotated[int | Sequence[int] | Tensor, "a position, or several in a list or a tensor"]
+Gains = Annotated[float | Sequence[float] | Tensor, "numbers: a list or a tensor"]
 
 
+@checked
 def surface(probe: Probe, group: Group, unit: Units, gains: Gains) -> Tensor:
     """Compute the mean loss with one unit's output multiplied by each gain, all else unchanged.
 
@@ -44,6 +48,7 @@ def surface(probe: Probe, group: Group, unit: Units, gains: Gains) -> Tensor:
     return _shaped(probe.loss() + rises, unit, values)
 
 
+@checked
 def approximations(
     probe: Probe, group: Group, unit: Units, gains: Gains, curvature: str = "full"
 ) -> tuple[Tensor, Tensor]:
@@ -87,10 +92,10 @@ def _checked(group: Group, unit: Units, gains: Gains) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"gains must be finite; the gain at position {at} is {values.flatten()[at].item()}"
         )
-    return torch.as_tensor(unit).reshape(-1), values
+    return positions_in(group, torch.as_tensor(unit)), values
 
 
 def _shaped(values: Tensor, unit: Units, gains: Tensor) -> Tensor:
     """(k, g) values shaped like the gains, with a first dimension if there are several units."""
     one = torch.as_tensor(unit).ndim == 0
-    return values.reshape(gains.shape if one else (-1, *gains.shape))
+    return values.reshape(gains.shape if one else (len(values), *gains.shape))

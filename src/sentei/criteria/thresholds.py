@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import unknown
 from sentei.network.units import Group
 from sentei.probe.probe import Probe
@@ -25,6 +26,7 @@ def _median(scores: Tensor) -> Tensor:
 MIDDLES = {"mean": torch.mean, "median": _median}
 
 
+@checked
 @dataclass(frozen=True)
 class Thresholded:
     """A criterion whose extreme scores are replaced by the mean or median of the ordinary ones.

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sentei.errors import CriterionError, GroupError
+from sentei.arguments import check_entries, checked
+from sentei.errors import CriterionError, GroupError, unknown
 from sentei.samples import fingerprint
 
 _PARTS = ("start", "checked", "before", "now", "karnin")
 
 
+@checked
 class Trajectory:
     """Record how a network's weights change in training, as a callback after each update.
 
@@ -111,9 +113,15 @@ class Trajectory:
             dim: the dimension that is cut.
             kept: (k,) int64.
         """
-        layer, _, short = parameter.rpartition(".")
-        held = getattr(self.model.get_submodule(layer), short)
-        parts = self._record.get(id(held), {})
+        held: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        held |= dict(self.model.named_buffers(remove_duplicate=False))
+        self._check_name(parameter, held)
+        parts = self._record.get(id(held[parameter]), {})
+        if parts and (dim >= parts["now"].ndim or kept.is_floating_point()):
+            raise GroupError(
+                f"positions along dimension {dim} of {parameter!r} are wanted, of the shape "
+                f"{tuple(parts['now'].shape)}; got {kept.dtype}"
+            )
         for name, value in parts.items():
             parts[name] = value.index_select(dim, kept.to(value.device))
 
@@ -129,7 +137,9 @@ class Trajectory:
 
         Raises:
             GroupError: the state belongs to another network; nothing has changed then.
+        ValueError: it is no state of a Trajectory.
         """
+        check_entries(self, state, ("updates", "weights"))
         own = {n: p for n, p in self.model.named_parameters() if p.is_floating_point()}
         given: Mapping[str, Mapping[str, Tensor]] = state["weights"]
         differing = sorted(own.keys() ^ given.keys())
@@ -147,7 +157,13 @@ class Trajectory:
 
     def _copy(self, parameter: str, part: str) -> Tensor:
         """A copy of one part, such as "start", of a parameter's record."""
-        return self._of(parameter, self.model.get_parameter(parameter))[part].clone()
+        held = dict(self.model.named_parameters(remove_duplicate=False))
+        self._check_name(parameter, held)
+        return self._of(parameter, held[parameter])[part].clone()
+
+    def _check_name(self, parameter: str, known: Mapping[str, Tensor]) -> None:
+        if parameter not in known:
+            raise GroupError(unknown("parameter", parameter, known))
 
     def _of(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
         """The record of a parameter; raises GroupError if it has none of the same shape."""

@@ -9,11 +9,14 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import CriterionError, GroupError
+from sentei.network.mask import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 
 
+@checked
 @torch.no_grad()
 def magnitude(probe: Probe, group: Group) -> Tensor:
     """Weight magnitude: |w| of a synapse, the Euclidean norm of a unit's incoming weights.
@@ -24,6 +27,7 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
     Returns:
         (size,) float64; lowest removed first.
     """
+    check_groups(probe.model, [group])
     if not isinstance(group, Neurons):
         return probe.model.get_parameter(group.parameter).abs().double().flatten().cpu()
     squares = torch.zeros(group.size, dtype=torch.float64)
@@ -35,6 +39,7 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
     return squares.sqrt()
 
 
+@checked
 @dataclass(frozen=True)
 class Random:
     """Uniform random scores as a baseline; the same scores on every call.
@@ -56,6 +61,7 @@ class Random:
 random = Random()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Fixed:
     """A criterion that returns scores computed in advance: one ranking for the whole run.
@@ -93,6 +99,7 @@ class Fixed:
         return scores
 
 
+@checked
 def fixed(scores: Mapping[Group, Tensor | Sequence[float]] | Tensor | Sequence[float]) -> Fixed:
     """Make a criterion that returns given scores, so that a whole run uses one ranking.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sentei.arguments import checked
 from sentei.datasets.arrays import npz_file
 from sentei.datasets.letter import SPLITS as _LETTER_SPLITS
 from sentei.datasets.letter import letter
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 
+@checked
 def load(
     what: str | Path,
     *,
@@ -42,6 +44,7 @@ def load(
     regression: bool = False,
     missing: str | None = None,
     text: str | None = None,
+    standardise: bool = True,
 ) -> Split:
     """Load a data set by name or path, split into train, validation and test.
 
@@ -54,6 +57,10 @@ def load(
         regression: whether the targets of a .csv or an .npz are values instead of classes.
         missing: for a .csv, "drop" leaves rows with missing cells out, "mean" fills them in.
         text: for a .csv, "one-hot" makes a column of 0 and 1 for each word of columns of words.
+        standardise: whether inputs of letter, a .csv or an .npz are standardised with the mean and
+            deviation of the training part (`split.scaling`). If False, they stay as they are in the
+            data, as a network that begins with `sentei.Standardise.of(split.scaling)` takes them.
+            MNIST and IDX files are never standardised: pixels are from 0 to 1.
 
     Raises:
         ValueError: an unknown name, with the nearest one.
@@ -64,16 +71,16 @@ def load(
     if name == "mnist" and isinstance(what, str):
         return mnist(split or "default", seed, flat)
     if name == "letter" and isinstance(what, str):
-        return letter(split or "default", seed)
+        return letter(split or "default", seed, standardise)
     path = Path(what)
     if path.is_dir():
         return idx_folder(path, seed, flat)
     if path.suffix in (".csv", ".npz") and not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".csv":
-        return csv_file(path, target, seed, regression, missing, text)
+        return csv_file(path, target, seed, regression, missing, text, standardise)
     if path.suffix == ".npz":
-        return npz_file(path, seed, flat, regression)
+        return npz_file(path, seed, flat, regression, standardise)
     known = [
         "mnist",
         "letter",

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sentei.datasets.limits import check_class_numbers, check_memory
+from sentei.arguments import checked
+from sentei.datasets.limits import check_class_numbers, check_memory, check_resolution
 from sentei.datasets.split import Split
 from sentei.datasets.targets import numbered, split_of
 from sentei.errors import DataError
@@ -18,22 +19,29 @@ from sentei.samples import Samples
 _PAIRS = (("inputs", "targets"), ("x", "y"))
 
 
-def npz_file(path: Path, seed: int = 0, flat: bool = True, regression: bool = False) -> Split:
+@checked
+def npz_file(
+    path: Path,
+    seed: int = 0,
+    flat: bool = True,
+    regression: bool = False,
+    standardise: bool = True,
+) -> Split:
     """Load arrays `inputs` and `targets`, or `x` and `y`, split into three stratified parts.
 
-    Inputs are standardised with the mean and standard deviation of the training part. Whole numbers
-    as targets are class numbers from 0, strings are names of classes, and floats are values to
-    predict. Floats that are all whole numbers could be either, so they need `regression`.
+    Whole numbers as targets are class numbers from 0, strings are names of classes, and floats are
+    values to predict. Floats that are all whole numbers could be either, so they need `regression`.
 
     Args:
         path: file written by `numpy.savez`; pickled objects are refused.
         seed: seed of the stratified draws.
         flat: whether inputs are flattened to (N, values); if False, they keep their shape.
         regression: whether numbers as targets are values to predict, whatever their type.
+        standardise: as for `csv_file`.
 
     Raises:
-        DataError: the file is damaged, has no such pair of arrays, or inputs and targets do not
-            fit together.
+        DataError: the file is damaged, has no such pair of arrays, inputs and targets do not fit
+            together, or float32 numbers cannot tell inputs apart.
     """
     x, y = _arrays(path)
     if x.dtype.kind not in "iuf":
@@ -51,7 +59,9 @@ def npz_file(path: Path, seed: int = 0, flat: bool = True, regression: bool = Fa
     inputs = inputs[:, None] if inputs.ndim == 1 else inputs.flatten(1) if flat else inputs
     targets, classes = _targets(path, y, regression)
     names = [f"value {place}" for place in range(inputs[0].numel())]
-    return split_of(path, Samples(inputs, targets), classes, seed, names)
+    if x.dtype.itemsize > 2 and x.dtype != np.float32:  # others are exact in float32
+        check_resolution(path, x.reshape(len(x), -1), names)
+    return split_of(path, Samples(inputs, targets), classes, seed, names, standardise=standardise)
 
 
 def _targets(path: Path, y: np.ndarray, regression: bool) -> tuple[Tensor, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from importlib.resources import files
 import numpy as np
 import torch
 
+from sentei.arguments import checked
 from sentei.datasets.split import Split, part_sizes, stratified
 from sentei.errors import unknown
 from sentei.samples import Samples
@@ -19,10 +20,9 @@ FEATURES = (
 SPLITS = ("default", "authors")
 
 
-def letter(split: str = "default", seed: int = 0) -> Split:
+@checked
+def letter(split: str = "default", seed: int = 0, standardise: bool = True) -> Split:
     """Load the Letter Recognition data: 26 classes, 16 features.
-
-    Inputs are standardised with the mean and standard deviation of the training part.
 
     Args:
         split: sizes of train / validation / test.
@@ -30,6 +30,8 @@ def letter(split: str = "default", seed: int = 0) -> Split:
             "authors": test is the last 4,000 rows, as the data's authors have it (Frey and Slate,
             1991); 3,000 of the first 16,000, stratified, are validation and 13,000 train.
         seed: seed of the stratified draws.
+        standardise: whether inputs are standardised with the mean and standard deviation of the
+            training part; if False, they are whole numbers from 0 to 15.
 
     Raises:
         ValueError: an unknown split.
@@ -47,7 +49,8 @@ def letter(split: str = "default", seed: int = 0) -> Split:
     train, validation, test = (whole.at(rows) for rows in parts)
     name = "letter" if split == "default" else f"letter:{split}"
     classes = tuple(string.ascii_uppercase)
-    return Split(name, train, validation, test, FEATURES, classes).standardised()
+    drawn = Split(name, train, validation, test, FEATURES, classes)
+    return drawn.standardised() if standardise else drawn.as_it_is()
 
 
 def _read() -> Samples:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sentei.arguments import checked
 from sentei.datasets.idx import read_images
 from sentei.datasets.split import Split, stratified
 from sentei.errors import DataError, unknown
@@ -17,6 +18,7 @@ from sentei.samples import Samples
 Parts = tuple[Samples, Samples, Samples]
 
 
+@checked
 def mnist(split: str = "default", seed: int = 0, flat: bool = True) -> Split:
     """Load MNIST with pixels from 0 to 1, split into train, validation and test.
 
@@ -42,6 +44,7 @@ def mnist(split: str = "default", seed: int = 0, flat: bool = True) -> Split:
     return _images("mnist" if split == "default" else f"mnist:{split}", parts, flat)
 
 
+@checked
 def idx_folder(folder: Path | Traversable, seed: int = 0, flat: bool = True) -> Split:
     """Load images from a folder of IDX files that have MNIST's file names.
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import DataError
 from sentei.samples import Samples
 
 FRACTIONS = (0.7, 0.15, 0.15)
+_COUNTED = re.compile(r"(column|value|pixel) [\d,]+")  # names that readers make up
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Scaling:
     """Standardisation of inputs: subtract a mean and divide by a standard deviation per feature.
@@ -36,10 +40,20 @@ class Scaling:
         return cls(values.mean(0), std)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the standardised inputs as float32."""
+        """Return the standardised inputs as float32.
+
+        Raises:
+            DataError: the inputs do not have these features.
+        """
+        if inputs.shape[inputs.ndim - self.mean.ndim :] != self.mean.shape:
+            raise DataError(
+                f"this scaling is of inputs of shape {tuple(self.mean.shape)}, one at least; these "
+                f"have shape {tuple(inputs.shape)}. Make another with Scaling.of(inputs)."
+            )
         return ((inputs.double() - self.mean) / self.std).float()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Split:
     """Data in memory in three parts without common samples: train, validation and test.
@@ -52,8 +66,10 @@ class Split:
         test: samples to measure on once, at the end.
         features: a name for each value of an input, in flattened order.
         classes: a name for each class; empty if the targets are not classes.
-        scaling: the standardisation applied to all parts, fitted on `train` alone; None if none
-            was applied.
+        scaling: the standardisation of inputs, fitted on `train` alone; None for data that needs
+            none, such as MNIST.
+        raw: whether inputs are as they are in the data, so that `scaling` was not applied to them;
+            a network that begins with `Standardise.of(scaling)` takes them.
     """
 
     name: str
@@ -63,11 +79,24 @@ class Split:
     features: tuple[str, ...] = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
     scaling: Scaling | None = None
+    raw: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def named_features(self) -> tuple[str, ...]:
+        """Names of features that the data gives; () where they only count values, as pixels do."""
+        counted = all(_COUNTED.fullmatch(name) for name in self.features)
+        return () if counted else self.features
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """Names of classes that say more than their numbers; () where they do not."""
+        numbers = tuple(map(str, range(len(self.classes))))
+        return () if self.classes == numbers else self.classes
 
     def standardised(self) -> Split:
         """Return the same parts, every feature standardised by its mean and std over `train`."""
@@ -76,13 +105,19 @@ class Split:
             Samples(scaling(part.inputs), part.targets)
             for part in (self.train, self.validation, self.test)
         )
-        return replace(self, train=train, validation=validation, test=test, scaling=scaling)
+        parts = {"train": train, "validation": validation, "test": test}
+        return replace(self, **parts, scaling=scaling, raw=False)
+
+    def as_it_is(self) -> Split:
+        """Return the same parts with the scaling that `standardised` would apply to them."""
+        return replace(self, scaling=Scaling.of(self.train.inputs), raw=True)
 
     def __repr__(self) -> str:
         rows = f"{self.train.rows:,} / {self.validation.rows:,} / {self.test.rows:,}"
         return f"Split({self.name!r}: {rows} samples of shape {self.shape})"
 
 
+@checked
 def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Tensor, ...]:
     """Draw the rows of disjoint parts of these sizes, with every class in proportion in each part.
 
@@ -100,8 +135,8 @@ def stratified(targets: Tensor, sizes: Sequence[int], seed: int = 0) -> tuple[Te
         DataError: the parts are larger than the data, or negative.
     """
     sizes, total = list(sizes), len(targets)
-    if not total or min(sizes) < 0 or sum(sizes) > total:
-        raise DataError(f"parts of {sizes} samples cannot be drawn from {total}; ask for fewer")
+    if not total or min(sizes, default=-1) < 0 or sum(sizes) > total:
+        raise DataError(f"parts of sizes {sizes} cannot be drawn from {total} targets; take fewer")
     labels = torch.zeros(total) if targets.is_floating_point() else targets
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(total, generator=generator)

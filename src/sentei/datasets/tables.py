@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from sentei.arguments import checked
+from sentei.datasets.limits import check_resolution
 from sentei.datasets.split import Split
 from sentei.datasets.targets import number, numbered, split_of
 from sentei.errors import DataError, unknown
@@ -26,6 +28,7 @@ SHOWN = 3  # names in a message
 _ENCODE = "Pass text='one-hot' for a column of 0 and 1 for each word; write decimals with a point."
 
 
+@checked
 def csv_file(
     path: Path,
     target: str | int = -1,
@@ -33,13 +36,13 @@ def csv_file(
     regression: bool = False,
     missing: str | None = None,
     text: str | None = None,
+    standardise: bool = True,
 ) -> Split:
     """Load a table of numbers with one column to predict, split into three stratified parts.
 
-    Inputs are standardised with the mean and standard deviation of the training part. The first row
-    is a header if no cell outside the target column is a number, or if it cannot be a sample: words
-    above numbers, or numbers that count. The cells of the target column are names of classes,
-    whether or not they look like numbers, unless `regression` is true.
+    The first row is a header if no cell outside the target column is a number, or if it cannot be a
+    sample: words above numbers, or numbers that count. The cells of the target column are names of
+    classes, whether or not they look like numbers, unless `regression` is true.
 
     Args:
         path: file in UTF-8; cells are separated by commas, semicolons or tabs, and may be quoted.
@@ -50,9 +53,13 @@ def csv_file(
             "mean" fills in the mean of the column over the training part; None refuses them.
         text: what to do about columns of words: "one-hot" makes a column of 0 and 1 for each word;
             None refuses them.
+        standardise: whether inputs are standardised with the mean and standard deviation of the
+            training part; if False, they stay as they are, for a network that begins with
+            `Standardise.of(split.scaling)`.
 
     Raises:
-        DataError: an unreadable table, a cell that is not a finite number, or too many classes.
+        DataError: an unreadable table, a cell that is not a finite number, values that float32
+            numbers cannot tell apart, or too many classes.
         ValueError: there is no such column, or an unknown `missing` or `text`.
     """
     for name, chosen, known in (("missing", missing, MISSING), ("text", text, TEXT)):
@@ -73,8 +80,9 @@ def csv_file(
         targets, classes = torch.tensor(values)[:, None], ()
     else:
         targets, classes = numbered(path, labels)
-    fill = missing == "mean"
-    return split_of(path, Samples(inputs, targets), classes, seed, features, fill=fill)
+    check_resolution(path, inputs.numpy(), features)
+    samples, fill = Samples(inputs.float(), targets), missing == "mean"
+    return split_of(path, samples, classes, seed, features, fill=fill, standardise=standardise)
 
 
 @dataclass(frozen=True)
@@ -221,7 +229,7 @@ def _whole(table: _Table) -> _Table:
 def _inputs(
     table: _Table, kept: Sequence[int], missing: str | None, text: str | None
 ) -> tuple[list[str], torch.Tensor]:
-    """Return the names of inputs and their values, (N, features); NaN where a mean is to come."""
+    """Return names of inputs and their values, (N, features) float64; NaN for a mean to come."""
     features: list[str] = []
     columns: list[list[float]] = []
     wrong: list[tuple[int, int]] = []
@@ -246,7 +254,7 @@ def _inputs(
             if math.isnan(value) and cells[at].lower() not in allowed
         ]
     _refuse(table, wrong, _ENCODE if text is None else "")
-    return features, torch.tensor(columns).T.contiguous()
+    return features, torch.tensor(columns, dtype=torch.float64).T.contiguous()
 
 
 def _check_words(table: _Table, place: int, words: Sequence[str]) -> None:

@@ -54,8 +54,9 @@ def split_of(
     features: Sequence[str],
     *,
     fill: bool = False,
+    standardise: bool = True,
 ) -> Split:
-    """Draw three stratified parts and standardise inputs by the training part.
+    """Draw three stratified parts; standardise inputs by the training part, or note how to.
 
     Args:
         path: where the samples are from.
@@ -65,6 +66,7 @@ def split_of(
         features: a name for each value of an input.
         fill: whether NaN in inputs stands for a missing value, which becomes the mean that the
             feature has in the training part.
+        standardise: whether inputs are standardised; if False, they stay as they are.
 
     Raises:
         DataError: samples on which no network can be trained, or too few.
@@ -86,7 +88,7 @@ def split_of(
         mean = _means(path, train, features)
         train, validation, test = (_filled(part, mean) for part in (train, validation, test))
     split = Split(str(path), train, validation, test, tuple(features), classes)
-    return split.standardised()
+    return split.standardised() if standardise else split.as_it_is()
 
 
 def _means(path: Path, train: Samples, features: Sequence[str]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sentei import storage
+from sentei import arguments, storage
 from sentei.formats.c import write_c
 from sentei.formats.onnx import write_onnx
 from sentei.formats.safetensors import save
@@ -29,6 +29,7 @@ WRITERS: Mapping[str, Callable[..., object]] = {
 }
 
 
+@arguments.checked
 def export(
     model: nn.Module,
     path: str | Path,

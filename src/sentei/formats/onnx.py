@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sentei import storage
+from sentei.card import card_of
 from sentei.errors import DataError, FileError, StructureError
 from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.onnx_graph import onnx_bytes
@@ -19,7 +20,9 @@ from sentei.network.mask import Mask
 def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | None = None) -> None:
     """Write a network as ONNX with input "input", output "output" and a free batch dimension.
 
-    Batch norm is folded into the layer before it; dead synapses are written as zeros.
+    Batch norm is folded into the layer before it, standardisation of inputs into the one behind it
+    where that is exact enough; dead synapses are written as zeros. Names of classes and features
+    become metadata of the file, as JSON lists.
 
     Args:
         model: `nn.Sequential` of torch's own layers; already shrunk.
@@ -44,8 +47,9 @@ def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | No
                 f"weights must be finite; layer {stage.name!r} has one that is not (NaN or "
                 "infinity). Train it again."
             )
-    data = onnx_bytes(found, shape)
-    planned = len(onnx_bytes(stages(skeleton(model), shape, mask), shape))
+    card = card_of(model)
+    data = onnx_bytes(found, shape, card)
+    planned = len(onnx_bytes(stages(skeleton(model), shape, mask), shape, card))
     if len(data) != planned:
         raise FileError(f"{path} would have {len(data)} bytes; {planned} were planned")
     storage.write(path, data)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sentei import storage
+from sentei.arguments import checked
 from sentei.card import Card, set_card_
 from sentei.errors import FileError, GroupError, StructureError
 from sentei.formats.rebuilding import fit_to_tensors_
@@ -41,6 +42,7 @@ _UNREADABLE = (
 )
 
 
+@checked
 def save(model: nn.Module, path: str | Path, mask: Mask | None = None) -> None:
     """Write a network to one file atomically: on any failure an old file stays as it was.
 
@@ -73,6 +75,7 @@ def save(model: nn.Module, path: str | Path, mask: Mask | None = None) -> None:
     storage.write(path, data)
 
 
+@checked
 def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     """Load the network of a file, in evaluation mode, with the dtypes it was saved in.
 
@@ -94,7 +97,8 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         if bare is not None:
             # Try on the meta device first: an error is raised before `into` changes.
             meta = {name: torch.empty_like(t, device="meta") for name, t in file.tensors.items()}
-            fit_to_tensors_(skeleton(bare), meta, file.tied, file.attributes)
+            outline = skeleton(bare).to("meta")  # also the few tensors that keep values in one
+            fit_to_tensors_(outline, meta, file.tied, file.attributes)
         network = _described(file) if bare is None else bare
         filled = fit_to_tensors_(network, file.tensors, file.tied, file.attributes)
         if file.card != Card():
@@ -104,6 +108,7 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         raise FileError(f"{path} does not fit: {error}") from error
 
 
+@checked
 def load_mask(path: str | Path) -> Mask:
     """Load the mask of a file; an empty mask, without groups, if the file holds none.
 
@@ -138,6 +143,7 @@ class Contents:
     card: Card
 
 
+@checked
 def inspect(path: str | Path) -> Contents:
     """Return the contents of a file without running anything from it.
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from sentei.arguments import checked
 from sentei.criteria import scores
 from sentei.errors import CriterionError, StructureError
 from sentei.network.mask import Mask
@@ -76,6 +77,7 @@ class PruneWhileTraining(keras.callbacks.Callback):
     Source: Bartoldson's poster, whose callback annealed both dense layers of a network of Keras.
     """
 
+    @checked
     def __init__(
         self,
         propose: Proposal,

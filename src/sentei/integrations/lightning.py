@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sentei.arguments import checked
 from sentei.errors import StructureError
 from sentei.losses import PerSample, per_sample
 from sentei.network.units import Group, find_synapses
@@ -49,6 +50,7 @@ class PruneWhileTraining(Callback):
         pruner: the `sentei.PruneWhileTraining` in use; None before training.
     """
 
+    @checked
     def __init__(
         self,
         propose: Proposal,

@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sentei.errors import DataError, StructureError
-from sentei.network.layers import Select
+from sentei.network.layers import Select, Standardise
 
 Example = Tensor | tuple | list | Mapping[str, Any]
 
@@ -78,13 +78,16 @@ def guessed(model: nn.Module) -> Tensor:
         width = first.in_features
     elif isinstance(first, Select) and first.dim == -1 and first.index.numel():
         width = int(first.index.max()) + 1  # inputs after the last kept one are not read
+    elif isinstance(first, Standardise) and first.mean.ndim == 1:
+        width = first.mean.numel()
     else:
         raise StructureError(
             "a cut is checked on inputs, and their shape is known only for a network that begins "
             "with a linear layer; pass example= (a tensor or a tuple of tensors)"
         )
     random = torch.Generator().manual_seed(0)
-    return torch.rand(1, width, generator=random).to(next(model.parameters()))
+    sample = torch.rand(1, width, generator=random).to(next(model.parameters()))
+    return first.mean + first.std * sample if isinstance(first, Standardise) else sample
 
 
 def _own_tensors(module: nn.Module) -> Iterator[Tensor]:

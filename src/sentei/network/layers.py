@@ -1,11 +1,85 @@
-"""Adapt layers after a cut: `Select` drops unread inputs, `refresh_` updates size attributes."""
+"""The layers `Standardise` and `Select`; `refresh_`, which fits size attributes to tensors."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sentei.card import card_of, set_card_
 from sentei.network.attention import FewerHeads
+
+
+class Standardise(nn.Module):
+    """A layer that subtracts a mean and divides by a standard deviation.
+
+    As the first layer of a network it lets the network, and every file written from it, take inputs
+    as they are in the data.
+
+    Args:
+        mean: broadcastable to one sample: (features,) for rows, (channels, 1, 1) for images.
+        std: standard deviation, likewise; above 0.
+
+    Raises:
+        ValueError: a mean or a deviation that is not finite, or a deviation that is not above 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        super().__init__()
+        for name, values in zip(("mean", "std"), torch.broadcast_tensors(mean, std), strict=True):
+            kept = values.detach().clone(memory_format=torch.contiguous_format)
+            self.register_buffer(name, kept if kept.is_floating_point() else kept.float())
+        wrong = ~(self.mean.isfinite() & self.std.isfinite() & (self.std > 0))
+        if not wrong.is_meta and bool(wrong.any()):
+            raise ValueError(
+                "inputs are standardised by a finite mean and a finite deviation above 0; value "
+                f"{int(wrong.flatten().nonzero()[0])} has mean {float(self.mean[wrong][0]):g} and "
+                f"deviation {float(self.std[wrong][0]):g}. Use deviation 1 for a constant value."
+            )
+
+    @classmethod
+    def of(cls, scaling: Any) -> Standardise:
+        """Return the layer that does what a `datasets.Scaling` does, in float32."""
+        return cls(scaling.mean.float(), scaling.std.float())
+
+    def before(self, network: nn.Module) -> nn.Sequential:
+        """Return a network that standardises its inputs and then is the given one.
+
+        The layers of an `nn.Sequential` keep their names, and this one is named "standardise".
+        Other networks are named "network".
+        """
+        layers = dict(network._modules) if type(network) is nn.Sequential else {}
+        if not layers or "standardise" in layers:
+            layers = {"network": network}
+        whole = nn.Sequential(OrderedDict([("standardise", self), *layers.items()]))
+        whole.training = network.training
+        set_card_(whole, card_of(network))
+        return whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise (N, ...) samples, in their own dtype if it is a floating-point one."""
+        if not x.is_floating_point():
+            return (x - self.mean) / self.std
+        return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the shape of mean and deviation, for `print(model)`."""
+        return " x ".join(map(str, self.mean.shape))
+
+
+def standardises(network: nn.Module) -> bool:
+    """Return whether a network standardises its inputs itself, before any layer with parameters."""
+    for module in network.modules():
+        if isinstance(module, Standardise):
+            return True
+        if any(True for _ in module.parameters(recurse=False)):
+            return False
+    return False
 
 
 class Select(nn.Module):

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sentei.errors import GroupError
+from sentei.arguments import checked
+from sentei.errors import GroupError, unknown
 from sentei.html_table import html_table
 from sentei.network.reindex import Place, Reindexing, has_select, remaining_positions
-from sentei.network.units import Group, Listener, Neurons, Synapses, named
+from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses, named
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Mask:
     """Which units and synapses of a network are alive: the only state that pruning keeps.
@@ -189,6 +191,11 @@ class Mask:
         alive = torch.ones(tuple(shape), dtype=torch.bool)
         for (name, dim), positions in self.gone.items():
             if name == parameter:
+                if dim >= alive.ndim or int(positions.max()) >= alive.shape[dim]:
+                    raise GroupError(
+                        f"{parameter!r} has {int(positions.max()) + 1} or more positions along "
+                        f"dimension {dim}; shape={tuple(shape)} has not. Pass its own shape."
+                    )
                 alive.index_fill_(dim, positions, False)
         return alive
 
@@ -217,7 +224,13 @@ class Mask:
 
         Momentum and adaptive optimizers change a zeroed weight again through their buffers. So the
         optimizer's state of dead weights is zeroed too.
+
+        Raises:
+            GroupError: the groups are not the model's; nothing has changed then.
         """
+        if id(model) not in self._fitting:  # checked once: this runs after every update
+            self.check(model)
+            self._fitting.add(id(model))
         for parameter in self._zeroing:
             weight = model.get_parameter(parameter)
             self.zero_(parameter, weight)
@@ -228,9 +241,24 @@ class Mask:
 
     @torch.no_grad()
     def zero_(self, parameter: str, like: Tensor) -> None:
-        """Zero the dead entries of one parameter in a tensor of its shape, such as its gradient."""
-        for zero_part_ in self._zeroing.get(parameter, ()):
-            zero_part_(like)
+        """Zero the dead entries of one parameter in a tensor of its shape, such as its gradient.
+
+        Raises:
+            GroupError: the tensor has another shape.
+        """
+        try:
+            for zero_part_ in self._zeroing.get(parameter, ()):
+                zero_part_(like)
+        except (IndexError, RuntimeError) as error:
+            raise GroupError(
+                f"a tensor of the shape of {parameter!r} is wanted; this one has shape "
+                f"{tuple(like.shape)}: {error}"
+            ) from error
+
+    @cached_property
+    def _fitting(self) -> set[int]:
+        """Ids of the models that have the mask's groups."""
+        return set()
 
     @cached_property
     def _zeroing(self) -> dict[str, list[Callable[[Tensor], object]]]:
@@ -263,7 +291,13 @@ class Mask:
         return alive
 
     def without_kind(self, kind: str) -> Mask:
-        """Return the mask with all members of the groups of one kind alive."""
+        """Return the mask with all members of the groups of one kind alive.
+
+        Raises:
+            ValueError: an unknown kind, with the nearest known one.
+        """
+        if kind not in (*KINDS, "synapse"):
+            raise ValueError(unknown("kind", kind, (*KINDS, "synapse")))
         alive = {g: torch.ones_like(a) if g.kind == kind else a for g, a in self._alive.items()}
         return Mask(alive)
 

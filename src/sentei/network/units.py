@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.errors import GroupError
 
 KINDS = ("neuron", "channel", "head", "input")
@@ -47,6 +48,7 @@ class Listener:
         return hash((self.parameter, self.dim, tuple(self.index.shape)))
 
 
+@checked
 @dataclass(frozen=True)
 class Neurons:
     """A group of interchangeable units at one place of a network; each is removed as a whole.
@@ -76,6 +78,7 @@ class Neurons:
         return 0 if self.kind == "neuron" and not self.followers else 1
 
 
+@checked
 @dataclass(frozen=True)
 class Synapses:
     """A group of synapses: the weights of one layer, each removed by itself; never its biases.
@@ -97,6 +100,7 @@ class Synapses:
 Group = Neurons | Synapses
 
 
+@checked
 def find_synapses(model: nn.Module) -> list[Synapses]:
     """Find the weights of all layers that mix their inputs: linear, convolution, attention layers.
 

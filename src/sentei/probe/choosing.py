@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sentei.errors import StaleError
+from sentei.errors import GroupError, StaleError
 from sentei.losses import per_sample_losses
 from sentei.network.calls import recorded_names
 from sentei.network.surgery.certificate import TOLERANCE
@@ -187,8 +187,18 @@ def _column(group: Group, member: int) -> int:
 
 
 def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str, Tensor]:
-    """Return the mixes by the parameter names under which calls use their listeners."""
+    """Return the mixes by the parameter names under which calls use their listeners.
+
+    Raises:
+        GroupError: there is no mix, or one of a listener that the model does not have.
+    """
     names = recorded_names(model)
+    missing = [part.parameter for part in mix if part.parameter not in names]
+    if missing or not mix:
+        raise GroupError(
+            f"mix= has a mix for each listener of the group; it has {missing or 'none'}. Take it "
+            "from a repair."
+        )
     return {names[part.parameter]: rows for part, rows in mix.items()}
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sentei import losses
+from sentei.arguments import checked
 from sentei.card import card_of
-from sentei.errors import GroupError
+from sentei.errors import GroupError, unknown
 from sentei.metrics import Quality, metrics_for
-from sentei.network.copying import copied
-from sentei.network.example import Example, resized, run, tensors, undisturbed
-from sentei.network.mask import Mask, members_of
+from sentei.network.example import Example, resized, tensors, undisturbed
+from sentei.network.mask import Mask, check_groups, members_of
+from sentei.network.surgery.cutting import WeightRecord
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import (
     Engine,
@@ -29,7 +30,6 @@ from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import check_smooth
 from sentei.probe.engines.gates import Gates
 from sentei.probe.recording.data import read
-from sentei.probe.recording.listener_inputs import input_gradients
 from sentei.probe.recording.recording import (
     Pass,
     PassSurvey,
@@ -39,11 +39,12 @@ from sentei.probe.recording.recording import (
     sum_losses,
     survey,
 )
-from sentei.probe.second_moments import InverseCovariance, MomentCache, SecondMoments
+from sentei.probe.second_moments import MomentCache
 from sentei.samples import fingerprint
 
 RECORDED_BYTES = 2**30  # of layer inputs and outputs that a Probe keeps
 _ROWS = 2500  # samples per batch when a masked copy is run
+CURVATURES = ("full", "diagonal")
 EXAMPLE = 64  # inputs in `Probe.example`
 
 
@@ -55,6 +56,7 @@ class _CutLike(Protocol):
     def regrown(self) -> Mapping[Any, Tensor]: ...
 
 
+@checked
 class Probe:
     """Measure a network's loss on fixed samples, and how removing units would change it.
 
@@ -95,7 +97,7 @@ class Probe:
         model: nn.Module,
         data: Any,
         loss: str | losses.PerSample | None = None,
-        trajectory: Any = None,
+        trajectory: WeightRecord | None = None,
     ):
         if loss is not None:
             losses.per_sample(loss)
@@ -227,8 +229,11 @@ class Probe:
             (k, g) float64.
 
         Raises:
+            ValueError: gains of another shape.
             GroupError, LossError, StaleError: as `rises_without`.
         """
+        if gains.ndim != 1 or not len(gains):
+            raise ValueError(f"gains= is a row of one or more; its shape is {tuple(gains.shape)}")
         width = (len(gains),)
         return self._per_unit(group, units, lambda e, b, o: e.rises_at_gains(b, o, gains), width)
 
@@ -265,9 +270,12 @@ class Probe:
             (size,) float64; 0 for the dead.
 
         Raises:
+            ValueError: an unknown kind.
             CriterionError: the loss has no second derivative, or the recursion does not apply.
             GroupError, LossError, StaleError: as `rises_without`.
         """
+        if kind not in CURVATURES:
+            raise ValueError(unknown("curvature kind=", kind, CURVATURES))
         measure = lambda e, block, own: e.curvatures(block, own, kind)  # noqa: E731
         return self._per_member(group, None, measure, derivatives=2)
 
@@ -277,9 +285,21 @@ class Probe:
         Args:
             of: takes a recorded block, returns the (count,) sums over its samples.
             count: how many numbers `of` returns.
+
+        Raises:
+            ValueError: `of` returns another number of them.
         """
+
+        def counted(block: Pass) -> Tensor:
+            sums = of(block)
+            if sums.numel() != count:
+                raise ValueError(f"of= returned {sums.numel()} numbers, and count= is {count}")
+            return sums
+
+        if count < 0:
+            raise ValueError(f"count= is a count, 0 or more; got {count}")
         with self.measuring() as recording:
-            return recording.mean("outputs", of, count)
+            return recording.mean("outputs", counted, count)
 
     # Changes of weights.
 
@@ -292,8 +312,12 @@ class Probe:
         Args:
             mask: what is alive now, such as the mask of a step. A group that it does not hold
                 counts as alive.
+
+        Raises:
+            GroupError: the mask has groups that are not the model's; nothing has changed then.
         """
         changed = {**mask.died_since(self._mask), **self._mask.died_since(mask)}
+        check_groups(self.model, changed)
         self._mask = mask
         if self._engines is None or not changed:
             return
@@ -342,12 +366,13 @@ class Probe:
         return Engines(recording, CandidateLosses(self.loss_name, self.per_sample))
 
     def check_units(self, group: Group) -> Neurons:
-        """Return the group; raise GroupError if it is a group of synapses."""
+        """Return the group; raise GroupError if it is of synapses, or of another model."""
         if not isinstance(group, Neurons):
             raise GroupError(
                 f"removal is measured for whole units only; {group.name!r} is a group of "
                 "synapses. Use a criterion for synapses, such as magnitude."
             )
+        check_groups(self.model, [group])
         return group
 
     def check_smooth(self, recording: Recording, order: int) -> None:
@@ -402,78 +427,3 @@ class Probe:
                 self.one_at_a_time += means.numel()
         values[at] = means.view(values[at].shape)
         return values
-
-
-def second_moments(
-    probe: Probe, group: Group, *, precise: bool = True
-) -> dict[Listener, SecondMoments]:
-    """Return the second moments of a group's outputs, dead units included, by listener.
-
-    Args:
-        probe: the network and its samples.
-        group: a group of units.
-        precise: multiply in float64; otherwise in the network's dtype, which is faster.
-
-    Raises:
-        GroupError, StaleError: as `Probe.rises_without`.
-    """
-    units = probe.check_units(group)
-    with probe.measuring() as recording:
-        return probe.moments.second_moments(recording, units, precise=precise)
-
-
-def inverse_covariances(probe: Probe, group: Group) -> dict[Listener, InverseCovariance]:
-    """Return the inverse covariance of a group's alive units, by listener.
-
-    Raises:
-        GroupError, StaleError: as `Probe.rises_without`.
-    """
-    units = probe.check_units(group)
-    with probe.measuring() as recording:
-        return probe.moments.inverse_covariances(recording, units, probe.alive(group))
-
-
-def mean_squared_gradient(probe: Probe, group: Group) -> Tensor:
-    """Compute the mean over samples of the squared derivative of the loss by each unit's output.
-
-    Squares are added over a unit's positions and columns.
-
-    Returns:
-        (size,) float64; 0 for dead units.
-
-    Raises:
-        CriterionError: the loss has no derivative.
-        GroupError, StaleError: as `Probe.rises_without`.
-    """
-    units = probe.check_units(group)
-    with probe.measuring() as recording:
-        probe.check_smooth(recording, 1)
-        listeners = listeners_of(recording.model, units)
-
-        def of_block(block: Pass) -> Tensor:
-            gradients = input_gradients(recording, block, listeners, probe.per_sample)
-            return torch.stack([g.square().sum(1, dtype=torch.float64) for g in gradients]).sum(0)
-
-        return probe.mean(of_block, group.size) * probe.alive(group)
-
-
-def loss_with_mask(probe: Probe, mask: Mask) -> float:
-    """Compute the mean loss on a Probe's samples of a copy of the model with a mask applied.
-
-    Raises:
-        GroupError: the mask does not belong to the model.
-        LossError: the loss is not one number per sample.
-    """
-    trial = copied(probe.model)
-    mask.apply_(trial)
-    samples, total = probe.samples, 0.0
-    with undisturbed(trial):
-        for first in range(0, len(samples.targets), _ROWS):
-            rows = slice(first, first + _ROWS)
-            block = resized(samples.inputs, lambda tensor, own=rows: tensor[own])
-            targets = samples.targets[rows]
-            values = losses.per_sample_losses(
-                probe.per_sample, tensors(run(trial, block))[0], targets
-            )
-            total += float(values.double().sum())
-    return total / len(samples.targets)

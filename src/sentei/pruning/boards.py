@@ -23,24 +23,26 @@ class Board:
     ram: int
     processor: str
 
-    def memory_budget(self, format: str, inputs: int) -> MemoryBudget:
+    def memory_budget(self, format: str, inputs: int, *, floats: bool = False) -> MemoryBudget:
         """Return the flash and RAM that remain for a network on this board.
 
         Args:
             format: "c", "c-int8" or "c-int8-int8".
             inputs: numbers in one sample, which the caller keeps in RAM.
+            floats: whether they are floats in every format: the network standardises its inputs.
 
         Raises:
             ValueError: a format that is not a C format, with the nearest one.
             UnreachableError: no RAM remains beside the stack and one sample.
         """
-        each = c_numbers(format).activation
+        each = 4 if floats else c_numbers(format).activation
         ram = self.ram - STACK - inputs * each
         if ram <= 0:
             raise UnreachableError(
                 f"a sample of {inputs:,} numbers takes {inputs * each:,} bytes as {format}, the "
                 f"stack {STACK}; the {self.processor} has {self.ram:,} bytes of RAM. Use "
-                "c-int8-int8, which stores an input in one byte, fewer inputs, or another board."
+                f"{'' if floats else 'c-int8-int8, which stores an input in one byte, '}fewer "
+                "inputs, or another board."
             )
         return MemoryBudget(format, self.flash - CODE, ram)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sentei.arguments import checked
 from sentei.errors import GroupError
 from sentei.network.example import Example
 from sentei.network.folding import fold_, sweep_
@@ -21,6 +22,7 @@ from sentei.pruning.run import Run, Step
 from sentei.pruning.step_files import Retrain
 
 
+@checked
 def prune(
     model: nn.Module,
     groups: Sequence[Group],

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sentei.card import card_of
 from sentei.describing import described
 from sentei.distributed import on_main
 from sentei.errors import BudgetError, FileError, JournalError, StructureError, UnreachableError
@@ -286,7 +287,7 @@ def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dic
 
     Returns:
         Samples evenly spaced over those that the run is measured on, where inputs are one tensor;
-        and the network's description and the loss's name, where there are any.
+        and the network's description, its `Card` and the loss's name, where there are any.
     """
     try:
         carried(model)  # refuses hooks, for example, which a description would leave out
@@ -294,6 +295,8 @@ def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dic
     except (FileError, StructureError):
         architecture = None
     words = {"architecture": architecture, "loss": judge.loss_name}
+    if known := card_of(model).data():
+        words["card"] = known
     inputs, targets = judge.samples.inputs, judge.samples.targets
     if not isinstance(inputs, Tensor):
         return {}, words

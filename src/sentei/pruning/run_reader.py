@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sentei.card import Card, set_card_
 from sentei.errors import GroupError, JournalError, StructureError
 from sentei.network.copying import copied
 from sentei.network.encoding.architecture import build
@@ -84,6 +85,9 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
     tensors, words = read_tensors(folder / START, "the untouched network")
     groups = stored_groups(folder, card, tensors, words)
     start = _network(folder, words.get("architecture"), model, stripped(WEIGHTS, tensors))
+    if model is None:
+        with reading("what the network predicts", folder / START):
+            set_card_(start, Card.from_data(words.get("card", {})))
     samples, loss = _measured_on(folder, tensors, words)
     full = Mask.full(groups)
     try:

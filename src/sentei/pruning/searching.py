@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from sentei.arguments import checked
 from sentei.criteria import Criterion
 from sentei.errors import unknown
 from sentei.losses import PerSample
@@ -124,6 +125,7 @@ def paths_for(format: str, asked: Sequence[str] | None = None) -> list[str]:
     return paths
 
 
+@checked
 def search(
     model: nn.Module,
     learn: Any,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.criteria.activity import steady
 from sentei.criteria.repairs.affine import SingleSurvivor, least_squares, mean
 from sentei.criteria.repairs.table import Repair
@@ -22,9 +23,10 @@ from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.choosing import largest_weight_read, listeners_of, tolerance
-from sentei.probe.probe import Probe, inverse_covariances
+from sentei.probe.probe import Probe
 from sentei.probe.recording.data import ProbeData, read
 from sentei.probe.recording.recording import model_output
+from sentei.probe.summaries import inverse_covariances
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, mixed
 
@@ -81,6 +83,7 @@ class Tidied:
         return sum(len(find.units) for find in self.finds if find.proven is proven)
 
 
+@checked
 def tidy(
     model: nn.Module,
     data: Any,

@@ -171,9 +171,8 @@ def contents(about: Contents) -> Group:
     head.add_row("parameters", f"{about.entries:,}")
     head.add_row("format", f"{about.format}, written by sentei {about.written_by}")
     head.add_row("network", about.architecture or "not stored in the file: load(path, into=...)")
-    for name, value in (("predicts", about.card.predicts), ("loss", about.card.loss)):
-        if value is not None:
-            head.add_row(name, value)
+    for what, known in about.card.data().items():
+        head.add_row(what, ", ".join(known) if isinstance(known, list) else known)
     tensors = Table(box=None, pad_edge=False)
     tensors.add_column("tensor")
     tensors.add_column("shape", justify="right")

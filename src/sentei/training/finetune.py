@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.arguments import check_entries, checked
 from sentei.describing import described
 from sentei.samples import fingerprint
 from sentei.training.recipe import Recipe
@@ -22,6 +23,7 @@ class Holding(Protocol):
         ...
 
 
+@checked
 class FineTune:
     """Retrain a network for some epochs after every cut, with one optimizer for all calls.
 
@@ -92,6 +94,7 @@ class FineTune:
             ValueError: the state belongs to another network, or to a FineTune with another
                 `after_update`.
         """
+        check_entries(self, state, ("epoch", "optimizer"))
         states = state.get("after_update", {})
         if len(states) != len(self._stateful):
             raise ValueError(

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from sentei.arguments import checked
 from sentei.errors import unknown
 from sentei.training.seeds import seeded
 
@@ -20,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@checked
 def mlp(
     widths: str | Sequence[int],
     activation: str = "sigmoid",
@@ -53,6 +55,7 @@ def mlp(
         return initialise_(nn.Sequential(layers), init)
 
 
+@checked
 def annealing_cnn(
     padding: str = "valid", dropout: bool = True, *, init: str = "glorot", seed: int = 0
 ) -> nn.Sequential:
@@ -97,6 +100,7 @@ def annealing_cnn(
         return initialise_(nn.Sequential(layers), init)
 
 
+@checked
 def distinctiveness_cnn(
     width: int = 64, filters: int = 10, *, init: str = "torch", seed: int = 0
 ) -> nn.Sequential:
@@ -111,7 +115,11 @@ def distinctiveness_cnn(
         filters: number of filters of the first convolution; the second has twice as many.
         init: how weights are initialised; see `initialise_`.
         seed: seed of the initial weights.
+
+    Raises:
+        ValueError: no units or no filters, or an unknown init.
     """
+    _widths((filters, width))
     with seeded(seed):
         layers = OrderedDict[str, nn.Module](
             conv1=nn.Conv2d(1, filters, 5),
@@ -128,6 +136,7 @@ def distinctiveness_cnn(
         return initialise_(nn.Sequential(layers), init)
 
 
+@checked
 def build(spec: str, *, seed: int = 0, init: str | None = None) -> nn.Sequential:
     """Build a network from a text such as "784-100-10:relu" or "cnn-annealing".
 
@@ -161,6 +170,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int]] = {
 }
 
 
+@checked
 def takes_flat(network: nn.Module) -> bool:
     """Return whether a network takes rows (N, values), not images: no convolution comes first."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -168,6 +178,7 @@ def takes_flat(network: nn.Module) -> bool:
     return first is None or isinstance(first, nn.Linear)
 
 
+@checked
 @torch.no_grad()
 def initialise_(network: nn.Sequential, init: str) -> nn.Sequential:
     """Draw new initial weights for a network from torch's global random generator.

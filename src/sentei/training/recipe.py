@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn, optim
 
+from sentei.arguments import checked
 from sentei.errors import unknown
 from sentei.losses import PerSample, per_sample
 
@@ -29,6 +30,7 @@ DECAYS: dict[str, Callable[[float], float]] = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Distillation:
     """Knowledge distillation: train on the outputs of a teacher network as well as on the targets.
@@ -58,6 +60,7 @@ class Distillation:
             raise ValueError(f"the teacher's weight must be from 0 to 1, not {self.weight}")
 
 
+@checked
 @dataclass(frozen=True)
 class Recipe:
     """How to train a network: epochs, optimizer, loss, batches and seed.

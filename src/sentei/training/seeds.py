@@ -7,7 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
+from sentei.arguments import checked
 
+
+@checked
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed torch's global generators from `numbers` in a `with` block; restore them after it."""

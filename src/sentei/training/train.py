@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sentei.arguments import checked
 from sentei.card import card_of
 from sentei.errors import DataError, LossError
 from sentei.losses import Loss, PerSample, chosen, per_sample_losses
@@ -65,6 +66,7 @@ class Evaluation(_AccuracyAndLoss):
         return found
 
 
+@checked
 def train(
     model: nn.Module,
     samples: Pair,
@@ -166,6 +168,7 @@ class Course:
         return losses * (1 - distill.weight) + divergence * scale
 
 
+@checked
 def evaluate(
     model: nn.Module,
     samples: Pair,
@@ -189,7 +192,10 @@ def evaluate(
     Raises:
         DataError: there are no samples, or the network cannot take them.
         LossError: the loss does not fit outputs and targets.
+        ValueError: `batch_size` is less than 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     ready, measured = _ready(model, samples, loss)
     metrics = metrics_for(measured, ready.targets)
     total, sums = 0.0, torch.zeros(metrics.width, dtype=torch.float64)

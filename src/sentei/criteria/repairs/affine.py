@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.errors import GroupError, StructureError
-from sentei.network.mask import Mask
+from sentei.network.mask import Mask, check_groups, positions_in
 from sentei.network.units import Group, Listener, Neurons
-from sentei.probe.probe import Probe, inverse_covariances, second_moments
+from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
+from sentei.probe.summaries import inverse_covariances, second_moments
 
 Mix = dict[Listener, Tensor]
 
 
+@checked
 def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False) -> Mix:  # noqa: ARG001 - fits each unit alone
     """Replace each removed unit by its mean output, added to its listeners' biases.
 
@@ -24,6 +27,7 @@ def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = Fa
     Source: the first stage of Sietsma and Dow (1991).
     """
     remaining(probe, group, mask)
+    units = positions_in(group, units)
     mix = {}
     for part, moments in second_moments(probe, group).items():
         mix[part] = torch.zeros(len(units), group.size + 1, dtype=torch.float64)
@@ -31,6 +35,7 @@ def mean(probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = Fa
     return mix
 
 
+@checked
 @dataclass(frozen=True)
 class SingleSurvivor:
     """Replace each removed unit by one remaining unit: the best fit, or a given partner.
@@ -59,7 +64,7 @@ class SingleSurvivor:
         Raises:
             GroupError: a given partner is dead, or no unit remains and `affine` is False.
         """
-        alive = remaining(probe, group, mask)
+        alive, units = remaining(probe, group, mask), positions_in(group, units)
         if not self.affine and int(alive.sum()) <= (alone and len(units) > 0):
             raise GroupError(
                 f"the repair 'twin' needs at least one unit that stays; {group.name!r} has none "
@@ -124,6 +129,7 @@ twin = SingleSurvivor(affine=False)
 affine = SingleSurvivor(affine=True)
 
 
+@checked
 def least_squares(
     probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False
 ) -> Mix:
@@ -137,7 +143,7 @@ def least_squares(
     one unit at a time it equals optimal brain surgeon on the listeners' weights (Hassibi and Stork,
     1993) if everything after the listeners were linear.
     """
-    alive = remaining(probe, group, mask)
+    alive, units = remaining(probe, group, mask), positions_in(group, units)
     mix = {}
     for part, inverse in inverse_covariances(probe, group).items():
         removed = units if alone else (inverse.alive & ~alive).nonzero().flatten()
@@ -159,6 +165,7 @@ def remaining(probe: Probe, group: Group, mask: Mask) -> Tensor:
             f"a repair applies to whole units only; {group.name!r} is a group of synapses. Leave "
             "repair= out for it."
         )
+    check_groups(probe.model, [group])
     for part in group.listeners:
         layer = probe.model.get_submodule(part.layer)
         if getattr(layer, "transposed", False) and getattr(layer, "groups", 1) > 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.repairs.affine import Mix, least_squares, remaining
 from sentei.distributed import sum_across
 from sentei.losses import per_sample_losses
@@ -16,10 +17,12 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import listeners_of, mixes_by_name
 from sentei.probe.engines.chain_derivatives import slope
-from sentei.probe.probe import Probe, inverse_covariances
+from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Override, Pass, Recording
+from sentei.probe.summaries import inverse_covariances
 
 
+@checked
 @dataclass(frozen=True)
 class LeastLoss:
     """Replace each removed unit by the mix of remaining units and a constant with the least loss.
@@ -34,11 +37,18 @@ class LeastLoss:
         updates: BFGS updates of the mix; each takes one to three backward passes from the loss to
             the listeners.
 
+    Raises:
+        ValueError: a negative count.
+
     Source: the Newton step on a removed unit's compensation is optimal brain surgeon (Hassibi and
     Stork, 1993) with the loss in place of its quadratic form.
     """
 
     updates: int = 4
+
+    def __post_init__(self) -> None:
+        if self.updates < 0:
+            raise ValueError(f"updates= is a count, 0 or more; got {self.updates}")
 
     def __call__(
         self, probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False

@@ -10,15 +10,19 @@ change while units of the group are removed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.repairs.affine import affine, least_squares, mean, twin
 from sentei.criteria.repairs.least_loss import least_loss
 from sentei.errors import unknown
 from sentei.network.units import Listener
 
-Repair = Callable[..., Mapping[Listener, Tensor]]
+Repair = Annotated[
+    Callable[..., Mapping[Listener, Tensor]], "a function (probe, group, units, mask) -> mix"
+]
 
 REPAIRS: dict[str, Repair] = {
     "affine": affine,
@@ -29,6 +33,7 @@ REPAIRS: dict[str, Repair] = {
 }
 
 
+@checked
 def repair(name: str | Repair) -> Repair:
     """Return the repair registered under a name; a function is returned unchanged.
 

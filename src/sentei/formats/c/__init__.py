@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sentei import storage
+from sentei.card import Card, card_of
 from sentei.errors import DataError, FileError
+from sentei.formats.c.comment import comment
 from sentei.formats.c.quantised import Stored, stored
 from sentei.formats.c.source import Source
 from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.format import C_FORMATS
-from sentei.network.encoding.plans import Plan, c_plan, size
-from sentei.network.encoding.stages import Weighted, stages
+from sentei.network.encoding.plans import Plan, c_plan
+from sentei.network.encoding.stages import stages
+from sentei.network.layers import standardises
 from sentei.network.mask import Mask
 
 GOLDEN = 4  # samples in the self-test
@@ -33,6 +37,7 @@ def write_c(
     format: str = "c",
     name: str | None = None,
     classes: Sequence[str] | None = None,
+    scaling: Any = None,
 ) -> Plan:
     """Write a network as C: the file `path` and a header beside it.
 
@@ -46,7 +51,15 @@ def write_c(
             are stored, zeros too.
         format: "c" (float32), "c-int8" (int8 weights) or "c-int8-int8" (int8 activations too).
         name: prefix of all names in the file; the file's name without ".c" if None.
-        classes: names of the outputs, for the comment in the header.
+        classes: names of the outputs; those in the network's `Card` if None. The header lists them
+            in its comment, and as an array of texts where its macro is defined.
+        scaling: the `datasets.Scaling` that the network's inputs were standardised with outside the
+            network. The comment says that callers have to do the same. None if the network takes
+            inputs as they are in the data, as one that begins with `Standardise` does.
+
+    The file has the functions `NAME_predict`, all outputs, and `NAME_classify`, the position of the
+    largest one; the second not if the network has one output, or its `Card` says that it predicts
+    values.
 
     Returns:
         The plan; the file has exactly its sizes.
@@ -62,12 +75,13 @@ def write_c(
     for each in (path.with_suffix(".h"), path):
         storage.writable(each)
     net = as_c(model, example, mask, format)
-    source = Source(net, name)
+    card = _card(model, classes, net.plan.blocks[-1].out)
+    source = Source(net, name, card)
     if source.flash != net.plan.flash:
         raise FileError(
             f"{path} would have {source.flash} bytes of constants; {net.plan.flash} were planned"
         )
-    about = _about(net, path.stem, name, classes)
+    about = comment(net, path.stem, name, card, raw=standardises(model), scaling=scaling)
     code = source.code(about, _samples(example)[:GOLDEN])
     code = code.replace(f'#include "{name}.h"', f'#include "{path.stem}.h"')
     storage.write(path.with_suffix(".h"), source.header(about).encode())
@@ -116,44 +130,15 @@ _RESERVED = frozenset(
 )
 
 
-def _about(net: Stored, file: str, name: str, classes: Sequence[str] | None) -> str:
-    """Return the comment at the top of both files: sizes, layers, inputs, outputs and usage."""
-    plan = net.plan
-    heads = [block.head for block in plan.blocks]
-    out = plan.blocks[-1].out
+def _card(model: nn.Module, classes: Sequence[str] | None, out: int) -> Card:
+    """Return what the network predicts, with the names of its outputs, if all have one."""
+    card = card_of(model)
     if classes is not None and len(classes) != out:
         raise ValueError(
             f"the network has {out} outputs and {len(classes)} classes were named; name all outputs"
         )
-    lines = [
-        f"{name}: {size(heads[0].entering)} inputs, {out} outputs. Written by sentei.",
-        "",
-        f"Constants {plan.flash} bytes, static RAM {plan.ram} bytes, format {plan.format}.",
-        "",
-    ]
-    for head, code, constants in zip(heads, plan.codes, plan.constants, strict=True):
-        if isinstance(head, Weighted) and code is not None:
-            rows, columns = head.weight.shape
-            lines.append(
-                f"  {head.name}: {int(head.alive.sum())} of {rows} x {columns} weights, "
-                f"{code.name}, {constants} bytes"
-            )
-    names = [str(k) for k in range(out)] if classes is None else list(map(str, classes))
-    scale = f", as steps of {name.upper()}_INPUT_STEP" if net.steps else ""
-    shape = " x ".join(map(str, heads[0].entering))
-    lines += [
-        "",
-        f"Inputs: {shape}, rows one after another{scale}.",
-        f"Outputs: {', '.join(names)}.",
-        "",
-        f'  #include "{file}.h"',
-        f"  {'int8_t' if net.steps else 'float'} x[{name.upper()}_INPUTS];  ...",
-        f"  int k = {name}_classify(x);" if out > 1 else f"  float y[1]; {name}_predict(x, y);",
-        "",
-        f"Self-test: cc -std=c99 -D{name.upper()}_SELF_TEST {file}.c -lm && ./a.out",
-    ]
-    body = "\n".join(f" * {line}".rstrip() for line in lines).replace("*/", "* /")
-    return f"/*\n{body}\n */\n"
+    named = card.classes if len(card.classes) == out else ()
+    return replace(card, classes=named if classes is None else tuple(map(str, classes)))
 
 
 __all__ = ["C_FORMATS", "GOLDEN", "as_c", "identifier", "write_c"]

@@ -30,13 +30,22 @@ def compiler() -> str | None:
 
 def named(path: Path) -> str:
     """Return the prefix of all names in an exported C file."""
-    return re.findall(r"void (\w+)_predict", path.with_suffix(".h").read_text())[0]
+    return re.findall(r"^void (\w+)_predict", _header(path), re.MULTILINE)[0]
 
 
 def input_step(path: Path) -> float | None:
     """Return the input value of one int8 step in an exported file; None if inputs are floats."""
-    found = re.findall(r"_INPUT_STEP ([-\d.e]+)", path.with_suffix(".h").read_text())
+    found = re.findall(r"^#define \w+_INPUT_STEP ([-\d.e]+)", _header(path), re.MULTILINE)
     return float(found[0]) if found else None
+
+
+def has_classify(path: Path) -> bool:
+    """Return whether an exported C file has a function that returns the class of a sample."""
+    return re.search(r"^int \w+_classify\(", _header(path), re.MULTILINE) is not None
+
+
+def _header(path: Path) -> str:
+    return path.with_suffix(".h").read_text("utf-8")
 
 
 def shipped(
@@ -81,9 +90,9 @@ class Compiled:
                 f"{path} has to be compiled to be measured, and there is no C compiler (cc, gcc or "
                 "clang); install one"
             )
-        header = path.with_suffix(".h").read_text()
         name = named(path)
-        defined = dict(re.findall(rf"#define {name.upper()}_(\w+) ([-\d.e]+)", header))
+        sizes = rf"^#define {name.upper()}_(\w+) ([-\d.e]+)"
+        defined = dict(re.findall(sizes, _header(path), re.MULTILINE))
         self.inputs, self.outputs = int(defined["INPUTS"]), int(defined["OUTPUTS"])
         self.step = input_step(path)
         flags = [*STRICT, optimise, "-shared", "-fPIC"]

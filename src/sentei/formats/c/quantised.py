@@ -12,7 +12,16 @@ from torch.nn import functional as F
 from sentei.errors import StructureError
 from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.plans import Block, Plan
-from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
+from sentei.network.encoding.stages import (
+    Chosen,
+    Pointwise,
+    Pool,
+    Scaled,
+    Softmax,
+    Stage,
+    Standardised,
+    Weighted,
+)
 
 TOP = 127  # largest int8 value; the range is symmetric, -127 to 127
 
@@ -47,6 +56,15 @@ class Stored:
     values: tuple[Values | None, ...]
     steps: tuple[float, ...]
 
+    @property
+    def input_step(self) -> float | None:
+        """Real value of one step of an int8 input; None if the file takes floats.
+
+        A network that standardises its inputs takes floats in every format.
+        """
+        takes_floats = not self.steps or isinstance(self.plan.blocks[0].head, Standardised)
+        return None if takes_floats else self.steps[0]
+
 
 def stored(plan: Plan, samples: Tensor) -> Stored:
     """Quantise weights per row and symmetrically; calibrate int8 activations on samples.
@@ -63,11 +81,13 @@ def stored(plan: Plan, samples: Tensor) -> Stored:
     values = tuple(_values(block.head, numbers.weight == 1) for block in plan.blocks)
     if numbers.activation == 4:
         return Stored(plan, values, ())
-    as_floats, steps = Stored(plan, values, ()), [_step(samples)]
-    here = samples
+    first = plan.blocks[0].head  # inputs that no layer reads do not count
+    read = samples.index_select(1, first.index.cpu()) if isinstance(first, Chosen) else samples
+    as_floats, steps, here = Stored(plan, values, ()), [_step(read)], samples
     for index in range(len(plan.blocks)):
         here = _block(as_floats, index, here)
-        steps.append(_step(here))
+        passes_on = isinstance(plan.blocks[index].head, (Chosen, Pool))
+        steps.append(steps[-1] if passes_on else _step(here))
     return Stored(plan, values, tuple(steps))
 
 
@@ -76,7 +96,7 @@ def outputs(net: Stored, samples: Tensor) -> Tensor:
 
     int8 activations are exactly those of the C code.
     """
-    here = quantise(samples, net.steps[0]) if net.steps else samples
+    here = samples if net.input_step is None else quantise(samples, net.input_step)
     for index in range(len(net.plan.blocks)):
         here = _block(net, index, here)
     return here.flatten(1)
@@ -122,7 +142,9 @@ def _block(net: Stored, index: int, x: Tensor) -> Tensor:
     block, values = net.plan.blocks[index], net.values[index]
     is_int8 = bool(net.steps)
     if values is None:
-        return _plain(block.head, x, is_int8)
+        out = _plain(block.head, x, is_int8)
+        rounds = is_int8 and isinstance(block.head, Standardised)
+        return quantise(out, net.steps[index + 1]) if rounds else out
     total = _products(block, values, x.double() if is_int8 else x)
     scale = values.scale
     if is_int8 and scale is not None:
@@ -162,9 +184,18 @@ def _plain(head: Stage, x: Tensor, is_int8: bool) -> Tensor:
         return x.index_select(1, head.index.cpu())
     if isinstance(head, Softmax):
         return x.log_softmax(1) if head.log else x.softmax(1)
+    if isinstance(head, Standardised):
+        mean, scale = (v.repeat_interleave(head.each) for v in standardising(head))
+        x = x if head.index is None else x.index_select(1, head.index.cpu())
+        return ((x.flatten(1) - mean) * scale).reshape(len(x), *head.leaving)
     assert isinstance(head, Scaled)
     shape = (-1, *(1,) * (x.ndim - 2))
     return x * head.scale.float().reshape(shape) + head.shift.float().reshape(shape)
+
+
+def standardising(head: Standardised) -> tuple[Tensor, Tensor]:
+    """Return the float32 tables of a standardising block: what is subtracted, and the factor."""
+    return head.mean.cpu().float(), head.std.cpu().double().reciprocal().float()
 
 
 def _pooled(stage: Pool, x: Tensor, is_int8: bool) -> Tensor:

@@ -8,15 +8,33 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from sentei.card import Card
+from sentei.formats.c.comment import has_classes, string
 from sentei.formats.c.dialect import Dialect, literal
 from sentei.formats.c.elementwise import MATH, applied, point_functions, point_name
 from sentei.formats.c.kernels import convolution, linear, pool
-from sentei.formats.c.quantised import Stored, Values, last_whole, outputs, quantise
+from sentei.formats.c.quantised import (
+    Stored,
+    Values,
+    last_whole,
+    outputs,
+    quantise,
+    standardising,
+)
 from sentei.formats.c.templates import CLASSIFY, MACROS, SELF_TEST, softmax
 from sentei.network.encoding.coding import Code
 from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.plans import Block, final, index_bytes, size
-from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Weighted
+from sentei.network.encoding.stages import (
+    Chosen,
+    Pointwise,
+    Pool,
+    Scaled,
+    Softmax,
+    Stage,
+    Standardised,
+    Weighted,
+)
 
 
 @dataclass(frozen=True)
@@ -43,13 +61,15 @@ class Table:
 class Source:
     """Builder of a network's C file: collects tables, functions and calls in order."""
 
-    def __init__(self, net: Stored, name: str):
-        self.net, self.plan = net, net.plan
+    def __init__(self, net: Stored, name: str, card: Card):
+        self.net, self.plan, self.card = net, net.plan, card
         self.dialect = Dialect(name, c_numbers(net.plan.format))
         self.tables: list[Table] = []
         self.functions: dict[str, str] = {}
         self.calls: list[str] = []
         self.whole = last_whole(net.plan) if net.steps else -1
+        self.given = "float" if net.input_step is None else "int8_t"
+        self.classifies = has_classes(card, net.plan.blocks[-1].out)
         for index, block in enumerate(net.plan.blocks):
             self._add(index, block)
 
@@ -79,6 +99,9 @@ class Source:
                 self.calls.append(f"{name}({source}, {target});")
             else:
                 self._add_linear(index, name, block, code, source, target)
+            return
+        if isinstance(block.head, Standardised):
+            self._add_standardised(index, name, block.head, source, target)
             return
         self._add_plain(name, block, source, target)
 
@@ -160,31 +183,42 @@ class Source:
             value = f"{point_name(self.dialect, head)}({source}[k])"
             self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {value};")
         elif isinstance(head, Chosen):
-            bits = 8 * index_bytes(head.entering[0])
-            index = head.index.cpu().numpy().astype(f"uint{bits}")
-            self.tables.append(Table(f"{name}_index", f"uint{bits}_t", index))
-            each = size(head.entering[1:])
-            position = self.dialect.read(f"{name}_index + k / {each}u", f"uint{bits}_t")
-            if each == 1:
-                position = self.dialect.read(f"{name}_index + k", f"uint{bits}_t")
-                where = position
-            else:
-                where = f"{position} * {each}u + k % {each}u"
+            where = self._add_index(name, head, head.index)
             self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {source}[{where}];")
         elif isinstance(head, Scaled):
-            for what, values in (("scale", head.scale), ("shift", head.shift)):
-                entries = values.detach().cpu().float().numpy()
-                self.tables.append(Table(f"{name}_{what}", "float", entries))
             each = size(head.entering[1:])
-            scale, shift = (
-                self.dialect.read(f"{name}_{what} + k / {each}u", "float")
-                for what in ("scale", "shift")
-            )
+            scale = self._add_entries(f"{name}_scale", head.scale, each)
+            shift = self._add_entries(f"{name}_shift", head.shift, each)
             value = f"{source}[k] * {scale} + {shift}"
             self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {value};")
         elif isinstance(head, Softmax):
             self.functions[name] = softmax(name, head.log)
             self.calls.append(f"{name}({source}, {target}, {out}u);")
+
+    def _add_standardised(
+        self, index: int, name: str, head: Standardised, source: str, target: str
+    ) -> None:
+        """Add the tables and the call of a block that standardises raw inputs."""
+        mean, factor = standardising(head)
+        where = "k" if head.index is None else self._add_index(name, head, head.index)
+        centre = self._add_entries(f"{name}_mean", mean, head.each)
+        scale = self._add_entries(f"{name}_scale", factor, head.each)
+        value = f"({source}[{where}] - {centre}) * {scale}"
+        value = (self._quantise(index) or "{0}").format(value)
+        self.calls.append(f"for (k = 0; k < {size(head.leaving)}u; k++) {target}[k] = {value};")
+
+    def _add_index(self, name: str, head: Stage, index: Tensor) -> str:
+        """Add the table of selected positions; return where the value at `k` comes from, in C."""
+        kind = f"uint{8 * index_bytes(head.entering[0])}"
+        self.tables.append(Table(f"{name}_index", f"{kind}_t", index.cpu().numpy().astype(kind)))
+        each = size(head.entering[1:])
+        position = self.dialect.read(f"{name}_index + {_over(each)}", f"{kind}_t")
+        return position if each == 1 else f"{position} * {each}u + k % {each}u"
+
+    def _add_entries(self, name: str, values: Tensor, each: int) -> str:
+        """Add a table in which `each` values after one another share an entry; return its read."""
+        self.tables.append(Table(name, "float", values.detach().cpu().float().numpy()))
+        return self.dialect.read(f"{name} + {_over(each)}", "float")
 
     @property
     def needs_math(self) -> bool:
@@ -214,13 +248,13 @@ class Source:
                 *(f"static {kind} {prefix}_{which}[{n}];" for kind, which, n in buffers if n),
                 "",
                 *self.functions.values(),
-                f"void {prefix}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS])",
+                f"void {prefix}_predict(const {self.given} x[{up}_INPUTS], float y[{up}_OUTPUTS])",
                 "{",
                 *(["    unsigned k;"] if any("k = 0" in call for call in self.calls) else []),
                 *(f"    {call}" for call in self.calls),
                 "}\n",
-                CLASSIFY.substitute(up=up, prefix=prefix, act=act)
-                if self.plan.blocks[-1].out > 1
+                CLASSIFY.substitute(up=up, prefix=prefix, act=self.given)
+                if self.classifies
                 else "",
                 self._self_test(golden),
             ]
@@ -228,7 +262,7 @@ class Source:
 
     def header(self, about: str) -> str:
         """Return the text of the .h file."""
-        prefix, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
+        prefix, up, act = self.dialect.name, self.dialect.upper, self.given
         out = self.plan.blocks[-1].out
         lines = [
             about,
@@ -240,8 +274,8 @@ class Source:
             f"#define {up}_FLASH_BYTES {self.plan.flash}L /* constants; code comes on top */",
             f"#define {up}_RAM_BYTES {self.plan.ram}L /* static; the stack comes on top */",
         ]
-        if self.net.steps:
-            step = literal(self.net.steps[0])
+        if self.net.input_step is not None:
+            step = literal(self.net.input_step)
             lines += [
                 f"\n/* An input v is passed as v / {up}_INPUT_STEP, rounded, from -127 to 127. */",
                 f"#define {up}_INPUT_STEP {step}",
@@ -251,23 +285,30 @@ class Source:
             "/* All outputs for one sample. Not reentrant: activations are in static buffers. */",
             f"void {prefix}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS]);",
         ]
-        if out > 1:
+        if self.classifies:
             lines += [
                 "\n/* The class of one sample: the position of its largest output. */",
                 f"int {prefix}_classify(const {act} x[{up}_INPUTS]);",
+            ]
+        if self.card.classes:
+            names = [string(text) for text in self.card.classes]
+            lines += [
+                f"\n/* Names of the outputs; define {up}_NAMES before #include to have them. */",
+                f"#ifdef {up}_NAMES",
+                f"static const char *const {prefix}_names[{up}_OUTPUTS] = {{\n{_wrapped(names)}}};",
+                "#endif",
             ]
         lines += ["\n#ifdef __cplusplus\n}\n#endif\n", f"#endif /* {up}_H */\n"]
         return "\n".join(lines)
 
     def _self_test(self, golden: Tensor) -> str:
         """Return the C self-test, with the outputs that torch computes for `golden`."""
-        prefix, up, act = self.dialect.name, self.dialect.upper, self.dialect.activation
-        x = quantise(golden, self.net.steps[0]) if self.net.steps else golden
+        prefix, up, act = self.dialect.name, self.dialect.upper, self.given
+        step = self.net.input_step
+        x = golden if step is None else quantise(golden, step)
         y = outputs(self.net, golden)
         tolerance = max(1e-5, 1e-5 * float(y.abs().max())) * 10
-        words = [
-            str(int(v)) if self.net.steps else literal(float(v)) for v in x.reshape(-1).tolist()
-        ]
+        words = [literal(float(v)) if step is None else str(int(v)) for v in x.reshape(-1).tolist()]
         expected = [literal(float(v)) for v in y.reshape(-1).tolist()]
         flash = f"{up}_FLASH"
         return SELF_TEST.substitute(
@@ -280,6 +321,10 @@ class Source:
             read=self.dialect.read(f"{prefix}_golden_x + n * {up}_INPUTS + k", act),
             tolerance=literal(tolerance),
         )
+
+
+def _over(each: int) -> str:
+    return "k" if each == 1 else f"k / {each}u"
 
 
 def _listing(what: str, words: Sequence[str], where: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import islice
 from types import UnionType
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import StructureError, unknown
-from sentei.network.layers import Select, refresh_
+from sentei.network.layers import Select, Standardise, refresh_
 from sentei.network.surgery.sparse import SparseLinear
 
 MODULES = 10_000  # largest number of modules in a description
@@ -87,9 +87,15 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.PixelShuffle: ("upscale_factor",),
     nn.Upsample: ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
     Select: ("kept", "dim"),
+    Standardise: ("shape",),
     SparseLinear: ("in_features", "out_features", "alive", "bias"),
 }
 _TYPES = {kind.__name__: kind for kind in _ARGUMENTS}
+# How layers are built that are made from tensors: from the sizes of these, which are filled later.
+_SIZED: dict[str, Callable[..., nn.Module]] = {
+    "Select": lambda kept, dim: Select(torch.zeros(kept, dtype=torch.int64), dim),
+    "Standardise": lambda shape: Standardise(torch.zeros(shape), torch.ones(shape)),
+}
 
 
 def describe(module: nn.Module) -> Description:
@@ -184,8 +190,10 @@ def _layer(module: nn.Module, path: str) -> Description:
 def _argument(module: nn.Module, name: str) -> Any:
     if name == "bias":
         return module.bias is not None
-    if name == "kept":
-        return len(module.index)  # pyright: ignore[reportArgumentType] - the tensor of a Select
+    if isinstance(module, Select) and name == "kept":
+        return len(module.index)
+    if isinstance(module, Standardise):
+        return list(module.mean.shape)
     return getattr(module, name)
 
 
@@ -254,9 +262,7 @@ def _construct(kind: Any, given: dict[str, Any], path: str) -> nn.Module:
                 f"module {path!r}: no {kind} has these arguments: {name}={values[name]!r}"
             )
     try:
-        if kind == "Select":
-            return Select(torch.zeros(values["kept"], dtype=torch.int64), values["dim"])
-        return _TYPES[kind](**values)
+        return _SIZED.get(kind, _TYPES[kind])(**values)
     except Exception as error:  # constructors raise many types of error for impossible arguments
         raise StructureError(f"module {path!r}: no {kind} has these arguments: {error}") from error
 

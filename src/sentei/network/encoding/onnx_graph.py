@@ -6,12 +6,15 @@ ONNX files are protocol buffers. A network needs a few message types and three w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sentei.card import Card
 from sentei.network.encoding.stages import (
     Chosen,
     Pointwise,
@@ -19,21 +22,24 @@ from sentei.network.encoding.stages import (
     Scaled,
     Softmax,
     Stage,
+    Standardised,
     Weighted,
+    folded,
 )
 
 OPSET, IR = 13, 8  # of 2020 and 2021: old enough for every runtime
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 
 
-def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int]) -> bytes:
+def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> bytes:
     """Return the content of an ONNX file with a free batch dimension.
 
     Args:
         stages: of the network; weights on the meta device are written as zeros.
         shape: of one sample as callers pass it.
+        card: what the network predicts; names of classes and features become metadata, as JSON.
     """
-    graph = _Graph()
+    stages, graph = folded(stages), _Graph()
     here = "input"
     if len(shape) == 2:
         here = graph.reshape(here, stages[0].entering)
@@ -54,7 +60,12 @@ def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int]) -> bytes:
         ]
     )
     opset = _message(8, _text(1, "") + _integer(2, OPSET))
-    return _integer(1, IR) + _text(2, "sentei") + _message(7, body) + opset
+    known = {
+        name: json.dumps(names) for name, names in card.data().items() if isinstance(names, list)
+    }
+    metadata = [_message(14, _text(1, name) + _text(2, names)) for name, names in known.items()]
+    head = _integer(1, IR) + _text(2, "sentei")
+    return b"".join([head, _message(7, body), opset, *metadata])
 
 
 class _Graph:
@@ -105,7 +116,25 @@ class _Graph:
             shift = self.weight(f"{out}.shift", stage.shift.float().reshape(shape))
             scaled = self.node("Mul", [here, scale], f"{out}.scaled")
             return self.node("Add", [scaled, shift], out)
+        if isinstance(stage, Standardised):
+            return self._standardised(stage, here, out)
         return self.node("Flatten", [here], out, axis=1)
+
+    def _standardised(self, stage: Standardised, here: str, out: str) -> str:
+        if stage.index is not None:
+            here = self.node(
+                "Gather", [here, self.weight(f"{out}.index", stage.index)], f"{out}.kept", axis=1
+            )
+        shape = stage.leaving
+        if len(stage.mean) == shape[0]:
+            shape = (shape[0], *(1,) * (len(shape) - 1))
+        mean, std = (
+            values.float().repeat_interleave(prod(shape) // len(values)).reshape(shape)
+            for values in (stage.mean, stage.std)
+        )
+        centred = [here, self.weight(f"{out}.mean", mean)]
+        divided = [self.node("Sub", centred, f"{out}.centred"), self.weight(f"{out}.std", std)]
+        return self.node("Div", divided, out)
 
     def _weighted(self, stage: Weighted, here: str, out: str) -> str:
         alive = stage.alive.to(stage.weight.device)

@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 from sentei.errors import StructureError
 from sentei.network.encoding.coding import Code, smallest
 from sentei.network.encoding.format import Numbers, c_numbers
-from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Scaled, Softmax, Stage, Weighted
+from sentei.network.encoding.stages import (
+    Chosen,
+    Pointwise,
+    Pool,
+    Scaled,
+    Softmax,
+    Stage,
+    Standardised,
+    Weighted,
+    folded,
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,8 @@ def c_plan(stages: Sequence[Stage], format: str) -> Plan:
         StructureError: a stage that the format does not support; the layer is named.
     """
     numbers = c_numbers(format)
-    blocks = _blocks(stages)
+    # Deviations in int8 weights would leave columns of large inputs no digits: they stay apart.
+    blocks = _blocks(folded(stages) if numbers.weight == 4 else stages)
     if numbers.activation == 1:
         blocks = [_move_functions_before_pool(block) for block in blocks]
         _check_int8(blocks)
@@ -131,6 +142,9 @@ def _constants(head: Stage, code: Code | None, numbers: Numbers) -> int:
         return 2 * 4 * head.entering[0]
     if isinstance(head, Chosen):
         return len(head.index) * index_bytes(head.entering[0])
+    if isinstance(head, Standardised):
+        chosen = 0 if head.index is None else len(head.index) * index_bytes(head.entering[0])
+        return 2 * 4 * len(head.mean) + chosen
     return 0
 
 
@@ -181,7 +195,8 @@ def _check_int8(blocks: Sequence[Block]) -> None:
     """Raise StructureError for a block that int8 activations do not support.
 
     The last linear layer outputs floats; only softmax and element-wise functions may follow it.
-    Before it, a function or a scale has to follow a layer with weights.
+    Before it, a function or a scale has to follow a layer with weights; only the first block may
+    standardise, because only it reads floats.
     """
     last = max(
         (
@@ -198,7 +213,8 @@ def _check_int8(blocks: Sequence[Block]) -> None:
                 "activations a network has to end with one. Use format 'c-int8', whose activations "
                 "are floats."
             )
-        if index < last and isinstance(block.head, (Scaled, Softmax, Pointwise)):
+        is_late = index > 0 and isinstance(block.head, Standardised)
+        if index < last and (isinstance(block.head, (Scaled, Softmax, Pointwise)) or is_late):
             raise StructureError(
                 f"layer {block.head.name!r} does not follow a layer with weights; with int8 "
                 "activations it has to. Use format 'c-int8', whose activations are floats."

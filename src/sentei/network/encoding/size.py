@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import resolve_name
 
+from sentei.card import card_of
 from sentei.errors import StructureError
 from sentei.network.calls import MIXING, PRODUCTS, Call, Calls
 from sentei.network.copying import copied
@@ -26,6 +27,7 @@ from sentei.network.encoding.packing import contents, safetensors_bytes
 from sentei.network.encoding.plans import c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import Example, as_found, guessed, rows, run
+from sentei.network.layers import Standardise
 from sentei.network.mask import Mask
 from sentei.network.surgery.cutting import remove_dead_
 from sentei.network.units import Neurons, Synapses, find_synapses
@@ -123,18 +125,24 @@ def _c_bytes(model: nn.Module, mask: Mask, example: Example | None, format: str)
 # The size of a network in each format: functions (model, mask, example) -> bytes.
 SIZES: Mapping[str, Callable[[nn.Module, Mask, Example | None], int]] = {
     SAFETENSORS.name: lambda model, mask, _: counts(model, mask).bytes,
-    "onnx": lambda *network: len(onnx_bytes(*_small_stages(*network))),
+    "onnx": lambda *network: len(onnx_bytes(*_small_stages(*network), card_of(network[0]))),
     **{name: partial(_c_bytes, format=name) for name in C_FORMATS},
 }
 
 
 def skeleton(model: nn.Module) -> nn.Module:
-    """Return a copy on the meta device (shapes without memory); shared weights stay shared."""
+    """Return a copy on the meta device (shapes without memory); shared weights stay shared.
+
+    Means and deviations of inputs keep their values: some are folded into weights, some are not.
+    """
     memo: dict[int, Tensor] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(_without_memory(parameter), parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = _without_memory(buffer)
+    for module in model.modules():
+        if isinstance(module, Standardise):
+            memo |= {id(buffer): buffer.clone() for buffer in module.buffers()}
     return copied(model, memo)
 
 

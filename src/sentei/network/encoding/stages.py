@@ -14,10 +14,14 @@ from torch import Tensor, nn
 
 from sentei.errors import StructureError
 from sentei.network.encoding.sliding import Window, convolution_window, pooling_window
-from sentei.network.layers import Select
+from sentei.network.layers import Select, Standardise
 from sentei.network.mask import Mask
 
 Shape = tuple[int, ...]
+
+# Largest |mean| in deviations that is folded into weights. In float32, w (x - mean) / std as the
+# difference of w x / std and w mean / std loses as many digits as this number has.
+FOLDED = 128.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,29 @@ class Scaled(Stage):
 
 
 @dataclass(frozen=True)
+class Standardised(Stage):
+    """Each value minus a mean, divided by a standard deviation: raw inputs, made comparable.
+
+    Attributes:
+        mean: (entries,) float; as many values after one another have the same entry.
+        std: (entries,) float.
+        folds: whether every mean is small enough beside its deviation to be folded into weights.
+        index: positions along the first dimension of `entering` that are standardised and passed
+            on; None for all.
+    """
+
+    mean: Tensor = field(repr=False)
+    std: Tensor = field(repr=False)
+    folds: bool
+    index: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def each(self) -> int:
+        """Number of values after one another that have the same entry."""
+        return _size(self.leaving) // len(self.mean)
+
+
+@dataclass(frozen=True)
 class Softmax(Stage):
     """Softmax over all values of a flat sample, or its logarithm if `log`."""
 
@@ -120,8 +147,21 @@ def stages(model: nn.Module, shape: Sequence[int], mask: Mask | None = None) -> 
 
 
 def _append(found: list[Stage], stage: Stage) -> None:
-    """Append a stage; a scale directly after a layer with weights is folded into that layer."""
+    """Append a stage, or join it with the last one.
+
+    A scale directly after a layer with weights is folded into that layer. Standardisation moves
+    behind flattening, and a selection before or after it becomes a part of it.
+    """
     last = found[-1] if found else None
+    if isinstance(last, Standardised) and last.index is None and type(stage) is Stage:
+        found[-1:] = [stage, replace(last, entering=stage.leaving, leaving=stage.leaving)]
+        return
+    if isinstance(last, Standardised) and isinstance(stage, Chosen):
+        found[-1] = _chosen_of(last, stage)
+        return
+    if isinstance(last, Chosen) and isinstance(stage, Standardised):
+        found[-1] = replace(stage, entering=last.entering, index=last.index)
+        return
     if isinstance(stage, Scaled) and isinstance(last, Weighted):
         scale, shift = stage.scale.to(last.weight), stage.shift.to(last.weight)
         found[-1] = replace(
@@ -156,6 +196,8 @@ def _stages_of(  # noqa: PLR0911 - a table of types
         return [_batch_norm(layer, path, entering)]
     if isinstance(layer, Select):
         return [_chosen(layer, path, entering)]
+    if isinstance(layer, Standardise):
+        return [_standardised(layer, path, entering)]
     if isinstance(layer, (nn.Softmax, nn.LogSoftmax)):
         if len(entering) != 1 or layer.dim not in (1, -1, None):
             raise _refused(layer, path, "only a softmax over all outputs is supported")
@@ -264,6 +306,84 @@ def _chosen(layer: Select, path: str, entering: Shape) -> Chosen:
     if layer.dim != first and not (len(entering) == 3 and layer.dim == -3):
         raise _refused(layer, path, "only a selection of features or channels is supported")
     return Chosen(path, entering, (layer.index.numel(), *entering[1:]), layer.index)
+
+
+def _standardised(layer: Standardise, path: str, entering: Shape) -> Standardised:
+    """Return the stage of a Standardise, with one entry for each value or for each channel."""
+    own = tuple(layer.mean.shape)
+    shape = (entering[0], entering[2]) if len(entering) == 3 and len(own) == 2 else entering
+    try:
+        mean, std = (values.double().expand(shape) for values in (layer.mean, layer.std))
+    except RuntimeError as error:
+        raise StructureError(
+            f"layer {path!r} standardises samples of shape {own} and gets samples of shape "
+            f"{shape}; pass an example of the right shape"
+        ) from error
+    if not mean.is_meta and not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
+        raise StructureError(
+            f"means must be finite and deviations above 0; layer {path!r} has others. Fit it again."
+        )
+    # Sizes are planned on the meta device, but there too these have values; see `size.skeleton`.
+    folds = mean.is_meta or bool((mean.abs() <= FOLDED * std).all())
+    if len(own) == len(shape) and set(own[1:]) == {1}:
+        mean, std = (values.flatten(1)[:, 0] for values in (mean, std))  # one for each channel
+    return Standardised(path, entering, entering, mean.flatten(), std.flatten(), folds)
+
+
+def _chosen_of(stage: Standardised, chosen: Chosen) -> Standardised:
+    """Return standardisation of the chosen positions alone."""
+    index, positions = chosen.index, chosen.entering[0]
+    mean, std = (
+        values.repeat_interleave(max(positions // len(values), 1))
+        .reshape(positions, -1)
+        .to(index.device)[index]
+        .flatten()
+        for values in (stage.mean, stage.std)
+    )
+    index = index if stage.index is None else stage.index.to(index.device)[index]
+    return replace(stage, leaving=chosen.leaving, mean=mean, std=std, index=index)
+
+
+def folded(found: Sequence[Stage]) -> list[Stage]:
+    """Fold standardisation into the weights that read it, where that is exact enough.
+
+    Then it takes no room and no time. It stays a step of its own before padding, which has to be
+    zero after standardisation, before channels whose values have entries of their own, and where a
+    mean is so large that the difference of weighted inputs and bias would lose digits.
+    """
+    result: list[Stage] = []
+    for stage in found:
+        before = result[-1] if result else None
+        if isinstance(before, Standardised) and isinstance(stage, Weighted) and before.folds:
+            result[-1:] = _folded(before, stage) or [before, stage]
+        else:
+            result.append(stage)
+    return result
+
+
+def _folded(before: Standardised, stage: Weighted) -> list[Stage] | None:
+    """Return a layer with weights that reads raw values, after a selection; None if none can."""
+    channels, area = stage.entering[0], 1
+    if stage.window is not None:
+        area = _size(stage.window.kernel)
+        if any(stage.window.padding) or len(before.mean) != channels:
+            return None
+    rows = len(stage.weight)
+    device = stage.weight.device
+    mean, std = (
+        values.to(device)
+        .repeat_interleave(channels // len(values))
+        .reshape(stage.groups, -1)
+        .repeat_interleave(area, 1)
+        .repeat_interleave(rows // stage.groups, 0)
+        for values in (before.mean, before.std)
+    )  # (rows, columns) what each weight reads
+    weight = stage.weight.double() * stage.alive.to(device) / std
+    bias = stage.bias.double() - (weight * mean).sum(1)
+    raw = replace(stage, weight=weight.float(), bias=bias.float())
+    if before.index is None:
+        return [raw]
+    return [Chosen(before.name, before.entering, before.leaving, before.index), raw]
 
 
 def _refused(layer: nn.Module, path: str, rule: str) -> StructureError:

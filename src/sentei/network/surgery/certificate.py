@@ -10,9 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError
 from sentei.network.copying import copied
 from sentei.network.example import Example, at_least, resized, rows, tensors
+from sentei.network.example import check as check_example
 from sentei.network.mask import Mask
 from sentei.network.surgery.comparing import Pair, difference, paired
 from sentei.network.surgery.cutting import remove_dead_
@@ -76,6 +78,7 @@ class Certificate:
         )
 
 
+@checked
 def certify(
     masked: nn.Module,
     small: nn.Module,
@@ -202,7 +205,11 @@ class _Check:
         where = f"{'training' if training else 'evaluation'} mode"
         where += " with redrawn weights" if redrawn else ""
         observe = partial(observed, example=self.example, training=training, leaking=redrawn)
-        want = observe(reference)
+        try:
+            want = observe(reference)
+        except Exception:
+            check_example(reference, self.example)  # whose error says what is wrong with it
+            raise
         try:
             got = observe(other)
         except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,19 @@ from sentei.network.reindex import Place, remaining_positions
 from sentei.network.units import Neurons
 
 
+class WeightRecord(Protocol):
+    """A record of a network's weights in training that is cut with them, such as a Trajectory."""
+
+    def keep_(self, parameter: str, dim: int, kept: Tensor) -> None:
+        """Keep the positions `kept` along a dimension of a parameter's record."""
+        ...
+
+
 def remove_dead_(
-    model: nn.Module, mask: Mask, optimizer: Optimizer | None = None, trajectory: Any = None
+    model: nn.Module,
+    mask: Mask,
+    optimizer: Optimizer | None = None,
+    trajectory: WeightRecord | None = None,
 ) -> nn.Module:
     """Remove the dead units of the mask without a certificate; also works on the meta device.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied
 from sentei.network.example import Example, at_least, guessed, undisturbed
 from sentei.network.mask import Mask
 from sentei.network.surgery.certificate import LEAST, alike, certify
-from sentei.network.surgery.cutting import remove_dead_
+from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.size_attributes import (
     Patch,
     apply_patch_,
@@ -28,6 +28,7 @@ from sentei.network.units import Neurons
 _FAILURES = (CertificateError, RuntimeError, IndexError)
 
 
+@checked
 def shrink(
     model: nn.Module, mask: Mask, example: Example | None = None, sparse: str | None = None
 ) -> nn.Module:
@@ -67,11 +68,12 @@ def _sparsified(small: nn.Module, example: Example) -> nn.Module:
     return sparse
 
 
+@checked
 def shrink_(
     model: nn.Module,
     mask: Mask,
     optimizer: Optimizer | None = None,
-    trajectory: Any = None,
+    trajectory: WeightRecord | None = None,
     example: Example | None = None,
 ) -> Mask:
     """Shrink a network in place, also in the middle of training; certified on a copy first.

@@ -40,6 +40,8 @@ def groups(tracer: Tracer) -> list[Neurons]:
             continue
         parts = _parts(signature, np.array(units), links)
         kind = _kind(parts, tracer)
+        if kind == "input":
+            parts["follower"] = _from_selection_on(parts["follower"], tracer)
         name = parts["producer"][0].layer if parts["producer"] else parts["input"][0].parameter
         name = name or parts["producer"][0].parameter
         taken[kind, name] += 1
@@ -142,6 +144,17 @@ def _parts(signature: Signature, units: np.ndarray, links: Links) -> dict[str, l
         layer = "" if role == "input" else name.rpartition(".")[0]
         parts[role].append(Listener(layer, name, dim, torch.from_numpy(position)))
     return parts
+
+
+def _from_selection_on(followers: list[Listener], tracer: Tracer) -> list[Listener]:
+    """Return the followers of inputs that a cut changes: a selection, and those behind it.
+
+    A cut puts a Select directly before the listener, or makes a selection that is there pass on
+    less. All inputs still arrive at what comes before it (a Standardise, a batch norm).
+    """
+    behind = [part for part in followers if (part.parameter, part.dim) not in tracer.tensors.bound]
+    selects = [(part.parameter, part.dim) in tracer.replay.selections for part in behind]
+    return behind[selects.index(True) :] if any(selects) else []
 
 
 def _kind(parts: dict[str, list[Listener]], tracer: Tracer) -> str:

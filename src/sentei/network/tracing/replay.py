@@ -47,6 +47,7 @@ class Replay:
             replay returns.
         listeners: those places in `readers` where a layer mixes units into new ones (the keys; the
             values are None). The others, apart from `OUTPUT`, are followers: they pass units on.
+        selections: the places in `readers` that are positions to select from their input.
         aligned: pairs of places whose positions belong to the same units one by one (weight and
             bias), with how often the second place repeats the positions of the first.
         in_step: places of grouped convolutions that have to keep equally many positions in each
@@ -84,6 +85,7 @@ class Replay:
         self.inputs = self._inputs.sources
         self.readers: dict[Place, slice] = {}
         self.listeners: dict[Place, None] = {}
+        self.selections: set[Place] = set()
         self.aligned: dict[tuple[Place, Place], int] = {}
         self.in_step: dict[Place, int] = {}
         self.width = 0
@@ -131,6 +133,8 @@ class Replay:
                     self.in_step[place] = call.groups
             else:
                 self._align(place, shape[use.columns], names[1:])
+            if call.function is torch.index_select:
+                self.selections.add(place)
         return out
 
     def _slices(self) -> dict[Place, int]:

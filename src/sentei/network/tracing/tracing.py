@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from sentei.arguments import checked
 from sentei.errors import StructureError
 from sentei.network.example import Example, check, resized, rows, undisturbed
 from sentei.network.tracing.decoding import Tracer
@@ -20,6 +21,7 @@ from sentei.network.tracing.sharing import shared_sources
 from sentei.network.units import Neurons
 
 
+@checked
 def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
     """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
 

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria import Criterion, criterion, scores
 from sentei.errors import ScheduleError, StructureError
 from sentei.network.encoding.format import format_named
 from sentei.network.encoding.size import bytes_in
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
-from sentei.probe.probe import Probe, loss_with_mask
+from sentei.probe.probe import Probe
+from sentei.probe.summaries import loss_with_mask
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 
 
+@checked
 @dataclass(frozen=True)
 class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
     """At each step, remove the batch of units or synapses that costs the least loss per byte saved.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sentei.arguments import checked
 from sentei.errors import BudgetError
 from sentei.network.encoding.format import SAFETENSORS, c_numbers, format_named
 from sentei.pruning.rules.schedules import Amount, amount
@@ -84,6 +85,7 @@ class Limit:
         return self.words
 
 
+@checked
 def units_at_most(keep: Amount) -> Limit:
     """Holds when at most `keep` units are alive.
 
@@ -93,6 +95,7 @@ def units_at_most(keep: Amount) -> Limit:
     return _count("units", keep)
 
 
+@checked
 def synapses_at_most(keep: Amount) -> Limit:
     """Holds when at most `keep` synapses are alive.
 
@@ -109,6 +112,7 @@ def synapses_at_most(keep: Amount) -> Limit:
     return _count("synapses", keep)
 
 
+@checked
 def parameters_at_most(keep: Amount) -> Limit:
     """Holds when the shrunk network has at most `keep` parameters, biases included.
 
@@ -118,6 +122,7 @@ def parameters_at_most(keep: Amount) -> Limit:
     return _count("parameters", keep)
 
 
+@checked
 def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
     """Holds when the shrunk network takes at most `size` bytes in a format.
 
@@ -146,6 +151,7 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
     return Limit(f"bytes_at_most({size!r}, format={format!r})", holds, True, formats)
 
 
+@checked
 def ram_at_most(size: int | str, format: str = "c") -> Limit:
     """Holds when the activations take at most `size` bytes of RAM at a time, in a C format.
 
@@ -165,6 +171,7 @@ def ram_at_most(size: int | str, format: str = "c") -> Limit:
     return Limit(words, lambda now, _: now.ram_in(format) <= most, True, (format,))
 
 
+@checked
 @dataclass(frozen=True)
 class MemoryBudget:
     """The memory that a network may use on its target: bytes in a format, and RAM.
@@ -201,12 +208,14 @@ class MemoryBudget:
 Room = MemoryBudget  # its name in the first release
 
 
+@checked
 def accuracy_at_least(floor: float) -> Limit:
     """Holds when the accuracy is at least `floor`, a fraction from 0 to 1."""
     _fraction("accuracy_at_least", floor)
     return Limit(f"accuracy_at_least({floor})", lambda now, _: _accuracy(now) >= floor)
 
 
+@checked
 def accuracy_within(drop: float) -> Limit:
     """Holds when the accuracy is at most `drop` below that at the start; 0.01 is one point."""
     _fraction("accuracy_within", drop)
@@ -217,6 +226,7 @@ def accuracy_within(drop: float) -> Limit:
     )
 
 
+@checked
 def loss_at_most(ceiling: float) -> Limit:
     """Holds when the mean loss is at most `ceiling`."""
     if not math.isfinite(ceiling):
@@ -224,6 +234,7 @@ def loss_at_most(ceiling: float) -> Limit:
     return Limit(f"loss_at_most({ceiling})", lambda now, _: now.loss <= ceiling)
 
 
+@checked
 def loss_within(rise: float) -> Limit:
     """Holds when the mean loss is at most `rise` above that at the start."""
     if not math.isfinite(rise) or rise < 0:
@@ -231,6 +242,7 @@ def loss_within(rise: float) -> Limit:
     return Limit(f"loss_within({rise})", lambda now, start: now.loss <= start.loss + rise)
 
 
+@checked
 def all_of(*limits: Limit) -> Limit:
     """Holds when all of these limits hold."""
     words = f"all_of({', '.join(limit.words for limit in limits)})"
@@ -241,6 +253,7 @@ def all_of(*limits: Limit) -> Limit:
     )
 
 
+@checked
 def any_of(*limits: Limit) -> Limit:
     """Holds when at least one of these limits holds."""
     words = f"any_of({', '.join(limit.words for limit in limits)})"

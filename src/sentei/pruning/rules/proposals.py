@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria import Criterion, Fixed, criterion, scores
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import GroupError, ScheduleError, unknown
@@ -26,6 +27,7 @@ log = logging.getLogger("sentei")
 WITHIN = ("network", "group")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Cut:
     """What a proposal returns: what one step removes, repairs and regrows.
@@ -53,7 +55,10 @@ class Cut:
     __hash__ = None  # type: ignore[assignment]
 
 
-Proposal = Callable[[Probe, Sequence[Group], Mask, Progress], Cut | None]
+Proposal = Annotated[
+    Callable[[Probe, Sequence[Group], Mask, Progress], Cut | None],
+    "a proposal, such as ranked('magnitude', one_at_a_time())",
+]
 
 
 @runtime_checkable
@@ -76,6 +81,7 @@ class Paced(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_time())
     """Remove the members with the lowest scores, as many at each step as the schedule asks for.
@@ -94,8 +100,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             function (probe, group, units, mask) -> mix. If None, removed units are not replaced.
 
     Raises:
-        ValueError: an unknown criterion, repair or scope, with the nearest known one, or a schedule
-            that is not a function.
+        ValueError: an unknown criterion, repair or scope, with the nearest known one.
     """
 
     criterion: str | Criterion
@@ -109,11 +114,6 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             repair(self.repair)
         if self.within not in WITHIN:
             raise ValueError(unknown("scope within=", self.within, WITHIN))
-        if not callable(self.schedule):
-            raise ValueError(
-                f"a schedule is a function such as one_at_a_time() or linear('40 %', steps=10); "
-                f"got {self.schedule!r}"
-            )
 
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
@@ -143,7 +143,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         """Check the schedule, as `Paced.check`; of many steps about a thousand are tried."""
         steps = total or 1
         for scope in self._scopes(groups):
-            start = remaining = sum(starts[group] for group in scope)
+            start = remaining = sum(starts.get(group, group.size) for group in scope)
             for step in range(1, steps + 1, max(steps // 1000, 1)):
                 kept = self.schedule(Progress(step, total, start, remaining))
                 if kept > remaining:
@@ -168,6 +168,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None
 
 
+@checked
 @dataclass(frozen=True)
 class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
     """Remove units or synapses whose score is below a threshold, the lowest scores first.
@@ -245,6 +246,7 @@ def mixed(
     return mix
 
 
+@checked
 @dataclass(frozen=True)
 class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", ...))
     """Apply a proposal to the groups of one kind, such as "synapse", and to no others.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria import Criterion, Probe, criterion, scores
 from sentei.errors import GroupError, ScheduleError
 from sentei.network.mask import Mask
@@ -17,6 +18,7 @@ from sentei.pruning.rules.proposals import Cut, lowest
 from sentei.pruning.rules.schedules import Progress, Schedule
 
 
+@checked
 @dataclass(frozen=True)
 class regrowing:  # noqa: N801 - used like a function: regrowing("magnitude", one_shot(1259), 100)
     """Remove the weakest synapses and regrow dead ones at each step; a schedule lowers the count.

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor, inf, isfinite
-from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any
 
+from sentei.arguments import checked
 from sentei.describing import described
 from sentei.errors import ScheduleError
+from sentei.kinds import READ
 
 
+@checked
 @dataclass(frozen=True)
 class Progress:
     """The state of a run when a step is proposed: step number, members at the start and now.
@@ -41,8 +43,10 @@ class Progress:
     emptied: Mapping[str, int] = field(default_factory=dict)
 
 
-Schedule = Callable[[Progress], int]
-Amount = int | str
+Schedule = Annotated[
+    Callable[[Progress], int], "a schedule, such as one_at_a_time() or linear('40 %', steps=10)"
+]
+Amount = Annotated[int | str, READ]  # by `amount`, which knows ranges and percentages
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def one_at_a_time() -> Schedule:
     return Named("one_at_a_time()", lambda progress: max(progress.remaining - 1, 0))
 
 
+@checked
 def one_shot(keep: Amount) -> Schedule:
     """Remove everything down to `keep` in the first step.
 
@@ -108,6 +113,7 @@ def one_shot(keep: Amount) -> Schedule:
     )
 
 
+@checked
 def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
     """Remove the same number of members at each step, down to `keep` at the last step.
 
@@ -134,6 +140,7 @@ def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = No
     return Named(f"linear({keep!r}, by={by!r})", scheduled)
 
 
+@checked
 def cubic(keep: Amount, steps: int | None = None) -> Schedule:
     """Remove most members early: the number still to remove falls with the cube of the steps left.
 
@@ -149,6 +156,7 @@ def cubic(keep: Amount, steps: int | None = None) -> Schedule:
     return _falling("cubic", keep, steps, lambda share: (1 - share) ** 3)
 
 
+@checked
 def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
     """Remove the same part of the remaining members at each step, down to `keep`.
 
@@ -184,6 +192,7 @@ def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None =
     return Named(f"geometric({keep!r}, {words})", scheduled)
 
 
+@checked
 def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float = 0.5) -> Schedule:
     """Schedule of feature selection with annealing (FSA): remove most members early.
 
@@ -204,8 +213,7 @@ def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float 
     Raises:
         ScheduleError: an argument out of its range.
     """
-    known = _is_number(mu) and _is_number(finish)
-    if not known or not 0 <= mu < inf or not 0 < finish <= 1:
+    if not 0 <= mu < inf or not 0 < finish <= 1:
         raise ScheduleError(
             "fsa takes a finite number mu >= 0 and 0 < finish <= 1; "
             f"got mu={mu!r}, finish={finish!r}"
@@ -218,6 +226,7 @@ def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float 
     return _falling(f"fsa[mu={mu}, finish={finish}]", keep, steps, remaining_part)
 
 
+@checked
 def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     """Keep a percentage of the alive members at each step, and a larger one after each undone step.
 
@@ -234,7 +243,7 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     """
     if (
         not percents
-        or any(not _is_number(p) or not 0 <= p < 100 for p in percents)
+        or any(not 0 <= percent < 100 for percent in percents)
         or list(percents) != sorted(percents)
     ):
         raise ScheduleError(f"levels are rising percentages below 100 to keep; got {percents}")
@@ -249,6 +258,7 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     return Named(f"levels({', '.join(map(str, percents))}, then={then!r})", scheduled)
 
 
+@checked
 def multiples_of(number: int, schedule: Schedule) -> Schedule:
     """Round up what another schedule keeps to a multiple of `number`, for faster layer widths.
 
@@ -264,7 +274,7 @@ def multiples_of(number: int, schedule: Schedule) -> Schedule:
     Raises:
         ScheduleError: `number` is not a count of 1 or more.
     """
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if number < 1:
         raise ScheduleError(f"widths are multiples of a count, 1 or more; got {number!r}")
 
     def scheduled(progress: Progress) -> int:
@@ -353,11 +363,7 @@ def _check_steps(steps: int | None, by: Amount | None = None) -> None:
         raise ScheduleError(
             f"by= determines the number of steps; leave out one of by={by!r} and steps={steps!r}"
         )
-    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+    if steps < 1:
         raise ScheduleError(
             f"steps= is a count, 1 or more; got {steps!r}. Leave it out for the run's own total."
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

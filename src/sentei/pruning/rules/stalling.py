@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sentei.arguments import check_entries, checked
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.probe.probe import Probe
@@ -15,6 +16,7 @@ from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.rules.states import restore_state_, state_of
 
 
+@checked
 @dataclass
 class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 0.05)
     """Call another proposal only when the loss has fallen by less than `drop` since the last check.
@@ -63,6 +65,11 @@ class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 
         return {"before": self.before, "propose": state_of(self.propose)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned.
+
+        Raises:
+            ValueError: another state; nothing has changed then.
+        """
+        check_entries(self, state, ("before", "propose"))
         self.before = state["before"]
         restore_state_(self.propose, state["propose"])

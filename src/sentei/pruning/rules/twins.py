@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sentei.arguments import checked
 from sentei.criteria.activity import angles, check_centre, steady
 from sentei.criteria.repairs.affine import SingleSurvivor, mean
 from sentei.criteria.repairs.table import Repair, repair
@@ -96,6 +97,7 @@ def pairs(
     return Pairing(tuple(alike), tuple(opposite))
 
 
+@checked
 @dataclass(frozen=True)
 class twins:  # noqa: N801 - used like a function: twins(degrees=15)
     """Keep one of several units with the same or opposite outputs; remove all constant units.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from math import inf
-from numbers import Real
-from typing import TypeGuard
 
+from sentei.arguments import checked
 from sentei.errors import ScheduleError
 
 
@@ -33,6 +32,7 @@ class Cadence:
         return update % self.every == 0 and update <= self.last
 
 
+@checked
 def cadence(
     every: int | str, total: int | str | None, steps_per_epoch: int | None, finish: float
 ) -> Cadence:
@@ -45,17 +45,16 @@ def cadence(
         finish: the part of `total`, above 0 and at most 1, after which no more proposals are made.
 
     Raises:
-        ScheduleError: an argument is not a count or out of its range, or no update would have a
+        ScheduleError: an argument is out of its range, or no update would have a
             proposal.
     """
-    if steps_per_epoch is not None and not _is_count(steps_per_epoch):
+    if steps_per_epoch is not None and steps_per_epoch < 1:
         raise ScheduleError(
             f"steps_per_epoch= is a number of updates from 1; got {steps_per_epoch!r}"
         )
     between = _updates("every", every, steps_per_epoch)
     updates = None if total is None else _updates("total", total, steps_per_epoch)
-    number = isinstance(finish, Real) and not isinstance(finish, bool)
-    if not number or not 0 < finish <= 1 or (finish < 1 and updates is None):
+    if not 0 < finish <= 1 or (finish < 1 and updates is None):
         raise ScheduleError(
             f"finish= is a part of total=, above 0 and at most 1; got finish={finish!r}, "
             f"total={total!r}"
@@ -77,12 +76,8 @@ def _updates(what: str, given: int | str, steps_per_epoch: int | None) -> int:
         raise ScheduleError(f"{what}={given!r} counts epochs: give steps_per_epoch=, too")
     if match is not None and steps_per_epoch is not None:
         given = int(match[1]) * steps_per_epoch
-    if not _is_count(given):
+    if isinstance(given, str) or given < 1:
         raise ScheduleError(
             f"{what}= is a number of updates from 1, or epochs such as '2 epochs'; got {given!r}"
         )
     return given
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sentei.arguments import check_entries, checked
+from sentei.criteria.trajectory import Trajectory
 from sentei.errors import BudgetError, GroupError
-from sentei.losses import PerSample
+from sentei.losses import PerSample, per_sample
 from sentei.network.example import Example, guessed
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink_
@@ -40,6 +42,7 @@ _REMEDY = (
 )
 
 
+@checked
 class PruneWhileTraining:
     """Prune a model while your own training loop trains it, once every `every` optimizer updates.
 
@@ -101,7 +104,7 @@ class PruneWhileTraining:
         total: int | str | None = None,
         until: Limit | None = None,
         probe: Probe | None = None,
-        trajectory: Any = None,
+        trajectory: Trajectory | None = None,
         delete: bool = False,
         example: Example | None = None,
         steps_per_epoch: int | None = None,
@@ -179,6 +182,8 @@ class PruneWhileTraining:
             loss: name of the loss, or a callable(outputs, targets) -> (N,); as for `Probe` if None:
                 cross entropy for targets that are class numbers.
         """
+        if loss is not None:
+            per_sample(loss)  # an unknown name is refused
         self._batch = inputs, targets, loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,6 +209,7 @@ class PruneWhileTraining:
         Raises:
             ValueError: the state belongs to other groups; nothing is changed then.
         """
+        check_entries(self, state, self.state_dict())
         named, sizes = self._named(), state["sizes"]
         for name in sorted(named.keys() | sizes.keys()):
             size = named[name].size if name in named else None

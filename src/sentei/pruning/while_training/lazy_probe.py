@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from sentei.errors import CriterionError
 from sentei.network.mask import Mask
 from sentei.network.units import Group
-
-if TYPE_CHECKING:
-    from sentei.probe.probe import Probe
+from sentei.probe.probe import Probe
 
 
 @dataclass
@@ -36,6 +34,10 @@ class LazyProbe:
     trajectory: Any
     make: Callable[[], Probe] | None
     remedy: str
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Probe  # for isinstance: criteria refuse what is no Probe
 
     def alive(self, group: Group) -> Tensor:
         """Return (size,) bool: which members of the group are alive."""

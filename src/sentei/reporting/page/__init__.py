@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from sentei import storage
+from sentei.arguments import checked
 from sentei.datasets import Split
 from sentei.losses import PerSample
 from sentei.reporting.page.bundle import joined
@@ -20,12 +21,15 @@ from sentei.reporting.page.story import Names, Story, of_journal, of_network
 
 __all__ = ["Names", "Story", "explain", "of_journal", "of_network", "report", "write"]
 
+Data = Annotated[Split | Sequence[Tensor], "a Split or (inputs, targets)"]
 
+
+@checked
 def report(
     journal: str | Path,
     path: str | Path,
     model: nn.Module | None = None,
-    data: Split | Sequence[Tensor] | None = None,
+    data: Data | None = None,
 ) -> Path:
     """Write one HTML file that shows what a run removed, what is left, and why.
 
@@ -53,10 +57,11 @@ def report(
     return write(of_journal(journal, model, data), path)
 
 
+@checked
 def explain(
     network: nn.Module,
     path: str | Path,
-    data: Split | Sequence[Tensor],
+    data: Data,
     loss: str | PerSample | None = None,
     **words: Any,
 ) -> Path:

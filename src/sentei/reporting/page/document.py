@@ -6,10 +6,11 @@ from math import isqrt
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sentei.errors import PruningError, StructureError
 from sentei.metrics import NAMES, in_order
+from sentei.network.layers import Standardise, standardises
 from sentei.network.units import Neurons, Synapses
 from sentei.reporting.page import evidence
 from sentei.reporting.page.base64_arrays import packed
@@ -20,6 +21,8 @@ from sentei.reporting.page.story import Story, evenly
 
 LISTED = 2000  # rows of the table of removed units, at most
 PICTURES, ROWS = 60, 200  # samples that the page offers: large inputs, and others
+SLIDERS = 64  # values of an input, at most, that have a slider each
+WHOLE = 1e-4  # how far a number may be from a whole one, after standardisation was taken back
 HEIRS = 3  # units named as replacing a removed unit
 
 Document = dict[str, Any]
@@ -210,16 +213,29 @@ def _input(story: Story) -> Document | None:
         return None
     inputs, names = story.samples.inputs.float(), story.names
     flat = inputs.flatten(1)
+    first = next((m for m in story.start.modules() if isinstance(m, Standardise)), nn.Identity())
+    read = first(inputs).flatten(1) if standardises(story.start) else flat
     return {
         "shape": list(inputs.shape[1:]),
         "picture": picture(tuple(inputs.shape[1:]), names.features, inputs),
         "features": list(names.features[: flat.shape[1]]) if flat.shape[1] <= 4096 else [],
-        "spread": packed(flat.std(0, correction=0)),
+        "spread": packed(read.std(0, correction=0)),
         "low": packed(flat.amin(0)),
         "high": packed(flat.amax(0)),
         "mean": list(names.mean),
         "std": list(names.std),
+        "whole": _whole(flat, story),
     }
+
+
+def _whole(flat: Tensor, story: Story) -> list[bool]:
+    """Return for each value of small inputs whether it is a whole number in all samples."""
+    if flat.shape[1] > SLIDERS:
+        return []
+    names, values = story.names, flat.double()
+    if names.std:
+        values = values * torch.tensor(names.std).double() + torch.tensor(names.mean).double()
+    return ((values - values.round()).abs() < WHOLE).all(0).tolist()
 
 
 def picture(shape: tuple[int, ...], features: tuple[str, ...], inputs: Tensor) -> list[int] | None:

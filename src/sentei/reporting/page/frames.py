@@ -108,7 +108,10 @@ def _frames(story: Story, needed: list[int], chosen: dict[int, Any], notes: list
 def pack(row: list[Operation], dtype: str) -> dict[int, dict[str, Packed]]:
     """Pack the arrays of each operation that has any, by the operation's position."""
     return {
-        position: {name: packed(tensor, dtype) for name, tensor in each.tensors.items()}
+        position: {
+            name: packed(tensor, "f4" if each.kind == "standardise" else dtype)  # 65,504 is small
+            for name, tensor in each.tensors.items()
+        }
         for position, each in enumerate(row)
         if each.tensors
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import StructureError
-from sentei.network.layers import Select
+from sentei.network.layers import Select, Standardise
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Operation:
         kind: name of the operation in `assets/operations.js`.
         layer: name of the module that it is made from.
         settings: its settings, as plain numbers.
-        tensors: its weights "w" and biases "b".
+        tensors: its weights "w" and biases "b"; deviations and means where it standardises.
     """
 
     kind: str
@@ -122,6 +122,10 @@ def _select(layer: Any, path: str) -> Made:
     return "select", {"index": layer.index.tolist()}, {}
 
 
+def _standardise(layer: Any, _: str) -> Made:
+    return "standardise", {}, {"w": layer.std, "b": layer.mean}
+
+
 def _softmax(layer: Any, path: str) -> Made:
     if layer.dim not in (1, -1):
         raise StructureError(f"layer {path!r} is a softmax over dimension {layer.dim}")
@@ -157,6 +161,7 @@ _CONVERTERS: dict[type[nn.Module], Callable[[Any, str], Made]] = {
     nn.Flatten: _flatten,
     nn.Unflatten: _unflatten,
     Select: _select,
+    Standardise: _standardise,
     nn.Softmax: _softmax,
     nn.LogSoftmax: _softmax,
     nn.ReLU: _plain("relu"),

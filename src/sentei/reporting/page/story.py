@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.card import Card, card_of
 from sentei.datasets import Split
 from sentei.errors import DataError
 from sentei.losses import PerSample
@@ -50,9 +51,14 @@ class Names:
     def of(cls, split: Split) -> Names:
         """Return the names of a Split."""
         scaling = split.scaling
-        mean, std = ((), ()) if scaling is None else (scaling.mean, scaling.std)
+        mean, std = ((), ()) if scaling is None or split.raw else (scaling.mean, scaling.std)
         numbers = [tuple(float(v) for v in torch.as_tensor(part).flatten()) for part in (mean, std)]
         return cls(split.name, split.classes, split.features, numbers[0], numbers[1])
+
+    def completed(self, card: Card) -> Names:
+        """Return these names, with those that a network's Card has where there are none."""
+        classes, features = self.classes or card.classes, self.features or card.features
+        return replace(self, classes=classes, features=features)
 
     @classmethod
     def from_words(cls, words: Mapping[str, Any]) -> Names:
@@ -164,7 +170,7 @@ def of_journal(
         network=run.network,
         samples=samples,
         loss=run.loss,
-        names=names,
+        names=names.completed(card_of(run.start)),
         card=run.card,
         words=run.about,
         missing=tuple(missing),
@@ -207,7 +213,7 @@ def of_network(
         network=lambda _: copied(network),
         samples=samples,
         loss=probe.chosen.name or probe.per_sample,
-        names=names or Names(),
+        names=(names or Names()).completed(card_of(network)),
         words=words or {},
     )
 

@@ -35,6 +35,10 @@ const RUN = {
     const each = x.data.length / w.length;
     return like(x, (value, i) => value * w[Math.floor(i / each)] + b[Math.floor(i / each)]);
   },
+  standardise: (x, _, { w, b, form }) => {
+    const at = broadcast(form, x.shape);
+    return like(x, (value, i) => (value - b[at(i)]) / w[at(i)]);
+  },
   maxpool: (x, operation) => pooled(x, operation, -Infinity, Math.max, (best) => best),
   meanpool: (x, operation) => pooled(x, operation, 0, (a, b) => a + b, (sum, size) => sum / size),
   everywhere: (x) => {
@@ -67,6 +71,20 @@ export function softmax(values) {
 
 function like(x, change) {
   return { data: x.data.map(change), shape: x.shape };
+}
+
+// Return the place in an array of shape `from` that belongs to a place in one of shape `to`.
+function broadcast(from, to) {
+  const sides = to.map((_, d) => from[d + from.length - to.length] ?? 1);
+  return (place) => {
+    let [at, step] = [0, 1];
+    for (let d = to.length - 1; d >= 0; d--) {
+      if (sides[d] > 1) at += (place % to[d]) * step;
+      place = Math.floor(place / to[d]);
+      step *= sides[d];
+    }
+    return at;
+  };
 }
 
 function convolved(x, { stride, padding, dilation }, w, b, form, depthwise) {

@@ -144,7 +144,7 @@ function sampleSelect() {
 
 // A slider for each feature, in its original unit of measure; unread features are faint.
 function sliders() {
-  const { features, mean, std } = page.input;
+  const { features, mean, std, whole } = page.input;
   const low = unpack(page.input.low);
   const high = unpack(page.input.high);
   const raw = (value, i) => (std.length ? value * std[i] + mean[i] : value);
@@ -152,9 +152,8 @@ function sliders() {
   const box = make("div", { class: "features", id: "features" });
   const parts = Array.from(low, (_, i) => {
     const [least, most] = [raw(low[i], i), raw(high[i], i)];
-    const whole = std.length && Math.abs(least - Math.round(least)) < 1e-4 && Math.abs(most - Math.round(most)) < 1e-4;
     const said = make("output", {});
-    const slider = make("input", { type: "range", min: whole ? Math.round(least) : least, max: whole ? Math.round(most) : most, step: whole ? 1 : "any" });
+    const slider = make("input", { type: "range", min: whole[i] ? Math.round(least) : least, max: whole[i] ? Math.round(most) : most, step: whole[i] ? 1 : "any" });
     const label = make("label", {}, make("span", {}, features[i] ?? `input ${i}`), said, slider);
     slider.addEventListener("input", () => {
       const input = Float32Array.from(state.input ?? low);

@@ -1,0 +1,96 @@
+"""Write the comment at the top of a C file: sizes, layers, inputs, outputs and usage."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sentei.card import Card
+from sentei.errors import visible
+from sentei.formats.c.quantised import Stored
+from sentei.network.encoding.plans import size
+from sentei.network.encoding.stages import Weighted
+
+
+def comment(
+    net: Stored, file: str, name: str, card: Card, *, raw: bool, scaling: Any = None
+) -> str:
+    """Return the comment.
+
+    Args:
+        net: what the file holds.
+        file: name of the C file without ".c".
+        name: prefix of all names in it.
+        card: names of outputs and inputs, and what the network predicts.
+        raw: whether the network standardises its inputs itself.
+        scaling: what inputs have to be standardised with before a call; None if nothing.
+    """
+    plan = net.plan
+    heads = [block.head for block in plan.blocks]
+    inputs, out = size(heads[0].entering), plan.blocks[-1].out
+    lines = [
+        f"{name}: {inputs} inputs, {out} outputs. Written by sentei.",
+        "",
+        f"Constants {plan.flash} bytes, static RAM {plan.ram} bytes, format {plan.format}.",
+        "",
+    ]
+    for head, code, constants in zip(heads, plan.codes, plan.constants, strict=True):
+        if isinstance(head, Weighted) and code is not None:
+            rows, columns = head.weight.shape
+            lines.append(
+                f"  {head.name}: {int(head.alive.sum())} of {rows} x {columns} weights, "
+                f"{code.name}, {constants} bytes"
+            )
+    features = card.features if len(card.features) == inputs else ()
+    scale = "" if net.input_step is None else f", as steps of {name.upper()}_INPUT_STEP"
+    shape = " x ".join(map(str, heads[0].entering))
+    lines += [
+        "",
+        f"Inputs: {shape}, rows one after another{scale}.",
+        *([f"They are {', '.join(features)}."] if features and scaling is None else []),
+        *(["They are as in the data: the code standardises them."] if raw else []),
+        *([] if scaling is None else _to_standardise(scaling, features)),
+        f"Outputs: {', '.join(card.classes or map(str, range(out)))}.",
+        "",
+        f'  #include "{file}.h"',
+        f"  {'float' if net.input_step is None else 'int8_t'} x[{name.upper()}_INPUTS];  ...",
+        f"  int k = {name}_classify(x);"
+        if has_classes(card, out)
+        else f"  float y[{name.upper()}_OUTPUTS]; {name}_predict(x, y);",
+        "",
+        f"Self-test: cc -std=c99 -D{name.upper()}_SELF_TEST {file}.c -lm && ./a.out",
+    ]
+    body = "\n".join(f" * {_harmless(line)}".rstrip() for line in lines)
+    return f"/*\n{body}\n */\n"
+
+
+def has_classes(card: Card, out: int) -> bool:
+    """Return whether the position of the largest output is a class."""
+    return out > 1 and card.predicts != "values"
+
+
+def string(text: str) -> str:
+    """Return a C string constant with these characters in UTF-8."""
+    letters = (chr(byte) for byte in text.encode())
+    # Two question marks may begin a trigraph.
+    plain = (c if " " <= c <= "~" and c not in '"\\?' else f"\\{ord(c):03o}" for c in letters)
+    return f'"{"".join(plain)}"'
+
+
+def _to_standardise(scaling: Any, features: tuple[str, ...]) -> list[str]:
+    """Return what callers have to do with each value before a call."""
+    mean, std = (values.flatten().tolist() for values in (scaling.mean, scaling.std))
+    lines = [
+        "They must be standardised before a call: subtract the mean of each value and divide by",
+        "its deviation.",
+    ]
+    for place, (centre, spread) in enumerate(zip(mean, std, strict=True)):
+        named = f"  ({features[place]})" if features else ""
+        lines.append(f"  x[{place}] = (value - {centre:.9g}) / {spread:.9g}{named}")
+    return lines
+
+
+def _harmless(line: str) -> str:
+    """Return a line of the comment in which names cannot end it or begin another."""
+    line = visible(line).replace("\n", " ").replace("??", "? ?")
+    return re.sub(r"\\$", "\\\\ .", re.sub(r"(\*)(?=/)|(/)(?=\*)", r"\1\2 ", line))
