@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.card import card_of, set_card_
 from sentei.network.attention import FewerHeads
 
 
+@checked
 class Standardise(nn.Module):
     """A layer that subtracts a mean and divides by a standard deviation.
 
@@ -31,7 +33,14 @@ class Standardise(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
-        for name, values in zip(("mean", "std"), torch.broadcast_tensors(mean, std), strict=True):
+        try:
+            both = torch.broadcast_tensors(mean, std)
+        except RuntimeError as error:
+            raise ValueError(
+                f"mean and std must have the same shape; they are {tuple(mean.shape)} and "
+                f"{tuple(std.shape)}"
+            ) from error
+        for name, values in zip(("mean", "std"), both, strict=True):
             kept = values.detach().clone(memory_format=torch.contiguous_format)
             self.register_buffer(name, kept if kept.is_floating_point() else kept.float())
         wrong = ~(self.mean.isfinite() & self.std.isfinite() & (self.std > 0))
@@ -44,7 +53,17 @@ class Standardise(nn.Module):
 
     @classmethod
     def of(cls, scaling: Any) -> Standardise:
-        """Return the layer that does what a `datasets.Scaling` does, in float32."""
+        """Return the layer that does what a `datasets.Scaling` does, in float32.
+
+        Raises:
+            TypeError: no Scaling.
+        """
+        if not all(isinstance(getattr(scaling, each, None), Tensor) for each in ("mean", "std")):
+            raise TypeError(
+                f"scaling must be a datasets.Scaling; got {type(scaling).__name__}. Take it from "
+                "datasets.load(path, standardise=False).scaling; it is None for data that needs no "
+                "Standardise."
+            )
         return cls(scaling.mean.float(), scaling.std.float())
 
     def before(self, network: nn.Module) -> nn.Sequential:
@@ -62,10 +81,19 @@ class Standardise(nn.Module):
         return whole
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardise (N, ...) samples, in their own dtype if it is a floating-point one."""
-        if not x.is_floating_point():
-            return (x - self.mean) / self.std
-        return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+        """Standardise (N, ...) samples, in their own dtype if it is a floating-point one.
+
+        Raises:
+            ValueError: samples of another shape.
+        """
+        try:
+            torch.broadcast_shapes(x.shape, self.mean.shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"x must have samples of shape {tuple(self.mean.shape)}; got {tuple(x.shape)}"
+            ) from error
+        dtype = x.dtype if x.is_floating_point() else self.mean.dtype
+        return (x - self.mean.to(dtype)) / self.std.to(dtype)
 
     def extra_repr(self) -> str:
         """Return the shape of mean and deviation, for `print(model)`."""
