@@ -196,7 +196,7 @@ def test_keras_total_and_finish_end_the_proposals_and_epochs_are_counted():
     ):
         with pytest.raises(ScheduleError, match=message):
             proposals(**settings)
-    with pytest.raises(TypeError, match="`every` must be a whole number or a text; got 2.5"):
+    with pytest.raises(TypeError, match=r"`every` must be a whole number or a text; got 2.5"):
         proposals(every=2.5)
 
 
