@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,14 @@ from sentei.card import card_of, set_card_
 from sentei.network.attention import FewerHeads
 
 
-@checked
+class _ScalingLike(Protocol):
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def std(self) -> Tensor: ...
+
+
 class Standardise(nn.Module):
     """A layer that subtracts a mean and divides by a standard deviation.
 
@@ -25,22 +32,18 @@ class Standardise(nn.Module):
         std: standard deviation, likewise; above 0.
 
     Raises:
-        ValueError: a mean or a deviation that is not finite, or a deviation that is not above 0.
+        ValueError: a mean or a deviation that is not finite, a deviation that is not above 0, or
+            shapes that do not go together.
     """
 
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
-        try:
-            both = torch.broadcast_tensors(mean, std)
-        except RuntimeError as error:
-            raise ValueError(
-                f"mean and std must have the same shape; they are {tuple(mean.shape)} and "
-                f"{tuple(std.shape)}"
-            ) from error
-        for name, values in zip(("mean", "std"), both, strict=True):
+        _check_broadcastable(mean, std)
+        for name, values in zip(("mean", "std"), torch.broadcast_tensors(mean, std), strict=True):
             kept = values.detach().clone(memory_format=torch.contiguous_format)
             self.register_buffer(name, kept if kept.is_floating_point() else kept.float())
         wrong = ~(self.mean.isfinite() & self.std.isfinite() & (self.std > 0))
@@ -52,20 +55,12 @@ class Standardise(nn.Module):
             )
 
     @classmethod
-    def of(cls, scaling: Any) -> Standardise:
-        """Return the layer that does what a `datasets.Scaling` does, in float32.
-
-        Raises:
-            TypeError: no Scaling.
-        """
-        if not all(isinstance(getattr(scaling, each, None), Tensor) for each in ("mean", "std")):
-            raise TypeError(
-                f"scaling must be a datasets.Scaling; got {type(scaling).__name__}. Take it from "
-                "datasets.load(path, standardise=False).scaling; it is None for data that needs no "
-                "Standardise."
-            )
+    @checked
+    def of(cls, scaling: _ScalingLike) -> Standardise:
+        """Return the layer that does what a `datasets.Scaling` does, in float32."""
         return cls(scaling.mean.float(), scaling.std.float())
 
+    @checked
     def before(self, network: nn.Module) -> nn.Sequential:
         """Return a network that standardises its inputs and then is the given one.
 
@@ -81,23 +76,24 @@ class Standardise(nn.Module):
         return whole
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardise (N, ...) samples, in their own dtype if it is a floating-point one.
-
-        Raises:
-            ValueError: samples of another shape.
-        """
-        try:
-            torch.broadcast_shapes(x.shape, self.mean.shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"x must have samples of shape {tuple(self.mean.shape)}; got {tuple(x.shape)}"
-            ) from error
-        dtype = x.dtype if x.is_floating_point() else self.mean.dtype
-        return (x - self.mean.to(dtype)) / self.std.to(dtype)
+        """Standardise (N, ...) samples, in their own dtype if it is a floating-point one."""
+        if not x.is_floating_point():
+            return (x - self.mean) / self.std
+        return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
 
     def extra_repr(self) -> str:
         """Return the shape of mean and deviation, for `print(model)`."""
         return " x ".join(map(str, self.mean.shape))
+
+
+def _check_broadcastable(mean: Tensor, std: Tensor) -> None:
+    try:
+        torch.broadcast_shapes(mean.shape, std.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"mean and std are of the same features; their shapes are {tuple(mean.shape)} and "
+            f"{tuple(std.shape)}"
+        ) from error
 
 
 def standardises(network: nn.Module) -> bool:
