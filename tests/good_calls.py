@@ -186,7 +186,6 @@ def owners(w: World) -> dict[str, Any]:
         "criteria.Thresholded": criteria.Thresholded(criteria.magnitude),
         "criteria.WeightChange": criteria.WeightChange(),
         "datasets.Scaling": datasets.Scaling.of(w.x),
-        "Standardise": w.layer,
     }
 
 
