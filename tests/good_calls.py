@@ -55,6 +55,7 @@ class World:
         self.schedule = sentei.one_at_a_time()
         self.propose = sentei.ranked("magnitude", self.schedule)
         self.stalled = sentei.when_stalled(self.propose)
+        self.layer = sentei.Standardise(torch.zeros(4), torch.ones(4))
         self.limit = sentei.units_at_most(4)
         self.recipe = training.Recipe(epochs=1)
         samples = datasets.Samples(self.x, self.y)
@@ -115,7 +116,7 @@ def _methods(name: str, thing: Any) -> dict[str, Any]:
     members = {
         key: getattr(value, "__func__", value)
         for key, value in vars(thing).items()
-        if key == "__call__" or key[0] != "_"
+        if key == "__call__" or (key[0] != "_" and key != "forward")  # what torch calls
     }
     return {f"{name}.{key}": value for key, value in members.items() if inspect.isfunction(value)}
 
@@ -165,6 +166,7 @@ def owners(w: World) -> dict[str, Any]:
         "PruneWhileTraining": w.pruner,
         "Recipe": w.recipe,
         "Split": w.split,
+        "Standardise": sentei.Standardise(torch.zeros(4), torch.ones(4)),
         "Trajectory": w.trajectory,
         "below": sentei.below("magnitude", 0.1),
         "only": sentei.only("neuron", w.stalled),
@@ -202,9 +204,13 @@ def usual(w: World) -> dict[str, Any]:
         **dict.fromkeys(
             ("known", "missing", "text", "output", "into", "distillation", "decay"), None
         ),
-        **dict.fromkeys(("resume", "delete", "proven", "norms", "flat", "alone", "sums"), False),
+        **dict.fromkeys(
+            ("resume", "delete", "proven", "norms", "flat", "alone", "sums", "raw"), False
+        ),
         **dict.fromkeys(("precise", "two_sided", "relative", "dropout", "regression"), False),
+        **dict.fromkeys(("raw", "standardise"), False),
         "after_update": [],
+        "standardise": True,
         "alive": {w.group: torch.ones(6, dtype=torch.bool)},
         "batch_size": 6,
         "before": Mask.full([w.group]),
@@ -330,6 +336,8 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "PruneWhileTraining.load_state_dict": {"state": w.pruner.state_dict()},
         "Recipe": {"optimizer": "adam"},
         "Recipe.optimizer_for": {},
+        "Standardise": {"mean": torch.zeros(4), "std": torch.ones(4)},
+        "Standardise.of": {"scaling": datasets.Scaling.of(w.x)},
         "Split": {
             **dict.fromkeys(("train", "validation", "test"), w.split.train),
             "classes": ("b",) * 3,
@@ -354,6 +362,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "criteria.criterion": {"name": "magnitude"},
         "criteria.repair": {"name": "affine"},
         "criteria.scores": {"name": "magnitude"},
+        "Standardise.forward": {"x": w.x},
         "datasets.Scaling": {"mean": torch.zeros(4), "std": torch.ones(4)},
         "datasets.check_samples": {"width": 4},
         "datasets.csv_file": {"path": w.folder / "table.csv", "target": "y"},

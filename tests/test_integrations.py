@@ -190,13 +190,14 @@ def test_keras_total_and_finish_end_the_proposals_and_epochs_are_counted():
     assert proposals(every="1 epoch", total="1 epoch") == (16, 1, 1)
     assert proposals(epochs=12, initial_epoch=10) == (16, 8, 8)
     for settings, message in (
-        ({"every": 2.5}, "number of updates from 1"),
         ({"every": 0}, "number of updates from 1"),
         ({"every": 10, "total": 5}, "nothing would ever be pruned"),
         ({"finish": 0.0}, "finish="),
     ):
         with pytest.raises(ScheduleError, match=message):
             proposals(**settings)
+    with pytest.raises(TypeError, match=r"`every` must be a whole number or a text; got 2.5"):
+        proposals(every=2.5)
 
 
 def test_keras_goes_on_with_a_model_and_starts_anew_with_another():

@@ -65,6 +65,8 @@ _CLASSES = {
     "Probe": ("a Probe", "Make it with Probe(model, data)"),
     "Limit": ("a limit", "Make it with a function such as units_at_most('50 %')"),
     "Split": ("a Split", "datasets.load returns one"),
+    "_ScalingLike": ("a Scaling", "Make it with datasets.Scaling.of(inputs)"),
+    "_CutLike": ("a Cut", "A proposal returns one"),
     "Samples": ("Samples", "Make them with datasets.Samples(inputs, targets)"),
     "Card": ("a Card", "Make it with Card(loss='cross_entropy')"),
     "Recipe": ("a Recipe", "Make it with Recipe(epochs=10)"),
@@ -150,7 +152,15 @@ def _of_protocol(hint: type) -> Kind:
         return _function(parameters, object)
     names = [name for name in vars(hint) if not name.startswith("_")]
     words, remedy = _CLASSES.get(hint.__name__, (f"an object with {' and '.join(names)}", ""))
-    fits = lambda v: not isinstance(v, type) and all(hasattr(v, n) for n in names)  # noqa: E731
+    methods = {name: not isinstance(vars(hint)[name], property) for name in names}
+
+    def fits(value: Any) -> bool:
+        # A tensor has a method `mean`, and is no object that has a mean.
+        return not isinstance(value, type) and all(
+            hasattr(value, name) and callable(getattr(value, name)) == is_method
+            for name, is_method in methods.items()
+        )
+
     return Kind(words, fits, remedy)
 
 

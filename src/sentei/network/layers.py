@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sentei.arguments import checked
 from sentei.card import card_of, set_card_
 from sentei.network.attention import FewerHeads
+
+
+class _ScalingLike(Protocol):
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def std(self) -> Tensor: ...
 
 
 class Standardise(nn.Module):
@@ -23,14 +32,17 @@ class Standardise(nn.Module):
         std: standard deviation, likewise; above 0.
 
     Raises:
-        ValueError: a mean or a deviation that is not finite, or a deviation that is not above 0.
+        ValueError: a mean or a deviation that is not finite, a deviation that is not above 0, or
+            shapes that do not go together.
     """
 
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
+        _check_broadcastable(mean, std)
         for name, values in zip(("mean", "std"), torch.broadcast_tensors(mean, std), strict=True):
             kept = values.detach().clone(memory_format=torch.contiguous_format)
             self.register_buffer(name, kept if kept.is_floating_point() else kept.float())
@@ -43,10 +55,12 @@ class Standardise(nn.Module):
             )
 
     @classmethod
-    def of(cls, scaling: Any) -> Standardise:
+    @checked
+    def of(cls, scaling: _ScalingLike) -> Standardise:
         """Return the layer that does what a `datasets.Scaling` does, in float32."""
         return cls(scaling.mean.float(), scaling.std.float())
 
+    @checked
     def before(self, network: nn.Module) -> nn.Sequential:
         """Return a network that standardises its inputs and then is the given one.
 
@@ -70,6 +84,16 @@ class Standardise(nn.Module):
     def extra_repr(self) -> str:
         """Return the shape of mean and deviation, for `print(model)`."""
         return " x ".join(map(str, self.mean.shape))
+
+
+def _check_broadcastable(mean: Tensor, std: Tensor) -> None:
+    try:
+        torch.broadcast_shapes(mean.shape, std.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"mean and std are of the same features; their shapes are {tuple(mean.shape)} and "
+            f"{tuple(std.shape)}"
+        ) from error
 
 
 def standardises(network: nn.Module) -> bool:

@@ -171,8 +171,10 @@ def contents(about: Contents) -> Group:
     head.add_row("parameters", f"{about.entries:,}")
     head.add_row("format", f"{about.format}, written by sentei {about.written_by}")
     head.add_row("network", about.architecture or "not stored in the file: load(path, into=...)")
-    for what, known in about.card.data().items():
-        head.add_row(what, ", ".join(known) if isinstance(known, list) else known)
+    known = about.card.data()
+    for what in (each for each in ("predicts", "loss", "classes", "features") if each in known):
+        value = known[what]
+        head.add_row(what, ", ".join(value) if isinstance(value, list) else value)
     tensors = Table(box=None, pad_edge=False)
     tensors.add_column("tensor")
     tensors.add_column("shape", justify="right")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 from torch import nn, optim
@@ -105,11 +104,8 @@ class Recipe:
                 "a callable optimizer sets its own lr and weight_decay; leave them out"
             )
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        if not isinstance(self.seed, Integral):
-            raise ValueError(f"seed must be a whole number, not {self.seed!r}")
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be above 0 and finite, not {self.lr}")
         if not 0 <= self.weight_decay < math.inf:

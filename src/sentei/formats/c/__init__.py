@@ -23,7 +23,7 @@ from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.encoding.plans import Plan, c_plan
 from sentei.network.encoding.stages import stages
-from sentei.network.layers import standardises
+from sentei.network.layers import Standardise, standardises
 from sentei.network.mask import Mask
 
 GOLDEN = 4  # samples in the self-test
@@ -70,6 +70,8 @@ def write_c(
         ValueError: an unknown format, a name that is no C identifier, or a wrong number of classes.
         FileError: the files cannot be written, or the network has what a file cannot carry.
     """
+    if scaling is not None:
+        Standardise.of(scaling)  # refuses what is none
     path = Path(path)
     name = identifier(path.stem if name is None else name)
     for each in (path.with_suffix(".h"), path):

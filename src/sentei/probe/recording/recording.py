@@ -220,10 +220,14 @@ class Recording:
 
         Raises:
             LossError: a sum is not finite; the message names the samples.
+            ValueError: `of` does not return `count` numbers.
         """
-        slots = torch.zeros(len(self.starts), count, dtype=torch.float64)
+        slots = torch.zeros(len(self.starts), max(count, 0), dtype=torch.float64)
         for i, block in self.passes(need):
-            slots[i] = of(block)
+            sums = of(block)
+            if sums.numel() != count:
+                raise ValueError(f"of= returned {sums.numel()} numbers, and count= is {count}")
+            slots[i] = sums
         total = sum_across(slots)
         if not total.isfinite().all():
             finite = gathered(slots).isfinite().all(1)

@@ -181,6 +181,9 @@ class PruneWhileTraining:
             targets: targets of the batch.
             loss: name of the loss, or a callable(outputs, targets) -> (N,); as for `Probe` if None:
                 cross entropy for targets that are class numbers.
+
+        Raises:
+            ValueError: the name of the loss is unknown.
         """
         if loss is not None:
             per_sample(loss)  # an unknown name is refused
