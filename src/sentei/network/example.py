@@ -19,10 +19,22 @@ Example = Tensor | tuple | list | Mapping[str, Any]
 
 
 def run(model: nn.Module, example: Example) -> Any:
-    """Run the model on an example: a tuple of arguments, a dict of keywords or a single tensor."""
+    """Run the model on a copy of an example, which `forward` may change in place.
+
+    Args:
+        model: the network.
+        example: a tuple of arguments, a dict of keywords or a single tensor.
+    """
+    example = _copy(example)
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, (tuple, list)) else model(example)
+
+
+def _copy(example: Example) -> Example:
+    """Copy every tensor once: one that is passed several times stays one."""
+    copies: dict[int, Tensor] = {}
+    return resized(example, lambda tensor: copies.setdefault(id(tensor), tensor.clone()))
 
 
 def tensors(value: Any) -> list[Tensor]:

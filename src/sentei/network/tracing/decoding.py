@@ -16,7 +16,7 @@ import numpy as np
 
 from sentei.errors import StructureError
 from sentei.network.tracing.ambiguous_columns import AmbiguousColumns
-from sentei.network.tracing.binding import Computed, Tensors, bind_followers
+from sentei.network.tracing.binding import Codes, Computed, Tensors, bind_followers
 from sentei.network.tracing.inputs import Place, Source
 from sentei.network.tracing.links import Links, groups_of
 from sentei.network.tracing.replay import OUTPUT, Replay, is_computed
@@ -259,12 +259,7 @@ class Tracer:
 
 def _coded(sources: Mapping[Place, Source]) -> list[dict[Place, np.ndarray]]:
     """Return the rows to write NaN into, in two replays a bit: rows with the bit, then without."""
-    bits = max(int(source.codes.max(initial=0)) for source in sources.values()).bit_length()
-    return [
-        {place: (source.codes >> bit) & 1 == value for place, source in sources.items()}
-        for bit in range(bits)
-        for value in (1, 0)
-    ]
+    return [*Codes({place: source.codes for place, source in sources.items()}).replays()]
 
 
 def _classes(answers: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
