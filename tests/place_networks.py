@@ -631,3 +631,77 @@ class FewerKeys(Attend):
         b, n, _ = x.shape
         y = self.mixed(*self.split(x)).transpose(1, 2).reshape(b, n, -1)
         return self.head((x + self.proj(y)).mean(1))
+
+
+# Recurrent layers.
+
+
+class Sequence(nn.Module):
+    """A recurrent layer between two linear ones, and a head on its last step."""
+
+    def __init__(self, layer: nn.Module, width: int, form: str = "padded"):
+        super().__init__()
+        self.stem, self.layer, self.form = nn.Linear(6, 7), layer, form
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.stem(x).tanh()
+        if self.form == "packed":
+            x = nn.utils.rnn.pack_padded_sequence(x, [9, 7, 3], batch_first=True)
+        out, _ = self.layer(x)
+        if self.form == "packed":
+            out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        return self.head(out.sum(1 if self.form != "time first" else 0))
+
+
+class Cells(nn.Module):
+    def __init__(self, cell: nn.Module):
+        super().__init__()
+        self.stem, self.cell, self.head = nn.Linear(6, 7), cell, nn.Linear(5, 3)
+
+    def forward(self, x):
+        state = None
+        for step in self.stem(x).tanh().unbind(1):
+            state = self.cell(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+def _sequence(name: str, groups: list[str], make: Callable[[], nn.Module]) -> None:
+    def built():
+        torch.manual_seed(0)
+        return make(), torch.randn(3, N, 6)
+
+    PLACES[name] = built, groups
+
+
+FIRST = {"batch_first": True}
+for kind in (nn.LSTM, nn.GRU, nn.RNN):
+    name = kind.__name__
+    _sequence(name, ["neuron 7", "neuron 5"], lambda k=kind: Sequence(k(7, 5, **FIRST), 5))
+    _sequence(
+        f"{name}Both",
+        ["neuron 7", "neuron 5"],
+        lambda k=kind: Sequence(k(7, 5, 2, bidirectional=True, **FIRST), 10),
+    )
+    _sequence(
+        f"{name}Packed",
+        ["neuron 7", "neuron 5"],
+        lambda k=kind: Sequence(k(7, 5, **FIRST), 5, "packed"),
+    )
+    _sequence(
+        f"{name}TimeFirst",
+        ["neuron 7", "neuron 5"],
+        lambda k=kind: Sequence(k(7, 5, bias=False), 5, "time first"),
+    )
+for cell in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
+    _sequence(cell.__name__, ["neuron 7", "neuron 5"], lambda c=cell: Cells(c(7, 5)))
+_sequence(
+    "Projected",
+    ["neuron 7", "neuron 8", "neuron 4"],
+    lambda: Sequence(nn.LSTM(7, 8, 2, proj_size=4, **FIRST), 4),
+)
+_sequence(
+    "ReluRecurrence",
+    ["neuron 7", "neuron 5"],
+    lambda: Sequence(nn.RNN(7, 5, nonlinearity="relu", **FIRST), 5),
+)

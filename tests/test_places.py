@@ -39,7 +39,7 @@ def test_what_is_offered_is_right_and_can_be_cut(name):
         sentei.shrink(net, alone, example=x)
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", [name for name in PLACES if not name.endswith("TimeFirst")])
 def test_every_unit_is_measured_exactly(name):
     """Against copies of the network in which the columns that read a unit are zero."""
     build, _ = PLACES[name]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.network.attention import plain_attention
+from sentei.network.recurrent import plain_recurrence
 
 MOST = 64  # matrices in a batched product that are multiplied one by one
 
@@ -41,7 +42,9 @@ def plain_form(
         return None
     if function in _PRODUCTS and len(args) == 2:
         return _plain_product(args[0], args[1], is_weight)
-    return _plain_einsum(args, is_weight) if function is torch.einsum else None
+    if function is torch.einsum:
+        return _plain_einsum(args, is_weight)
+    return plain_recurrence(function)
 
 
 _PRODUCTS = (torch.matmul, torch.bmm, torch.mm, torch.mv)

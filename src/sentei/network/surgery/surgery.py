@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied
-from sentei.network.example import Example, at_least, guessed, undisturbed
+from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.mask import Mask
-from sentei.network.surgery.certificate import LEAST, alike, certify
+from sentei.network.surgery.certificate import alike, certify, few
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.size_attributes import (
     Patch,
@@ -221,7 +221,7 @@ class Trial:
     """Tries whether groups can be cut, by a quick test on a twin of the network."""
 
     def __init__(self, model: nn.Module, example: Example):
-        self._example = at_least(example, LEAST)
+        self._example = few(model, example)
         try:
             self._model = calibrate_(redraw_(copied(model)), self._example)
         except Exception:  # a network that does not run with other weights

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from sentei.network.tracing.decoding import Tracer
@@ -170,6 +171,9 @@ def _kind(parts: dict[str, list[Listener]], tracer: Tracer) -> str:
     rows = [part for part in parts["producer"] if (part.parameter, part.dim) in used_by]
     if any(used_by[part.parameter, part.dim] in (*_CONVOLUTIONS, *_TRANSPOSED) for part in rows):
         return "channel"
+    owners = [tracer.replay.model.get_submodule(part.layer) for part in rows]
+    if any(isinstance(owner, (nn.RNNBase, nn.RNNCellBase)) for owner in owners):
+        return "neuron"
     mixed = any(
         links.crowded[links.nodes((part.parameter, part.dim))[part.index]].any()
         for part in parts["listener"]

@@ -46,6 +46,9 @@ class Links:
         )
         for (first, second), times in replay.aligned.items():
             self.join(np.tile(self.nodes(first), times), self.nodes(second))
+        for places in replay.of_one_size.values():
+            for place in places[1:]:
+                self.join(self.nodes(places[0]), self.nodes(place))
         for place, groups in replay.in_step.items():
             nodes = self.nodes(place).reshape(groups, -1)
             self.join(nodes.ravel(), np.tile(nodes[0], groups))

@@ -47,6 +47,8 @@ class Replay:
             replay returns.
         listeners: those places in `readers` where a layer mixes units into new ones (the keys; the
             values are None). The others, apart from `OUTPUT`, are followers: they pass units on.
+        of_one_size: places whose positions have to stay equally many, because a module has one size
+            for all of them, by the module's name and a kind of weight.
         selections: the places in `readers` that are positions to select from their input.
         aligned: pairs of places whose positions belong to the same units one by one (weight and
             bias), with how often the second place repeats the positions of the first.
@@ -86,6 +88,7 @@ class Replay:
         self.readers: dict[Place, slice] = {}
         self.listeners: dict[Place, None] = {}
         self.selections: set[Place] = set()
+        self.of_one_size: dict[tuple[str, str], list[Place]] = {}
         self.aligned: dict[tuple[Place, Place], int] = {}
         self.in_step: dict[Place, int] = {}
         self.width = 0
@@ -124,6 +127,7 @@ class Replay:
             self._align(place, shape[use.rows], names[1:])
             if call.groups > 1 and shape[use.rows] == out.shape[call.axis]:
                 self.in_step[place] = call.groups
+            self._note_recurrent(place)
         if use.columns is not None:
             place = call.weight, use.columns
             self._add_reader(place, shape[use.columns])
@@ -136,6 +140,16 @@ class Replay:
             if call.function is torch.index_select:
                 self.selections.add(place)
         return out
+
+    def _note_recurrent(self, place: Place) -> None:
+        """Note the recurrent weights of one module: its layers have one size together."""
+        layer, _, name = place[0].rpartition(".")
+        kind = name.partition("_l")[0]  # weight_hh, of weight_hh_l1_reverse
+        if is_computed(place) or kind not in ("weight_hh", "weight_hr"):
+            return
+        if isinstance(self.model.get_submodule(layer), nn.RNNBase):
+            places = self.of_one_size.setdefault((layer, kind), [])
+            places += [] if place in places else [place]
 
     def _slices(self) -> dict[Place, int]:
         """Return the dimensions of used tensors that no call names, with their sizes."""
@@ -186,6 +200,10 @@ class Replay:
         other = copy.copy(self)
         other.sources = {p: source for p, source in self.sources.items() if p not in sources}
         other.aligned = {pair: n for pair, n in self.aligned.items() if pair[0] not in sources}
+        other.of_one_size = {
+            key: [place for place in places if place not in sources]
+            for key, places in self.of_one_size.items()
+        }
         other.in_step = {place: n for place, n in self.in_step.items() if place not in sources}
         return other
 

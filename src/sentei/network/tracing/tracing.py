@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from sentei.arguments import checked
 from sentei.errors import StructureError
-from sentei.network.example import Example, check, resized, rows, undisturbed
+from sentei.network.example import Example, check, smallest, undisturbed
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
 from sentei.network.tracing.offering import Offer, offer
@@ -110,7 +110,7 @@ def _on_one_thread() -> Iterator[None]:
 
 
 def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
-    """Record the model's forward pass over the example, on one sample if the model allows it.
+    """Record the model's forward pass over the example, on one sample if that shows as much.
 
     Raises:
         StructureError: the model has lazy layers that have not run yet, or cannot be followed.
@@ -124,11 +124,7 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
         )
     example = dict(example) if isinstance(example, Mapping) else example
     try:
-        # One sample shows as much as many, unless a `squeeze()` removes a batch dimension of one.
-        try:
-            replay = Replay(model, _few(example, 1), inputs=inputs)
-        except Exception:
-            replay = Replay(model, _few(example, 2), inputs=inputs)
+        replay = Replay(model, smallest(model, example), inputs=inputs)
         if not replay.differs_in_training():
             return replay
         return Replay(model, replay.example, inputs=inputs, training=True)
@@ -137,9 +133,3 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
     except Exception as error:
         check(model, example)
         raise StructureError(f"the network cannot be followed: {error}") from error
-
-
-def _few(example: Example, samples: int) -> Example:
-    """Return the first samples of an example; all of it if its tensors differ in length."""
-    count = rows(example)
-    return resized(example, lambda t: t[:samples]) if count and count > samples else example
