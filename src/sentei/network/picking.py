@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TypeVar
 
+from sentei.arguments import checked
 from sentei.errors import GroupError
 from sentei.network.units import Group
 
-AnyGroup = TypeVar("AnyGroup", bound=Group)
 
-
+@checked
 def pick(
-    groups: Sequence[AnyGroup], only: Sequence[str] = ("*",), without: Sequence[str] = ()
-) -> list[AnyGroup]:
+    groups: Sequence[Group], only: Sequence[str] = ("*",), without: Sequence[str] = ()
+) -> list[Group]:
     """Return the groups whose names match a pattern, in their order.
 
     Args:

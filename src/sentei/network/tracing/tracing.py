@@ -50,6 +50,7 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
     return _offer(model, example, inputs=inputs).groups
 
 
+@checked
 def not_offered(model: nn.Module, example: Example) -> list[NotOffered]:
     """Return what `find_units` leaves out, and why: rows of parameters that are in no group.
 
