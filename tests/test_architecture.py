@@ -10,7 +10,7 @@ from sentei.errors import StructureError
 from sentei.network.encoding import architecture
 from sentei.network.encoding.architecture import build, describe, tensors_of
 from sentei.network.holders import public_integers
-from sentei.network.layers import Select
+from sentei.network.layers import Select, Standardise
 from sentei.network.surgery.sparse import SparseLinear
 
 # One of each type, every argument other than torch's default where that is possible.
@@ -57,6 +57,7 @@ LAYERS = [
     *(nn.ConstantPad1d(1, 2.0), nn.ConstantPad2d(1, 3.0), nn.ConstantPad3d(1, 4.0)),
     *(nn.PixelShuffle(2), nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=True)),
     Select(torch.tensor([0, 3, 4]), dim=-3),
+    Standardise(torch.arange(3.0), torch.arange(1.0, 4.0)),
     SparseLinear(5, 3, 4, bias=False),
 ]
 

@@ -50,14 +50,15 @@ OBSTACLES = {
     "link to itself": (a_link_to("net.c"), "levels of symbolic links"),
     "file above": (a_file_above, "is a file, so .* cannot be written"),
 }
+NET = nn.Sequential(nn.Linear(4, 2))
 # Everything that writes one file; none may begin its work before the place is checked.
 WRITERS = {
     "write": lambda path: storage.write(path, b"new"),
-    "save": lambda path: save(None, path),
-    "export c": lambda path: export(None, path, X),
-    "export c-int8": lambda path: export(None, path, X, format="c-int8"),
+    "save": lambda path: save(NET, path),
+    "export c": lambda path: export(NET, path, X),
+    "export c-int8": lambda path: export(NET, path, X, format="c-int8"),
     "report": lambda path: report("no such run", path),
-    "explain": lambda path: explain(None, path, None),
+    "explain": lambda path: explain(NET, path, (X, torch.zeros(len(X)))),
 }
 
 
@@ -134,8 +135,9 @@ except FileError as error:
 )
 def test_permission_is_asked_before_the_work(call, path, says, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
-    for part in (folder, folder.parent, folder.parent.parent):
-        part.chmod(0o755)
+    for part in (folder, *folder.parents):
+        if (part.stat().st_mode & 0o5) != 0o5:
+            part.chmod(0o755)
     (folder / "closed").mkdir(mode=0o755)
     (folder / "open").mkdir()
     (folder / "open").chmod(0o777)

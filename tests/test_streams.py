@@ -226,7 +226,7 @@ def test_a_network_is_written_whatever_becomes_of_the_output(redirected, folder,
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} {words}"], capture_output=True, text=True, check=False
     )
-    assert formats.load(out)[0].out_features == 4
+    assert formats.load(out).fc1.out_features == 4
     assert "Traceback" not in done.stderr
     assert done.returncode == (1 if redirected == ">/dev/full" else 0)
     if redirected == ">/dev/full":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hand
-from sentei import Mask, Probe, find_units, prune, twins
+from sentei import Mask, Probe, Progress, find_units, prune, twins
 from sentei.criteria import angles
 from sentei.pruning.rules.twins import pairs
 
@@ -116,7 +116,7 @@ def test_a_group_that_says_nothing_keeps_one(caplog):
     with torch.no_grad():
         model[0].bias -= 100
     probe, groups = Probe(model, (x, y)), hand.hidden(model)
-    cut = twins()(probe, groups, Mask.full(groups), None)
+    cut = twins()(probe, groups, Mask.full(groups), Progress(1, None, 6, 6))
     assert len(cut.doomed[groups[0]]) == 5
     assert "are constant; one unit stays" in caplog.text
 
