@@ -187,6 +187,9 @@ def test_ablation_after_least_squares_on_networks_of_every_kind(name):
         if getattr(layer, "transposed", False) and layer.groups > 1:
             with pytest.raises(StructureError, match="no unit can replace another"):
                 Ablation("affine")(probe, group)
+        elif any(isinstance(model.get_submodule(p.layer), nn.RNNBase) for p in group.listeners):
+            with pytest.raises(StructureError, match="Measure without a repair"):
+                Ablation("affine")(probe, group)
         elif biased:
             assert_measured(model, probe, group, "affine", x, y, squares, 1e-9)
 

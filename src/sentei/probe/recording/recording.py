@@ -104,14 +104,16 @@ class PassSurvey:
         matter to the loss.
 
         Raises:
-            StructureError: no call uses any of the weights.
+            StructureError: no call uses any of the weights, or other functions use one.
         """
-        found = {at: name for name in listeners for at in self.users(name)}
-        if not found:
+        names = [*listeners]
+        found = {at: name for name in names for at in self.users(name)}
+        hidden = [name for name in names if name in self.elsewhere]
+        if hidden or not found:
             raise StructureError(
-                "a listener must be a weight that a layer call uses; no call uses "
-                f"{', '.join(map(repr, listeners))} in a forward pass over this data. Leave the "
-                "group out."
+                "what a listener reads is known where layer calls alone use its weight; of this "
+                f"group that is not so for {', '.join(map(repr, hidden or names))}. Measure "
+                "without a repair, or leave the group out."
             )
         return found
 
