@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sentei.network.attention import multi_head_attention
-from sentei.network.origins import Origins
+from sentei.network.origins import Origins, names_of
 from sentei.network.plain import plain_form
 
 COMPUTED = "~"  # what the names of weights that the network computes begin with
@@ -192,8 +192,9 @@ class Calls(TorchFunctionMode):
         answer: takes a `Call`; returns the tensor that the network gets as the call's result.
         plain: compute functions that hide their layers, or what they mix, from their definition
             (`network/plain.py`). Fused kernels of attention do not propagate NaN.
-        computed: recognise weights that the network computes from others, too. Each is named by
-            the position of its call, such as "~12.weight", in the same way in every pass.
+        origins: of the model, to recognise weights that the network computes from others, too. Each
+            is named by the position of its call, such as "~12.weight", in the same way in every
+            pass.
 
     Attributes:
         made: number of calls so far.
@@ -206,14 +207,14 @@ class Calls(TorchFunctionMode):
         answer: Callable[[Call], Tensor],
         *,
         plain: bool = False,
-        computed: bool = False,
+        origins: Origins | None = None,
     ):
         super().__init__()
         self.answer = answer
         self.plain = plain
         self.made = 0
-        self.names = names_of(model)
-        self.origins = Origins(model, self.names) if computed else None
+        self.origins = origins
+        self.names = names_of(model) if origins is None else origins.names
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -343,15 +344,6 @@ class Calls(TorchFunctionMode):
 def _by_name(names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name, given by position or by keyword in any order."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def names_of(model: nn.Module) -> dict[int, str]:
-    """Return the qualified names of parameters and buffers by id; a shared one has its first."""
-    names: dict[int, str] = {}
-    for source in (model.named_parameters, model.named_buffers):
-        for name, tensor in source(remove_duplicate=False):
-            names.setdefault(id(tensor), name)
-    return names
 
 
 def recorded_names(model: nn.Module) -> dict[str, str]:

@@ -15,6 +15,7 @@ from sentei.network.attention import multi_head_attention
 from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
 from sentei.network.example import Example, as_found, run
 from sentei.network.mask import Mask
+from sentei.network.origins import Origins
 from sentei.network.plain import plain_form
 from sentei.network.poison import poisoned
 
@@ -83,7 +84,7 @@ class _Observer(Calls):
     def __init__(
         self, model: nn.Module, layers: list[tuple[str, Tensor]], *, leaking: bool, marked: bool
     ):
-        super().__init__(model, lambda call: call(), computed=marked)
+        super().__init__(model, lambda call: call(), origins=Origins(model) if marked else None)
         self.layers, self.leaking, self.marked = layers, leaking, marked
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -118,7 +118,8 @@ class Tracer:
         bound = bind_followers(self.replay, self.links, self.node, unit, self._several)
         self.linked = bound | self.mixes
         self.tensors = Tensors(self.replay, self.links, self.node, self.mixes)
-        self.tensors.bind(groups_of(self.links, self.replay))
+        if self.replay.slices:
+            self.tensors.bind(groups_of(self.links, self.replay))
         for place in self.computed.mixed:
             self.links.bar_(self.links.nodes(place), _MIXED)
 

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from sentei.errors import StructureError
 from sentei.network.calls import COMPUTED, Call, Calls
 from sentei.network.example import Example, own_training, run
-from sentei.network.origins import Origin
+from sentei.network.origins import Origin, Origins
 from sentei.network.poison import poisoned
 from sentei.network.tracing.inputs import Inputs, Place, Source
 
@@ -80,7 +80,7 @@ class Replay:
         }
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         self.computed_from: dict[str, Origin] = {}
-        self._used: set[str] = set()
+        self._origins = Origins(model)
         self.example = example
         self.sources: dict[Place, Source] = {}
         self._inputs = Inputs(model, example)
@@ -158,7 +158,7 @@ class Replay:
         parents = {name for names in self.computed_from.values() for name in names}
         return {
             (name, dim): size
-            for name in sorted(self._used - named | parents)
+            for name in sorted(self._origins.used - named | parents)
             if self._tensors[name].is_floating_point()
             for dim, size in enumerate(self._shapes[name])
             if size > 1
@@ -345,14 +345,10 @@ class Replay:
                     output = output, run(self.model, example)
         if calls.made != len(self._script):
             raise StructureError(_CHANGING.format(f"call {calls.made}"))
-        self._used |= self._origins.used
         return output
 
     def _calls(self, answer: Callable[[Call], Tensor]) -> Calls:
-        calls = Calls(self.model, answer, plain=True, computed=True)
-        assert calls.origins is not None
-        self._origins = calls.origins
-        return calls
+        return Calls(self.model, answer, plain=True, origins=self._origins)
 
 
 _CHANGING = (
