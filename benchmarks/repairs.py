@@ -22,7 +22,7 @@ from sentei import Cut, Mask, Probe, find_units
 from sentei.criteria import angles, scores
 from sentei.datasets import mnist
 from sentei.network.units import Group
-from sentei.probe.probe import second_moments
+from sentei.probe.summaries import second_moments
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import lowest, mixed
 from sentei.training import mlp

@@ -27,7 +27,14 @@ PACKAGES = {
 
 # What sentei makes and a caller only reads, and what is a type or a table.
 NOT_CALLED = {
-    *("Step", "criteria.CRITERIA", "criteria.REPAIRS", "criteria.Criterion", "criteria.Repair"),
+    *(
+        "NotOffered",
+        "Step",
+        "criteria.CRITERIA",
+        "criteria.REPAIRS",
+        "criteria.Criterion",
+        "criteria.Repair",
+    ),
     *("formats.Contents", "training.Evaluation", "training.History", "datasets.Samples"),
 }
 
@@ -380,6 +387,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "formats.inspect": path,
         "levels": {},
         "losses.per_sample": {},
+        "pick": {"only": ["*"], "without": []},
         "only.load_state_dict": {"state": w.stalled.state_dict()},
         "only.check": sizes,
         "per_byte": {"units": "magnitude", "synapses": "magnitude"},

@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 import hand
 import zoo
-from sentei import CriterionError, Cut, GroupError, Probe, StructureError, find_synapses, find_units
+from sentei import CriterionError, Cut, GroupError, Probe, find_synapses, find_units
 from sentei.criteria import ablation
 from sentei.losses import per_sample
 from sentei.network.example import tensors
 from sentei.network.units import Neurons
 from sentei.probe.engines.chain import Chain
 from sentei.probe.engines.gates import Gates
+from sentei.probe.engines.whole_passes import WholePasses
 
 ACTIVATIONS = [
     *(nn.Sigmoid, nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Identity),
@@ -125,7 +126,7 @@ def test_what_vmap_cannot_run_goes_one_at_a_time():
     assert probe.one_at_a_time == 13
 
 
-def test_a_weight_used_behind_our_back_is_refused():
+def test_a_weight_that_is_used_in_two_ways_is_measured():
     class Hidden(nn.Module):
         def __init__(self):
             super().__init__()
@@ -137,10 +138,11 @@ def test_a_weight_used_behind_our_back_is_refused():
             )
 
     torch.manual_seed(0)
-    model = Hidden()
-    probe = Probe(model, (torch.randn(9, 4), torch.randint(0, 3, (9,))))
-    with pytest.raises(StructureError, match=r"b\.weight"):
-        ablation(probe, hand.group("a", 5, "b"))
+    model, x, y = Hidden(), torch.randn(9, 4), torch.randint(0, 3, (9,))
+    probe, group = Probe(model, (x, y)), hand.group("a", 5, "b")
+    want = naive(model, x, y, "cross_entropy", group)
+    assert (ablation(probe, group) - want).abs().max() < 1e-6
+    assert engine(probe, group) is WholePasses
 
 
 def test_weights_computed_on_the_way_are_not_taken_for_the_models_own():

@@ -32,10 +32,13 @@ from sentei.formats import load_mask as load_mask
 from sentei.formats import save as save
 from sentei.network.layers import Standardise as Standardise
 from sentei.network.mask import Mask as Mask
+from sentei.network.picking import pick as pick
 from sentei.network.surgery.certificate import certify as certify
 from sentei.network.surgery.surgery import shrink as shrink
 from sentei.network.surgery.surgery import shrink_ as shrink_
+from sentei.network.tracing.grouping import NotOffered as NotOffered
 from sentei.network.tracing.tracing import find_units as find_units
+from sentei.network.tracing.tracing import not_offered as not_offered
 from sentei.network.units import Neurons as Neurons
 from sentei.network.units import Synapses as Synapses
 from sentei.network.units import find_synapses as find_synapses

@@ -10,8 +10,9 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Listener, Neurons
-from sentei.probe.probe import Probe, inverse_covariances, mean_squared_gradient, second_moments
+from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
+from sentei.probe.summaries import inverse_covariances, mean_squared_gradient, second_moments
 
 CENTRES = ("half", "mean", "minmax", "none")
 CONSTANT = 1e-12  # a unit whose variance is below this part of its mean square is constant

@@ -8,7 +8,7 @@ calls; the Probe replays them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sentei.network.attention import multi_head_attention, plain_attention
+from sentei.network.attention import multi_head_attention
+from sentei.network.origins import Origins, names_of
+from sentei.network.plain import plain_form
 
+COMPUTED = "~"  # what the names of weights that the network computes begin with
 _LINEAR = ("input", "weight", "bias")
 _CONV = (*_LINEAR, "stride", "padding", "dilation", "groups")
 _CONV_TRANSPOSE = (*_LINEAR, "stride", "padding", "output_padding", "groups", "dilation")
@@ -100,10 +103,22 @@ PASSING: dict[Any, Use] = {
     F.prelu: Use(("input", "weight"), rows=None, columns=0, axis=1),
 }
 
+_PRODUCTS = (torch.matmul, torch.mm, torch.addmm)
+_BILINEAR = ("input1", "input2", "weight", "bias")
+
+# Functions that mix two inputs, one after the other: a use for each.
+_MIXING_TWO: dict[Any, tuple[Use, Use]] = {
+    F.bilinear: (
+        Use(_BILINEAR, rows=0, columns=1, axis=-1, reads="input1"),
+        Use(_BILINEAR, rows=0, columns=2, axis=-1, reads="input2"),
+    )
+}
+
 # Methods that are called as these functions, whose arguments all have names.
-_FUNCTIONS: dict[Any, Any] = {
+FUNCTIONS: dict[Any, Any] = {
     Tensor.__matmul__: torch.matmul,
     **{getattr(Tensor, f.__name__): f for f in (torch.matmul, torch.mm, torch.addmm, torch.prelu)},
+    **{getattr(Tensor, f.__name__): f for f in (torch.bmm, torch.mv)},
     Tensor.index_select: torch.index_select,
 }
 _ELEMENTWISE = tuple(
@@ -175,33 +190,66 @@ class Calls(TorchFunctionMode):
     Args:
         model: the network that runs inside the `with` block.
         answer: takes a `Call`; returns the tensor that the network gets as the call's result.
-        plain: compute `scaled_dot_product_attention` from its definition. Fused kernels do not
-            propagate NaN, and do not show which units they mix.
+        plain: compute functions that hide their layers, or what they mix, from their definition
+            (`network/plain.py`). Fused kernels of attention do not propagate NaN.
+        origins: of the model, to recognise weights that the network computes from others, too. Each
+            is named by the position of its call, such as "~12.weight", in the same way in every
+            pass.
 
     Attributes:
         made: number of calls so far.
         names: qualified name of each parameter and buffer, by its id.
     """
 
-    def __init__(self, model: nn.Module, answer: Callable[[Call], Tensor], *, plain: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        answer: Callable[[Call], Tensor],
+        *,
+        plain: bool = False,
+        origins: Origins | None = None,
+    ):
         super().__init__()
         self.answer = answer
         self.plain = plain
         self.made = 0
-        self.names = names_of(model)
+        self.origins = origins
+        self.names = names_of(model) if origins is None else origins.names
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             with self:  # the packed function hides its layers: run them as separate calls
                 return multi_head_attention(*args, **kwargs)
-        if self.plain and func is F.scaled_dot_product_attention:
-            return plain_attention(*args, **kwargs)
-        call = self._recognise(_FUNCTIONS.get(func, func), args, kwargs)
-        if call is None:
-            return func(*args, **kwargs)
+        func = FUNCTIONS.get(func, func)
+        is_weight = self._is_weight if self.origins is not None else None
+        if self.plain and (plain := plain_form(func, args, is_weight)) is not None:
+            with self:
+                return plain(*args, **kwargs)
+        if calls := self._all_calls(func, args, kwargs):
+            return [self._answered(call) for call in calls][-1]
+        result = func(*args, **kwargs)
+        if self.origins is not None:
+            self.origins.note(result, args, kwargs)
+        return result
+
+    def _answered(self, call: Call) -> Tensor:
         self.made += 1
-        return self.answer(call)
+        return self.answer(replace(call, position=self.made - 1))
+
+    def _all_calls(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Call]:
+        """Return the call that a function makes, or two if it mixes two inputs; none if none."""
+        if self.origins is not None and func in _MIXING_TWO:
+            found = [self._mixing(func, use, args, kwargs) for use in _MIXING_TWO[func]]
+        else:
+            found = [self._recognise(func, args, kwargs)]
+        return [call for call in found if call is not None]
+
+    def _is_weight(self, value: Any) -> bool:
+        """Return whether a value is a weight of the model, or computed from weights."""
+        if not isinstance(value, Tensor):
+            return False
+        return id(value) in self.names or bool(self.origins and self.origins.of(value))
 
     def _recognise(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Call | None:
         """Return the call if it uses a weight of the model, else None."""
@@ -217,29 +265,30 @@ class Calls(TorchFunctionMode):
 
     def _mixing(self, func: Any, use: Use, args: Sequence[Any], kwargs: dict) -> Call | None:
         given = _by_name(use.arguments, args, kwargs)
-        weight = given.get(use.weight)
-        if not isinstance(weight, Tensor) or id(weight) not in self.names:
+        weight, reads = given.get(use.weight), given.get(use.reads)
+        if not isinstance(weight, Tensor) or not isinstance(reads, Tensor):
             return None
-        if weight.ndim < 2 or (func is torch.matmul and weight.ndim > 2):
+        if not self._is_weight(weight):
             return None
-        tensors = self._named(given.get(name) for name in (use.weight, use.bias))
+        if weight.ndim < 2 or (func in _PRODUCTS and (weight.ndim > 2 or self._is_constant(reads))):
+            return None
+        tensors = self._named(given, (use.weight, use.bias))
         groups = given.get("groups", 1)
         alone = use.columns == 1 or weight.shape[0] == groups  # no two channels share a row
         mixes = not (groups > 1 and weight.shape[1] == 1 and alone)  # not depthwise
         if not mixes:
             use = replace(use, rows=None, columns=0)
-        reads = given[use.reads]
         return Call(
             self.made, func, given, use, reads, use.axis, tensors[0], tensors, mixes, groups
         )
 
     def _passing(self, func: Any, use: Use, args: Sequence[Any], kwargs: dict) -> Call | None:
         given = _by_name(use.arguments, args, kwargs)
-        held = [given.get(name) for name in (use.weight, use.bias, *_STATISTICS)]
-        held = [tensor for tensor in held if isinstance(tensor, Tensor) and tensor.ndim == 1]
-        tensors = self._named(held)
-        if not tensors or (func is F.prelu and held[0].numel() == 1):  # one slope for all units
-            return None
+        held = {name: given.get(name) for name in (use.weight, use.bias, *_STATISTICS)}
+        flat = {n: t for n, t in held.items() if isinstance(t, Tensor) and id(t) in self.names}
+        tensors = self._named(flat, [name for name, t in flat.items() if t.ndim == 1])
+        if not tensors or (func is F.prelu and flat[use.weight].numel() == 1):
+            return None  # one slope for all units
         axis = use.axis
         return Call(
             self.made, func, given, use, given[use.reads], axis, tensors[0], tensors, mixes=False
@@ -276,23 +325,25 @@ class Calls(TorchFunctionMode):
         given: dict[str, Any] = dict(zip(order, (one, other), strict=True))
         return Call(self.made, func, given, use, input, axis, name, (name,), mixes=False)
 
-    def _named(self, tensors: Any) -> tuple[str, ...]:
-        """Return the names of those tensors that are parameters or buffers of the model."""
-        return tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
+    def _named(self, given: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of those arguments that are weights of the model, or computed from them.
+
+        A weight that the network computes is named by the call and the argument.
+        """
+        return tuple(
+            self.names.get(id(given[name]), f"{COMPUTED}{self.made}.{name}")
+            for name in arguments
+            if self._is_weight(given.get(name))
+        )
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is known not to depend on the network's inputs."""
+        return self.origins is not None and self.origins.of(tensor) is not None
 
 
 def _by_name(names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name, given by position or by keyword in any order."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def names_of(model: nn.Module) -> dict[int, str]:
-    """Return the qualified names of parameters and buffers by id; a shared one has its first."""
-    names: dict[int, str] = {}
-    for source in (model.named_parameters, model.named_buffers):
-        for name, tensor in source(remove_duplicate=False):
-            names.setdefault(id(tensor), name)
-    return names
 
 
 def recorded_names(model: nn.Module) -> dict[str, str]:

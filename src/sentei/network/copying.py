@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sentei.network.example import tensors
 
+_CONTAINERS = (dict, list, tuple, deque)
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -23,13 +25,15 @@ def copied(model: Module, instead: Mapping[int, Tensor] | None = None) -> Module
         model: the network.
         instead: tensors to put in the place of others, by the id of those.
     """
-    memo: dict[int, Tensor] = {id(t): t.detach() for t in _kept(model) if not t.is_leaf}
+    memo: dict[int, Tensor] = {id(t): t.detach() for t in kept_tensors(model) if not t.is_leaf}
     return copy.deepcopy(model, {**memo, **(instead or {})})
 
 
-def _kept(model: nn.Module) -> Iterator[Tensor]:
+def kept_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Yield the tensors among a network's attributes that are no parameters."""
     for module in model.modules():
         for name, value in vars(module).items():
-            if name not in ("_parameters", "_modules"):
+            # Most attributes are numbers, names and empty dicts: this is called for every pass.
+            holds = isinstance(value, Tensor) or (isinstance(value, _CONTAINERS) and value)
+            if holds and name not in ("_parameters", "_modules"):
                 yield from tensors(value)

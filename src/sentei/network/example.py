@@ -19,10 +19,22 @@ Example = Tensor | tuple | list | Mapping[str, Any]
 
 
 def run(model: nn.Module, example: Example) -> Any:
-    """Run the model on an example: a tuple of arguments, a dict of keywords or a single tensor."""
+    """Run the model on a copy of an example, which `forward` may change in place.
+
+    Args:
+        model: the network.
+        example: a tuple of arguments, a dict of keywords or a single tensor.
+    """
+    example = _copy(example)
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, (tuple, list)) else model(example)
+
+
+def _copy(example: Example) -> Example:
+    """Copy every tensor once: one that is passed several times stays one."""
+    copies: dict[int, Tensor] = {}
+    return resized(example, lambda tensor: copies.setdefault(id(tensor), tensor.clone()))
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -39,6 +51,35 @@ def rows(example: Example) -> int | None:
 def resized(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
     """Return the example with `change` applied to each of its tensors."""
     return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, example)
+
+
+@torch.no_grad()
+def smallest(model: nn.Module, example: Example) -> Example:
+    """Return the first sample of an example if the model treats each sample alone, else all.
+
+    Whether it does is tried: with one sample more, what it returns for the others must stay the
+    same. Two samples are taken where one alone is treated in another way (`squeeze()`). The first
+    dimension may also hold the steps of a sequence, or the nodes of a graph.
+    """
+    count = rows(example) or 1
+    for few in range(1, min(count, 3)):
+        some, more = (resized(example, lambda t, n=n: t[:n]) for n in (few, few + 1))
+        try:
+            pairs = [tensors(run(model, each)) for each in (some, more)]
+        except Exception:
+            continue
+        if all(_begins_with(b, a, few) for a, b in zip(*pairs, strict=False)):
+            return some
+    return example
+
+
+def _begins_with(more: Tensor, some: Tensor, count: int) -> bool:
+    """Return whether the results for some samples are the first of the results for one more."""
+    if not some.ndim or not more.ndim or (len(some), len(more)) != (count, count + 1):
+        return False
+    if some.shape != more[:count].shape or not some.is_floating_point():
+        return some.shape == more[:count].shape
+    return torch.allclose(some, more[:count], rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def at_least(example: Example, count: int, seed: int = 0) -> Example:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.card import card_of, set_card_
 from sentei.network.attention import FewerHeads
+from sentei.network.recurrent import GATES
 
 
 class _ScalingLike(Protocol):
@@ -153,6 +154,20 @@ def refresh_(module: nn.Module) -> None:
         module.num_parameters = module.weight.shape[0]
     elif isinstance(module, FewerHeads):
         module.refresh_()
+    elif isinstance(module, nn.RNNBase):
+        _refresh_recurrent_(module)
+    elif isinstance(module, nn.RNNCellBase):
+        module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+
+
+def _refresh_recurrent_(module: nn.RNNBase) -> None:
+    """Update the sizes of a recurrent layer, and the order in which its weights lie in memory."""
+    first: Tensor = module.get_parameter("weight_ih_l0")
+    module.hidden_size = first.shape[0] // GATES[type(module)]
+    module.input_size = first.shape[1]
+    if module.proj_size:
+        module.proj_size = module.get_parameter("weight_hr_l0").shape[0]
+    module.flatten_parameters()
 
 
 def _refresh_convolution_(module: nn.modules.conv._ConvNd) -> None:

@@ -151,6 +151,11 @@ class Mask:
         return self._places("listeners")
 
     @cached_property
+    def computing(self) -> dict[Place, Tensor]:
+        """Positions that compute or pass on dead units, by parameter and dimension."""
+        return self._places("producers", "followers")
+
+    @cached_property
     def gone(self) -> dict[Place, Tensor]:
         """Positions that `shrink` removes, by parameter and dimension."""
         return self._places("producers", "followers", "listeners")

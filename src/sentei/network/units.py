@@ -115,6 +115,7 @@ def find_synapses(model: nn.Module) -> list[Synapses]:
         layer, _, short = name.rpartition(".")
         owner = model.get_submodule(layer)
         is_weight = short == "weight" or short.endswith("_weight")
+        is_weight |= isinstance(owner, (nn.RNNBase, nn.RNNCellBase))
         if (
             is_weight
             and parameter.ndim >= 2

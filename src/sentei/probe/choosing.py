@@ -1,4 +1,7 @@
-"""Choose how to measure a group's units: the fast engine `Chain` where exact, else `Gates`."""
+"""Choose how to measure a group's units: by the fastest engine that measures them exactly.
+
+These are `Chain`, `Gates` and, for any network, `WholePasses`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sentei.errors import GroupError, StaleError, StructureError
+from sentei.errors import GroupError, StaleError
 from sentei.losses import per_sample_losses
 from sentei.network.calls import recorded_names
 from sentei.network.surgery.certificate import TOLERANCE
@@ -19,6 +22,7 @@ from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain import find_chain
 from sentei.probe.engines.gates import Gates
 from sentei.probe.engines.synapses import SynapseGates
+from sentei.probe.engines.whole_passes import WholePasses
 from sentei.probe.recording.recording import (
     Need,
     Pass,
@@ -89,8 +93,6 @@ class Engines:
         Returns:
             (k,) bool, and the engine; None if there is nothing to measure.
 
-        Raises:
-            StructureError: no engine measures this group of units correctly.
         """
         weights = largest_weights(self.recording.model, group)[members]
         matter = weights != 0  # NaN matters: measuring it raises a LossError
@@ -115,15 +117,12 @@ class Engines:
             return SynapseGates(recording, next(iter(listeners)), chain)
         if chain is not None:
             return chain
-        gates = Gates(recording, listeners)
-        if agrees_with_model(recording, gates, zeroed, unit):
-            return gates
-        raise StructureError(
-            "the measured loss without a unit must equal the network's own loss with the unit's "
-            "columns set to zero in its listeners; it differs, so the network uses a weight of "
-            f"{', '.join(sorted(listeners))} in a way that sentei cannot trace. Leave the group "
-            "out."
-        )
+        survey = recording.survey
+        if survey.elsewhere.isdisjoint(listeners) and any(map(survey.users, listeners)):
+            gates = Gates(recording, listeners)
+            if agrees_with_model(recording, gates, zeroed, unit):
+                return gates
+        return WholePasses(recording, listeners)
 
 
 def agrees_with_model(

@@ -23,9 +23,10 @@ from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.choosing import largest_weight_read, listeners_of, tolerance
-from sentei.probe.probe import Probe, inverse_covariances
+from sentei.probe.probe import Probe
 from sentei.probe.recording.data import ProbeData, read
 from sentei.probe.recording.recording import model_output
+from sentei.probe.summaries import inverse_covariances
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, mixed
 

@@ -11,8 +11,9 @@ from sentei.arguments import checked
 from sentei.errors import GroupError, StructureError
 from sentei.network.mask import Mask, check_groups, positions_in
 from sentei.network.units import Group, Listener, Neurons
-from sentei.probe.probe import Probe, inverse_covariances, second_moments
+from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
+from sentei.probe.summaries import inverse_covariances, second_moments
 
 Mix = dict[Listener, Tensor]
 

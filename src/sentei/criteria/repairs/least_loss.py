@@ -17,8 +17,9 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import listeners_of, mixes_by_name
 from sentei.probe.engines.chain_derivatives import slope
-from sentei.probe.probe import Probe, inverse_covariances
+from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Override, Pass, Recording
+from sentei.probe.summaries import inverse_covariances
 
 
 @checked

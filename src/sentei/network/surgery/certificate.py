@@ -109,7 +109,7 @@ def certify(
             from itself.
     """
     given = rows(example) or 1
-    example = at_least(example, _count(example))
+    example = _extended(masked, example, _count(example))
     check = _Check(example)
     if mask is None:
         found = check.same(masked, small, TOLERANCE)
@@ -133,21 +133,46 @@ def certify(
     )
 
 
-def alike(masked: nn.Module, example: Example, mask: Mask) -> Callable[[nn.Module], bool]:
+def alike(
+    masked: nn.Module, example: Example, mask: Mask, *, leaking: bool = False
+) -> Callable[[nn.Module], bool]:
     """Return a quick test of networks that may be the cut one: a pass on two inputs for each.
 
     It compares outputs and layers with those of the masked network, in evaluation mode and with the
     networks' own weights, so that it refuses most wrong cuts. `certify` proves a right one.
     """
-    two = resized(at_least(example, LEAST), lambda t: t[:LEAST]) if rows(example) else example
-    want, marked = observed(masked, two), observed(masked, two, dead=mask)
+    two = few(masked, example)
+    observe = partial(observed, example=two, leaking=leaking)
+    want, marked = observe(masked), observe(masked, dead=mask)
 
     def fits(small: nn.Module) -> bool:
-        pairs, _ = paired(want, observed(small, two), marked, "evaluation mode")
+        pairs, _ = paired(want, observe(small), marked, "evaluation mode")
         allowed = 10 * max((TOLERANCE.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
         return all(difference(a, b) <= allowed for _, a, b in pairs)
 
     return fits
+
+
+def few(model: nn.Module, example: Example) -> Example:
+    """Return two inputs like those of an example; the example itself if the network needs all."""
+    if rows(example) is None:
+        return example
+    two = resized(at_least(example, LEAST), lambda tensor: tensor[:LEAST])
+    return two if _runs(model, two) else example
+
+
+def _extended(model: nn.Module, example: Example, count: int) -> Example:
+    """Return an example completed by noise, if the network takes another number of inputs."""
+    more = at_least(example, count)
+    return more if more is example or _runs(model, more) else example
+
+
+def _runs(model: nn.Module, example: Example) -> bool:
+    try:
+        observed(model, example)
+    except Exception:
+        return False
+    return True
 
 
 def _count(example: Example) -> int:

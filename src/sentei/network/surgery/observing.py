@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sentei.network.attention import multi_head_attention
-from sentei.network.calls import MIXING, PASSING, Call, Calls
+from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
 from sentei.network.example import Example, as_found, run
 from sentei.network.mask import Mask
+from sentei.network.origins import Origins
+from sentei.network.plain import plain_form
+from sentei.network.poison import poisoned
 
 LAYERS = frozenset((*MIXING, *PASSING, F.scaled_dot_product_attention))
 SLOPE = 0.3  # of leaking rectifiers below 0, and of their saturated part
@@ -60,14 +64,17 @@ def observed(
         example: its inputs.
         training: run in training mode.
         leaking: let rectifiers leak, so that no input is hidden from the layers after them.
-        dead: mark what dead units of this mask output with NaN. It passes through every function
-            but not through the layers that read the units, whose columns have to be zero.
+        dead: mark what dead units of this mask output with NaN, by NaN in the tensors that compute
+            them. It passes through every function but not through the layers that read the units,
+            whose columns have to be zero.
         seed: of the random numbers that the network draws.
     """
     layers: list[tuple[str, Tensor]] = []
-    with as_found(model), torch.random.fork_rng(devices=[]):
+    slices = {} if dead is None else dead.computing
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with as_found(model), torch.random.fork_rng(devices=[]), poisoned(held, slices):
         torch.manual_seed(seed)
-        with _Observer(model, layers, leaking=leaking, dead=dead):
+        with _Observer(model, layers, leaking=leaking, marked=dead is not None):
             return Observed(run(model.train(training), example), layers)
 
 
@@ -75,15 +82,10 @@ class _Observer(Calls):
     """Torch function mode that records layers, without dropout."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        layers: list[tuple[str, Tensor]],
-        *,
-        leaking: bool,
-        dead: Mask | None,
+        self, model: nn.Module, layers: list[tuple[str, Tensor]], *, leaking: bool, marked: bool
     ):
-        super().__init__(model, lambda call: call())
-        self.layers, self.leaking, self.dead = layers, leaking, dead
+        super().__init__(model, lambda call: call(), origins=Origins(model) if marked else None)
+        self.layers, self.leaking, self.marked = layers, leaking, marked
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -98,31 +100,46 @@ class _Observer(Calls):
                 return func(*args, **kwargs)
         if self.leaking and func in _LEAKING:
             return _LEAKING[func](*args, **kwargs)
-        if func not in LAYERS:
-            return func(*args, **kwargs)
-        call = self._recognise(func, args, kwargs)
-        result = (
-            func(*args, **kwargs) if self.dead is None else self._marked(func, args, kwargs, call)
-        )
-        if isinstance(result, Tensor):
+        result = self._marked(func, args, kwargs) if self.marked else func(*args, **kwargs)
+        if func in LAYERS and isinstance(result, Tensor):
             self.layers.append((func.__name__, result.clone()))
         return result
 
-    def _marked(self, func: Any, args: Any, kwargs: Any, call: Call | None) -> Any:
-        """Compute a layer with the marks of dead units taken from its input, and new ones set."""
-        if call is None or not call.mixes:
-            return func(*args, **kwargs)
-        result = call(torch.where(call.input.isnan(), 0, call.input))
-        assert self.dead is not None
-        rows = (
-            self.dead.gone.get((call.weight, call.use.rows)) if call.use.rows is not None else None
-        )
-        if rows is None:
+    def _marked(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Compute a function; take the marks of dead units from what a layer reads."""
+        func = FUNCTIONS.get(func, func)
+        if func not in LAYERS and (plain := plain_form(func, args, self._is_weight)) is not None:
+            with self._unrecorded():
+                return plain(*args, **kwargs)
+        calls = self._all_calls(func, args, kwargs)
+        if not calls or not calls[0].mixes:
+            result = func(*args, **kwargs)
+            assert self.origins is not None
+            self.origins.note(result, args, kwargs)
             return result
-        width = call.given[call.use.weight].shape[call.use.rows]
-        groups = torch.arange(0, result.shape[call.axis], width)
-        dead = (groups[:, None] + rows).flatten().to(result.device)
-        return result.index_fill(call.axis, dead, torch.nan)
+        given = dict(calls[0].given)
+        for call in calls:
+            given[call.use.reads] = torch.where(call.input.isnan(), 0, call.input)
+            given[call.use.weight] = _without_dead_columns(call, given[call.use.weight])
+        return replace(calls[0], given=given)()
+
+    @contextmanager
+    def _unrecorded(self) -> Iterator[None]:
+        """Record no layers in a `with` block: a plain form has layers that the function has not."""
+        before = len(self.layers)
+        with self:
+            yield
+        del self.layers[before:]
+
+
+def _without_dead_columns(call: Call, weight: Tensor) -> Tensor:
+    """Return a weight with zeros where it reads dead units: it may hold their marks itself."""
+    if call.use.columns is None or call.groups > 1 or not call.input.is_floating_point():
+        return weight
+    others = [dim for dim in range(call.input.ndim) if dim != call.axis % call.input.ndim]
+    marks = call.input.isnan()
+    dead = (marks.amax(others) if others else marks).nonzero().flatten()
+    return weight.index_fill(call.use.columns, dead, 0) if len(dead) else weight
 
 
 def _without_dropout(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:

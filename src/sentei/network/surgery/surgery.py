@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,7 +12,7 @@ from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied
 from sentei.network.example import Example, guessed, undisturbed
 from sentei.network.mask import Mask
-from sentei.network.surgery.certificate import alike, certify
+from sentei.network.surgery.certificate import alike, certify, few
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.size_attributes import (
     Patch,
@@ -22,6 +22,7 @@ from sentei.network.surgery.size_attributes import (
     patches,
 )
 from sentei.network.surgery.sparse import sparsified
+from sentei.network.surgery.twin import calibrate_, redraw_
 from sentei.network.units import Neurons
 
 _FAILURES = (CertificateError, RuntimeError, IndexError)
@@ -194,12 +195,52 @@ def _fitting(
 ) -> Patch | None:
     """Return the first patch with which some groups can be cut, without the others."""
     alone = Mask.full(mask.groups).without({group: mask.dead(group) for group in groups})
-    fits = alike(masked, example, alone)
-    for patch in patches(masked, alone, read):
+    for patch in _plausible(masked, alone, example, read):
         try:
-            if fits(apply_patch_(remove_dead_(copied(masked), alone), patch)):
-                _proved(masked, alone, example, patch)
-                return patch
+            _proved(masked, alone, example, patch)
         except _FAILURES:
             continue
+        return patch
     return None
+
+
+def _plausible(
+    masked: nn.Module, mask: Mask, example: Example, read: set[tuple[str, str]], **options: bool
+) -> Iterator[Patch]:
+    """Yield the patches with which a cut passes a quick test."""
+    fits = alike(masked, example, mask, **options)
+    for patch in patches(masked, mask, read):
+        try:
+            if fits(apply_patch_(remove_dead_(copied(masked), mask), patch)):
+                yield patch
+        except _FAILURES:
+            continue
+
+
+class Trial:
+    """Tries whether groups can be cut, by a quick test on a twin of the network."""
+
+    def __init__(self, model: nn.Module, example: Example):
+        self._example = few(model, example)
+        try:
+            self._model = calibrate_(redraw_(copied(model)), self._example)
+        except Exception:  # a network that does not run with other weights
+            self._model = model
+        self._read: set[tuple[str, str]] | None = None
+
+    def why_not(self, groups: Sequence[Neurons]) -> str | None:
+        """Return why a third of each group cannot be removed; None if it can."""
+        mask = Mask.full(groups)
+        doomed = {g: range(g.size)[1::3] for g in groups if g.size > 1}
+        mask = mask.without({group: list(units) for group, units in doomed.items()})
+        masked = copied(self._model)
+        mask.apply_(masked)
+        if self._read is None:
+            self._read = attributes_read(self._model, self._example)
+        found = _plausible(masked, mask, self._example, self._read, leaking=True)
+        try:
+            if next(found, None) is not None:
+                return None
+        except _FAILURES as error:
+            return str(error)
+        return "without some of its units the network computes something else, or does not run"

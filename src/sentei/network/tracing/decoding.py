@@ -16,10 +16,16 @@ import numpy as np
 
 from sentei.errors import StructureError
 from sentei.network.tracing.ambiguous_columns import AmbiguousColumns
+from sentei.network.tracing.binding import Codes, Computed, Tensors, bind_followers
 from sentei.network.tracing.inputs import Place, Source
-from sentei.network.tracing.links import Links
-from sentei.network.tracing.replay import OUTPUT, Replay
+from sentei.network.tracing.links import Links, groups_of
+from sentei.network.tracing.replay import OUTPUT, Replay, is_computed
 
+_ADDED = "they are added to single elements of the network's input, which keeps them"
+_MIXED = (
+    "a layer that reads them computes its weight from all columns at once, as weight norm does; "
+    "torch.nn.utils.parametrize.remove_parametrizations(layer, name) stores the weight itself"
+)
 CHECKS = 4  # replays at the end that check the result, each with a random half of the units hot
 
 
@@ -32,6 +38,7 @@ class Tracer:
         reads_any: (width,) bool: which columns read any row of any source.
         node: (width,) the node in `links` of each column.
         mixes: (width,) bool: which columns are those of listeners or outputs, not of followers.
+        linked: (width,) bool: which columns are linked with what they read.
         start: (nodes,) the first node of the source that a row is in; 0 for all other nodes.
     """
 
@@ -45,6 +52,9 @@ class Tracer:
             self.node[part] = 0 if place == OUTPUT else np.arange(part.stop - part.start)
             self.node[part] += self.links.offset[place]
             self.mixes[part] = place == OUTPUT or place in replay.listeners
+        self.linked = self.mixes
+        self._single: list[tuple[np.ndarray, np.ndarray]] = []  # columns of followers, rows
+        self._several = np.zeros(replay.width, bool)
         self.start = np.zeros(len(self.links.labels), np.int64)
         for place in replay.sources:
             self.start[self.links.nodes(place)] = self.links.offset[place]
@@ -63,6 +73,7 @@ class Tracer:
             self.replay.changed_columns({}, 0),
             "reads other numbers each time the model runs on the same example",
         )
+        self.computed = Computed(self.replay, self.links)
         ambiguous = self._decode()
         self._keep_units_added_to_inputs()
         ambiguous.settle_()
@@ -78,8 +89,39 @@ class Tracer:
             )
             ambiguous.settle_()
             turn = turn + 1 if len(ambiguous) > before // 2 else 0
+        self._bind()
         self._check()
         return self.links
+
+    def own(self, place: Place) -> Sequence[Place]:
+        """Return the place itself; of a weight that the network computes, what it is computed from.
+
+        Of the latter, only the dimensions whose slices are linked with its positions.
+        """
+        return self.computed.parts.get(place, ()) if is_computed(place) else (place,)
+
+    def reached(self) -> dict[Place, np.ndarray]:
+        """Return for each source which columns read any of its rows, (width,) bool."""
+        width = self.replay.width
+        return {
+            place: np.unpackbits(packed, count=width).astype(bool)
+            for place, packed in self._reached.items()
+        }
+
+    def _bind(self) -> None:
+        """Link everything else that belongs to a unit; see `binding.py`."""
+        self.computed.settle_()
+        unit = np.full(self.replay.width, -1)
+        for at, rows in self._single:
+            label = self.links.labels[rows]
+            unit[at] = np.where((unit[at] == -1) | (unit[at] == label), label, -2)
+        bound = bind_followers(self.replay, self.links, self.node, unit, self._several)
+        self.linked = bound | self.mixes
+        self.tensors = Tensors(self.replay, self.links, self.node, self.mixes)
+        if self.replay.slices:
+            self.tensors.bind(groups_of(self.links, self.replay))
+        for place in self.computed.mixed:
+            self.links.bar_(self.links.nodes(place), _MIXED)
 
     # Codes.
 
@@ -96,6 +138,7 @@ class Tracer:
             self._packed_replay({place: np.ones(len(s.codes), bool)})
             for place, s in sources.items()
         ]
+        self._reached = dict(zip(sources, answers, strict=True))
         answers += [self._packed_replay(hot) for hot in _coded(sources)]
         first, class_of = _classes(answers, self.replay.width)
         reads = np.stack([np.unpackbits(answer)[first] for answer in answers]).astype(bool)
@@ -107,10 +150,15 @@ class Tracer:
         code = (ones * (1 << np.arange(len(ones)))[:, None]).sum(0)
         for place, reads_this in zip(sources, reads_source, strict=True):
             at = np.flatnonzero((single & reads_this)[class_of])
-            row = np.searchsorted(sources[place].codes, code[class_of[at]])
-            self.links.join(self.node[at], self.links.offset[place] + row)
-        self.links.crowded[self.node[~single[class_of] & self.reads_any]] = True
-        ambiguous = np.flatnonzero(~single & reads_any)
+            row = self.links.offset[place]
+            row = row + np.searchsorted(sources[place].codes, code[class_of[at]])
+            mixes = self.mixes[at]
+            self.links.join(self.node[at[mixes]], row[mixes])
+            self._single.append((at[~mixes], row[~mixes]))
+        several = ~single[class_of] & self.reads_any
+        self.links.crowded[self.node[several]] = True
+        self._several = several & ~self.mixes
+        ambiguous = np.unique(class_of[several & self.mixes])
         return self._ambiguous(ambiguous, class_of, reads_source, reads_coded)
 
     def _ambiguous(
@@ -142,7 +190,7 @@ class Tracer:
                 # A row is a candidate unless it was hot in a replay in which the class read no NaN.
                 which, row = np.nonzero(no_nan.T @ hot == 0)
                 pairs.append(np.stack([number[some[which]], self.links.offset[place] + row]))
-        position = np.flatnonzero(number[class_of] >= 0)
+        position = np.flatnonzero((number[class_of] >= 0) & self.mixes)
         # All outputs are one node, so one output element of each class is enough.
         columns = np.stack([self.node[position], number[class_of[position]]])
         (node, column_class), first = np.unique(columns, axis=1, return_index=True)
@@ -171,8 +219,7 @@ class Tracer:
             for part in self.replay.readers.values():
                 here = np.flatnonzero(reads_both[part]) + part.start
                 if len(here) and (reads[:, here] != reads[:, here[:1]]).any():
-                    output = np.full(len(here), self.links.offset[OUTPUT])
-                    self.links.join(self.node[here], output)
+                    self.links.bar_(self.node[here], _ADDED)
 
     def _packed_replay(self, hot: dict[Place, np.ndarray]) -> np.ndarray:
         return np.packbits(self.replay.nan_columns(hot))
@@ -189,9 +236,9 @@ class Tracer:
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
             hot = random.random(len(labels)) < 0.5
-            expected = hot[labels][self.node] & self.reads_any
+            expected = hot[labels][self.node] & self.reads_any & self.linked
             by_source = self._by_source(hot[labels])
-            reads = self.replay.nan_columns(by_source)
+            reads = self.replay.nan_columns(by_source) & self.linked
             changed = self.replay.changed_columns(by_source, seed)
             self._refuse(reads != expected, "reads other units in one replay than in another")
             self._refuse(
@@ -213,12 +260,7 @@ class Tracer:
 
 def _coded(sources: Mapping[Place, Source]) -> list[dict[Place, np.ndarray]]:
     """Return the rows to write NaN into, in two replays a bit: rows with the bit, then without."""
-    bits = max(int(source.codes.max(initial=0)) for source in sources.values()).bit_length()
-    return [
-        {place: (source.codes >> bit) & 1 == value for place, source in sources.items()}
-        for bit in range(bits)
-        for value in (1, 0)
-    ]
+    return [*Codes({place: source.codes for place, source in sources.items()}).replays()]
 
 
 def _classes(answers: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 
-from sentei.network.tracing.inputs import Place
+from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.replay import OUTPUT, Replay
+
+Signature = tuple[tuple[str, Place, int], ...]  # (role, place, positions of a unit there)
 
 
 class Links:
@@ -19,6 +23,7 @@ class Links:
         labels: (nodes,) the lowest node that each node is linked with: the label of its unit.
         crowded: (nodes,) bool: columns that read NaN in more of the coded replays than a single row
             explains, as when they read several rows of one source.
+        barred: why nodes were linked with the outputs without reaching one, by node.
     """
 
     def __init__(self, replay: Replay):
@@ -28,16 +33,22 @@ class Links:
             sizes.setdefault(place, 1 if place == OUTPUT else part.stop - part.start)
         for (first, second), times in replay.aligned.items():
             sizes.setdefault(second, sizes[first] * times)
+        for place, size in replay.slices.items():
+            sizes.setdefault(place, size)
         ends = np.cumsum([0, *sizes.values()])
         self.offset: dict[Place, int] = dict(zip(sizes, ends[:-1].tolist(), strict=True))
         self.labels = np.arange(ends[-1])
         self.crowded = np.zeros(ends[-1], bool)
+        self.barred: dict[int, str] = {}
         self._sizes = sizes
         self._reading_nodes = np.concatenate(
             [self.nodes(place) for place in (OUTPUT, *replay.listeners)]
         )
         for (first, second), times in replay.aligned.items():
             self.join(np.tile(self.nodes(first), times), self.nodes(second))
+        for places in replay.of_one_size.values():
+            for place in places[1:]:
+                self.join(self.nodes(places[0]), self.nodes(place))
         for place, groups in replay.in_step.items():
             nodes = self.nodes(place).reshape(groups, -1)
             self.join(nodes.ravel(), np.tile(nodes[0], groups))
@@ -70,6 +81,13 @@ class Links:
             apart = labels[some] != labels[others]
             some, others = some[apart], others[apart]
 
+    def bar_(self, nodes: np.ndarray, why: str) -> None:
+        """Link nodes with the outputs, so that their units are not offered; note the reason."""
+        output = self.labels[self.offset[OUTPUT]]
+        barred = np.isin(self.labels, np.setdiff1d(self.labels[nodes], output))
+        self.barred.update(dict.fromkeys(np.flatnonzero(barred).tolist(), why))
+        self.join(nodes, np.full(len(nodes), output))
+
 
 def agreement(key: np.ndarray, value: np.ndarray, keys: int) -> np.ndarray:
     """Return for each key the value that all its entries share, (keys,) int64.
@@ -80,3 +98,55 @@ def agreement(key: np.ndarray, value: np.ndarray, keys: int) -> np.ndarray:
     np.minimum.at(low, key, value)
     np.maximum.at(high, key, value)
     return np.where(low == high, low, -1)
+
+
+def roles(replay: Replay) -> list[tuple[str, Place]]:
+    """Return every place with its role ("input", "producer", "follower", "listener").
+
+    Producers and inputs come first. The biases of a producer are producers too.
+    """
+    aligned_with = defaultdict(list)
+    for first, second in replay.aligned:
+        aligned_with[first].append(second)
+    found = []
+    for place in replay.sources:
+        role = "input" if place[1] == INPUT else "producer"
+        found += [(role, place), *((role, other) for other in aligned_with[place])]
+    for place in replay.readers:
+        if place in replay.listeners:
+            found.append(("listener", place))
+        elif place != OUTPUT:
+            found += [("follower", place), *(("follower", other) for other in aligned_with[place])]
+    return list(dict.fromkeys(found))
+
+
+def signatures(having: list[tuple[str, Place]], links: Links) -> dict[int, Signature]:
+    """Return the signature of each unit by its label, in the order of the units' first positions.
+
+    The signature holds each place where the unit has positions, with its role and how many.
+
+    Args:
+        having: the places with their roles.
+        links: the units.
+    """
+    entries: dict[int, list[tuple[str, Place, int]]] = defaultdict(list)
+    for role, place in having:
+        labels = links.labels[links.nodes(place)]
+        units, first, count = np.unique(labels, return_index=True, return_counts=True)
+        for at in np.argsort(first):
+            entries[int(units[at])].append((role, place, int(count[at])))
+    return {unit: tuple(signature) for unit, signature in entries.items()}
+
+
+def groups_of(links: Links, replay: Replay) -> np.ndarray:
+    """Return the number of the group of each unit by its label, (nodes,); -1 for what is no unit.
+
+    Units of one group have the same signature.
+    """
+    numbers: dict[Signature, int] = {}
+    found = np.full(len(links.labels), -1)
+    for unit, signature in signatures(roles(replay), links).items():
+        if {"producer", "input"} & {role for role, _, _ in signature}:
+            found[unit] = numbers.setdefault(signature, len(numbers))
+    found[links.labels[links.offset[OUTPUT]]] = -1
+    return found

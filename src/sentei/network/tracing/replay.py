@@ -15,7 +15,9 @@ activations, norms and reshapes between these layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -25,8 +27,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sentei.errors import StructureError
-from sentei.network.calls import Call, Calls
+from sentei.network.calls import COMPUTED, Call, Calls
 from sentei.network.example import Example, own_training, run
+from sentei.network.origins import Origin, Origins
+from sentei.network.poison import poisoned
 from sentei.network.tracing.inputs import Inputs, Place, Source
 
 OUTPUT: Place = ("", -2)  # stands for the network's outputs; its columns are all their elements
@@ -43,11 +47,14 @@ class Replay:
             replay returns.
         listeners: those places in `readers` where a layer mixes units into new ones (the keys; the
             values are None). The others, apart from `OUTPUT`, are followers: they pass units on.
+        of_one_size: places whose positions have to stay equally many, because a module has one size
+            for all of them, by the module's name and a kind of weight.
         selections: the places in `readers` that are positions to select from their input.
         aligned: pairs of places whose positions belong to the same units one by one (weight and
             bias), with how often the second place repeats the positions of the first.
         in_step: places of grouped convolutions that have to keep equally many positions in each
             group, with the number of groups.
+        computed_from: for each weight that the network computes, the weights it computes it from.
         width: number of columns of all readers: the length of the vectors that a replay returns.
         passes: number of passes run so far, the recorded one included.
     """
@@ -71,6 +78,9 @@ class Replay:
             for group in (model.named_parameters, model.named_buffers)
             for name, tensor in group(remove_duplicate=False)
         }
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        self.computed_from: dict[str, Origin] = {}
+        self._origins = Origins(model)
         self.example = example
         self.sources: dict[Place, Source] = {}
         self._inputs = Inputs(model, example)
@@ -78,6 +88,7 @@ class Replay:
         self.readers: dict[Place, slice] = {}
         self.listeners: dict[Place, None] = {}
         self.selections: set[Place] = set()
+        self.of_one_size: dict[tuple[str, str], list[Place]] = {}
         self.aligned: dict[tuple[Place, Place], int] = {}
         self.in_step: dict[Place, int] = {}
         self.width = 0
@@ -96,6 +107,7 @@ class Replay:
             )
         self._outputs = [output.clone() for output in outputs]
         self._add_reader(OUTPUT, sum(output.numel() for output in outputs))
+        self.slices = self._slices()
 
     # Recording.
 
@@ -105,34 +117,59 @@ class Replay:
         self._script.append(_signature(call))
         self._computed.append(out.clone() if call.mixes else None)
         self._read.append(call.input.clone() if call.mixes else None)
-        weight, use, names = self._tensors[call.weight], call.use, call.tensors
+        for name, tensor in _computed_weights(call):
+            self.computed_from[name] = self._origins.of(tensor) or frozenset()
+            self._shapes[name] = tuple(tensor.shape)
+        shape, use, names = self._shapes[call.weight], call.use, call.tensors
         if use.rows is not None:
             place = call.weight, use.rows
-            self.sources.setdefault(
-                place, Source(place, np.arange(weight.shape[use.rows]), call.function)
-            )
-            self._align(place, weight.shape[use.rows], names[1:])
-            if call.groups > 1 and weight.shape[use.rows] == out.shape[call.axis]:
+            self.sources.setdefault(place, Source(place, np.arange(shape[use.rows]), call.function))
+            self._align(place, shape[use.rows], names[1:])
+            if call.groups > 1 and shape[use.rows] == out.shape[call.axis]:
                 self.in_step[place] = call.groups
+            self._note_recurrent(place)
         if use.columns is not None:
             place = call.weight, use.columns
-            self._add_reader(place, weight.shape[use.columns])
+            self._add_reader(place, shape[use.columns])
             if call.mixes:
                 self.listeners[place] = None
-                if call.groups > 1 and weight.shape[use.columns] == call.input.shape[call.axis]:
+                if call.groups > 1 and shape[use.columns] == call.input.shape[call.axis]:
                     self.in_step[place] = call.groups
             else:
-                self._align(place, weight.shape[use.columns], names[1:])
+                self._align(place, shape[use.columns], names[1:])
             if call.function is torch.index_select:
                 self.selections.add(place)
         return out
+
+    def _note_recurrent(self, place: Place) -> None:
+        """Note the recurrent weights of one module: its layers have one size together."""
+        layer, _, name = place[0].rpartition(".")
+        kind = name.partition("_l")[0]  # weight_hh, of weight_hh_l1_reverse
+        if is_computed(place) or kind not in ("weight_hh", "weight_hr"):
+            return
+        if isinstance(self.model.get_submodule(layer), nn.RNNBase):
+            places = self.of_one_size.setdefault((layer, kind), [])
+            places += [] if place in places else [place]
+
+    def _slices(self) -> dict[Place, int]:
+        """Return the dimensions of used tensors that no call names, with their sizes."""
+        named = {name for name, _ in (*self.sources, *self.readers)}
+        named |= {name for pair in self.aligned for name, _ in pair}
+        parents = {name for names in self.computed_from.values() for name in names}
+        return {
+            (name, dim): size
+            for name in sorted(self._origins.used - named | parents)
+            if self._tensors[name].is_floating_point()
+            for dim, size in enumerate(self._shapes[name])
+            if size > 1
+        }
 
     def _align(self, place: Place, size: int, names: Sequence[str]) -> None:
         """Register that the tensors `names` have one entry for each position of a place."""
         for name in names:
             # The bias of a grouped transposed convolution has an entry for every row of every
             # group, its weight has the rows once. An emptied layer has size 0.
-            self.aligned[place, (name, 0)] = self._tensors[name].shape[0] // max(size, 1)
+            self.aligned[place, (name, 0)] = self._shapes[name][0] // max(size, 1)
 
     def _add_reader(self, place: Place, size: int) -> None:
         if place not in self.readers:
@@ -151,12 +188,24 @@ class Replay:
             return call()
 
         try:
-            with own_training(self.model), Calls(self.model, note, plain=True):
+            with own_training(self.model), self._calls(note):
                 outputs = _leaves(run(self.model, self.example))
         except Exception:  # such as a forward that needs targets in training
             return False
         shapes = [output.shape for output in outputs]
         return made != self._script or shapes != [output.shape for output in self._outputs]
+
+    def without(self, sources: Collection[Place]) -> Replay:
+        """Return the same pass without some sources: their rows are no units, and hold no NaN."""
+        other = copy.copy(self)
+        other.sources = {p: source for p, source in self.sources.items() if p not in sources}
+        other.aligned = {pair: n for pair, n in self.aligned.items() if pair[0] not in sources}
+        other.of_one_size = {
+            key: [place for place in places if place not in sources]
+            for key, places in self.of_one_size.items()
+        }
+        other.in_step = {place: n for place, n in self.in_step.items() if place not in sources}
+        return other
 
     # Replaying.
 
@@ -164,7 +213,8 @@ class Replay:
         """Replay with NaN in the outputs of hot rows; return which columns read NaN, (width,) bool.
 
         Args:
-            hot: for each source with hot rows, which of its rows are hot, (rows,) bool.
+            hot: for each source with hot rows, which of its rows are hot, (rows,) bool. Of other
+                tensors, the slices themselves hold NaN.
 
         Raises:
             StructureError: the calls or the sizes of the outputs differ from the recorded ones.
@@ -178,9 +228,38 @@ class Replay:
                 self._note(found, call, _reduced(reads, call.axis, Tensor.amax).isnan())
             return out
 
-        output = self._run(answer, self._inputs.poisoned(hot))
+        slices = self.slices.keys() - self.sources.keys()
+        with self._poisoned({place: hot[place] for place in hot.keys() & slices}):
+            output = self._run(answer, self._inputs.poisoned(hot))
         self._note_outputs(found, [value.isnan() for value in _leaves(output)])
         return found
+
+    def nan_weights(self, hot: Mapping[Place, np.ndarray]) -> dict[Place, np.ndarray]:
+        """Replay with NaN in slices of tensors; return which rows and columns of weights hold NaN.
+
+        Args:
+            hot: for each dimension of a tensor which of its slices are hot, (size,) bool.
+
+        Returns:
+            For each dimension of each weight that the network computes, (size,) bool.
+        """
+        found: dict[Place, np.ndarray] = {}
+
+        def answer(call: Call) -> Tensor:
+            for name, tensor in _computed_weights(call):
+                for dim in range(tensor.ndim):
+                    flags = _reduced(tensor, dim, Tensor.amax).isnan()
+                    found[name, dim] = flags.cpu().numpy()
+            return self._answer(call, {}, _nan_filled)
+
+        with self._poisoned(hot):
+            self._run(answer, self.example)
+        return found
+
+    def _poisoned(self, hot: Mapping[Place, np.ndarray]) -> AbstractContextManager[None]:
+        """Put NaN into the hot slices of tensors."""
+        where = {place: torch.from_numpy(np.flatnonzero(rows)) for place, rows in hot.items()}
+        return poisoned(self._tensors, where)
 
     def changed_columns(self, hot: Mapping[Place, np.ndarray], seed: int) -> np.ndarray:
         """Replay with noise added to hot rows' outputs; return which columns read other numbers.
@@ -258,7 +337,7 @@ class Replay:
         """Run the model with every weight call handed to `answer`; return the model's output."""
         self.passes += 1
         torch.manual_seed(0)  # random numbers inside the network are the same in every pass
-        calls = Calls(self.model, answer, plain=True)
+        calls = self._calls(answer)
         with calls:
             output = run(self.model, example)
             if self.training:
@@ -268,12 +347,27 @@ class Replay:
             raise StructureError(_CHANGING.format(f"call {calls.made}"))
         return output
 
+    def _calls(self, answer: Callable[[Call], Tensor]) -> Calls:
+        return Calls(self.model, answer, plain=True, origins=self._origins)
+
 
 _CHANGING = (
     "units can be followed only if every pass makes the same calls; this network differs at {!r} "
     "when its values change (data-dependent control flow); trace the parts it chooses between one "
     "by one"
 )
+
+
+def is_computed(place: Place) -> bool:
+    """Return whether a place is one of a weight that the network computes from others."""
+    return place[0].startswith(COMPUTED)
+
+
+def _computed_weights(call: Call) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and value of the arguments of a call that the network computes from weights."""
+    for name in call.tensors:
+        if name.startswith(COMPUTED):
+            yield name, call.given[name.partition(".")[2]]
 
 
 def _nan_filled(out: Tensor, where: Tensor, axis: int) -> Tensor:

@@ -17,7 +17,7 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
 from sentei.papers.distinctiveness.merges import EDITS, REWIRING
 from sentei.papers.distinctiveness.networks import LITERAL, Head, trained
-from sentei.probe.probe import second_moments
+from sentei.probe.summaries import second_moments
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, lowest, mixed
 from sentei.pruning.rules.schedules import Progress

@@ -8,6 +8,7 @@ and every derivative is such a replay.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from sentei.distributed import gathered, own_blocks, sum_across
 from sentei.errors import DataError, LossError, StructureError
 from sentei.losses import PerSample, per_sample_losses
-from sentei.network.calls import Call, Calls
+from sentei.network.calls import Call, Calls, names_of
 from sentei.network.example import run, tensors
 from sentei.probe.recording.data import ProbeData
 
@@ -83,11 +84,14 @@ class PassSurvey:
         calls: the calls that use weights, in order; a call's position is its index here.
         events: every torch function call, in order.
         output: the model's output.
+        elsewhere: names of the weights that are also given to functions that are no such calls,
+            such as those that compute a weight from others.
     """
 
     calls: tuple[CallRecord, ...]
     events: tuple[FunctionCall, ...]
     output: Tensor
+    elsewhere: frozenset[str] = frozenset()
 
     def users(self, parameter: str) -> list[int]:
         """Return the positions of the calls that use a parameter."""
@@ -100,14 +104,16 @@ class PassSurvey:
         matter to the loss.
 
         Raises:
-            StructureError: no call uses any of the weights.
+            StructureError: no call uses any of the weights, or other functions use one.
         """
-        found = {at: name for name in listeners for at in self.users(name)}
-        if not found:
+        names = [*listeners]
+        found = {at: name for name in names for at in self.users(name)}
+        hidden = [name for name in names if name in self.elsewhere]
+        if hidden or not found:
             raise StructureError(
-                "a listener must be a weight that a layer call uses; no call uses "
-                f"{', '.join(map(repr, listeners))} in a forward pass over this data. Leave the "
-                "group out."
+                "what a listener reads is known where layer calls alone use its weight; of this "
+                f"group that is not so for {', '.join(map(repr, hidden or names))}. Measure "
+                "without a repair, or leave the group out."
             )
         return found
 
@@ -391,7 +397,23 @@ def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
             f"the model must accept the data; on inputs of shape {shapes} its forward fails with: "
             f"{error}"
         ) from error
-    return PassSurvey(tuple(calls), tuple(events), result)
+    return PassSurvey(tuple(calls), tuple(events), result, _elsewhere(model, calls, events))
+
+
+def _elsewhere(
+    model: nn.Module, calls: Iterable[CallRecord], events: Iterable[FunctionCall]
+) -> frozenset[str]:
+    """Return the weights that are given to more functions than there are calls that use them."""
+    names = names_of(model)
+    given = Counter(
+        names[id(value)]
+        for event in events
+        if tensors(event.result)  # not the shape of a weight, or its device
+        for value in tensors((event.args, event.kwargs))
+        if id(value) in names
+    )
+    used = Counter(name for call in calls for name in call.tensors)
+    return frozenset(name for name, count in given.items() if count > used[name])
 
 
 def model_output(model: nn.Module, samples: ProbeData) -> Tensor:

@@ -15,7 +15,8 @@ from sentei.network.encoding.format import format_named
 from sentei.network.encoding.size import bytes_in
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
-from sentei.probe.probe import Probe, loss_with_mask
+from sentei.probe.probe import Probe
+from sentei.probe.summaries import loss_with_mask
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 

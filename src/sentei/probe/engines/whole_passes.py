@@ -1,0 +1,125 @@
+"""Compute the loss without each unit by whole passes of the network with other weights.
+
+This measures every network, one pass for each unit and gain. It is chosen where the calls of the
+listeners cannot be replayed: where a network computes a listener's weight from others, or reads it
+in a function that sentei does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sentei.errors import CriterionError, StructureError
+from sentei.losses import PerSample, per_sample_losses
+from sentei.network.units import Listener
+from sentei.probe.engines.chain_derivatives import gradient, slope
+from sentei.probe.recording.recording import (
+    Need,
+    Pass,
+    Recording,
+    Slope,
+    completed,
+    output_with_weights,
+)
+
+
+@dataclass(eq=False)
+class WholePasses:
+    """Engine for units of any network: a gate multiplies the columns that read a unit.
+
+    Attributes:
+        recording: the recording of the network.
+        listeners: the group's listeners by the parameter names under which calls use them.
+    """
+
+    recording: Recording
+    listeners: Mapping[str, Listener]
+
+    @property
+    def need(self) -> Need:
+        """What a pass must record: the outputs of the network."""
+        return "outputs"
+
+    def rises(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the rise of a block's summed loss with each unit removed alone, (k,) float64."""
+        return self.rises_at_gains(block, units, torch.zeros(1))[:, 0]
+
+    def rises_at_gains(self, block: Pass, units: Tensor, gains: Tensor) -> Tensor:
+        """Return the rise of the summed loss with each unit's gate at each gain, (k, g) float64."""
+        start = completed(block.losses).sum(dtype=torch.float64)
+        found = [
+            [self._losses(block, unit, gain).sum(dtype=torch.float64) - start for gain in gains]
+            for unit in units
+        ]
+        return torch.tensor(found, dtype=torch.float64).reshape(len(units), len(gains))
+
+    def rises_after(self, block: Pass, units: Tensor, mixes: Mapping[str, Tensor]) -> Tensor:
+        """Refuse to measure repairs: what the listeners read is not known.
+
+        Raises:
+            StructureError: always.
+        """
+        del block, units, mixes
+        raise StructureError(
+            "a repair is measured where layers read the units themselves; the network computes the "
+            f"weights that read them ({', '.join(sorted(self.listeners))}) from others. Measure "
+            "without a repair."
+        )
+
+    def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
+        """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
+        first = [self._derivative(block, unit, asked) for unit in units]
+        return torch.stack(first) if first else torch.zeros(0, dtype=torch.float64)
+
+    def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
+        """Return the second derivative of the summed loss along each unit's gate, (k,) float64.
+
+        Raises:
+            CriterionError: `kind` is "diagonal", which exists for plain chains only.
+        """
+        if kind == "diagonal":
+            raise CriterionError(
+                "the diagonal recursion needs a single linear layer that reads the units; the "
+                f"network computes the weights that read them ({', '.join(sorted(self.listeners))})"
+                ' from others. Use curvature="full", which is exact for any network.'
+            )
+        found = [self._second(block, unit) for unit in units]
+        return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
+
+    @torch.enable_grad()
+    def _derivative(self, block: Pass, unit: Tensor, asked: Slope) -> Tensor:
+        gate = torch.ones((), requires_grad=True)
+        losses = self._losses(block, unit, gate, asked.loss)
+        if not asked.absolute:
+            return slope(losses.double().sum(), gate).double()
+        # The derivative of a weighted sum of losses is linear in the weights, so that its own
+        # derivative along each of them is that of one sample's loss.
+        weigh = torch.ones_like(losses, requires_grad=True)
+        total = slope((losses * weigh).sum(), gate, create_graph=True)
+        return gradient(total, weigh).abs().sum(dtype=torch.float64)
+
+    @torch.enable_grad()
+    def _second(self, block: Pass, unit: Tensor) -> Tensor:
+        gate = torch.ones((), requires_grad=True)
+        first = slope(self._losses(block, unit, gate).double().sum(), gate, create_graph=True)
+        return gradient(first, gate).double()
+
+    def _losses(
+        self, block: Pass, unit: Tensor, gain: Tensor, loss: PerSample | None = None
+    ) -> Tensor:
+        """(n,) losses with the gate of a unit at a gain."""
+        weights = {
+            name: self._gated(name, part, unit, gain) for name, part in self.listeners.items()
+        }
+        out = output_with_weights(self.recording.model, weights, block.samples)
+        return per_sample_losses(loss or self.recording.per_sample, out, block.samples.targets)
+
+    def _gated(self, name: str, part: Listener, unit: Tensor, gain: Tensor) -> Tensor:
+        weight = self.recording.model.get_parameter(name).detach()
+        columns = part.index[unit].to(weight.device)
+        own = weight.index_select(part.dim, columns) * gain.to(weight)
+        return weight.index_copy(part.dim, columns, own)

@@ -1,0 +1,60 @@
+"""Every tensor is a place: tables, joined biases and computed weights follow their units."""
+
+import copy
+
+import pytest
+import torch
+
+import sentei
+from place_networks import PLACES
+
+
+def doomed(groups):
+    """A third of each group, at least one unit, not always the first."""
+    return {g: list(range(g.size))[1::3][: max(g.size // 3, 1)] for g in groups if g.size > 1}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_groups_are_found_and_nothing_changes(name):
+    build, expected = PLACES[name]
+    net, x = build()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    groups = sentei.find_units(net, x)
+    assert sorted(f"{g.kind} {g.size}" for g in groups) == sorted(expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name, (_, groups) in PLACES.items() if groups])
+def test_what_is_offered_can_be_cut(name):
+    net, x = PLACES[name][0]()
+    groups = sentei.find_units(net, x)
+    net, x = net.double(), x.double()
+    mask = sentei.Mask.full(groups).without(doomed(groups))
+    masked = copy.deepcopy(net)
+    mask.apply_(masked)
+    small = sentei.shrink(net, mask, example=x)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
+    assert torch.allclose(small.eval()(x), masked.eval()(x), rtol=1e-9, atol=1e-11)
+    certificate = sentei.certify(masked, small, x, mask=mask)
+    assert certificate.moved > 0
+    assert not certificate.uncompared
+    for group in groups:  # and each alone
+        alone = sentei.Mask.full(groups).without({group: doomed([group]).get(group, [])})
+        sentei.shrink(net, alone, example=x)
+
+
+@pytest.mark.parametrize("name", [name for name in PLACES if not name.endswith("TimeFirst")])
+def test_every_unit_is_measured_exactly(name):
+    """Against copies of the network in which the columns that read a unit are zero."""
+    build, _ = PLACES[name]
+    net, x = build()
+    net, x = net.double().eval(), x.double()
+    with torch.no_grad():
+        targets = torch.randn_like(net(x))
+    probe = sentei.Probe(net, (x, targets), "half_squared_error")
+    for group in sentei.find_units(net, x):
+        for unit, measured in enumerate(probe.losses_without(group).tolist()):
+            copied = copy.deepcopy(net)
+            sentei.Mask.full([group]).without({group: [unit]}).apply_(copied)
+            own = sentei.Probe(copied, (x, targets), "half_squared_error").loss()
+            assert measured == pytest.approx(own, rel=1e-9)
