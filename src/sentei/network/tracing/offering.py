@@ -15,6 +15,7 @@ from sentei.network.tracing.grouping import NotOffered
 from sentei.network.tracing.inputs import Place
 from sentei.network.units import Listener, Neurons
 
+TRIED = 48  # groups; each takes a few passes of the network
 ROLES = ("producers", "followers", "listeners")
 
 
@@ -46,12 +47,13 @@ def offer(
 
     Args:
         model: the network.
-        found: all groups of its units.
+        found: all groups of its units. Where too many are in doubt, as in a network that shuffles
+            its channels, none is tried.
         unread: rows that no layer reads, by place; they go with others if shapes need it.
         example: inputs.
     """
     doubtful = _sharing_producers(model, found)
-    if not doubtful:
+    if not 0 < sum(map(len, doubtful)) <= TRIED:
         return Offer([*found], {})
     trial = Trial(model, example)
     instead: dict[Neurons, list[Neurons]] = {}

@@ -20,6 +20,8 @@ from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.sharing import shared_sources
 from sentei.network.units import Neurons
 
+WAYS = 4  # sources that are tried as shared ones, each in a trace of its own
+
 
 @checked
 def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
@@ -73,7 +75,9 @@ def _offer(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
         replay = record(model, example, inputs=inputs)
         found, tracer = _followed(model, replay, example)
         everywhere, in_part = shared_sources(tracer)
-        ways = [everywhere, *([*everywhere, place] for place in in_part)] if everywhere else []
+        ways = [everywhere] if everywhere else []
+        if ways and len(in_part) <= WAYS:
+            ways += [[*everywhere, place] for place in in_part]
         others = [_followed(model, replay.without(way), example)[0] for way in ways]
         better = [o for o in others if not o.refused and len(o.groups) > len(found.groups)]
         return max(better, key=_rank, default=found)
