@@ -53,7 +53,9 @@ def test_every_unit_is_measured_exactly(name):
         targets = torch.randn_like(net(x))
     probe = sentei.Probe(net, (x, targets), "half_squared_error")
     for group in sentei.find_units(net, x):
-        for unit, measured in enumerate(probe.losses_without(group).tolist()):
+        units = sorted({0, group.size // 2, group.size - 1})
+        measures = probe.losses_without(group, units).tolist()
+        for unit, measured in zip(units, measures, strict=True):
             copied = copy.deepcopy(net)
             sentei.Mask.full([group]).without({group: [unit]}).apply_(copied)
             own = sentei.Probe(copied, (x, targets), "half_squared_error").loss()
