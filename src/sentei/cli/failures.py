@@ -47,6 +47,8 @@ def words(error: BaseException) -> str:
 def _of_system(error: OSError) -> str:
     """Return what the system refused, and for which file."""
     reason = error.strerror or str(error) or type(error).__name__
+    if error.errno is None:  # raised by sentei, in a sentence of its own
+        return reason
     if error.filename is None:
         return f"the system refused: {reason}"
     return f"{error.filename}: {reason}"

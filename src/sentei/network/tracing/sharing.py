@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+
 import numpy as np
 
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.inputs import Place
+from sentei.network.tracing.links import groups_of
 from sentei.network.tracing.replay import OUTPUT
 
 ROWS = 2  # rows of a source that are tried alone
@@ -28,14 +31,15 @@ def shared_sources(tracer: Tracer) -> tuple[list[Place], list[Place]]:
     links, random = tracer.links, np.random.default_rng(0)
     listening = tracer.mixes.copy()
     listening[tracer.replay.readers[OUTPUT]] = False
-    for label in _tied(tracer):
+    reached_by = tracer.reached()
+    for label, places in _tied(tracer).items():
         columns = listening & (links.labels[tracer.node] == label)
-        whole = {place: reached & columns for place, reached in tracer.reached().items()}
+        whole = {place: reached_by[place] & columns for place in places}
         everywhere, in_part = {}, {}
         for place, reached in whole.items():
-            rows = np.flatnonzero(links.labels[links.nodes(place)] == label)
-            if len(rows) < 2 or not reached.any():
+            if not reached.any():
                 continue
+            rows = np.flatnonzero(links.labels[links.nodes(place)] == label)
             tried = random.choice(rows, min(ROWS, len(rows)), replace=False)
             if all(_alone(tracer, place, row)[reached].all() for row in tried):
                 everywhere[place] = reached
@@ -57,12 +61,20 @@ def _alone(tracer: Tracer, place: Place, row: int) -> np.ndarray:
     return tracer.replay.nan_columns({place: np.arange(rows) == row})
 
 
-def _tied(tracer: Tracer) -> list[int]:
-    """Return the labels that stand for several rows of one source."""
-    found = set()
+def _tied(tracer: Tracer) -> dict[int, list[Place]]:
+    """Return the sources of units that have rows of several, two of each at least, by label.
+
+    Units that have others like them (attention heads) are left out: they are not tied together.
+    """
+    found: dict[int, list[Place]] = defaultdict(list)
     for place in tracer.replay.sources:
-        labels, count = np.unique(
-            tracer.links.labels[tracer.links.nodes(place)], return_counts=True
-        )
-        found |= set(labels[count > 1].tolist())
-    return sorted(found)
+        own = tracer.links.labels[tracer.links.nodes(place)]
+        labels, count = np.unique(own, return_counts=True)
+        for label in labels[count > 1].tolist():
+            found[label].append(place)
+    several = {label: places for label, places in found.items() if len(places) > 1}
+    if not several:
+        return {}
+    groups = groups_of(tracer.links, tracer.replay)
+    members = Counter(groups[groups >= 0].tolist())
+    return {label: places for label, places in several.items() if members[groups[label]] < 2}

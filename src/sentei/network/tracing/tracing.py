@@ -28,17 +28,17 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
     """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
 
     The model runs once, and again in training mode, where it may use other layers. Then its
-    recorded activations are replayed with NaN written into the
-    outputs of chosen weight rows: the columns that read NaN read these rows. Neither the types of
-    the layers nor the source of `forward` matter. Not offered are units that are part of an output,
-    units that are added to single elements of the model's input, units that no column reads, and
-    units that a norm over all of them (layer norm) ties together into one. The model's weights,
+    recorded activations are replayed with NaN written into the outputs of chosen weight rows: the
+    columns that read NaN read these rows. Neither the types of the layers nor the source of
+    `forward` matter. Not offered are units that are part of an output, units that are added to
+    single elements of the model's input, units that no column reads, and units that a norm over all
+    of them (layer norm) ties together into one; `not_offered` lists them. The model's weights,
     buffers, modes and the random state stay unchanged.
 
     Args:
         model: any module that uses its weights through torch's own functions.
-        example: what to run it on: a tensor, a tuple of arguments or a dict of keywords. At most
-            two samples are used.
+        example: what to run it on: a tensor, a tuple of arguments or a dict of keywords. One or two
+            samples are used where the model treats each alone, else all.
         inputs: whether to offer input features too, in groups of kind "input" without producers.
 
     Returns:
