@@ -238,6 +238,7 @@ def usual(w: World) -> dict[str, Any]:
         "epoch": 1.0,
         "epochs": 1,
         "features": ("a",) * 4,
+        "forward": lambda model, x: model(x),
         "filters": 2,
         "finish": 0.5,
         "floor": 0.5,

@@ -19,6 +19,8 @@ from sentei.network.encoding.format import (
     format_ending_in,
     format_named,
 )
+from sentei.network.example import Forward
+from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 
 # The writer of each format: functions (model, path, example, mask), for C with further settings.
@@ -36,17 +38,22 @@ def export(
     example: Any = None,
     mask: Mask | None = None,
     format: str | None = None,
+    *,
+    forward: Forward | None = None,
     **settings: Any,
 ) -> None:
     """Write a network in the format that the suffix of `path` names.
 
     Args:
-        model: for C and ONNX, `nn.Sequential` of torch's own layers; for safetensors, any network.
+        model: for C and ONNX, `nn.Sequential` of torch's own layers, or a network of which
+            `forward` runs such layers one after another; for safetensors, any network.
         path: ends in ".c" (a header is written beside it), ".onnx" or ".safetensors".
         example: (N, ...) real inputs; C and ONNX need them.
         mask: of this network (`mask.shrunk()` if the network was shrunk); C does not store its
             dead synapses.
         format: "c", "c-int8" or "c-int8-int8" for C; that of the suffix if None.
+        forward: as for `find_units`. C and ONNX hold the layers that it runs; safetensors holds the
+            whole network.
         settings: for C, `name` and `classes` as in `sentei.formats.c.write_c`.
 
     Raises:
@@ -58,6 +65,7 @@ def export(
     if settings and format not in C_FORMATS:
         raise ValueError(f"only C files accept {', '.join(settings)}; omit them for {format}")
     storage.writable(path)
+    example = with_forward(model, example, forward)
     WRITERS[format](model, path, example, mask, **settings)
 
 

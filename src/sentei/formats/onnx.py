@@ -14,6 +14,7 @@ from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.onnx_graph import onnx_bytes
 from sentei.network.encoding.size import skeleton
 from sentei.network.encoding.stages import Weighted, stages
+from sentei.network.forward import forward_of, own_inputs
 from sentei.network.mask import Mask
 
 
@@ -34,13 +35,14 @@ def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | No
         StructureError: a layer that is not supported, or weights that are not finite.
         FileError: the file cannot be written, or the network has what a file cannot carry.
     """
+    forward, example = forward_of(example), own_inputs(example)
     if not isinstance(example, Tensor) or example.ndim < 2:
         raise DataError(
             "an ONNX file needs example=, a tensor (N, ...) of inputs, for their shape; got "
             f"{type(example).__name__}"
         )
     model, shape = carried(model), tuple(example.shape[1:])
-    found = stages(model, shape, mask)
+    found = stages(model, shape, mask, forward)
     for stage in found:
         if isinstance(stage, Weighted) and not bool(stage.weight.isfinite().all()):
             raise StructureError(
@@ -49,7 +51,7 @@ def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | No
             )
     card = card_of(model)
     data = onnx_bytes(found, shape, card)
-    planned = len(onnx_bytes(stages(skeleton(model), shape, mask), shape, card))
+    planned = len(onnx_bytes(stages(skeleton(model), shape, mask, forward), shape, card))
     if len(data) != planned:
         raise FileError(f"{path} would have {len(data)} bytes; {planned} were planned")
     storage.write(path, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,22 @@ from sentei.errors import DataError, StructureError
 from sentei.network.layers import Select, Standardise
 
 Example = Tensor | tuple | list | Mapping[str, Any]
+Forward = Annotated[
+    Callable[[nn.Module, Any], Any],
+    "a function (model, example) -> outputs, such as lambda model, x: model.head(model.body(x))",
+]
+
+
+class ForwardCall(NamedTuple):
+    """An example together with how networks are run on it. It is an example itself.
+
+    Attributes:
+        inputs: the example that `forward` is given.
+        forward: returns the outputs that count.
+    """
+
+    inputs: Example
+    forward: Forward
 
 
 def run(model: nn.Module, example: Example) -> Any:
@@ -23,9 +39,12 @@ def run(model: nn.Module, example: Example) -> Any:
 
     Args:
         model: the network.
-        example: a tuple of arguments, a dict of keywords or a single tensor.
+        example: a tuple of arguments, a dict of keywords or a single tensor; or one of these with
+            the function that runs the network on it.
     """
     example = _copy(example)
+    if isinstance(example, ForwardCall):
+        return example.forward(model, example.inputs)
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, (tuple, list)) else model(example)

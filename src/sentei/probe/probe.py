@@ -14,7 +14,7 @@ from sentei.arguments import checked
 from sentei.card import card_of
 from sentei.errors import GroupError, unknown
 from sentei.metrics import Quality, metrics_for
-from sentei.network.example import Example, resized, tensors, undisturbed
+from sentei.network.example import Example, Forward, resized, tensors, undisturbed
 from sentei.network.mask import Mask, check_groups, members_of
 from sentei.network.surgery.cutting import WeightRecord
 from sentei.network.units import Group, Listener, Neurons
@@ -76,11 +76,13 @@ class Probe:
             numbers; other targets need this argument. See `sentei.losses.chosen`. Samples whose
             class numbers are all -100 are left out.
         trajectory: the record of the weights during training, for criteria that need one.
+        forward: how the network is run on inputs, as for `find_units`.
 
     Attributes:
         chosen: the loss: its name, its function, and what it says that the network predicts.
         loss_name: the name of the loss; None for a callable.
         samples: the samples that count, in memory.
+        forward: how the network is run; None if it is called.
         mask: which members are alive, as last passed to `update_`; all at first.
         one_at_a_time: how many values each took a forward pass of their own, because
             `torch.func.vmap` could not run the model for many units at once.
@@ -98,15 +100,18 @@ class Probe:
         data: Any,
         loss: str | losses.PerSample | None = None,
         trajectory: WeightRecord | None = None,
+        *,
+        forward: Forward | None = None,
     ):
         if loss is not None:
             losses.per_sample(loss)
         self.model = model
         self.trajectory = trajectory
         self._loss = loss
+        self.forward = forward
         self._mask = Mask.full(())
         self.one_at_a_time = 0
-        samples = read(data)
+        samples = read(data).run_by(model, forward)
         self.forget_()
         with undisturbed(model):
             calls = survey(model, samples)
@@ -118,7 +123,7 @@ class Probe:
 
     def on(self, data: Any) -> Probe:
         """Return a Probe of the same network and loss on other samples."""
-        return Probe(self.model, data, self._loss, self.trajectory)
+        return Probe(self.model, data, self._loss, self.trajectory, forward=self.forward)
 
     @property
     def example(self) -> Example:

@@ -138,6 +138,8 @@ class Run:
             "may_be_cut": len(self.groups),  # of all groups, the first ones
             "dead": mask_fingerprint(self.start),
         }
+        if any(probe.forward for probe in (self.probe, self.judge)):
+            about["forward"] = [described(probe.forward) for probe in (self.probe, self.judge)]
         stored = start_record(self.model, self.judge)
         everything = Mask.full(self.start.groups)
         self.journal = Journal.open(folder, self.model, everything, about, resume, stored)

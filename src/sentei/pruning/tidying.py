@@ -16,7 +16,8 @@ from sentei.criteria.repairs.affine import SingleSurvivor, least_squares, mean
 from sentei.criteria.repairs.table import Repair
 from sentei.errors import PruningError
 from sentei.network.copying import copied
-from sentei.network.example import as_found
+from sentei.network.example import Forward, as_found
+from sentei.network.forward import forward_of, own_inputs
 from sentei.network.mask import Mask
 from sentei.network.surgery.norms import fold_norms_
 from sentei.network.surgery.surgery import shrink
@@ -91,6 +92,7 @@ def tidy(
     proven: bool = False,
     norms: bool = True,
     mask: Mask | None = None,
+    forward: Forward | None = None,
 ) -> nn.Module:
     """Return a smaller network with the same outputs, without the units that it does not need.
 
@@ -109,13 +111,14 @@ def tidy(
             evaluation mode only.
         mask: what is dead in the network, as `load_mask` returns it; everything is alive if None.
             Dead units are removed as well, and dead synapses stay dead.
+        forward: as for `find_units`.
 
     Raises:
         DataError: there are no samples, or the network cannot take them.
         GroupError: the mask is not one of this network.
         CertificateError: the smaller network does not compute the same function.
     """
-    done = examined(model, data, proven=proven, norms=norms, mask=mask)
+    done = examined(model, data, proven=proven, norms=norms, mask=mask, forward=forward)
     log.info(
         "removed %d units that are redundant for every input, %d that are redundant on these %d "
         "samples; %d batch norms were folded; outputs changed by %.1e at most",
@@ -132,6 +135,7 @@ def examined(
     proven: bool = False,
     norms: bool = True,
     mask: Mask | None = None,
+    forward: Forward | None = None,
 ) -> Tidied:
     """Do what `tidy` does, and return the removed units beside the smaller network.
 
@@ -141,13 +145,14 @@ def examined(
         proven: as for `tidy`.
         norms: as for `tidy`.
         mask: as for `tidy`.
+        forward: as for `tidy`.
 
     Raises:
         DataError: as for `tidy`.
         GroupError: as for `tidy`.
         CertificateError: as for `tidy`.
     """
-    samples = read(data)
+    samples = read(data).run_by(model, forward)
     worker = copied(model)
     example = samples.rows(0, 64, torch.device("cpu")).inputs
     units = find_units(model, example)
@@ -185,7 +190,9 @@ class _Tidying:
 
     def __post_init__(self) -> None:
         self.before = _run(self.model, self.samples)
-        self.probe = Probe(self.model, (self.samples.inputs, self.samples.targets), _size)
+        inputs, targets = self.samples.inputs, self.samples.targets
+        data = own_inputs(inputs), targets
+        self.probe = Probe(self.model, data, _size, forward=forward_of(inputs))
         self.probe.update_(self.mask)
 
     def try_(

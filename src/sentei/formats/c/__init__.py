@@ -23,6 +23,7 @@ from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.encoding.plans import Plan, c_plan
 from sentei.network.encoding.stages import stages
+from sentei.network.forward import forward_of, own_inputs
 from sentei.network.layers import Standardise, standardises
 from sentei.network.mask import Mask
 
@@ -94,11 +95,13 @@ def write_c(
 def as_c(model: nn.Module, example: Any, mask: Mask | None, format: str) -> Stored:
     """Return the plan and the stored numbers of a network's C file; arguments as in `write_c`."""
     samples = _samples(example)
-    plan = c_plan(stages(carried(model), tuple(samples.shape[1:]), mask), format)
+    shape = tuple(samples.shape[1:])
+    plan = c_plan(stages(carried(model), shape, mask, forward_of(example)), format)
     return stored(plan, samples.reshape(len(samples), *plan.blocks[0].head.entering))
 
 
 def _samples(example: Any) -> Tensor:
+    example = own_inputs(example)
     if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
         raise DataError(
             "a C file needs example=, a tensor (N, ...) of real inputs: its shape is the input "

@@ -27,6 +27,7 @@ from sentei.network.encoding.packing import contents, safetensors_bytes
 from sentei.network.encoding.plans import c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import Example, as_found, guessed, rows, run
+from sentei.network.forward import forward_of, own_inputs
 from sentei.network.layers import Standardise
 from sentei.network.mask import Mask
 from sentei.network.surgery.cutting import remove_dead_
@@ -109,13 +110,15 @@ def _small_stages(
     """Return the stages of the network as it would be shrunk, and the shape of one sample."""
     mask.check(model)
     example = guessed(model) if example is None else example
+    forward, example = forward_of(example), own_inputs(example)
     if not isinstance(example, Tensor):
         raise StructureError(
             "networks in C and ONNX have one input; this one is called with several. Use the "
             "safetensors format."
         )
     shape = tuple(example.shape[1:])
-    return stages(remove_dead_(skeleton(model), mask), shape, mask.shrunk()), shape
+    small = remove_dead_(skeleton(model), mask)
+    return stages(small, shape, mask.shrunk(), forward), shape
 
 
 def _c_bytes(model: nn.Module, mask: Mask, example: Example | None, format: str) -> int:

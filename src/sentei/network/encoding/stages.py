@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import StructureError
+from sentei.network.encoding.called_layers import called_layers
 from sentei.network.encoding.sliding import Window, convolution_window, pooling_window
+from sentei.network.example import Forward
 from sentei.network.layers import Select, Standardise
 from sentei.network.mask import Mask
 
@@ -121,13 +123,20 @@ class Chosen(Stage):
     index: Tensor = field(repr=False)
 
 
-def stages(model: nn.Module, shape: Sequence[int], mask: Mask | None = None) -> list[Stage]:
+def stages(
+    model: nn.Module,
+    shape: Sequence[int],
+    mask: Mask | None = None,
+    forward: Forward | None = None,
+) -> list[Stage]:
     """Convert a network to stages, in the order in which they are computed.
 
     Args:
         model: torch's own layers in `nn.Sequential`; may be on the meta device.
         shape: of one sample, without the batch dimension.
         mask: of this network; which weights are dead.
+        forward: runs the layers to convert, of any network, one after another; if None, all of an
+            `nn.Sequential`.
 
     Raises:
         StructureError: a layer that is not supported, or that has no input left; it is named.
@@ -137,7 +146,8 @@ def stages(model: nn.Module, shape: Sequence[int], mask: Mask | None = None) -> 
         mask.check(model)
     found: list[Stage] = []
     entering = _image(tuple(shape))
-    for path, layer in _leaves(model, ""):
+    layers = _leaves(model, "") if forward is None else called_layers(model, shape, forward)
+    for path, layer in layers:
         for stage in _stages_of(layer, path, entering, mask):
             _append(found, stage)
             entering = found[-1].leaving

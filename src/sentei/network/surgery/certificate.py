@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError
 from sentei.network.copying import copied
-from sentei.network.example import Example, at_least, resized, rows, tensors
+from sentei.network.example import Example, Forward, at_least, resized, rows, tensors
 from sentei.network.example import check as check_example
+from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.comparing import Pair, difference, paired
 from sentei.network.surgery.cutting import remove_dead_
@@ -86,6 +87,7 @@ def certify(
     *,
     mask: Mask | None = None,
     original: nn.Module | None = None,
+    forward: Forward | None = None,
 ) -> Certificate:
     """Compare two networks on the same inputs, in evaluation and training mode.
 
@@ -101,6 +103,7 @@ def certify(
         example: inputs; of small ones, seeded noise completes 64.
         mask: the mask of the cut; without one only outputs are compared.
         original: the network before it was masked; `moved` is then measured on it.
+        forward: as for `find_units`.
 
     Raises:
         CertificateError: something differs by more than the dtype's tolerance, or the small network
@@ -108,6 +111,7 @@ def certify(
         StructureError: the masked network draws random numbers besides dropout, so that it differs
             from itself.
     """
+    example = with_forward(masked, example, forward)
     given = rows(example) or 1
     example = _extended(masked, example, _count(example))
     check = _Check(example)

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied
-from sentei.network.example import Example, guessed, undisturbed
+from sentei.network.example import Example, Forward, guessed, undisturbed
+from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.certificate import alike, certify, few
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
@@ -30,7 +31,12 @@ _FAILURES = (CertificateError, RuntimeError, IndexError)
 
 @checked
 def shrink(
-    model: nn.Module, mask: Mask, example: Example | None = None, sparse: str | None = None
+    model: nn.Module,
+    mask: Mask,
+    example: Example | None = None,
+    sparse: str | None = None,
+    *,
+    forward: Forward | None = None,
 ) -> nn.Module:
     """Return a new, smaller network without the dead units of `mask`; `model` does not change.
 
@@ -41,6 +47,7 @@ def shrink(
             stronger. May be omitted for networks that begin with a linear layer.
         sparse: "auto" replaces linear layers by `SparseLinear` (CSR, for inference) where that is
             measured to be faster on `example`, whose batch size matters; None keeps all dense.
+        forward: as for `find_units`.
 
     Raises:
         ValueError: any other value of `sparse`.
@@ -52,7 +59,7 @@ def shrink(
         raise ValueError(unknown("choice sparse=", sparse, ["auto"]) + " None keeps layers dense.")
     mask.check(model)
     _refuse_emptied(mask)
-    example = guessed(model) if example is None else example
+    example = with_forward(model, guessed(model) if example is None else example, forward)
     masked = copied(model)
     mask.apply_(masked)
     small = _certified(masked, mask, example)
@@ -75,6 +82,8 @@ def shrink_(
     optimizer: Optimizer | None = None,
     trajectory: WeightRecord | None = None,
     example: Example | None = None,
+    *,
+    forward: Forward | None = None,
 ) -> Mask:
     """Shrink a network in place, also in the middle of training; certified on a copy first.
 
@@ -88,6 +97,7 @@ def shrink_(
         trajectory: a record of training that is cut in the same way, by calling its
             `keep_(parameter, dim, kept)`.
         example: as for `shrink`.
+        forward: as for `find_units`.
 
     Returns:
         The mask of the smaller network.
@@ -103,7 +113,7 @@ def shrink_(
         )
     if optimizer is not None:
         _refuse_shapes(optimizer)
-    proof = shrink(model, mask, example)
+    proof = shrink(model, mask, example, forward=forward)
     mask.apply_(model)
     before = {name: tuple(p.shape) for name, p in model.named_parameters()}
     remove_dead_(model, mask, optimizer, trajectory)

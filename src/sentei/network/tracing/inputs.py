@@ -6,7 +6,7 @@ A row or element is *hot* in a replay that writes NaN there; see `replay.py`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
-from sentei.network.example import Example
+from sentei.network.example import Example, ForwardCall
 
 Place = tuple[str, int]  # a parameter or buffer and one of its dimensions
 
@@ -46,13 +46,14 @@ class Inputs:
     """
 
     def __init__(self, model: nn.Module, example: Example):
+        names = [] if isinstance(example, ForwardCall) else _arguments(model)
         leaves, self._form = tree_flatten_with_path(example)
         self._leaves = [leaf for _, leaf in leaves]
         self._at: dict[Place, int] = {}
         self.sources: dict[Place, Source] = {}
         for at, (path, leaf) in enumerate(leaves):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                place = _argument(model, path), INPUT
+                place = _argument(names, path), INPUT
                 self._at[place] = at
                 self.sources[place] = Source(place, _codes(tuple(leaf.shape[1:])))
 
@@ -83,12 +84,15 @@ def _codes(shape: tuple[int, ...]) -> np.ndarray:
     return codes.reshape(prod(shape))
 
 
-def _argument(model: nn.Module, path: Any) -> str:
+def _arguments(model: nn.Module) -> list[str]:
+    return list(inspect.signature(model.forward).parameters)
+
+
+def _argument(names: Sequence[str], path: Any) -> str:
     """Return the name of the argument that an input is passed as, or "input" for a lone tensor."""
-    if not path:
+    keys = [getattr(key, "name", getattr(key, "key", getattr(key, "idx", ""))) for key in path]
+    if not keys:
         return "input"
-    first = getattr(path[0], "key", getattr(path[0], "idx", None))
-    names = list(inspect.signature(model.forward).parameters)
-    name = names[first] if isinstance(first, int) and first < len(names) else str(first)
-    rest = [str(getattr(key, "key", getattr(key, "idx", ""))) for key in path[1:]]
-    return ".".join([name, *rest])
+    first, *rest = keys
+    name = names[first] if isinstance(first, int) and first < len(names) else first
+    return ".".join(map(str, [name, *rest]))

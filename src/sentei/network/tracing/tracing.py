@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from sentei.arguments import checked
 from sentei.errors import StructureError
-from sentei.network.example import Example, check, smallest, undisturbed
+from sentei.network.example import Example, Forward, check, smallest, undisturbed
+from sentei.network.forward import with_forward
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
 from sentei.network.tracing.offering import Offer, offer
@@ -24,7 +25,9 @@ WAYS = 4  # sources that are tried as shared ones, each in a trace of its own
 
 
 @checked
-def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list[Neurons]:
+def find_units(
+    model: nn.Module, example: Example, inputs: bool = False, forward: Forward | None = None
+) -> list[Neurons]:
     """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
 
     The model runs once, and again in training mode, where it may use other layers. Then its
@@ -40,6 +43,9 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
         example: what to run it on: a tensor, a tuple of arguments or a dict of keywords. One or two
             samples are used where the model treats each alone, else all.
         inputs: whether to offer input features too, in groups of kind "input" without producers.
+        forward: how the network is run, a function (model, example) -> outputs: for a part of it,
+            several calls, or unusual arguments. It reaches all layers through its first argument.
+            If None, `model(example)`, `model(*example)` or `model(**example)`.
 
     Returns:
         The groups in the order of their first producers; indices are int64 on the CPU.
@@ -49,16 +55,19 @@ def find_units(model: nn.Module, example: Example, inputs: bool = False) -> list
             on values, or an operation hides which columns read which rows).
         DataError: the example does not run.
     """
-    return _offer(model, example, inputs=inputs).groups
+    return _offer(model, with_forward(model, example, forward), inputs=inputs).groups
 
 
 @checked
-def not_offered(model: nn.Module, example: Example) -> list[NotOffered]:
+def not_offered(
+    model: nn.Module, example: Example, forward: Forward | None = None
+) -> list[NotOffered]:
     """Return what `find_units` leaves out, and why: rows of parameters that are in no group.
 
     Args:
         model: as for `find_units`.
         example: as for `find_units`.
+        forward: as for `find_units`.
 
     Returns:
         For each parameter with such rows an entry for each reason, in the order of their first use.
@@ -66,7 +75,7 @@ def not_offered(model: nn.Module, example: Example) -> list[NotOffered]:
     Raises:
         StructureError, DataError: as `find_units`.
     """
-    return _offer(model, example, inputs=False).left_out
+    return _offer(model, with_forward(model, example, forward), inputs=False).left_out
 
 
 def _offer(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
@@ -127,7 +136,6 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
             f"every weight must have its shape; {lazy[0]!r} is lazy and gets its shape from the "
             "first input: run the model once before tracing it"
         )
-    example = dict(example) if isinstance(example, Mapping) else example
     try:
         replay = Replay(model, smallest(model, example), inputs=inputs)
         if not replay.differs_in_training():

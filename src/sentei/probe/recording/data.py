@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sentei.errors import DataError
 from sentei.losses import Loss
-from sentei.network.example import Example, resized, tensors
+from sentei.network.example import Example, Forward, ForwardCall, resized, tensors
+from sentei.network.forward import own_inputs, with_forward
 from sentei.samples import check_finite, check_rows
 
+_TRIED = 4  # samples on which forward= is tried
 _BATCH = 1024  # samples per batch when a Dataset is read
 
 
@@ -24,7 +26,8 @@ class ProbeData:
 
     Attributes:
         inputs: the model's inputs: a tensor, a tuple of tensors (positional arguments) or a mapping
-            (keyword arguments), each (N, ...).
+            (keyword arguments), each (N, ...); with the function that runs the network on them, if
+            there is one.
         targets: (N, ...).
     """
 
@@ -40,6 +43,18 @@ class ProbeData:
             resized(self.inputs, lambda t: t[start:stop].to(device)),
             self.targets[start:stop].to(device),
         )
+
+    def run_by(self, model: nn.Module, forward: Forward | None) -> ProbeData:
+        """Return the samples with the function that runs a network on their inputs.
+
+        Raises:
+            StructureError, DataError: as `with_forward`.
+        """
+        if forward is None:
+            return self
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        with_forward(model, own_inputs(self.rows(0, _TRIED, device).inputs), forward)
+        return ProbeData(ForwardCall(own_inputs(self.inputs), forward), self.targets)
 
     def fit_for(self, loss: Loss) -> ProbeData:
         """Return the samples that count, with targets as the loss takes them.

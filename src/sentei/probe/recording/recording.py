@@ -426,11 +426,15 @@ def output_with_weights(
 ) -> Tensor:
     """Run the model with some weights replaced and return its output; the model does not change."""
 
-    class Replaced(nn.Module):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            return functional_call(model, dict(weights), args, kwargs)
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
 
-    return model_output(Replaced(), samples)
+        def forward(self) -> Tensor:
+            return model_output(self.model, samples)
+
+    return functional_call(Whole(), {f"model.{name}": weights[name] for name in weights}, ())
 
 
 def completed(value: Tensor | None) -> Tensor:

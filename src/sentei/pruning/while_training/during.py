@@ -14,7 +14,8 @@ from sentei.arguments import check_entries, checked
 from sentei.criteria.trajectory import Trajectory
 from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample, per_sample
-from sentei.network.example import Example, guessed
+from sentei.network.example import Example, Forward, guessed
+from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink_
 from sentei.network.tracing.tracing import find_units
@@ -77,6 +78,8 @@ class PruneWhileTraining:
         steps_per_epoch: updates in an epoch.
         finish: the part of `total`, above 0 and at most 1, after which no more proposals are made.
         mask: units and synapses that are dead from the start, and stay dead; none if None.
+        forward: how the model is run on `example` and on batches given to `observe`, as for
+            `find_units`.
 
     Attributes:
         mask: what is alive.
@@ -110,12 +113,15 @@ class PruneWhileTraining:
         steps_per_epoch: int | None = None,
         finish: float = 1.0,
         mask: Mask | None = None,
+        forward: Forward | None = None,
     ):
         self.model, self.groups, self.propose = model, list(groups), propose
         self.cadence = cadence(every, total, steps_per_epoch, finish)
         self.until, self.probe, self.trajectory = until, probe, trajectory
         self.delete = delete
-        self.example = guessed(model) if delete and example is None else example
+        example = guessed(model) if delete and example is None else example
+        self.forward = forward
+        self.example = None if example is None else with_forward(model, example, forward)
         full = Mask.full([*self.groups, *self._swept()])
         self.mask = full if mask is None else full.joined(mask)
         self.mask.check(model)
@@ -306,7 +312,8 @@ class PruneWhileTraining:
         if self._batch is None:
             return None
         inputs, targets, loss = self._batch
-        return lambda: Probe(self.model, (inputs, targets), loss, self.trajectory)
+        data, forward = (inputs, targets), self.forward
+        return lambda: Probe(self.model, data, loss, self.trajectory, forward=forward)
 
     def _measured(self) -> Measurement:
         if self.probe is not None:

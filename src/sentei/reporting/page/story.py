@@ -157,7 +157,13 @@ def of_journal(
     keep = isinstance(data, Split) and run.samples is not None
     samples = run.samples if keep or given is None else given
     missing = list(run.missing)
-    if samples is None:
+    if run.card.get("forward"):  # what the network computes without it may be something else
+        samples = None
+        missing.append(
+            "The network was run by a function (forward=), which a journal cannot store: nothing "
+            "is measured here."
+        )
+    elif samples is None:
         missing.append("The journal has no samples: nothing is measured here.")
     if run.loss is None:
         missing.append("The loss was a function, which a journal cannot store: nothing is scored.")
