@@ -135,3 +135,41 @@ def test_holders_are_modules_and_plain_objects_once():
     net.generator, net._hidden = torch.Generator(), Config()
     sentei.set_card_(net, sentei.Card("cross_entropy"))
     assert [path for path in holders(net) if ":" in path] == paths
+
+
+class Grouped(nn.Module):
+    """Twice as many query heads as key heads; the module counts both, or the configuration."""
+
+    def __init__(self, config, own):
+        super().__init__()
+        self.config, self.own = config, own
+        self.query_heads, self.key_heads = 2 * config.heads, config.heads
+        size = WIDTH // HEADS
+        self.q, self.kv = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+        self.proj, self.size = nn.Linear(2 * WIDTH, WIDTH), size
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        many = self.query_heads if self.own else self.config.query_heads
+        q = self.q(x).reshape(b, n, many, self.size).transpose(1, 2)
+        k, v = self.kv(x).reshape(b, n, 2, self.key_heads, self.size).permute(2, 0, 3, 1, 4)
+        k, v = (each.repeat_interleave(2, 1) for each in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.proj(mixed.reshape(b, n, many * self.size))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_multiples_of_unit_counts_follow(own):
+    torch.manual_seed(0)
+    config = Config()
+    config.query_heads = 2 * HEADS
+    net, x = Encoder(config), torch.randn(4, 5, 6)
+    net.blocks = nn.ModuleList(Grouped(config, own) for _ in range(config.layers))
+    heads = [group for group in sentei.find_units(net, x) if group.kind == "head"]
+    assert {part.index.shape[1] for part in heads[0].listeners} == {2 * WIDTH // HEADS}
+    mask = sentei.Mask.full(heads).without({group: [1] for group in heads})
+    small = sentei.shrink(net, mask, example=x)
+    assert [block.key_heads for block in small.blocks] == [3, 3]
+    assert (config.query_heads, small.config.query_heads) == (8, 8 if own else 6)
+    assert [block.query_heads for block in small.blocks] == ([6, 6] if own else [8, 8])
+    assert torch.allclose(small(x), masked(net, mask)(x), atol=1e-5)

@@ -8,9 +8,10 @@ are tried first, and few at a time.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 from torch import nn
@@ -30,28 +31,30 @@ _SHARED = 1000  # the distance of a configuration, which is farther away than ev
 def patches(model: nn.Module, mask: Mask, read: set[tuple[str, str]]) -> Iterator[Patch]:
     """Yield sets of new values for integers that equal a size before the cut, at most `ATTEMPTS`.
 
-    First none, then one at a time, the nearest to the cut layers first; then two, and so on.
+    First none, then one at a time, the nearest to the cut layers first; then two, and so on. Where
+    several groups are cut, an attribute changes in all layers of one class together.
 
     Args:
         model: before the cut.
         mask: of the cut.
         read: (path of the holder, attribute) of the attributes that may be changed.
     """
-    new = _new_sizes(model, mask)
-    changes = [
-        (_distance(path, mask), change)
-        for path, holder in holders(model).items()
-        if _may_hold_sizes(path, holder, mask)
-        for change in _changes(path, holder, new, read)
-    ]
-    nearest = [change for _, change in sorted(changes, key=lambda each: each[0])]
+    own, multiples = _new_sizes(model, mask), _new_multiples(mask)
+    changes: dict[tuple, list[Patch]] = defaultdict(list)
+    for path, holder in holders(model).items():
+        if _may_hold_sizes(path, holder, mask):
+            for change in _changes(path, holder, {**multiples, **own}, read):
+                is_own = integers(holder)[change[0][1]] in own
+                alike = type(holder) if len(_cut(mask)) > 1 else path
+                changes[_distance(path, mask), not is_own, alike, change[0][1:]].append(change)
+    nearest = [tuple(chain(*changes[key])) for key in sorted(changes, key=lambda key: key[:2])]
     tried = 0
     for count in range(len(nearest) + 1):
         for chosen in combinations(nearest, count):
             if tried == ATTEMPTS:
                 return
             tried += 1
-            yield tuple(each for change in chosen for each in change)
+            yield tuple(chain(*chosen))
 
 
 def _changes(
@@ -101,10 +104,26 @@ def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:
         layer, _, short = name.rpartition(".")
         old = getattr(model.get_submodule(layer), short).shape[dim]
         sizes[old] = old - removed.numel()
-    for group in mask.groups:
-        if isinstance(group, Neurons) and mask.count(group) < group.size:
-            sizes[group.size] = mask.count(group)
-    return sizes
+    return sizes | {group.size: mask.count(group) for group in _cut(mask)}
+
+
+def _new_multiples(mask: Mask) -> dict[int, int]:
+    """Map whole multiples of unit counts to those after the cut, such as query heads of key heads.
+
+    Each unit has as many of the counted things, at most as many as it has rows or columns.
+    """
+    return {
+        group.size * each: mask.count(group) * each
+        for group in _cut(mask)
+        for part in (*group.producers, *group.listeners)
+        for each in range(1, part.index.shape[1] + 1)
+        if part.index.shape[1] % each == 0
+    }
+
+
+def _cut(mask: Mask) -> list[Neurons]:
+    groups = (group for group in mask.groups if isinstance(group, Neurons))
+    return [group for group in groups if mask.count(group) < group.size]
 
 
 def apply_patch_(model: nn.Module, patch: Patch) -> nn.Module:
