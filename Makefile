@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo examples test test-slow browser-test wheel-test lint format bench clean
+.PHONY: demo examples test test-slow browser-test wheel-test lint format bench networks clean
 
 demo: $(VENV)/installed
 	$(BIN)/sentei demo
@@ -47,8 +47,19 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/repeats.py
 	$(BIN)/python benchmarks/repairs.py
 
+# Networks of other libraries, in an environment of its own (6 GB). Takes hours; what is measured
+# already is kept, so it may be stopped and called again. Writes docs/networks.md.
+NETWORKS := .venv-networks
+networks: $(NETWORKS)/installed
+	$(NETWORKS)/bin/python benchmarks/networks.py
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(NETWORKS)
+
+$(NETWORKS)/installed: benchmarks/networks_requirements.txt
+	$(PYTHON) -m venv $(NETWORKS)
+	$(NETWORKS)/bin/python -m pip install --quiet --disable-pip-version-check -r $< -e .
+	touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sentei needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...")'
