@@ -105,7 +105,7 @@ def succeeded(result: dict[str, Any]) -> bool:
     alone = result.get("alone", {})
     return (
         *(result.get("stage") == "done", result.get("followed") == "", bool(result.get("groups"))),
-        *(result.get("refused") == "", result.get("error", 1) <= 1e-6, not alone.get("refused")),
+        *(result.get("refused") == "", result.get("wrong") is False, not alone.get("refused")),
         *(not alone.get("wrong"), not result.get("saved"), not result.get("trained")),
     ).count(False) == 0
 

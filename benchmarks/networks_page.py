@@ -9,8 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from networks_run import CLOSE
-
 Result = Mapping[str, Any]
 VERSIONS = (
     *("torch", "torchvision", "timm", "transformers", "segmentation-models-pytorch"),
@@ -94,8 +92,7 @@ def without(result: Result) -> bool:
 
 def wrong(result: Result) -> bool:
     """Return whether a certified cut differs in float64."""
-    far = result.get("error", 0) > CLOSE
-    return far or bool(result.get("alone", {}).get("wrong"))
+    return bool(result.get("wrong") or result.get("alone", {}).get("wrong"))
 
 
 def leader(result: Result) -> bool:

@@ -18,8 +18,6 @@ from torch.nn.modules.batchnorm import _NormBase
 from networks_zoo import Build, Case
 from sentei.errors import PruningError
 
-CLOSE = 1e-6  # of the largest output, in float64: more is wrong
-
 
 @torch.no_grad()
 def perturb_(model: nn.Module) -> None:

@@ -31,7 +31,7 @@ TORCHVISION: dict[str, tuple[int, dict[str, Any]]] = {  # name: size of pictures
     "squeezenet1_0": (64, {}),
     "squeezenet1_1": (64, {}),
     "densenet121": (64, {}),
-    "inception_v3": (96, {"aux_logits": True, "init_weights": False}),
+    "inception_v3": (96, {"aux_logits": False, "init_weights": False}),
     "googlenet": (64, {"aux_logits": True, "init_weights": False}),
     "shufflenet_v2_x0_5": (64, {}),
     "shufflenet_v2_x1_0": (64, {}),
