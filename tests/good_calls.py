@@ -28,6 +28,7 @@ PACKAGES = {
 # What sentei makes and a caller only reads, and what is a type or a table.
 NOT_CALLED = {
     *(
+        "Inventory",
         "NotOffered",
         "Step",
         "criteria.CRITERIA",
@@ -384,6 +385,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "explain": {"path": w.folder / "page.html"},
         "export": {"path": w.folder / "net.c", "mask": None},
         "find_units": {"inputs": False},
+        "inventory": {"inputs": False},
         "fixed": {"scores": [1.0, 2.0]},
         "formats.inspect": path,
         "levels": {},

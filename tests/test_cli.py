@@ -393,6 +393,7 @@ BROKEN = {
 }
 TAKES_A_NETWORK = {
     **{name: [] for name in ("rank", "surface", "tidy", "compare", "explain", "export")},
+    "units": [],
     "prune": ["--units-at-most", 3],
     "fit": ["--budget", "1KiB"],
     "train": ["--model", "16-4-26"],
@@ -430,7 +431,8 @@ def test_what_cannot_be_loaded_is_named(command, file, broken, capsys, monkeypat
     monkeypatch.chdir(broken)
     before = sorted(broken.iterdir())
     words = ["--teacher", file] if command == "train" else [file]
-    given = [*words, "--data", "letter", *TAKES_A_NETWORK[command]]
+    words += [] if command == "units" else ["--data", "letter"]
+    given = [*words, *TAKES_A_NETWORK[command]]
     code, out, err = run(command, *given, capsys=capsys)
     assert code == (2 if file in ("folder", "missing.safetensors") else 1)
     assert BROKEN[file] in (out + err).replace("\n", " ")

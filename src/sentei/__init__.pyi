@@ -37,6 +37,8 @@ from sentei.network.surgery.certificate import certify as certify
 from sentei.network.surgery.surgery import shrink as shrink
 from sentei.network.surgery.surgery import shrink_ as shrink_
 from sentei.network.tracing.grouping import NotOffered as NotOffered
+from sentei.network.tracing.inventory import Inventory as Inventory
+from sentei.network.tracing.inventory import inventory as inventory
 from sentei.network.tracing.tracing import find_units as find_units
 from sentei.network.tracing.tracing import not_offered as not_offered
 from sentei.network.units import Neurons as Neurons

@@ -36,6 +36,7 @@ from sentei.cli.screen import Result
 from sentei.cli.surface import surface
 from sentei.cli.tidy import tidy
 from sentei.cli.train import train
+from sentei.cli.units import units
 from sentei.errors import unknown
 
 STOPPED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
@@ -59,7 +60,7 @@ def build(config: str | None = None) -> App:
     """Build the application; `config` names a TOML file with default values for the options."""
     commands = (
         *(demo, train, prune, fit, rank, surface, compare),
-        *(explain, figures, info, export, reproduce, tidy),
+        *(explain, figures, info, units, export, reproduce, tidy),
     )
     app = App(
         name="sentei",

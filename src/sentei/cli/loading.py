@@ -39,6 +39,26 @@ def opened(file: str | Path) -> tuple[nn.Module, Mask]:
     return network, formats.load_mask(file)
 
 
+def untrained(model: str | Path) -> nn.Module:
+    """Read a network from its file, or build it by name; its weights need not be trained.
+
+    Raises:
+        FileNotFoundError, ValueError, FileError, StructureError: as `loaded`.
+    """
+    return opened(model)[0] if Path(model).exists() else _built(str(model), seed=0)
+
+
+def _built(model: str, seed: int) -> nn.Module:
+    from sentei import training
+
+    try:
+        return training.build(model, seed=seed)
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"there is no file {model}, and it is not a network's name: {error}"
+        ) from error
+
+
 def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.Module, Mask, Split]:
     """Load a network from its file, or build it by name and train it as `sentei train` does.
 
@@ -72,13 +92,7 @@ def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.M
         known = loss or card.loss or data.default_loss()
         set_card_(network, replace(card, loss=known, predicts=predicts))
         return network, mask, _samples(network, data)
-    try:
-        network = training.build(str(model), seed=data.seed)
-    except ValueError as error:
-        raise FileNotFoundError(
-            f"there is no file {model}, and it is not a network's name: {error}"
-        ) from error
-    network, split = with_samples(network, data)
+    network, split = with_samples(_built(str(model), data.seed), data)
     recipe = training.Recipe(seed=data.seed, loss=loss or data.default_loss())
     trained_(network, split, recipe, f"training {model}")
     return network.eval(), Mask.full([]), split

@@ -41,6 +41,7 @@ def rank(
     from sentei.cli.loading import loaded
     from sentei.criteria import scores
     from sentei.criteria.agreement import spearman
+    from sentei.network.tracing.inventory import some_units
     from sentei.reporting.tables import agreement, ranking
 
     first = seeded(criterion, data.seed)
@@ -48,7 +49,7 @@ def rank(
     run.start()
     network, _, split = loaded(model, data, loss)
     probe = sentei.Probe(network, split.train.first(samples))
-    groups = sentei.find_units(network, split.train.inputs[:64])
+    groups = some_units(network, split.train.inputs[:64])
     scored = {group.name: scores(first, probe, group) for group in groups}
     found: dict[str, Any] = {"criterion": criterion, "scores": _lists(scored)}
     shown = []

@@ -61,12 +61,13 @@ def surface(
     import sentei
     from sentei.cli.loading import loaded
     from sentei.criteria import approximations
+    from sentei.network.tracing.inventory import some_units
     from sentei.reporting import figures, tables
 
     run.start()
     network, _, split = loaded(model, data, loss)
     probe = sentei.Probe(network, split.train.first(samples))
-    groups = {each.name: each for each in sentei.find_units(network, split.train.inputs[:64])}
+    groups = {each.name: each for each in some_units(network, split.train.inputs[:64])}
     if group is not None and group not in groups:
         raise ValueError(unknown("group", group, groups))
     chosen = groups[group] if group is not None else list(groups.values())[-1]

@@ -19,6 +19,7 @@ from sentei.losses import PerSample
 from sentei.metrics import R2
 from sentei.network.copying import copied
 from sentei.network.mask import Mask
+from sentei.network.tracing.inventory import some_units
 from sentei.network.tracing.tracing import find_units
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.proposals import ranked
@@ -278,7 +279,7 @@ def _quality(step: Step) -> tuple[int, str, float]:
 def _first_scores(probe: Probe, name: str, seed: int) -> Tensor:
     """Return the scores of all units of the unpruned network, group by group."""
     criterion = ablation if name == "ablation" else _criterion(name, seed)
-    groups = find_units(probe.model, probe.example)
+    groups = some_units(probe.model, probe.example)
     return torch.cat([scores(criterion, probe, group) for group in groups])
 
 

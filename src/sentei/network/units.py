@@ -7,6 +7,7 @@ layers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.errors import GroupError
 
+# Parameters of weight norms and recurrent layers, which need at least one unit: of a weight without
+# rows, torch's weight norm ends the process.
+_NEED_ONE = re.compile(r"\.parametrizations\.|\bweight_[gv]$|\b(weight|bias)_(ih|hh|hr)\w*$")
 KINDS = ("neuron", "channel", "head", "input")
 
 
@@ -74,8 +78,10 @@ class Neurons:
 
     @property
     def least(self) -> int:
-        """Smallest number of units that may remain: torch's convolutions and norms need one."""
-        return 0 if self.kind == "neuron" and not self.followers else 1
+        """Smallest number of units that may remain; 0 where torch's layers can do without any."""
+        parts = (*self.producers, *self.listeners)
+        needed = self.kind != "neuron" or self.followers
+        return int(bool(needed) or any(_NEED_ONE.search(part.parameter) for part in parts))
 
 
 @checked

@@ -13,6 +13,7 @@ from sentei.errors import GroupError
 from sentei.network.example import Example
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
+from sentei.network.tracing.inventory import no_groups
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
 from sentei.pruning.measuring import measure
@@ -65,8 +66,8 @@ def prune(
         Step 0, the untouched network, then every step that is kept.
 
     Raises:
-        GroupError: `groups` or `mask` hold a group that the model does not have, or `probe` or
-            `evaluate` belong to another model.
+        GroupError: `groups` is empty, `groups` or `mask` hold a group that the model does not have,
+            or `probe` or `evaluate` belong to another model.
         BudgetError: even the smallest network cannot meet `until`, or the untouched network
             breaches `keeping`.
         JournalError: `journal` holds a run already and `resume` is false, or another run; it is
@@ -74,6 +75,8 @@ def prune(
         FileError: a step cannot be written, because the disk is full or the folder read-only.
     """
     judge = _evaluation_probe(model, probe, evaluate)
+    if not groups:
+        raise no_groups(model, probe.example)
     run = Run(model, list(groups), probe, judge, propose, until, keeping, retrain, mask)
     run.begin(journal, resume)
     return _steps(run)

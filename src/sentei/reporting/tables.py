@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -16,10 +19,13 @@ from sentei.formats.safetensors import Contents
 from sentei.metrics import texts
 from sentei.network.encoding.size import counts, latency, multiply_adds
 from sentei.network.mask import Mask
+from sentei.network.tracing.inventory import Inventory
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Synapses, find_synapses
 from sentei.pruning.tidying import Tidied
 from sentei.training import evaluate
+
+UNLIMITED = 10_000  # columns of a terminal on which every table fits
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,77 @@ def contents(about: Contents) -> Group:
         count = f"{dead[name]:,}" if name in dead else ""
         tensors.add_row(name, size, f"{prod(shape):,}", count)
     return Group(head, "", tensors)
+
+
+def offered(found: Inventory) -> FirstFitting:
+    """Tabulate the groups of a network, what belongs to each, and its share of the parameters."""
+    counted = ("computed\nby", "passed on\nby", "read\nby")
+    names = ("group", "kind", "units", *counted, "parameters", "share")
+    rows = []
+    for each in found.offered:
+        group = each.group
+        ties = [str(len(part)) for part in (group.producers, group.followers, group.listeners)]
+        numbers = [f"{each.parameters:,}", f"{found.share(each.parameters):.1%}"]
+        rows.append([group.name, group.kind, f"{group.size:,}", *ties, *numbers])
+    units = sum(group.size for group in found.groups)
+    numbers = [f"{found.removable:,}", f"{found.share(found.removable):.1%}"]
+    rows.append(["all together", "", f"{units:,}", "", "", "", *numbers])
+    widths = (range(len(names)), (0, 1, 2, 6, 7), (0, 2, 7))
+    return FirstFitting([_of_groups(names, rows, columns) for columns in widths])
+
+
+def _of_groups(
+    names: Sequence[str], rows: Sequence[Sequence[str]], columns: Iterable[int]
+) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for at in columns:
+        if at == 0:
+            table.add_column(names[at], overflow="fold", min_width=16)
+        else:
+            table.add_column(names[at], justify="left" if at == 1 else "right", no_wrap=True)
+    for row in rows:
+        style = "bold" if row is rows[-1] else None
+        table.add_row(*(row[at] for at in columns), style=style)
+    return table
+
+
+@dataclass(frozen=True)
+class FirstFitting:
+    """Shows the first of some tables that fits the width of the terminal; else the last."""
+
+    tables: Sequence[Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table."""
+        unlimited = options.update_width(UNLIMITED)
+        for table in self.tables:
+            if Measurement.get(console, unlimited, table).minimum <= options.max_width:
+                yield table
+                return
+        yield self.tables[-1]
+
+
+def left_out(found: Inventory) -> Table:
+    """Tabulate the layers with rows that are not offered, those with the same reason in a row."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layers", overflow="fold", ratio=2)
+    table.add_column("why", ratio=3)
+    for reason, places in found.reasons.items():
+        layers = dict.fromkeys(p.parameter.rpartition(".")[0] or p.parameter for p in places)
+        table.add_row(", ".join(patterns(layers)), reason)
+    return table
+
+
+def patterns(names: Iterable[str]) -> list[str]:
+    """Join names that differ in numbers alone: "blocks.*.fc (12)"; others stay as they are."""
+    names = list(names)
+    alike = Counter(re.sub(r"\d+", "*", name) for name in names)
+    found = dict.fromkeys(
+        f"{pattern} ({alike[pattern]})" if alike[pattern] > 1 else name
+        for name in names
+        for pattern in [re.sub(r"\d+", "*", name)]
+    )
+    return list(found)
 
 
 def finds(done: Tidied) -> Table:

@@ -55,7 +55,7 @@ def find_units(
             on values, or an operation hides which columns read which rows).
         DataError: the example does not run.
     """
-    return _offer(model, with_forward(model, example, forward), inputs=inputs).groups
+    return traced(model, with_forward(model, example, forward), inputs=inputs).groups
 
 
 @checked
@@ -75,10 +75,10 @@ def not_offered(
     Raises:
         StructureError, DataError: as `find_units`.
     """
-    return _offer(model, with_forward(model, example, forward), inputs=False).left_out
+    return traced(model, with_forward(model, example, forward), inputs=False).left_out
 
 
-def _offer(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
+def traced(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
     """Trace a network; return the groups that can be cut, and what cannot."""
     with undisturbed(model), _on_one_thread():
         replay = record(model, example, inputs=inputs)

@@ -18,6 +18,7 @@ from sentei.network.example import Example, Forward, guessed
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink_
+from sentei.network.tracing.inventory import no_groups
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
@@ -332,7 +333,8 @@ class PruneWhileTraining:
 
     def _check(self) -> None:
         if not self.groups:
-            raise GroupError("there is nothing to prune: pass groups of find_units, find_synapses")
+            known = self.example if self.probe is None else self.probe.example
+            raise no_groups(self.model, known)
         for name, given in (("probe", self.probe), ("trajectory", self.trajectory)):
             if given is not None and getattr(given, "model", self.model) is not self.model:
                 raise GroupError(f"{name}= belongs to another model; make it with this one")

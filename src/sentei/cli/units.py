@@ -1,0 +1,122 @@
+"""The command `sentei units`: list what can be removed from a network, and what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from sentei.cli.bounds import Count
+from sentei.cli.options import NETWORK, REMOVED, Shown
+from sentei.cli.screen import Result, head
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sentei import Inventory, Neurons
+
+MODEL = """File of a network that sentei saved (.safetensors), or layer widths such as
+784-64-32-10:relu; nothing is trained."""
+SHAPE = """Shape of one input, such as 3 32 32 (channels, height, width). If left out, the width of
+a linear layer that comes first, else that of an MNIST image: 1 28 28."""
+MNIST = (1, 28, 28)
+
+
+def units(
+    model: Annotated[str, Parameter(group=NETWORK, help=MODEL)],
+    *,
+    shape: Annotated[
+        list[Count] | None, Parameter(group=NETWORK, help=SHAPE, consume_multiple=True)
+    ] = None,
+    inputs: Annotated[
+        bool, Parameter(group=REMOVED, help="List input features too, as a group.")
+    ] = False,
+    shown: Shown = Shown(),
+) -> Result:
+    """List the groups of units that can be removed from a network, and what cannot, with reasons.
+
+    A group's parameters are those that go when it keeps as few units as it can. What belongs to a
+    group: tensors whose rows compute its units, tensors that pass them on (batch norm), and
+    tensors whose columns read them.
+    """
+    from sentei import inventory
+    from sentei.cli.loading import untrained
+
+    shown.start()
+    network = untrained(model)
+    found = inventory(network, _example(network, shape), inputs=inputs)
+    return Result(_data(found), _shown(found))
+
+
+def _example(network: nn.Module, shape: Sequence[int] | None) -> Tensor:
+    """Return two random inputs.
+
+    Raises:
+        DataError: the network does not take inputs of this shape.
+    """
+    import torch
+
+    from sentei.errors import DataError, StructureError
+    from sentei.network.example import check, guessed
+
+    if shape is None:
+        try:
+            return guessed(network)
+        except StructureError:  # another layer than a linear one comes first
+            shape = MNIST
+    example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        check(network, example)
+    except DataError as error:
+        words = " ".join(map(str, shape))
+        raise DataError(
+            f"--shape has to name the shape of one input of the network, and {words} does not fit: "
+            f"{error}"
+        ) from error
+    return example
+
+
+def _data(found: Inventory) -> dict[str, Any]:
+    return {
+        "parameters": found.parameters,
+        "removable": found.removable,
+        "share": found.share(found.removable),
+        "groups": [
+            {
+                **_facts(each.group),
+                "parameters": each.parameters,
+                "share": found.share(each.parameters),
+            }
+            for each in found.offered
+        ],
+        "not_offered": found.not_offered,
+    }
+
+
+def _facts(group: Neurons) -> dict[str, Any]:
+    parts = {
+        role: [{"parameter": part.parameter, "dim": part.dim} for part in getattr(group, role)]
+        for role in ("producers", "followers", "listeners")
+    }
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "units": group.size,
+        "least": group.least,
+        **parts,
+    }
+
+
+def _shown(found: Inventory) -> list[Any]:
+    from sentei.reporting.tables import left_out, offered
+
+    if found.groups:
+        share = found.share(found.removable)
+        words = f"{found.removable:,} of {found.parameters:,} parameters ({share:.1%}) can go"
+        shown = [head(f"Offered: {words}"), offered(found)]
+    else:
+        shown = [head(f"Nothing is offered: none of {found.parameters:,} parameters can go")]
+    if found.not_offered:
+        shown += [head("Not offered"), left_out(found)]
+    return shown

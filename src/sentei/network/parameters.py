@@ -1,0 +1,35 @@
+"""Count the parameters that go with dead units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+from torch import nn
+
+from sentei.network.mask import Mask
+from sentei.network.units import Neurons
+
+
+def smallest(groups: Iterable[Neurons]) -> Mask:
+    """Return the mask in which each group keeps only as many units as torch's layers need."""
+    groups = list(groups)
+    return Mask.full(groups).without({g: range(g.least, g.size) for g in groups})
+
+
+def removed_parameters(model: nn.Module, mask: Mask) -> int:
+    """Return how many entries of parameters `shrink(model, mask)` removes.
+
+    An entry counts once, whatever number of removed rows and columns cross in it, and so does a
+    parameter that several modules share. Nothing is copied or cut.
+
+    Raises:
+        GroupError: the mask's groups are not the model's.
+    """
+    mask.check(model)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    left = {parameter: list(parameter.shape) for parameter in named.values()}
+    for (name, dim), positions in mask.gone.items():
+        if name in named:  # buffers, such as running means, are no parameters
+            left[named[name]][dim] -= len(positions)
+    return sum(parameter.numel() - prod(shape) for parameter, shape in left.items())
