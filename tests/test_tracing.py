@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import sentei
 import zoo
 from sentei.errors import DataError, StructureError
 from sentei.network.example import tensors
@@ -460,18 +461,72 @@ def test_everything_about_the_model_is_left_as_it_was():
     assert [m.training for m in model.modules()] == modes
 
 
-def test_units_behind_an_operation_that_swallows_nan_are_refused():
-    class Where(nn.Module):
+SWALLOWING = {
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "nan_to_num": torch.nan_to_num,
+    "a comparison": lambda x: (x > 0).to(x.dtype),
+    "an order": lambda x: x.argsort(-1).to(x.dtype),
+    "the largest": lambda x: F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", SWALLOWING)
+def test_units_behind_an_operation_that_swallows_nan_are_not_offered(name):
+    class Swallowing(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.a(x)
-            return self.b(torch.where(x > 0, x, 0.0))
+            x = SWALLOWING[name](self.a(x))
+            return self.c(F.silu(self.b(x)))
 
-    with pytest.raises(StructureError, match=r"'b.weight'.*does not propagate NaN"):
-        find_units(Where(), torch.randn(3, 4))
+    torch.manual_seed(0)
+    net, x = Swallowing(), torch.randn(3, 4)
+    (group,) = find_units(net, x)
+    assert (group.name, group.size) == ("b", 6)
+    reasons = {entry.parameter: entry.reason for entry in sentei.not_offered(net, x)}
+    assert reasons.keys() == {"a.weight", "c.weight"}
+    assert "does not propagate NaN" in reasons["a.weight"]
+
+
+class Experts(nn.Module):
+    """Each token is given to one of several experts, whose matrices lie in one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.router, self.head = nn.Linear(5, 16), nn.Linear(16, 4), nn.Linear(16, 3)
+        self.up = nn.Parameter(torch.randn(4, 24, 16) / 4)
+        self.down = nn.Parameter(torch.randn(4, 16, 24) / 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x)).reshape(-1, self.stem.out_features)
+        weight, expert = self.router(x).softmax(-1).max(-1)
+        order = expert.argsort(stable=True)
+        ends = torch.bincount(expert, minlength=4).cumsum(0).to(torch.int32)
+        y = F.grouped_mm(x[order], self.up.mT, offs=ends)
+        y = F.grouped_mm(F.silu(y), self.down.mT, offs=ends)
+        return self.head((y * weight[order, None])[order.argsort()])
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="torch is too old for grouped products")
+@pytest.mark.parametrize("tokens", [3, 40])  # three tokens leave experts without any
+def test_experts_of_one_tensor_are_cut_together(tokens):
+    torch.manual_seed(0)
+    net, x = Experts(), torch.randn(tokens, 5)
+    groups = find_units(net, x)
+    assert [(g.name, g.size) for g in groups] == [("stem", 16), ("up", 24), ("down", 16)]
+    parts = [*groups[1].producers, *groups[1].listeners]
+    assert [(part.parameter, part.dim) for part in parts] == [("up", 1), ("down", 2)]
+    # torch's grouped products take widths that are multiples of 16 bytes
+    mask = Mask.full(groups).without({g: [1, 4, 6, g.size - 1] for g in groups})
+    small = shrink(net, mask, x)
+    assert small.up.shape == (4, 20, 12)
+    assert small.down.shape == (4, 12, 20)
+    mask.apply_(net)
+    assert torch.allclose(small(x), net(x), atol=1e-5)
+    reasons = {entry.parameter: entry.reason for entry in sentei.not_offered(net, x)}
+    assert "router" in reasons["router.weight"]
 
 
 def test_weights_used_by_a_plain_matrix_product_are_followed():

@@ -44,10 +44,14 @@ def plain_form(
         return _plain_product(args[0], args[1], is_weight)
     if function is torch.einsum:
         return _plain_einsum(args, is_weight)
+    if function in _GROUPED and len(args) == 2:
+        return _row_by_row if args[1].ndim == 3 and args[0].ndim == 2 and _few(args[1]) else None
     return plain_recurrence(function)
 
 
 _PRODUCTS = (torch.matmul, torch.bmm, torch.mm, torch.mv)
+# In newer releases of torch only.
+_GROUPED = {getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None)} - {None}
 
 
 def _plain_product(one: Any, other: Any, is_weight: IsWeight) -> Callable[..., Tensor] | None:
@@ -98,6 +102,22 @@ def _one_by_one(x: Tensor, weight: Tensor) -> Tensor:
         parts.append(_one_by_one(own, weight.select(0, number)))
     rank = max(part.ndim for part in parts) + 1
     return torch.stack(parts, rank + at)
+
+
+def _row_by_row(
+    x: Tensor, weight: Tensor, *, offs: Tensor, bias: Tensor | None = None, **_: Any
+) -> Tensor:
+    """Compute the product of each run of rows with a matrix of its own; runs end before `offs`.
+
+    All rows are multiplied by every matrix, and by 0 where it is not theirs, so that neither shapes
+    nor what reads which units depend on where runs end.
+    """
+    of_row = torch.bucketize(torch.arange(len(x), device=x.device), offs, right=True)
+    found = x.new_zeros(len(x), weight.shape[-1])
+    for number in range(len(weight)):
+        product = F.linear(x, weight.select(0, number).t())
+        found = found + product * (of_row == number)[:, None]
+    return found if bias is None else found + bias
 
 
 def _plain_einsum(args: Sequence[Any], is_weight: IsWeight) -> Callable[..., Tensor] | None:

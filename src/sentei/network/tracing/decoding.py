@@ -10,7 +10,7 @@ rows and columns belong together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,10 +22,15 @@ from sentei.network.tracing.links import Links, groups_of
 from sentei.network.tracing.replay import OUTPUT, Replay, is_computed
 
 _ADDED = "they are added to single elements of the network's input, which keeps them"
+_HIDDEN = (
+    "an operation that does not propagate NaN reads them (torch.where, nan_to_num, a comparison, a "
+    "choice of indices), so it cannot be determined which layers depend on which of them"
+)
 _MIXED = (
     "a layer that reads them computes its weight from all columns at once, as weight norm does; "
     "torch.nn.utils.parametrize.remove_parametrizations(layer, name) stores the weight itself"
 )
+TRIED = 8  # noises in a source, of which one has to change what depends on its values
 CHECKS = 4  # replays at the end that check the result, each with a random half of the units hot
 
 
@@ -39,6 +44,7 @@ class Tracer:
         node: (width,) the node in `links` of each column.
         mixes: (width,) bool: which columns are those of listeners or outputs, not of followers.
         linked: (width,) bool: which columns are linked with what they read.
+        hidden: sources whose values reach columns where their NaN does not.
         start: (nodes,) the first node of the source that a row is in; 0 for all other nodes.
     """
 
@@ -55,6 +61,7 @@ class Tracer:
         self.linked = self.mixes
         self._single: list[tuple[np.ndarray, np.ndarray]] = []  # columns of followers, rows
         self._several = np.zeros(replay.width, bool)
+        self.hidden: list[Place] = []
         self.start = np.zeros(len(self.links.labels), np.int64)
         for place in replay.sources:
             self.start[self.links.nodes(place)] = self.links.offset[place]
@@ -232,21 +239,42 @@ class Tracer:
 
     def _check(self) -> None:
         """Check the links: NaN in random units must reach the columns linked with them only."""
-        labels = self.links.labels
+        for reads, changed, expected in self._trials():
+            self._refuse(reads != expected, "reads other units in one replay than in another")
+            if not (changed & ~expected).any():
+                continue
+            if self.hidden or not self._bar_hidden_():
+                self._refuse(changed & ~expected, f"reads units, and {_HIDDEN}")
+            return self._check()
+        return None
+
+    def _trials(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield which columns read NaN and other numbers from random units, and which should."""
+        labels, output = self.links.labels, self.links.offset[OUTPUT]
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
             hot = random.random(len(labels)) < 0.5
-            expected = hot[labels][self.node] & self.reads_any & self.linked
+            if self.hidden:
+                hot[labels[output]] = False  # units that are never cut
             by_source = self._by_source(hot[labels])
             reads = self.replay.nan_columns(by_source) & self.linked
             changed = self.replay.changed_columns(by_source, seed)
-            self._refuse(reads != expected, "reads other units in one replay than in another")
-            self._refuse(
-                changed & ~expected,
-                "reads units through an operation that does not propagate NaN (torch.where, "
-                "nan_to_num, a comparison), so it cannot be determined which units; use torch's "
-                "own activations there",
-            )
+            yield reads, changed, hot[labels][self.node] & self.reads_any & self.linked
+
+    def _bar_hidden_(self) -> bool:
+        """Bar the units whose values reach columns where their NaN does not, such as a router's.
+
+        They are never cut; so the others can be followed without knowing what reads these. Returns
+        whether there are any.
+        """
+        for place, reached in self.reached().items():
+            every = {place: np.ones(len(self.replay.sources[place].codes), bool)}
+            if any(
+                (self.replay.changed_columns(every, seed) & ~reached).any() for seed in range(TRIED)
+            ):
+                self.hidden.append(place)
+                self.links.bar_(self.links.nodes(place), _HIDDEN)
+        return bool(self.hidden)
 
     def _refuse(self, wrong: np.ndarray, problem: str) -> None:
         """Raise StructureError for the first place with a wrong column, from (width,) bool."""

@@ -11,6 +11,9 @@ from sentei.network.tracing.inputs import Place
 from sentei.network.tracing.links import groups_of
 from sentei.network.tracing.replay import OUTPUT
 
+SHARED = (
+    "they act on all units of what they reach alike, such as a router or the one key of all heads"
+)
 ROWS = 2  # rows of a source that are tried alone
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,9 +16,10 @@ from sentei.network.example import Example, Forward, check, smallest, undisturbe
 from sentei.network.forward import with_forward
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
+from sentei.network.tracing.inputs import Place
 from sentei.network.tracing.offering import Offer, offer
-from sentei.network.tracing.replay import Replay
-from sentei.network.tracing.sharing import shared_sources
+from sentei.network.tracing.replay import Replay, is_computed
+from sentei.network.tracing.sharing import SHARED, shared_sources
 from sentei.network.units import Neurons
 
 WAYS = 4  # sources that are tried as shared ones, each in a trace of its own
@@ -87,9 +88,16 @@ def traced(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
         ways = [everywhere] if everywhere else []
         if ways and len(in_part) <= WAYS:
             ways += [[*everywhere, place] for place in in_part]
-        others = [_followed(model, replay.without(way), example)[0] for way in ways]
+        others = [_without(model, replay, way, example) for way in ways]
         better = [o for o in others if not o.refused and len(o.groups) > len(found.groups)]
         return max(better, key=_rank, default=found)
+
+
+def _without(model: nn.Module, replay: Replay, way: Sequence[Place], example: Example) -> Offer:
+    """Return what is offered if some sources count as shared by all units that they reach."""
+    found, _ = _followed(model, replay.without(way), example)
+    shared = [NotOffered(*place, SHARED) for place in way if not is_computed(place)]
+    return replace(found, left_out=[*found.left_out, *shared])
 
 
 def _rank(offer: Offer) -> tuple[int, int]:
