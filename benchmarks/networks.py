@@ -60,9 +60,9 @@ def main() -> None:
     names = list(zoo())
     if not options.page:
         run_all(chosen(names, options), options)
+        tidy = [read(options.results)[name] for name in names if name in read(options.results)]
+        options.results.write_text("".join(json.dumps(each) + "\n" for each in tidy), "utf-8")
     results = read(options.results)
-    tidy = "".join(json.dumps(results[name]) + "\n" for name in names if name in results)
-    options.results.write_text(tidy, encoding="utf-8")
     if not options.only or options.page:
         write_page(PAGE, {name: results[name] for name in names if name in results}, len(names))
 

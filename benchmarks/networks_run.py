@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from networks_zoo import Build, Case
+from networks_zoo import Build, Case, Forward
 from sentei.errors import PruningError
 
 
@@ -54,13 +54,17 @@ def forward_of(case: Case) -> dict[str, Any]:
 
 def run(model: nn.Module, case: Case, dtype: torch.dtype | None = None) -> list[Tensor]:
     """Return all tensors that the network returns for the example, converted to a dtype."""
-    example = copied(case.example, dtype)
     torch.manual_seed(1)
-    if case.forward:
-        return leaves(case.forward(model, example))
+    return leaves(called(model, copied(case.example, dtype), case.forward))
+
+
+def called(model: nn.Module, example: Any, forward: Forward | None) -> Any:
+    """Return what a network returns for an example."""
+    if forward:
+        return forward(model, example)
     if isinstance(example, Mapping):
-        return leaves(model(**example))
-    return leaves(model(*example) if isinstance(example, tuple) else model(example))
+        return model(**example)
+    return model(*example) if isinstance(example, tuple) else model(example)
 
 
 def copied(value: Any, dtype: torch.dtype | None) -> Any:

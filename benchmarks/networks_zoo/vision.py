@@ -231,9 +231,12 @@ def raw(model: Any, x: Tensor) -> Any:
     head, training = model.model[-1], model.model[-1].training
     head.training = True
     try:
-        return model(x)
+        outputs = model(x)
     finally:
         head.training = training
+    both = outputs.get("one2one"), outputs.get("one2many")  # of heads without suppression
+    parts = [each for each in both if each] or [outputs]
+    return [value for each in parts for name, value in each.items() if name != "feats"]
 
 
 def yolo(file: str, kind: str, forward: Forward | None) -> Case:
