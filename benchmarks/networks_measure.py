@@ -31,7 +31,6 @@ ALONE = 12  # groups that are cut alone, spread over the network; fewer where al
 ALONE_AFTER = 2
 CLOSE = 1e-6  # of the largest output, in float64: more is wrong
 CLOSE_IN_FLOAT32 = 1e-3
-NEARLY_ALL = 0.9  # of the parameters are offered: what is not offered is then not looked up
 
 
 # The oracle: outputs in float64, and nothing of sentei's certificate.
@@ -139,9 +138,6 @@ def measure(build: Build, report: Callable[[Result], None]) -> None:
     if groups:
         with stage("alone"):
             _alone(case, groups, result, report)
-    if result.get("offered", 1) < NEARLY_ALL:
-        with stage("not offered"):
-            result["not offered"] = _left_out(case)
     result["stage"] = "done"
     report(result)
 
@@ -157,23 +153,16 @@ def _reason(attempt: Callable[[], Any]) -> str:
 
 def _followed(case: Case, result: Result) -> list[Any]:
     try:
-        groups = sentei.find_units(case.model, case.example, **forward_of(case))
+        found = sentei.inventory(case.model, case.example, **forward_of(case))
     except Exception as error:
         result["followed"] = why(error)
         return []
+    groups = found.groups
     result["followed"] = ""
+    result["not offered"] = dict(Counter(each.reason for each in found.not_offered).most_common())
     result["groups"] = [[g.name, g.kind, g.size] for g in groups]
     result["offered"] = offered_share(case.model, groups)
     return [g for g in groups if g.size > max(1, g.least)]
-
-
-def _left_out(case: Case) -> dict[str, int]:
-    """Return how often each reason for not offering is given."""
-    try:
-        listed = sentei.not_offered(case.model, case.example, **forward_of(case))
-    except Exception as error:
-        return {why(error): 1}
-    return dict(Counter(each.reason for each in listed).most_common())
 
 
 def _at_once(case: Case, groups: Sequence[Any], result: Result) -> nn.Module | None:
