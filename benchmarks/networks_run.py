@@ -44,7 +44,12 @@ def built(build: Build, seed: int = 0) -> Case:
     torch.manual_seed(seed)
     case = build()
     perturb_(case.model)
-    return dataclasses.replace(case, model=case.model.eval())
+    case = dataclasses.replace(case, model=case.model.eval())
+    with (
+        torch.no_grad()
+    ):  # weights that hooks compute, as the old weight norm does, get their values
+        run(case.model, case)
+    return case
 
 
 def forward_of(case: Case) -> dict[str, Any]:

@@ -104,11 +104,12 @@ def last_layers(case: Case) -> list[nn.Module]:
     """Return the layers from which an output can be reached without passing another layer."""
     kinds = nn.Linear | nn.modules.conv._ConvNd
     computed: list[tuple[nn.Module, Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda m, _, value: computed.append((m, value)))
-        for module in case.model.modules()
-        if isinstance(module, kinds)
-    ]
+
+    def note(module: nn.Module, _: Any, value: Any) -> None:
+        computed.append((module, value))
+
+    linear = [module for module in case.model.modules() if isinstance(module, kinds)]
+    handles = [module.register_forward_hook(note) for module in linear]
     try:
         outputs = run(case.model, case)
     finally:
