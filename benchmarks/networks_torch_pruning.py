@@ -32,6 +32,8 @@ def torch_pruning(build: Build) -> dict[str, Any]:
             result = result | _cut(case, heads, way)
             if not result["error"]:
                 break
+        except TimeoutError as error:
+            return result | {"error": why(error)}
         except Exception as error:
             result = {"error": why(error)} | result
         if not heads:
