@@ -382,6 +382,12 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "datasets.mnist": {"split": "default"},
         "datasets.npz_file": {"path": w.folder / "arrays.npz"},
         "datasets.stratified": {"sizes": [6, 3]},
+        "declare": {
+            "producers": {"0.weight": 0, "0.bias": 0},
+            "followers": {},
+            "listeners": {"2.weight": 1},
+            "units": 6,
+        },
         "explain": {"path": w.folder / "page.html"},
         "export": {"path": w.folder / "net.c", "mask": None},
         "find_units": {"inputs": False},

@@ -162,17 +162,17 @@ def many(name: str, columns: list[list[int]]) -> Neurons:
 
 
 def test_positions_by_place():
-    one, two = many("a", [[4, 5], [0, 1]]), many("b", [[3, 1], [2, 6], [8, 9]])
+    one, two = many("a", [[4, 5], [1, 0]]), many("b", [[7, 3], [2, 6], [8, 9]])
     links = Synapses("a", 4, "a.weight", (2, 2))
     mask = Mask.full([one, two, links]).without({one: [0, 1], two: [0], links: [0]})
     assert {place: where.tolist() for place, where in mask.unread.items()} == {
-        ("out.weight", 1): [0, 1, 3, 4, 5],  # once each, ascending
+        ("out.weight", 1): [0, 1, 3, 4, 5, 7],  # of both groups, ascending
     }
     assert {place: where.tolist() for place, where in mask.gone.items()} == {
         ("a.weight", 0): [0, 1],
         ("b.weight", 0): [0],
-        ("norm.weight", 0): [0, 1, 3, 4, 5],
-        ("out.weight", 1): [0, 1, 3, 4, 5],
+        ("norm.weight", 0): [0, 1, 3, 4, 5, 7],
+        ("out.weight", 1): [0, 1, 3, 4, 5, 7],
     }
     assert mask.touched == {"a", "b", "norm", "out"}
     assert Mask.full([one, two]).without({two: [0]}).touched == {"b", "norm", "out"}

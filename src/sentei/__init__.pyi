@@ -36,6 +36,7 @@ from sentei.network.picking import pick as pick
 from sentei.network.surgery.certificate import certify as certify
 from sentei.network.surgery.surgery import shrink as shrink
 from sentei.network.surgery.surgery import shrink_ as shrink_
+from sentei.network.tracing.declaring import declare as declare
 from sentei.network.tracing.grouping import NotOffered as NotOffered
 from sentei.network.tracing.inventory import Inventory as Inventory
 from sentei.network.tracing.inventory import inventory as inventory

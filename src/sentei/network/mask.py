@@ -15,7 +15,15 @@ from sentei.arguments import checked
 from sentei.errors import GroupError, unknown
 from sentei.html_table import html_table
 from sentei.network.reindex import Place, Reindexing, has_select, remaining_positions
-from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses, named
+from sentei.network.units import (
+    KINDS,
+    Group,
+    Listener,
+    Neurons,
+    Synapses,
+    named,
+    refuse_shared_positions,
+)
 
 
 @checked
@@ -34,10 +42,11 @@ class Mask:
         """Return the mask in which all members of the groups are alive.
 
         Raises:
-            GroupError: two groups have the same kind and name.
+            GroupError: two groups have the same kind and name, or hold the same row or column.
         """
         groups = list(groups)
         named(groups)
+        refuse_shared_positions(groups)
         return cls({group: torch.ones(group.size, dtype=torch.bool) for group in groups})
 
     @property
@@ -80,10 +89,14 @@ class Mask:
         """Return a mask in which every member that is dead in either mask is dead.
 
         It holds the groups of this mask, and those of the other that have dead members.
+
+        Raises:
+            GroupError: two groups of the joined mask hold the same row or column.
         """
         with_dead = [group for group in other.groups if other.dead(group).numel()]
         others = [group for group in with_dead if group not in self._alive]
         alive = {**self._alive, **Mask.full(others)._alive}
+        refuse_shared_positions(alive)
         return Mask(alive).without({group: other.dead(group) for group in with_dead})
 
     def _changed(self, members: Mapping[Any, Tensor | Sequence[int]], *, alive: bool) -> Mask:

@@ -8,9 +8,11 @@ layers.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from sentei.arguments import checked
@@ -149,3 +151,33 @@ def named(groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
             )
         by_name[group.kind, group.name] = group
     return by_name
+
+
+def refuse_shared_positions(groups: Iterable[Group]) -> None:
+    """Raise GroupError if two groups of units hold the same position of a tensor.
+
+    A cut of one of them would change what the other one means. Groups of `find_units` share none;
+    one that is declared by hand may.
+    """
+    held: dict[tuple[str, int], list[tuple[Neurons, Tensor]]] = defaultdict(list)
+    for group in groups:
+        if isinstance(group, Neurons):
+            for part in (*group.producers, *group.followers, *group.listeners):
+                held[part.parameter, part.dim].append((group, part.index))
+    for (parameter, dim), parts in held.items():
+        positions = torch.cat([index.flatten() for _, index in parts])
+        if len(parts) > 1 and positions.bincount(minlength=1).max() > 1:
+            _refuse_shared(parameter, dim, parts)
+
+
+def _refuse_shared(parameter: str, dim: int, parts: Sequence[tuple[Neurons, Tensor]]) -> None:
+    owners: dict[int, Neurons] = {}
+    for group, index in parts:
+        for position in index.flatten().tolist():
+            other = owners.setdefault(position, group)
+            if other is not group:
+                raise GroupError(
+                    f"each row and column belongs to one group; {other.kind} {other.name!r} and "
+                    f"{group.kind} {group.name!r} both hold position {position} along dimension "
+                    f"{dim} of {parameter!r}. Leave one of them out."
+                )

@@ -147,14 +147,29 @@ def alike(
     """
     two = few(masked, example)
     observe = partial(observed, example=two, leaking=leaking)
-    want, marked = observe(masked), observe(masked, dead=mask)
+    want, marked = observe(masked), _with_marks(masked, observe, mask)
 
     def fits(small: nn.Module) -> bool:
-        pairs, _ = paired(want, observe(small), marked, "evaluation mode")
+        pairs, _ = paired(want, _observed_cut(small, observe), marked, "evaluation mode")
         allowed = 10 * max((TOLERANCE.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
         return all(difference(a, b) <= allowed for _, a, b in pairs)
 
     return fits
+
+
+def _observed_cut(small: nn.Module, observe: Callable[..., Observed]) -> Observed:
+    try:
+        return observe(small)
+    except Exception as error:  # of any kind: `forward` may check its sizes itself
+        raise CertificateError(f"the shrunk network does not run: {error}") from error
+
+
+def _with_marks(model: nn.Module, observe: Callable[..., Observed], mask: Mask) -> Observed | None:
+    """Run a network with NaN at dead units; return None if it does not run, as where it checks."""
+    try:
+        return observe(model, dead=mask)
+    except Exception:
+        return None
 
 
 def few(model: nn.Module, example: Example) -> Example:
@@ -202,7 +217,7 @@ class _Check:
         self.compared = 0
         self.uncompared: list[str] = []
         self.tolerance = 0.0
-        self.marked: dict[bool, Observed] = {}
+        self.marked: dict[bool, Observed | None] = {}
 
     def same(
         self,
@@ -236,12 +251,11 @@ class _Check:
         except Exception:
             check_example(reference, self.example)  # whose error says what is wrong with it
             raise
-        try:
-            got = observe(other)
-        except Exception as error:
-            raise CertificateError(f"the shrunk network does not run: {error}") from error
+        got = _observed_cut(other, observe)
         if mask is not None and training not in self.marked:
-            self.marked[training] = observe(reference, dead=mask)
+            self.marked[training] = _with_marks(reference, observe, mask)
+            if self.marked[training] is None:
+                self.uncompared.append(f"layers in {where} (the network does not run with NaN)")
         marked = self.marked.get(training)
         pairs, left_out = paired(want, got, marked, where)
         self.uncompared += left_out

@@ -24,7 +24,8 @@ from sentei.network.tracing.replay import OUTPUT, Replay, is_computed
 _ADDED = "they are added to single elements of the network's input, which keeps them"
 _HIDDEN = (
     "an operation that does not propagate NaN reads them (torch.where, nan_to_num, a comparison, a "
-    "choice of indices), so it cannot be determined which layers depend on which of them"
+    "choice of indices), so it cannot be determined which layers depend on which of them; if you "
+    "know, make a group of them with sentei.declare"
 )
 _MIXED = (
     "a layer that reads them computes its weight from all columns at once, as weight norm does; "

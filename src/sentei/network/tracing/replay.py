@@ -103,7 +103,8 @@ class Replay:
             raise StructureError(
                 "units are followed from layer to layer, but no use of a weight was seen; pass the "
                 "plain nn.Module, not a scripted, traced or compiled one, with weights used by "
-                "torch's own functions (linear, convolution, attention)"
+                "torch's own functions (linear, convolution, attention), or make groups yourself "
+                "with sentei.declare"
             )
         self._outputs = [output.clone() for output in outputs]
         self._add_reader(OUTPUT, sum(output.numel() for output in outputs))

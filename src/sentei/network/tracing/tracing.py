@@ -106,7 +106,15 @@ def _rank(offer: Offer) -> tuple[int, int]:
 
 def _followed(model: nn.Module, replay: Replay, example: Example) -> tuple[Offer, Tracer]:
     tracer = Tracer(replay)
-    tracer.trace()
+    try:
+        tracer.trace()
+    except StructureError:
+        raise
+    except Exception as error:
+        raise StructureError(
+            "the network cannot be followed: with NaN in the place of units it does not run "
+            f"({error}). If you know which tensors belong to units, make groups with sentei.declare"
+        ) from error
     found = offer(model, groups(tracer), unread_rows(tracer), example)
     whys = [
         NotOffered(part.parameter, part.dim, why)

@@ -65,9 +65,9 @@ class WholePasses:
         """
         del block, units, mixes
         raise StructureError(
-            "a repair is measured where layers read the units themselves; the network computes the "
-            f"weights that read them ({', '.join(sorted(self.listeners))}) from others. Measure "
-            "without a repair."
+            "a repair is measured where layers read the units themselves; the weights that read "
+            f"them ({', '.join(sorted(self.listeners))}) are computed from others, or used by a "
+            "function that sentei does not know. Measure without a repair."
         )
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
@@ -84,8 +84,9 @@ class WholePasses:
         if kind == "diagonal":
             raise CriterionError(
                 "the diagonal recursion needs a single linear layer that reads the units; the "
-                f"network computes the weights that read them ({', '.join(sorted(self.listeners))})"
-                ' from others. Use curvature="full", which is exact for any network.'
+                f"weights that read them ({', '.join(sorted(self.listeners))}) are computed from "
+                "others, or used by a function that sentei does not know. Use "
+                'curvature="full", which is exact for any network.'
             )
         found = [self._second(block, unit) for unit in units]
         return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
