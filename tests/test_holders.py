@@ -9,9 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import sentei
+from sentei.network.example import undisturbed
 from sentei.network.holders import holders, public_integers
 from sentei.network.surgery import surgery
 from sentei.network.surgery.certificate import certify
+from sentei.network.tracing.decoding import Tracer
+from sentei.network.tracing.grouping import groups
+from sentei.network.tracing.tracing import record
 
 WIDTH, HEADS = 24, 4
 
@@ -73,9 +77,30 @@ def encoder(kind, layers=2):
     config = CONFIGS[kind]()
     config.layers = layers
     net, x = Encoder(config), torch.randn(4, 5, 6)
-    heads = [group for group in sentei.find_units(net, x) if group.kind == "head"]
+    heads = heads_of(net, x)
     assert len(heads) == layers
     return net, x, heads
+
+
+def heads_of(net, x):
+    """The heads of each layer by themselves; only those of all layers together are offered."""
+    with undisturbed(net):
+        tracer = Tracer(record(net, x, inputs=False))
+        tracer.trace()
+    return [group for group in groups(tracer) if group.kind == "head"]
+
+
+def test_heads_that_a_shared_configuration_counts_are_offered_together():
+    net, x, heads = encoder("dataclass", 3)
+    (offered,) = (group for group in sentei.find_units(net, x) if group.kind == "head")
+    assert offered.size == HEADS
+    assert {part.parameter for part in offered.producers} == {
+        part.parameter for group in heads for part in group.producers
+    }
+    mask = sentei.Mask.full([offered]).without({offered: [1]})
+    small = sentei.shrink(net, mask, example=x)
+    assert small.config.heads == 3
+    assert torch.allclose(small(x), masked(net, mask)(x), atol=1e-5)
 
 
 def masked(net, mask):
@@ -166,7 +191,7 @@ def test_multiples_of_unit_counts_follow(own):
     net, x = Encoder(config), torch.randn(4, 5, 6)
     blocks = [Grouped(config, own) for _ in range(config.layers)]
     net.blocks = nn.ModuleList(blocks)
-    heads = [group for group in sentei.find_units(net, x) if group.kind == "head"]
+    heads = heads_of(net, x)
     assert {part.index.shape[1] for part in heads[0].listeners} == {2 * WIDTH // HEADS}
     mask = sentei.Mask.full(heads).without({group: [1] for group in heads})
     small = sentei.shrink(net, mask, example=x)

@@ -1,4 +1,7 @@
-"""Every tensor is a place: tables, joined biases and computed weights follow their units."""
+"""Every tensor is a place: tables, joined biases and computed weights follow their units.
+
+And what must go together does.
+"""
 
 import copy
 
@@ -6,7 +9,11 @@ import pytest
 import torch
 
 import sentei
+import zoo
+from joined_networks import JOINED
 from place_networks import PLACES
+
+NETWORKS = {**PLACES, **JOINED}
 
 
 def doomed(groups):
@@ -14,9 +21,9 @@ def doomed(groups):
     return {g: list(range(g.size))[1::3][: max(g.size // 3, 1)] for g in groups if g.size > 1}
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_groups_are_found_and_nothing_changes(name):
-    build, expected = PLACES[name]
+    build, expected = NETWORKS[name]
     net, x = build()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     groups = sentei.find_units(net, x)
@@ -24,9 +31,9 @@ def test_groups_are_found_and_nothing_changes(name):
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name, (_, groups) in PLACES.items() if groups])
+@pytest.mark.parametrize("name", [name for name, (_, groups) in NETWORKS.items() if groups])
 def test_what_is_offered_can_be_cut(name):
-    net, x = PLACES[name][0]()
+    net, x = NETWORKS[name][0]()
     groups = sentei.find_units(net, x)
     net, x = net.double(), x.double()
     mask = sentei.Mask.full(groups).without(doomed(groups))
@@ -60,3 +67,33 @@ def test_every_unit_is_measured_exactly(name):
             sentei.Mask.full([group]).without({group: [unit]}).apply_(copied)
             own = sentei.Probe(copied, (x, targets), "half_squared_error").loss()
             assert measured == pytest.approx(own, rel=1e-9)
+
+
+def ranked_by_chance(groups, seed):
+    """The half of all units that a random ranking over the network removes."""
+    random = torch.Generator().manual_seed(seed)
+    scores = {group: torch.rand(group.size, generator=random) for group in groups}
+    most = {group: group.size - max(group.least, 1) for group in groups}
+    counts = {g: min(int((scores[g] < 0.5).sum()), most[g]) for g in groups}
+    return {g: scores[g].argsort()[: counts[g]] for g in groups}
+
+
+def check_rankings(name, seeds):
+    net, x = zoo.build(name) if name in zoo.ZOO else NETWORKS[name][0]()
+    groups = sentei.find_units(net, x)
+    for seed in range(seeds):
+        mask = sentei.Mask.full(groups).without(ranked_by_chance(groups, seed))
+        small = sentei.shrink(net, mask, example=x)
+        lost = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in small.parameters())
+        assert lost > 0 or not groups
+
+
+@pytest.mark.parametrize("name", [*JOINED, "FewerKeys", "SharedBiases", "grouped"])
+def test_no_ranking_over_the_network_ends_in_a_mask_that_cannot_be_shrunk(name):
+    check_rankings(name, seeds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*JOINED, *PLACES, *zoo.ZOO])
+def test_no_ranking_ends_so_with_more_seeds(name):
+    check_rankings(name, seeds=8)

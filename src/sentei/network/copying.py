@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from typing import TypeVar
 
 from torch import Tensor, nn
 
 from sentei.network.example import tensors
+from sentei.network.holders import holders
 
 _CONTAINERS = (dict, list, tuple, deque)
 Module = TypeVar("Module", bound=nn.Module)
@@ -27,6 +30,36 @@ def copied(model: Module, instead: Mapping[int, Tensor] | None = None) -> Module
     """
     memo: dict[int, Tensor] = {id(t): t.detach() for t in kept_tensors(model) if not t.is_leaf}
     return copy.deepcopy(model, {**memo, **(instead or {})})
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[nn.Module]:
+    """Undo on exit what a `with` block does to a network: to its modules, attributes and tensors.
+
+    Much faster than a copy. Numbers that the block writes into the memory of a tensor stay; it has
+    to give the tensor other `data`.
+    """
+    attributes = {
+        id(holder): (holder, {name: _outer_copy(value) for name, value in vars(holder).items()})
+        for holder in holders(model).values()
+    }
+    every = chain(model.parameters(), model.buffers())
+    data = {id(tensor): (tensor, tensor.data, tensor.grad) for tensor in every}
+    try:
+        yield model
+    finally:
+        for holder, values in attributes.values():
+            vars(holder).clear()
+            vars(holder).update(values)
+        for tensor, own, grad in data.values():
+            tensor.grad = None
+            tensor.data = own
+            tensor.grad = grad
+
+
+def _outer_copy(value: object) -> object:
+    """Copy a container without what is in it."""
+    return copy.copy(value) if isinstance(value, (dict, list, deque, set)) else value
 
 
 def kept_tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -137,24 +137,37 @@ def certify(
     )
 
 
-def alike(
-    masked: nn.Module, example: Example, mask: Mask, *, leaking: bool = False
-) -> Callable[[nn.Module], bool]:
-    """Return a quick test of networks that may be the cut one: a pass on two inputs for each.
+class Likeness:
+    """A quick test of networks that may be the cut one: a pass on two inputs for each.
 
     It compares outputs and layers with those of the masked network, in evaluation mode and with the
     networks' own weights, so that it refuses most wrong cuts. `certify` proves a right one.
     """
-    two = few(masked, example)
-    observe = partial(observed, example=two, leaking=leaking)
-    want, marked = observe(masked), _with_marks(masked, observe, mask)
 
-    def fits(small: nn.Module) -> bool:
-        pairs, _ = paired(want, _observed_cut(small, observe), marked, "evaluation mode")
+    def __init__(self, masked: nn.Module, example: Example, mask: Mask, *, leaking: bool = False):
+        self._masked, self._mask = masked, mask
+        self.run = partial(observed, example=few(masked, example), leaking=leaking)
+
+    @cached_property
+    def _wanted(self) -> tuple[Observed, Observed | None]:
+        # Most wrong cuts do not run, and nothing is compared with them.
+        return self.run(self._masked), _with_marks(self._masked, self.run, self._mask)
+
+    def holds(self, got: Observed) -> bool:
+        """Return whether a network that ran with `run` computed what the masked one does."""
+        want, marked = self._wanted
+        try:
+            pairs, _ = paired(want, got, marked, "evaluation mode")
+        except CertificateError:  # outputs of other shapes
+            return False
         allowed = 10 * max((TOLERANCE.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
         return all(difference(a, b) <= allowed for _, a, b in pairs)
 
-    return fits
+
+def differs_by_seed(model: nn.Module, example: Example) -> bool:
+    """Return whether a network computes other outputs under another seed."""
+    apart = _differences(observed(model, example), observed(model, example, seed=1))
+    return any(value > 0 for value in apart.values())
 
 
 def _observed_cut(small: nn.Module, observe: Callable[..., Observed]) -> Observed:
@@ -174,7 +187,7 @@ def _with_marks(model: nn.Module, observe: Callable[..., Observed], mask: Mask) 
 
 def few(model: nn.Module, example: Example) -> Example:
     """Return two inputs like those of an example; the example itself if the network needs all."""
-    if rows(example) is None:
+    if rows(example) in (None, LEAST):
         return example
     two = resized(at_least(example, LEAST), lambda tensor: tensor[:LEAST])
     return two if _runs(model, two) else example

@@ -9,9 +9,9 @@ are tried first, and few at a time.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 from typing import Any
 
 from torch import nn
@@ -20,16 +20,18 @@ from sentei.network.example import Example, undisturbed
 from sentei.network.example import run as run_model
 from sentei.network.holders import holders, integers, is_foreign
 from sentei.network.mask import Mask
-from sentei.network.units import Neurons
+from sentei.network.units import Listener, Neurons
 
 ATTEMPTS = 64  # how many patches are tried for one group before its cut is refused
+ATTEMPTS_TOGETHER = 16  # and for several groups at once, which may be tried one by one later
 
 Patch = tuple[tuple[str, str, int], ...]  # path of the holder, attribute, new value
+Attributes = Callable[[], set[tuple[str, str]]]
 _SHARED = 1000  # the distance of a configuration, which is farther away than every module
 
 
-def patches(model: nn.Module, mask: Mask, read: set[tuple[str, str]]) -> Iterator[Patch]:
-    """Yield sets of new values for integers that equal a size before the cut, at most `ATTEMPTS`.
+def patches(model: nn.Module, mask: Mask, read: Attributes) -> Iterator[Patch]:
+    """Yield sets of new values for integers that equal a size before the cut.
 
     First none, then one at a time, the nearest to the cut layers first; then two, and so on. Where
     several groups are cut, an attribute changes in all layers of one class together.
@@ -37,24 +39,28 @@ def patches(model: nn.Module, mask: Mask, read: set[tuple[str, str]]) -> Iterato
     Args:
         model: before the cut.
         mask: of the cut.
-        read: (path of the holder, attribute) of the attributes that may be changed.
+        read: returns (path of the holder, attribute) of the attributes that may be changed.
     """
-    own, multiples = _new_sizes(model, mask), _new_multiples(mask)
+    yield ()
+    cut = _cut(mask)
+    together = len(cut) > 1
     changes: dict[tuple, list[Patch]] = defaultdict(list)
     for path, holder in holders(model).items():
         if _may_hold_sizes(path, holder, mask):
-            for change in _changes(path, holder, {**multiples, **own}, read):
-                is_own = integers(holder)[change[0][1]] in own
-                alike = type(holder) if len(_cut(mask)) > 1 else path
-                changes[_distance(path, mask), not is_own, alike, change[0][1:]].append(change)
+            around = _around(cut, path)
+            own, multiples = _new_sizes(model, mask, around), _new_multiples(mask, around)
+            for change in _changes(path, holder, {**multiples, **own}, read()):
+                _, attribute, _ = change[0]
+                is_own = integers(holder)[attribute] in own
+                alike = type(holder) if together else path
+                changes[_distance(path, mask), not is_own, alike, attribute].append(change)
     nearest = [tuple(chain(*changes[key])) for key in sorted(changes, key=lambda key: key[:2])]
-    tried = 0
-    for count in range(len(nearest) + 1):
-        for chosen in combinations(nearest, count):
-            if tried == ATTEMPTS:
-                return
-            tried += 1
-            yield tuple(chain(*chosen))
+    sets = (
+        tuple(chain(*chosen))
+        for count in range(1, len(nearest) + 1)
+        for chosen in combinations(nearest, count)
+    )
+    yield from islice(sets, (ATTEMPTS_TOGETHER if together else ATTEMPTS) - 1)
 
 
 def _changes(
@@ -97,24 +103,40 @@ def _distance(path: str, mask: Mask) -> int:
     return min((layer.count(".") + 1 - depth for layer in inside), default=0)
 
 
-def _new_sizes(model: nn.Module, mask: Mask) -> dict[int, int]:
-    """Map each size before the cut to the size after it."""
-    sizes: dict[int, int] = {}
-    for (name, dim), removed in mask.gone.items():
-        layer, _, short = name.rpartition(".")
-        old = getattr(model.get_submodule(layer), short).shape[dim]
-        sizes[old] = old - removed.numel()
-    return sizes | {group.size: mask.count(group) for group in _cut(mask)}
+def _around(cut: Sequence[Neurons], path: str) -> Sequence[Neurons]:
+    """Return the groups whose sizes an object may hold: those with layers inside it, if any."""
+    if ":" in path:
+        return cut
+    inside = [g for g in cut if any(_is_inside(part.layer, path) for part in _parts(g))]
+    return inside or cut
 
 
-def _new_multiples(mask: Mask) -> dict[int, int]:
+def _new_sizes(model: nn.Module, mask: Mask, cut: Sequence[Neurons]) -> dict[int, int]:
+    """Map each size before the cut to the size after it.
+
+    A size that is not the same for all groups afterwards is left out.
+    """
+    sizes: dict[int, set[int]] = defaultdict(set)
+    for group in cut:
+        own: dict[int, int] = {}
+        for part in _parts(group):
+            layer, _, short = part.parameter.rpartition(".")
+            old = getattr(model.get_submodule(layer), short).shape[part.dim]
+            own[old] = old - mask.gone[part.parameter, part.dim].numel()
+        own[group.size] = mask.count(group)
+        for old, new in own.items():
+            sizes[old].add(new)
+    return {old: new.pop() for old, new in sizes.items() if len(new) == 1}
+
+
+def _new_multiples(mask: Mask, cut: Sequence[Neurons]) -> dict[int, int]:
     """Map whole multiples of unit counts to those after the cut, such as query heads of key heads.
 
     Each unit has as many of the counted things, at most as many as it has rows or columns.
     """
     return {
         group.size * each: mask.count(group) * each
-        for group in _cut(mask)
+        for group in cut
         for part in (*group.producers, *group.listeners)
         for each in range(1, part.index.shape[1] + 1)
         if part.index.shape[1] % each == 0
@@ -124,6 +146,10 @@ def _new_multiples(mask: Mask) -> dict[int, int]:
 def _cut(mask: Mask) -> list[Neurons]:
     groups = (group for group in mask.groups if isinstance(group, Neurons))
     return [group for group in groups if mask.count(group) < group.size]
+
+
+def _parts(group: Neurons) -> tuple[Listener, ...]:
+    return (*group.producers, *group.followers, *group.listeners)
 
 
 def apply_patch_(model: nn.Module, patch: Patch) -> nn.Module:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError, unknown
-from sentei.network.copying import copied
+from sentei.network.copying import copied, restored
 from sentei.network.example import Example, Forward, guessed, undisturbed
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
-from sentei.network.surgery.certificate import alike, certify, few
+from sentei.network.surgery.certificate import Likeness, certify, differs_by_seed, few
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.size_attributes import (
+    Attributes,
     Patch,
     apply_patch_,
     attributes_read,
@@ -26,6 +29,7 @@ from sentei.network.surgery.sparse import sparsified
 from sentei.network.surgery.twin import calibrate_, redraw_
 from sentei.network.units import Neurons
 
+ROUND = 4  # units: kernels whose rows have to be a multiple of 16 bytes take multiples of it
 _FAILURES = (CertificateError, RuntimeError, IndexError)
 
 
@@ -158,7 +162,13 @@ def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
         return _proved(masked, mask, example)
     except _FAILURES as error:
         first = error
-    patch, at_fault = _patch_by_group(masked, mask, example)
+    read = attributes_read(masked, example)
+    for patch in _plausible(masked, mask, example, lambda: read):
+        try:
+            return _proved(masked, mask, example, patch)
+        except _FAILURES:
+            continue
+    patch, at_fault = _patch_by_group(masked, mask, example, read)
     error = first
     if not at_fault:
         try:
@@ -180,13 +190,14 @@ def _proved(masked: nn.Module, mask: Mask, example: Example, patch: Patch = ()) 
     return small
 
 
-def _patch_by_group(masked: nn.Module, mask: Mask, example: Example) -> tuple[Patch, list[Neurons]]:
+def _patch_by_group(
+    masked: nn.Module, mask: Mask, example: Example, read: set[tuple[str, str]]
+) -> tuple[Patch, list[Neurons]]:
     """Return a patch that lets each group be cut alone, and the groups without one.
 
     Integers that several layers share (a configuration) can only change for all of them at once:
     groups that cannot be cut alone are tried together.
     """
-    read = attributes_read(masked, example)
     cut = [g for g in mask.groups if isinstance(g, Neurons) and mask.dead(g).numel()]
     found = {group: _fitting(masked, mask, [group], example, read) for group in cut}
     at_fault = [group for group, patch in found.items() if patch is None]
@@ -205,7 +216,7 @@ def _fitting(
 ) -> Patch | None:
     """Return the first patch with which some groups can be cut, without the others."""
     alone = Mask.full(mask.groups).without({group: mask.dead(group) for group in groups})
-    for patch in _plausible(masked, alone, example, read):
+    for patch in _plausible(masked, alone, example, lambda: read):
         try:
             _proved(masked, alone, example, patch)
         except _FAILURES:
@@ -215,42 +226,94 @@ def _fitting(
 
 
 def _plausible(
-    masked: nn.Module, mask: Mask, example: Example, read: set[tuple[str, str]], **options: bool
+    masked: nn.Module, mask: Mask, example: Example, read: Attributes, **options: bool
 ) -> Iterator[Patch]:
     """Yield the patches with which a cut passes a quick test."""
-    fits = alike(masked, example, mask, **options)
+    likeness = Likeness(masked, example, mask, **options)
     for patch in patches(masked, mask, read):
-        try:
-            if fits(apply_patch_(remove_dead_(copied(masked), mask), patch)):
-                yield patch
-        except _FAILURES:
-            continue
+        with restored(masked):
+            try:
+                got = likeness.run(apply_patch_(remove_dead_(masked, mask), patch))
+            except Exception:  # forward may raise anything where a size is wrong
+                continue
+        if likeness.holds(got):
+            yield patch
 
 
 class Trial:
-    """Tries whether groups can be cut, by a quick test on a twin of the network."""
+    """Tries whether groups can be cut, by a quick test on a twin of the network.
 
-    def __init__(self, model: nn.Module, example: Example):
+    Args:
+        model: the network.
+        example: inputs.
+        most: how many trials are made; what is tried after them counts as refused.
+    """
+
+    def __init__(self, model: nn.Module, example: Example, most: int = 256):
         self._example = few(model, example)
         try:
             self._model = calibrate_(redraw_(copied(model)), self._example)
         except Exception:  # a network that does not run with other weights
             self._model = model
-        self._read: set[tuple[str, str]] | None = None
+        self._left = most
+
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether the network draws random numbers, so that no trial shows anything."""
+        return differs_by_seed(self._model, self._example)
 
     def why_not(self, groups: Sequence[Neurons]) -> str | None:
-        """Return why a third of each group cannot be removed; None if it can."""
-        mask = Mask.full(groups)
-        doomed = {g: range(g.size)[1::3] for g in groups if g.size > 1}
-        mask = mask.without({group: list(units) for group, units in doomed.items()})
-        masked = copied(self._model)
-        mask.apply_(masked)
-        if self._read is None:
-            self._read = attributes_read(self._model, self._example)
-        found = _plausible(masked, mask, self._example, self._read, leaking=True)
-        try:
-            if next(found, None) is not None:
-                return None
-        except _FAILURES as error:
-            return str(error)
+        """Return why units of each group cannot be removed, all at once; None if they can.
+
+        Another share is removed of each, about a third, so that shapes that fit only in certain
+        numbers are found. A group that is tried alone may keep a multiple of `ROUND` units instead:
+        some kernels take such widths only.
+        """
+        why = self._why_not({group: _left(group, turn) for turn, group in enumerate(groups)})
+        if why is not None and len(groups) == 1 and groups[0].size > ROUND:
+            return self._why_not({groups[0]: groups[0].size * 3 // 4 // ROUND * ROUND})
+        return why
+
+    def _why_not(self, left: Mapping[Neurons, int]) -> str | None:
+        """Return why all groups cannot be left with these numbers of units."""
+        if not self._left:
+            return "the network has so many groups in doubt that it was not tried"
+        self._left -= 1
+        mask = Mask.full(left).without({group: _removed(group, left[group]) for group in left})
+        with restored(self._model) as masked:
+            for name, _ in mask.unread:
+                weight = masked.get_parameter(name)
+                weight.data = weight.data.clone()
+            mask.apply_(masked)
+            found = _plausible(masked, mask, self._example, self._attributes_read, leaking=True)
+            try:
+                if next(found, None) is not None:
+                    return None
+            except Exception as error:  # the masked twin does not run
+                return str(error)
         return "without some of its units the network computes something else, or does not run"
+
+    @cached_property
+    def _read(self) -> set[tuple[str, str]]:
+        return attributes_read(self._model, self._example)
+
+    def _attributes_read(self) -> set[tuple[str, str]]:
+        return self._read
+
+
+def _left(group: Neurons, turn: int) -> int:
+    """Return how many units of a group stay in a trial: about two thirds, others at each turn.
+
+    The number has no divisor 2 or 3 where that is possible: shapes that need an even number of
+    units are found.
+    """
+    stays = range(1 if group.size > 1 else group.least, group.size)
+    nearest = sorted(
+        stays, key=lambda left: (left % 2 == 0 or left % 3 == 0, abs(3 * left - 2 * group.size))
+    )
+    return nearest[turn % min(len(nearest), 3 + group.size // 8)] if nearest else group.size
+
+
+def _removed(group: Neurons, left: int) -> list[int]:
+    random = torch.Generator().manual_seed(left)
+    return sorted(torch.randperm(group.size, generator=random)[left:].tolist())

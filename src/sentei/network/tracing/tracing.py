@@ -89,7 +89,8 @@ def traced(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
         if ways and len(in_part) <= WAYS:
             ways += [[*everywhere, place] for place in in_part]
         others = [_without(model, replay, way, example) for way in ways]
-        better = [o for o in others if not o.refused and len(o.groups) > len(found.groups)]
+        fitting = [o for o in others if len(o.refused) <= len(found.refused)]
+        better = [o for o in fitting if len(o.groups) > len(found.groups)]
         return max(better, key=_rank, default=found)
 
 
