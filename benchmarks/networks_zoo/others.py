@@ -316,7 +316,7 @@ class HyperNetwork(nn.Module):
 PLAIN["hypernetwork"] = lambda: (HyperNetwork(), (torch.randn(3, 8), torch.randn(3, 4)))
 
 
-@plain(3, 12, name="deep-sets-maxout")
+@plain(3, 12, name="maxout")
 class Maxout(nn.Module):
     """Maxout layers: the largest of two linear pieces."""
 

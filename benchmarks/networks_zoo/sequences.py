@@ -301,7 +301,7 @@ class StateSpace(nn.Module):
         return self.head(torch.stack(outputs, 1) * F.silu(gate))
 
 
-@plain(2, 12, 16, name="retentive-linear-attention")
+@plain(2, 12, 16, name="linear-attention")
 class LinearAttention(nn.Module):
     """Attention without softmax: keys and values are summed first."""
 
