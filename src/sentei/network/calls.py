@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sentei.network.attention import multi_head_attention
+from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.origins import Origins, names_of
 from sentei.network.plain import plain_form
 
@@ -228,7 +229,8 @@ class Calls(TorchFunctionMode):
                 return plain(*args, **kwargs)
         if calls := self._all_calls(func, args, kwargs):
             return [self._answered(call) for call in calls][-1]
-        result = func(*args, **kwargs)
+        guarded = self.plain and is_foreign(func)
+        result = without_nan(func, args, kwargs) if guarded else func(*args, **kwargs)
         if self.origins is not None:
             self.origins.note(result, args, kwargs)
         return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -43,11 +43,22 @@ def run(model: nn.Module, example: Example) -> Any:
             the function that runs the network on it.
     """
     example = _copy(example)
-    if isinstance(example, ForwardCall):
-        return example.forward(model, example.inputs)
-    if isinstance(example, Mapping):
-        return model(**example)
-    return model(*example) if isinstance(example, (tuple, list)) else model(example)
+    with _eagerly(model):
+        if isinstance(example, ForwardCall):
+            return example.forward(model, example.inputs)
+        if isinstance(example, Mapping):
+            return model(**example)
+        return model(*example) if isinstance(example, (tuple, list)) else model(example)
+
+
+def _eagerly(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run compiled modules as they were written, so that the functions they call are seen."""
+    compiled = (vars(module) for module in model.modules())
+    if any(
+        "_orig_mod" in own.get("_modules", ()) or own.get("_compiled_call_impl") for own in compiled
+    ):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 def _copy(example: Example) -> Example:

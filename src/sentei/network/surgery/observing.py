@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sentei.network.attention import multi_head_attention
 from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
 from sentei.network.example import Example, as_found, run
+from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.mask import Mask
 from sentei.network.origins import Origins
 from sentei.network.plain import plain_form
@@ -113,7 +114,8 @@ class _Observer(Calls):
                 return plain(*args, **kwargs)
         calls = self._all_calls(func, args, kwargs)
         if not calls or not calls[0].mixes:
-            result = func(*args, **kwargs)
+            guarded = is_foreign(func)
+            result = without_nan(func, args, kwargs) if guarded else func(*args, **kwargs)
             assert self.origins is not None
             self.origins.note(result, args, kwargs)
             return result

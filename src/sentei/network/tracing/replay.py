@@ -232,7 +232,7 @@ class Replay:
         slices = self.slices.keys() - self.sources.keys()
         with self._poisoned({place: hot[place] for place in hot.keys() & slices}):
             output = self._run(answer, self._inputs.poisoned(hot))
-        self._note_outputs(found, [value.isnan() for value in _leaves(output)])
+        self._note_outputs(found, [value.isnan() for value in self._same_form(output)])
         return found
 
     def nan_weights(self, hot: Mapping[Place, np.ndarray]) -> dict[Place, np.ndarray]:
@@ -296,7 +296,7 @@ class Replay:
                 self._note(changed, call, _reduced(differs, call.axis, Tensor.any))
             return self._answer(call, hot, disturb)
 
-        output = _leaves(self._run(answer, self.example))
+        output = self._same_form(self._run(answer, self.example))
         self._note_outputs(changed, [a != b for a, b in zip(output, self._outputs, strict=True)])
         return changed
 
@@ -328,11 +328,20 @@ class Replay:
 
     def _note_outputs(self, found: np.ndarray, flags: list[Tensor]) -> None:
         """Set in `found` (width,) the output elements that are flagged, in place."""
-        part = found[self.readers[OUTPUT]]
-        if sum(flag.numel() for flag in flags) != len(part):
-            raise StructureError(_CHANGING.format("the output"))
         if flags:
+            part = found[self.readers[OUTPUT]]
             part |= torch.cat([flag.flatten() for flag in flags]).cpu().numpy()
+
+    def _same_form(self, output: Any) -> list[Tensor]:
+        """Return the tensors of an output, which are as many and as large as the recorded ones.
+
+        Raises:
+            StructureError: they are not.
+        """
+        found = _leaves(output)
+        if [each.shape for each in found] != [each.shape for each in self._outputs]:
+            raise StructureError(_CHANGING.format("the output"))
+        return found
 
     def _run(self, answer: Any, example: Example) -> Any:
         """Run the model with every weight call handed to `answer`; return the model's output."""
@@ -354,8 +363,8 @@ class Replay:
 
 _CHANGING = (
     "units can be followed only if every pass makes the same calls; this network differs at {!r} "
-    "when its values change (data-dependent control flow); trace the parts it chooses between one "
-    "by one"
+    "when its values change, as one that returns what it detects; pass forward= with the part "
+    "whose computation is fixed, such as forward=lambda model, x: model.backbone(x)"
 )
 
 

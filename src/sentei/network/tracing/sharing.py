@@ -65,17 +65,19 @@ def _alone(tracer: Tracer, place: Place, row: int) -> np.ndarray:
 
 
 def _tied(tracer: Tracer) -> dict[int, list[Place]]:
-    """Return the sources of units that have rows of several, two of each at least, by label.
+    """Return the sources of units that have rows of several, of one of them two at least, by label.
 
     Units that have others like them (attention heads) are left out: they are not tied together.
     """
     found: dict[int, list[Place]] = defaultdict(list)
+    wide: set[int] = set()
     for place in tracer.replay.sources:
         own = tracer.links.labels[tracer.links.nodes(place)]
         labels, count = np.unique(own, return_counts=True)
-        for label in labels[count > 1].tolist():
+        wide.update(labels[count > 1].tolist())
+        for label in labels.tolist():
             found[label].append(place)
-    several = {label: places for label, places in found.items() if len(places) > 1}
+    several = {label: found[label] for label in sorted(wide) if len(found[label]) > 1}
     if not several:
         return {}
     groups = groups_of(tracer.links, tracer.replay)
