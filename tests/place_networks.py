@@ -559,6 +559,29 @@ class Gated(Plain):
         return F.glu(self.layer(h))
 
 
+@place(*PAIR, x=FLAT)
+class MaskedWeight(Plain):
+    """A weight times a buffer of zeros and ones, whose rows and columns go with the weight's."""
+
+    def more(self):
+        super().more()
+        self.register_buffer("kept", (torch.rand(10, 12) < 0.7).float())
+
+    def middle(self, h):
+        return F.linear(h, self.layer.weight * self.kept, self.layer.bias)
+
+
+@place(*PAIR, x=FLAT)
+class FixedMatrix(Plain):
+    """A matrix that is not trained, in a buffer: random features."""
+
+    def more(self):
+        self.register_buffer("fixed", torch.randn(10, 12))
+
+    def middle(self, h):
+        return F.linear(h, self.fixed)
+
+
 @place("neuron 12", "neuron 10", x=FLAT)
 class GatedByHalves(Plain):
     def more(self):

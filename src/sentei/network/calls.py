@@ -349,10 +349,13 @@ def _by_name(names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) 
 
 
 def recorded_names(model: nn.Module) -> dict[str, str]:
-    """Return for each parameter's name the one under which calls record it.
+    """Return for the name of each parameter and buffer the one under which calls record it.
 
-    They differ for a parameter that several modules share: calls record it under its first name.
+    They differ for a tensor that several modules share: calls record it under its first name.
     """
     names = names_of(model)
-    every = model.named_parameters(remove_duplicate=False)
-    return {name: names[id(parameter)] for name, parameter in every}
+    return {
+        name: names[id(tensor)]
+        for source in (model.named_parameters, model.named_buffers)
+        for name, tensor in source(remove_duplicate=False)
+    }

@@ -23,6 +23,7 @@ from sentei.network.units import (
     Synapses,
     named,
     refuse_shared_positions,
+    tensor_of,
 )
 
 
@@ -229,7 +230,7 @@ class Mask:
         """
         self.check(model)
         for parameter in self._zeroing:
-            self.zero_(parameter, model.get_parameter(parameter))
+            self.zero_(parameter, tensor_of(model, parameter))
 
     @torch.no_grad()
     def hold_(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
@@ -245,7 +246,7 @@ class Mask:
             self.check(model)
             self._fitting.add(id(model))
         for parameter in self._zeroing:
-            weight = model.get_parameter(parameter)
+            weight = tensor_of(model, parameter)
             self.zero_(parameter, weight)
             state = optimizer.state.get(weight, {}) if optimizer is not None else {}
             for value in state.values():

@@ -108,6 +108,12 @@ class Synapses:
 Group = Neurons | Synapses
 
 
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer by its qualified name."""
+    layer, _, short = name.rpartition(".")
+    return getattr(model.get_submodule(layer), short)
+
+
 @checked
 def find_synapses(model: nn.Module) -> list[Synapses]:
     """Find the weights of all layers that mix their inputs: linear, convolution, attention layers.

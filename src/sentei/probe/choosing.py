@@ -17,7 +17,7 @@ from sentei.errors import GroupError, StaleError
 from sentei.losses import per_sample_losses
 from sentei.network.calls import recorded_names
 from sentei.network.surgery.certificate import TOLERANCE
-from sentei.network.units import Group, Listener, Neurons, Synapses
+from sentei.network.units import Group, Listener, Neurons, Synapses, tensor_of
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain import find_chain
 from sentei.probe.engines.gates import Gates
@@ -154,7 +154,7 @@ def zeroed_columns(
     return {
         name: weight.index_fill(part.dim, part.index[unit].flatten().to(weight.device), 0.0)
         for name, part in listeners.items()
-        for weight in [model.get_parameter(name)]
+        for weight in [tensor_of(model, name)]
     }
 
 
@@ -213,7 +213,7 @@ def largest_weight_read(model: nn.Module, listeners: Mapping[str, Listener]) -> 
     """(size,) largest absolute weight that reads each unit; 0 for a dead unit."""
     largest = []
     for name, part in listeners.items():
-        weight = model.get_parameter(name).detach().abs()
+        weight = tensor_of(model, name).detach().abs()
         other = [dim for dim in range(weight.ndim) if dim != part.dim]
         columns = weight.amax(other) if other else weight
         largest.append(columns[part.index.to(weight.device)].amax(1))

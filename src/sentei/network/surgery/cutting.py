@@ -13,7 +13,7 @@ from sentei.network.attention import FewerHeads
 from sentei.network.layers import Select, refresh_
 from sentei.network.mask import Mask
 from sentei.network.reindex import Place, remaining_positions
-from sentei.network.units import Neurons
+from sentei.network.units import Neurons, tensor_of
 
 
 class WeightRecord(Protocol):
@@ -39,7 +39,7 @@ def remove_dead_(
     owners = {layer: model.get_submodule(layer) for layer in mask.touched}
     selects = {layer: _selection(model, mask, layer) for layer in mask.wrapped}
     for (name, dim), removed in mask.gone.items():
-        tensor = _tensor(model, name)
+        tensor = tensor_of(model, name)
         keep = remaining_positions(tensor.shape[dim], removed)
         if optimizer is not None:
             _select_state_(optimizer, tensor, dim, keep)
@@ -52,11 +52,6 @@ def remove_dead_(
     for module in owners.values():
         refresh_(module)
     return _wrap_(model, selects)
-
-
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    layer, _, short = name.rpartition(".")
-    return getattr(model.get_submodule(layer), short)
 
 
 def _selected(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:
@@ -110,7 +105,7 @@ def _selection(model: nn.Module, mask: Mask, layer: str) -> Select:
         for part in group.listeners:
             if part.layer == layer:
                 place: Place = part.parameter, part.dim
-                weight = _tensor(model, part.parameter)
+                weight = tensor_of(model, part.parameter)
                 arriving = mask.without_kind("input").gone.get(place, torch.empty(0).long())
                 keep = remaining_positions(weight.shape[part.dim], mask.gone[place])
                 index = keep - torch.searchsorted(arriving, keep)

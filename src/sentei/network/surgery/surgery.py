@@ -27,7 +27,7 @@ from sentei.network.surgery.size_attributes import (
 )
 from sentei.network.surgery.sparse import sparsified
 from sentei.network.surgery.twin import calibrate_, redraw_
-from sentei.network.units import Neurons
+from sentei.network.units import Neurons, tensor_of
 
 ROUND = 4  # units: kernels whose rows have to be a multiple of 16 bytes take multiples of it
 _FAILURES = (CertificateError, RuntimeError, IndexError)
@@ -282,7 +282,7 @@ class Trial:
         mask = Mask.full(left).without({group: _removed(group, left[group]) for group in left})
         with restored(self._model) as masked:
             for name, _ in mask.unread:
-                weight = masked.get_parameter(name)
+                weight = tensor_of(masked, name)
                 weight.data = weight.data.clone()
             mask.apply_(masked)
             found = _plausible(masked, mask, self._example, self._attributes_read, leaking=True)

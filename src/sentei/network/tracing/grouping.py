@@ -15,7 +15,7 @@ from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.links import Links, Signature, roles, signatures
 from sentei.network.tracing.replay import OUTPUT
-from sentei.network.units import Listener, Neurons
+from sentei.network.units import Listener, Neurons, tensor_of
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _OUTPUT = "they are part of an output of the network"
@@ -115,10 +115,25 @@ def _roles(tracer: Tracer) -> list[tuple[str, Place]]:
     In the place of a weight that the network computes from others stand the weights it comes from.
     A place that computes or reads units does not follow as well.
     """
-    found = [(role, own) for role, place in roles(tracer.replay) for own in tracer.own(place)]
+    found = [
+        (_own_role(tracer, role, place, own), own)
+        for role, place in roles(tracer.replay)
+        for own in tracer.own(place)
+    ]
     held = {place for role, place in found if role != "follower"}
     found += [("follower", place) for place in tracer.tensors.bound]
     return [each for each in dict.fromkeys(found) if each[0] != "follower" or each[1] not in held]
+
+
+def _own_role(tracer: Tracer, role: str, place: Place, own: Place) -> str:
+    """Return the role of a tensor that a weight may be computed from.
+
+    A buffer, such as a mask that a weight is multiplied by, follows: units are silenced by zeros in
+    the parameters.
+    """
+    if place == own or isinstance(tensor_of(tracer.replay.model, own[0]), nn.Parameter):
+        return role
+    return "follower"
 
 
 def _is_offered(signature: Signature, reaches_output: bool) -> bool:

@@ -18,7 +18,7 @@ from sentei.errors import CriterionError
 from sentei.losses import PerSample, per_sample_losses
 from sentei.network.calls import Call
 from sentei.network.folding import folded_call
-from sentei.network.units import Listener
+from sentei.network.units import Listener, tensor_of
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.engines.gate_derivatives import (
     FIRST,
@@ -118,7 +118,7 @@ class Gates:
         gate = torch.ones(len(first.index), dtype=torch.float64, device=device).requires_grad_()
 
         def gated(name: str) -> Override:
-            part, weight = self.listeners[name], self.recording.model.get_parameter(name)
+            part, weight = self.listeners[name], tensor_of(self.recording.model, name)
             own = part.index.to(weight.device)
             each = gate.to(weight)[:, None].expand(own.shape).flatten()
             factors = weight.new_ones(weight.shape[part.dim]).scatter(0, own.flatten(), each)
@@ -168,7 +168,7 @@ class Gates:
             units: (k,) positions.
             gains: (k,) the gate's value for each unit.
         """
-        weight = self.recording.model.get_parameter(next(iter(self.listeners)))
+        weight = tensor_of(self.recording.model, next(iter(self.listeners)))
         units, gains = units.to(weight.device), gains.to(weight)
         size = self._chunk(len(block.samples), 4 if operator.differentiates else 1)
         for chunk in zip(units.split(size), gains.split(size), strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sentei.errors import CriterionError, StructureError
 from sentei.losses import PerSample, per_sample_losses
-from sentei.network.units import Listener
+from sentei.network.units import Listener, tensor_of
 from sentei.probe.engines.chain_derivatives import gradient, slope
 from sentei.probe.recording.recording import (
     Need,
@@ -120,7 +120,7 @@ class WholePasses:
         return per_sample_losses(loss or self.recording.per_sample, out, block.samples.targets)
 
     def _gated(self, name: str, part: Listener, unit: Tensor, gain: Tensor) -> Tensor:
-        weight = self.recording.model.get_parameter(name).detach()
+        weight = tensor_of(self.recording.model, name).detach()
         columns = part.index[unit].to(weight.device)
         own = weight.index_select(part.dim, columns) * gain.to(weight)
         return weight.index_copy(part.dim, columns, own)
