@@ -636,6 +636,64 @@ class OneKey(Attend):
         return q, self.key(x)[:, None], self.value(x)[:, None]
 
 
+class PackedKey(nn.Module):
+    """One key and one value for all heads, computed by the rows behind those of the queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.qkv, self.proj = H, nn.Linear(W, W + 2 * D), nn.Linear(W, W)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        qkv = self.qkv(x).reshape(b, n, self.heads + 2, D).transpose(1, 2)
+        q, k, v = qkv[:, :-2], qkv[:, -2:-1], qkv[:, -1:]
+        return self.proj(((q @ k.mT * D**-0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@place("neuron 24", "head 4", "head 4")
+class TwiceOnePackedKey(nn.Module):
+    """Two such layers, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([PackedKey(), PackedKey()])
+        self.stem, self.head = nn.Linear(6, W), nn.Linear(W, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x.mean(1))
+
+
+@place("neuron 24", "neuron 16", "neuron 3")
+class StateSpace(nn.Module):
+    """A selective state space: the rows of one layer give each unit a step, and all a B and a C."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, W), nn.Linear(W, 3)
+        self.enter, self.leave = nn.Linear(W, 32), nn.Linear(16, W)
+        self.conv = nn.Conv1d(16, 16, 3, groups=16, padding=2)
+        self.rank = 3
+        self.select, self.step = nn.Linear(16, 3 + 2 * 4, bias=False), nn.Linear(3, 16)
+        self.rates, self.skip = p(16, 4), p(16)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y, gate = self.enter(x).chunk(2, -1)
+        y = F.silu(self.conv(y.mT)[..., :N].mT)
+        step, b, c = self.select(y).split([self.rank, 4, 4], -1)
+        step = F.softplus(self.step(step))
+        state, found = 0, []
+        for t in range(N):
+            decay = torch.exp(-self.rates.exp() * step[:, t, :, None])
+            state = decay * state + step[:, t, :, None] * b[:, t, None] * y[:, t, :, None]
+            found.append((state * c[:, t, None]).sum(-1))
+        y = torch.stack(found, 1) + y * self.skip
+        return self.head((x + self.leave(y * F.silu(gate))).mean(1))
+
+
 @place("neuron 24", "head 2")
 class FewerKeys(Attend):
     """Two heads share a key and a value."""

@@ -22,6 +22,9 @@ from sentei.network.tracing.links import Links, groups_of
 from sentei.network.tracing.replay import OUTPUT, Replay, is_computed
 
 _ADDED = "they are added to single elements of the network's input, which keeps them"
+_SHARED = (
+    "they act alike on all units that they reach, as a router does, or the one key of all heads"
+)
 _HIDDEN = (
     "an operation that does not propagate NaN reads them (torch.where, nan_to_num, a comparison, a "
     "choice of indices), so it cannot be determined which layers depend on which of them; if you "
@@ -97,6 +100,8 @@ class Tracer:
             )
             ambiguous.settle_()
             turn = turn + 1 if len(ambiguous) > before // 2 else 0
+        for place, rows in self.replay.cold.items():
+            self.links.bar_(self.links.nodes(place)[rows], _SHARED)
         self._bind()
         self._check()
         return self.links
@@ -196,7 +201,7 @@ class Tracer:
             for some in np.array_split(readers, 1 + len(readers) // 512):
                 no_nan = (~reads_coded[:, some]).astype(np.float32)
                 # A row is a candidate unless it was hot in a replay in which the class read no NaN.
-                which, row = np.nonzero(no_nan.T @ hot == 0)
+                which, row = np.nonzero((no_nan.T @ hot == 0) & ~self.replay.cold.get(place, False))
                 pairs.append(np.stack([number[some[which]], self.links.offset[place] + row]))
         position = np.flatnonzero((number[class_of] >= 0) & self.mixes)
         # All outputs are one node, so one output element of each class is enough.

@@ -16,7 +16,7 @@ activations, norms and reshapes between these layers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -54,6 +54,7 @@ class Replay:
             bias), with how often the second place repeats the positions of the first.
         in_step: places of grouped convolutions that have to keep equally many positions in each
             group, with the number of groups.
+        cold: rows of sources that are no units and never hold NaN, (rows,) bool by place.
         computed_from: for each weight that the network computes, the weights it computes it from.
         width: number of columns of all readers: the length of the vectors that a replay returns.
         passes: number of passes run so far, the recorded one included.
@@ -91,6 +92,7 @@ class Replay:
         self.of_one_size: dict[tuple[str, str], list[Place]] = {}
         self.aligned: dict[tuple[Place, Place], int] = {}
         self.in_step: dict[Place, int] = {}
+        self.cold: dict[Place, np.ndarray] = {}
         self.width = 0
         self.passes = 0
         self._script: list[tuple] = []
@@ -196,16 +198,19 @@ class Replay:
         shapes = [output.shape for output in outputs]
         return made != self._script or shapes != [output.shape for output in self._outputs]
 
-    def without(self, sources: Collection[Place]) -> Replay:
-        """Return the same pass without some sources: their rows are no units, and hold no NaN."""
+    def without(self, rows: Mapping[Place, np.ndarray]) -> Replay:
+        """Return the same pass in which some rows of sources are no units, and never hold NaN.
+
+        Args:
+            rows: for each source with such rows, which they are, (rows,) bool.
+        """
         other = copy.copy(self)
-        other.sources = {p: source for p, source in self.sources.items() if p not in sources}
-        other.aligned = {pair: n for pair, n in self.aligned.items() if pair[0] not in sources}
+        other.cold = dict(rows)
+        whole = {place for place, some in rows.items() if some.all()}
         other.of_one_size = {
-            key: [place for place in places if place not in sources]
+            key: [place for place in places if place not in whole]
             for key, places in self.of_one_size.items()
         }
-        other.in_step = {place: n for place, n in self.in_step.items() if place not in sources}
         return other
 
     # Replaying.
@@ -308,7 +313,10 @@ class Replay:
         if recorded is None:
             return call()
         out = recorded.clone()
-        rows = hot.get((call.weight, call.use.rows)) if call.use.rows is not None else None
+        place = call.weight, -1 if call.use.rows is None else call.use.rows
+        rows = hot.get(place)
+        if rows is not None and place in self.cold:
+            rows = rows & ~self.cold[place]
         if rows is not None and rows.any():
             # A grouped transposed convolution uses each of its rows once per group: repeat them.
             where = np.flatnonzero(np.resize(rows, out.shape[call.axis]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,13 +16,12 @@ from sentei.network.example import Example, Forward, check, smallest, undisturbe
 from sentei.network.forward import with_forward
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
-from sentei.network.tracing.inputs import Place
 from sentei.network.tracing.offering import Offer, offer
-from sentei.network.tracing.replay import Replay, is_computed
-from sentei.network.tracing.sharing import SHARED, shared_sources
+from sentei.network.tracing.replay import Replay
+from sentei.network.tracing.sharing import shared_rows
 from sentei.network.units import Neurons
 
-WAYS = 4  # sources that are tried as shared ones, each in a trace of its own
+WAYS = 4  # of taking rows for shared ones are tried, each in a trace of its own
 
 
 @checked
@@ -84,25 +83,15 @@ def traced(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
     with undisturbed(model), _on_one_thread():
         replay = record(model, example, inputs=inputs)
         found, tracer = _followed(model, replay, example)
-        everywhere, in_part = shared_sources(tracer)
-        ways = [everywhere] if everywhere else []
-        if ways and len(in_part) <= WAYS:
-            ways += [[*everywhere, place] for place in in_part]
-        others = [_without(model, replay, way, example) for way in ways]
-        fitting = [o for o in others if len(o.refused) <= len(found.refused)]
-        better = [o for o in fitting if len(o.groups) > len(found.groups)]
+        ways = shared_rows(tracer)[:WAYS]
+        others = [_followed(model, replay.without(way), example)[0] for way in ways]
+        better = [other for other in others if len(other.groups) > len(found.groups)]
         return max(better, key=_rank, default=found)
 
 
-def _without(model: nn.Module, replay: Replay, way: Sequence[Place], example: Example) -> Offer:
-    """Return what is offered if some sources count as shared by all units that they reach."""
-    found, _ = _followed(model, replay.without(way), example)
-    shared = [NotOffered(*place, SHARED) for place in way if not is_computed(place)]
-    return replace(found, left_out=[*found.left_out, *shared])
-
-
-def _rank(offer: Offer) -> tuple[int, int]:
-    return len(offer.groups), sum(group.kind == "head" for group in offer.groups)
+def _rank(offer: Offer) -> tuple[int, int, int]:
+    heads = sum(group.kind == "head" for group in offer.groups)
+    return len(offer.groups), heads, -len(offer.refused)
 
 
 def _followed(model: nn.Module, replay: Replay, example: Example) -> tuple[Offer, Tracer]:
