@@ -623,6 +623,22 @@ class Squeeze(Pictures):
         return x * self.up(self.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
+@place("neuron 16", "neuron 12", "neuron 9", x=(3, 6))
+class WeightsInBuffers(nn.Module):
+    """A weight times a pattern in a buffer, and a layer whose weight is a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.between, self.head = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(9, 3)
+        self.register_buffer("pattern", (torch.rand(12, 16) > 0.3).float())
+        self.register_buffer("frozen", torch.randn(9, 12) / 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.enter(x))
+        x = torch.tanh(F.linear(x, self.between.weight * self.pattern, self.between.bias))
+        return self.head(F.linear(x, self.frozen).tanh())
+
+
 @place("neuron 24", "head 4")
 class OneKey(Attend):
     """One key and one value for all heads."""

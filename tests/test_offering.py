@@ -27,6 +27,15 @@ def test_outputs_ties_and_computed_weights_are_named():
     assert "ties them together" in first.reason
 
 
+def test_weights_computed_from_all_their_entries_are_named_even_where_all_are():
+    normed = nn.utils.parametrizations.spectral_norm
+    net = nn.Sequential(normed(nn.Linear(4, 6)), nn.ReLU(), normed(nn.Linear(6, 2)))
+    named = {entry.parameter: entry.reason for entry in sentei.not_offered(net, torch.randn(3, 4))}
+    assert sentei.find_units(net, torch.randn(3, 4)) == []
+    assert [*named] == [f"{at}.parametrizations.weight.original" for at in (0, 2)]
+    assert all("from all entries of another at once" in reason for reason in named.values())
+
+
 def test_units_added_to_inputs_and_unread_ones_are_named():
     class Net(nn.Module):
         def __init__(self):

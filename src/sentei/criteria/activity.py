@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
-from sentei.network.units import Group, Listener, Neurons
+from sentei.network.units import Group, Listener, Neurons, tensor_of
 from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
 from sentei.probe.summaries import inverse_covariances, mean_squared_gradient, second_moments
@@ -192,7 +192,7 @@ sietsma_dow = SietsmaDow()
 @torch.no_grad()
 def squared_listener_weights(probe: Probe, part: Listener) -> Tensor:
     """(size,) float64 sum of the squared weights of a listener that read each unit."""
-    weight = probe.model.get_parameter(part.parameter).double().cpu().movedim(part.dim, 0)
+    weight = tensor_of(probe.model, part.parameter).double().cpu().movedim(part.dim, 0)
     return weight[part.index].square().flatten(1).sum(1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.errors import CriterionError, GroupError
 from sentei.network.mask import check_groups
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Neurons, tensor_of
 from sentei.probe.probe import Probe
 
 
@@ -32,7 +32,7 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
         return probe.model.get_parameter(group.parameter).abs().double().flatten().cpu()
     squares = torch.zeros(group.size, dtype=torch.float64)
     for part in group.producers or group.listeners:
-        weight = probe.model.get_parameter(part.parameter)
+        weight = tensor_of(probe.model, part.parameter)
         if weight.ndim > 1:
             slices = weight.double().cpu().movedim(part.dim, 0)[part.index]
             squares += slices.square().flatten(1).sum(1)

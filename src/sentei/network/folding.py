@@ -16,7 +16,7 @@ from sentei.errors import GroupError, StructureError
 from sentei.network.calls import Call, Calls
 from sentei.network.example import Example, as_found, run
 from sentei.network.mask import Mask
-from sentei.network.units import Listener, Neurons
+from sentei.network.units import Listener, Neurons, tensor_of
 
 CONSTANT = 1e-6  # an output is constant if max - min <= CONSTANT * (1 + its largest magnitude)
 
@@ -58,7 +58,7 @@ def fold_(model: nn.Module, group: Neurons, units: Tensor, mix: Mapping[Listener
 
 def _fold_into_(model: nn.Module, part: Listener, units: Tensor, rows: Tensor) -> None:
     """Fold `units` into one listener in place; `rows` is its mix, (k, size + 1)."""
-    weight = model.get_parameter(part.parameter)
+    weight = tensor_of(model, part.parameter)
     stays = torch.ones(len(part.index)).index_fill(0, units, 0)
     whole, constant = folded(weight, part, stays, lambda columns: columns[units], rows)
     weight.copy_(whole)
@@ -181,7 +181,7 @@ def _allowed(mask: Mask, group: Neurons, units: Tensor) -> Tensor:
 
 def _connected(model: nn.Module, mask: Mask, part: Listener) -> Tensor:
     """Return for each unit whether any weight at its positions in `part` is alive, (size,) bool."""
-    weight = model.get_parameter(part.parameter)
+    weight = tensor_of(model, part.parameter)
     alive = mask.living(part.parameter, weight.shape).movedim(part.dim, 0).flatten(1).any(1)
     return alive[part.index].any(1)
 
@@ -193,7 +193,7 @@ def _constant_units(
     for group in mask.groups:
         if not isinstance(group, Neurons) or not group.producers or not mask.count(group):
             continue
-        weights = [p for p in group.producers if model.get_parameter(p.parameter).ndim > 1]
+        weights = [p for p in group.producers if tensor_of(model, p.parameter).ndim > 1]
         has_input = torch.zeros(group.size, dtype=torch.bool)
         for part in weights:
             has_input |= _connected(model, mask, part)

@@ -22,7 +22,7 @@ from sentei.network.mask import Mask
 from sentei.network.surgery.norms import fold_norms_
 from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
-from sentei.network.units import Group, Neurons, Synapses
+from sentei.network.units import Group, Neurons, Synapses, tensor_of
 from sentei.probe.choosing import largest_weight_read, listeners_of, tolerance
 from sentei.probe.probe import Probe
 from sentei.probe.recording.data import ProbeData, read
@@ -272,12 +272,12 @@ def _unread(model: nn.Module, group: Neurons) -> Tensor:
 
 def _constant(model: nn.Module, group: Neurons) -> Tensor:
     """Return the units whose incoming weights are all zero, so that their output is constant."""
-    weights = [p for p in group.producers if model.get_parameter(p.parameter).ndim > 1]
+    weights = [p for p in group.producers if tensor_of(model, p.parameter).ndim > 1]
     if not weights:
         return torch.zeros(0, dtype=torch.long)
     reads = torch.zeros(group.size, dtype=torch.bool)
     for part in weights:
-        moved = model.get_parameter(part.parameter).detach().cpu().movedim(part.dim, 0)
+        moved = tensor_of(model, part.parameter).detach().cpu().movedim(part.dim, 0)
         reads |= moved[part.index].flatten(1).count_nonzero(1) > 0
     return (~reads).nonzero().flatten()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sentei.criteria import approximations, scores, surface
 from sentei.metrics import R2
-from sentei.network.units import Neurons
+from sentei.network.units import Neurons, tensor_of
 from sentei.reporting import figures
 from sentei.reporting.page.document import picture
 from sentei.reporting.page.story import Story
@@ -83,7 +83,7 @@ def _of_fields(story: Story, group: Neurons) -> dict[str, Figure]:
         return {}
     inputs = story.samples.inputs
     form = picture(tuple(inputs.shape[1:]), story.names.features, inputs)
-    weights = story.start.get_parameter(group.producers[0].parameter).detach()
+    weights = tensor_of(story.start, group.producers[0].parameter).detach()
     if form is None or form[0] != 1 or weights.ndim != 2 or weights.shape[1] != form[1] * form[2]:
         return {}
     stayed = story.records[-1].mask.alive(group).nonzero().flatten().tolist()

@@ -30,9 +30,10 @@ _HIDDEN = (
     "choice of indices), so it cannot be determined which layers depend on which of them; if you "
     "know, make a group of them with sentei.declare"
 )
-_MIXED = (
-    "a layer that reads them computes its weight from all columns at once, as weight norm does; "
-    "torch.nn.utils.parametrize.remove_parametrizations(layer, name) stores the weight itself"
+MIXED = (
+    "a weight is computed from all entries of another at once, as spectral norm, weight norm and "
+    "standardisation do, so none of its slices can go alone; store the computed weight instead "
+    "(torch.nn.utils.parametrize.remove_parametrizations(layer, name) does, for parametrizations)"
 )
 TRIED = 8  # noises in a source, of which one has to change what depends on its values
 CHECKS = 4  # replays at the end that check the result, each with a random half of the units hot
@@ -134,7 +135,7 @@ class Tracer:
         if self.replay.slices:
             self.tensors.bind(groups_of(self.links, self.replay))
         for place in self.computed.mixed:
-            self.links.bar_(self.links.nodes(place), _MIXED)
+            self.links.bar_(self.links.nodes(place), MIXED)
 
     # Codes.
 

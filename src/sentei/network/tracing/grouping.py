@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sentei.network.tracing.decoding import Tracer
+from sentei.network.tracing.decoding import MIXED, Tracer
 from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.links import Links, Signature, roles, signatures
-from sentei.network.tracing.replay import OUTPUT
+from sentei.network.tracing.replay import OUTPUT, is_computed
 from sentei.network.units import Listener, Neurons, tensor_of
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -99,6 +99,11 @@ def left_out(tracer: Tracer, offered: Sequence[Neurons]) -> list[NotOffered]:
             held[part.parameter, part.dim] |= set(part.index.flatten().tolist())
     output, read = links.labels[links.offset[OUTPUT]], links.has_readers
     sources = [place for place in tracer.replay.sources if place[1] != INPUT]
+    parameters = dict(tracer.replay.model.named_parameters())
+    for name, dim in sources:
+        if is_computed((name, dim)) and not tracer.own((name, dim)):
+            held_in = tracer.replay.computed_from[name] & parameters.keys()
+            found += [NotOffered(origin, dim, MIXED) for origin in sorted(held_in)]
     for place in (own for source in sources for own in tracer.own(source)):
         for row, node in enumerate(links.nodes(place).tolist()):
             if row not in held[place]:

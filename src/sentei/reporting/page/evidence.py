@@ -13,7 +13,7 @@ from sentei.criteria.agreement import spearman
 from sentei.errors import PruningError
 from sentei.losses import per_sample
 from sentei.network.copying import copied
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Neurons, tensor_of
 from sentei.probe.probe import Probe
 from sentei.reporting.page.base64_arrays import Packed, packed
 from sentei.reporting.page.story import Story, evenly
@@ -116,7 +116,7 @@ def give_back_(
 ) -> None:
     """Restore a unit: copy the columns that read it from the weights in `first`, in place."""
     for part in group.listeners:
-        weight, columns = network.get_parameter(part.parameter), part.index[unit]
+        weight, columns = tensor_of(network, part.parameter), part.index[unit]
         weight.index_copy_(part.dim, columns, first[part.parameter].index_select(part.dim, columns))
 
 
