@@ -21,10 +21,11 @@ COMMANDS = sorted(name for name in cli.build() if not name.startswith("-"))
 NEEDS = {
     "rank": [NET], "surface": [NET], "tidy": [NET], "compare": [NET], "explain": [NET],
     "export": [NET], "prune": [NET, "--units-at-most", 3], "fit": [NET, "--budget", "1KiB"],
-    "train": ["--model", "16-4-26"], "info": [NET], "figures": ["run"], "reproduce": ["wsf"],
-    "demo": [],
+    "train": ["--model", "16-4-26"], "info": [NET], "units": [NET], "figures": ["run"],
+    "reproduce": ["wsf"], "demo": [],
 }  # fmt: skip
-MEASURES = [name for name in NEEDS if name not in ("info", "figures", "reproduce", "demo")]
+NO_DATA = ("info", "units", "figures", "reproduce", "demo")
+MEASURES = [name for name in NEEDS if name not in NO_DATA]
 
 
 @pytest.fixture(scope="module")

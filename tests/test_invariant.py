@@ -70,7 +70,7 @@ def check_masked_is_shrunk(name, data):
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_masked_is_shrunk(name, data):
     check_masked_is_shrunk(name, data)

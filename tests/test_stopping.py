@@ -104,6 +104,7 @@ def test_a_stopped_run_is_continued_by_the_command_that_is_named(net, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_names_its_runs(net, tmp_path):
     words = ["fit", net, *LETTER, "--budget", "400 B", "--out", "a.c", "--retrain-epochs", "1"]
     code, out, err = stopped([*words, "--journal", "fits"], "units:", tmp_path)
