@@ -582,6 +582,17 @@ class FixedMatrix(Plain):
         return F.linear(h, self.fixed)
 
 
+@place(*PAIR, x=FLAT)
+class TransposedFixedMatrix(FixedMatrix):
+    """The same matrix, stored with its columns first: a weight computed from a buffer alone."""
+
+    def more(self):
+        self.register_buffer("fixed", torch.randn(12, 10))
+
+    def middle(self, h):
+        return F.linear(h, self.fixed.t())
+
+
 @place("neuron 12", "neuron 10", x=FLAT)
 class GatedByHalves(Plain):
     def more(self):

@@ -133,12 +133,12 @@ def _roles(tracer: Tracer) -> list[tuple[str, Place]]:
 def _own_role(tracer: Tracer, role: str, place: Place, own: Place) -> str:
     """Return the role of a tensor that a weight may be computed from.
 
-    A buffer, such as a mask that a weight is multiplied by, follows: units are silenced by zeros in
-    the parameters.
+    A buffer beside parameters, such as a mask that a weight is multiplied by, follows: units are
+    silenced by zeros in the parameters. A buffer that the weight is computed from alone does not.
     """
-    if place == own or isinstance(tensor_of(tracer.replay.model, own[0]), nn.Parameter):
-        return role
-    return "follower"
+    model, all_own = tracer.replay.model, tracer.own(place)
+    trained = [isinstance(tensor_of(model, name), nn.Parameter) for name, _ in (own, *all_own)]
+    return role if place == own or trained[0] or not any(trained) else "follower"
 
 
 def _is_offered(signature: Signature, reaches_output: bool) -> bool:
