@@ -583,8 +583,8 @@ class FixedMatrix(Plain):
 
 
 @place(*PAIR, x=FLAT)
-class TransposedFixedMatrix(FixedMatrix):
-    """The same matrix, stored with its columns first: a weight computed from a buffer alone."""
+class TransposedFixedMatrix(Plain):
+    """Such a matrix, stored with its columns first: a weight computed from a buffer alone."""
 
     def more(self):
         self.register_buffer("fixed", torch.randn(12, 10))
