@@ -136,9 +136,11 @@ def _own_role(tracer: Tracer, role: str, place: Place, own: Place) -> str:
     A buffer beside parameters, such as a mask that a weight is multiplied by, follows: units are
     silenced by zeros in the parameters. A buffer that the weight is computed from alone does not.
     """
+    if place == own:  # the network's input is such a place: no tensor of the model
+        return role
     model, all_own = tracer.replay.model, tracer.own(place)
     trained = [isinstance(tensor_of(model, name), nn.Parameter) for name, _ in (own, *all_own)]
-    return role if place == own or trained[0] or not any(trained) else "follower"
+    return role if trained[0] or not any(trained) else "follower"
 
 
 def _is_offered(signature: Signature, reaches_output: bool) -> bool:
