@@ -23,7 +23,6 @@ from sentei import (
     find_synapses,
     find_units,
 )
-from sentei.probe import probe as probe_module
 
 
 def some(n=50, width=6, classes=3, seed=0):
@@ -194,12 +193,11 @@ def test_the_way_there_leaves_no_trace(widths, act):
             assert torch.equal(fresh.rises_without(each), probe.rises_without(each))
 
 
-def test_a_small_budget_changes_nothing(monkeypatch):
+def test_little_memory_changes_nothing():
     model, data = hand.mlp(6, 8, 7, 3), some(11_000)
     groups = hand.hidden(model)
     rich = [Probe(model, data).losses_without(group) for group in groups]
-    monkeypatch.setattr(probe_module, "RECORDED_BYTES", 5000 * 160)  # the first block
-    probe = Probe(model, data)
+    probe = Probe(model, data, memory=2 * 5000 * 160)  # half of it holds the first block
     poor = [probe.losses_without(group) for group in groups]
     assert all(torch.equal(a, b) for a, b in zip(rich, poor, strict=True))
     assert probe._engines is not None

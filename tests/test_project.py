@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "sentei"
 # GROUND. A module belongs to the room with the longest matching prefix of its name.
 GROUND = {
     *("arguments", "card", "describing", "distributed", "errors", "html_table", "kinds"),
-    *("losses", "metrics", "samples", "storage", "target_forms"),
+    *("losses", "metrics", "nests", "quantities", "samples", "storage", "target_forms"),
 }
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
 PROBE = NETWORK | {"probe.recording", "probe.engines", "probe"}

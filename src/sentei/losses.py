@@ -7,13 +7,15 @@ measured with where the user names none, and refuses one that does not fit the t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sentei import nests
 from sentei.arguments import checked
 from sentei.errors import DataError, LossError, TargetsError, unknown
 from sentei.target_forms import (
@@ -35,7 +37,7 @@ from sentei.target_forms import (
 
 log = logging.getLogger("sentei")
 
-PerSample = Callable[[Tensor, Tensor], Tensor]
+PerSample = Callable[[Any, Any], Tensor]  # (outputs, targets) -> (N,)
 
 
 @checked
@@ -176,18 +178,24 @@ def per_sample(loss: str | PerSample) -> PerSample:
 
 
 @checked
-def per_sample_losses(loss: PerSample, outputs: Tensor, targets: Tensor) -> Tensor:
+def per_sample_losses(loss: PerSample, outputs: Any, targets: Any) -> Tensor:
     """Compute the (n,) losses of a batch and check their shape.
+
+    Args:
+        loss: callable(outputs, targets) -> (n,).
+        outputs: what the network gives; a tensor, or for a callable any nest of tensors.
+        targets: (n, ...), a tensor or any nest of tensors.
 
     Raises:
         LossError: the loss does not return one number per sample.
     """
     values = loss(outputs, targets)
-    if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
+    rows = nests.count(targets)
+    if not isinstance(values, Tensor) or values.shape != (rows,):
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise LossError(
-            f"a loss must return one number per sample, shape ({len(targets)},); this one returns "
-            f"{given} for outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}. Use "
+            f"a loss must return one number per sample, shape ({rows},); this one returns {given} "
+            f"for outputs {nests.shapes(outputs)} and targets {nests.shapes(targets)}. Use "
             'reduction="none", and sum or average over the dimensions of a sample.'
         )
     return values
@@ -211,38 +219,53 @@ class Loss:
     per_sample: PerSample
     predicts: str | None
 
-    def fitted(self, targets: Tensor) -> Tensor:
+    def takes(self, outputs: Any) -> Any:
+        """Return what the loss takes of a network's outputs.
+
+        A named loss takes the first tensor; a callable takes everything.
+        """
+        return outputs if self.name is None else nests.tensors(outputs)[0]
+
+    def fitted(self, targets: Any) -> Any:
         """Return targets as the loss takes them: class numbers, and types without order, as int64.
+
+        Nests of tensors stay as they are.
 
         See `target_forms.WITHOUT_ORDER`.
         """
+        if not isinstance(targets, Tensor):
+            return targets
         convert = self.predicts == "classes" or targets.dtype in WITHOUT_ORDER
         return targets.long() if convert else targets
 
-    def counting(self, targets: Tensor) -> Tensor | None:
-        """Return the rows of the samples that count, (n,) int64; None if all of them do.
+    def counts(self, targets: Tensor) -> Tensor | None:
+        """Return which samples count, (n,) bool; None if all of them do.
 
-        A sample counts if the class number of a position is not -100. How many do not is logged.
-
-        Raises:
-            DataError: no sample counts.
+        A sample counts if the class number of a position is not -100.
         """
         if self.predicts != "classes":
             return None
         counts = (targets != IGNORED).reshape(len(targets), -1).any(1)
-        if counts.all():
-            return None
-        if not counts.any():
-            raise DataError(
-                f"a sample must have a target that is not {IGNORED}, which marks what does not "
-                f"count; none of these {len(targets):,} has one"
-            )
+        return None if counts.all() else counts
+
+
+def check_counting(count: int, rows: int) -> None:
+    """Log how many of `rows` samples do not count; raise DataError if none does.
+
+    Raises:
+        DataError: no sample counts.
+    """
+    if not count:
+        raise DataError(
+            f"a sample must have a target that is not {IGNORED}, which marks what does not "
+            f"count; none of these {rows:,} has one"
+        )
+    if count < rows:
         log.warning(
             "%d of %d samples have no class number but %d, so that nothing in them counts: they "
             "are left out",
-            *(int((~counts).sum()), len(targets), IGNORED),
+            *(rows - count, rows, IGNORED),
         )
-        return counts.nonzero().flatten()
 
 
 # The forms of targets that each loss takes, in the order in which they are tried.
@@ -253,11 +276,12 @@ _TAKES: dict[str, tuple[Form, ...]] = {
     "cross_entropy": (CLASSES, PROBABILITIES),
 }
 assert _TAKES.keys() == LOSSES.keys()
+_OWN = (CLASSES, VALUES)  # what a callable may be taken to predict
 
 
 @checked
 def chosen(
-    loss: str | PerSample | None, outputs: Tensor, targets: Tensor, known: str | None = None
+    loss: str | PerSample | None, outputs: Any, targets: Any, known: str | None = None
 ) -> Loss:
     """Choose the loss of a network, and check that it fits the outputs and the targets.
 
@@ -265,33 +289,79 @@ def chosen(
         loss: a name, or a callable(outputs, targets) -> (N,). If None, the loss that is `known`,
             else cross entropy, which has to find class numbers: one class for each sample, or for
             each position, of two classes at least. Nothing is guessed for other targets.
-        outputs: of some samples, the first ones.
-        targets: of all samples.
+        outputs: of some samples, the first ones. Of several outputs, named losses take the first
+            tensor; a callable gets them all.
+        targets: of all samples. Only a callable takes a nest of tensors.
         known: the name of the loss that the network was trained with, if its `Card` has one.
 
     Raises:
         LossError: the loss does not fit; the message names those that do.
         ValueError: the name is unknown.
     """
+    return chosen_for(loss, [(outputs, targets)], known)
+
+
+def chosen_for(
+    loss: str | PerSample | None, parts: Iterable[tuple[Any, Any]], known: str | None = None
+) -> Loss:
+    """Choose the loss as `chosen` does, for samples that come in parts.
+
+    Args:
+        loss: as for `chosen`.
+        parts: outputs and targets; each is read once, and the outputs may be those of other samples
+            with inputs of the same shape.
+        known: as for `chosen`.
+    """
     if callable(loss):
-        _check_own_target(loss, outputs, targets)
-        # Of whole numbers that are no class numbers only the function knows what they are.
-        forms = (CLASSES, VALUES) if targets.is_floating_point() else (CLASSES,)
-        own = (form.predicts for form in forms if form.fits(outputs, targets))
-        return Loss(None, loss, next(own, None))
+        return Loss(None, loss, _predicted_by(loss, parts))
     name = loss or known or "cross_entropy"
-    function = per_sample(name)
-    forms = _TAKES[name] if loss or known else (CLASSES,)
-    for form in forms:
-        if form.fits(outputs, targets):
-            return Loss(name, function, form.predicts)
+    function, forms = per_sample(name), _TAKES[name] if loss or known else (CLASSES,)
+    for outputs, targets in parts:
+        first = next(iter(nests.tensors(outputs)), None)
+        if first is None or not isinstance(targets, Tensor):
+            raise _no_tensor(name, first, targets)
+        fitting = tuple(form for form in forms if form.fits(first, targets))
+        if not fitting:
+            raise TargetsError(_misfit(_chooser(loss, known), forms, first, targets))
+        forms = fitting
+    return Loss(name, function, forms[0].predicts)
+
+
+def _predicted_by(loss: PerSample, parts: Iterable[tuple[Any, Any]]) -> str | None:
+    """Return what a callable may be taken to predict; None where the targets leave it open."""
+    forms = (CLASSES, VALUES)
+    for i, (outputs, targets) in enumerate(parts):
+        first = next(iter(nests.tensors(outputs)), None)
+        if first is None or not isinstance(targets, Tensor):
+            return None
+        if i == 0 and first is outputs:
+            _check_own_target(loss, outputs, targets)
+        # Of whole numbers that are no class numbers only the function knows what they are.
+        own = forms if targets.is_floating_point() else forms[:1]
+        forms = tuple(form for form in own if form.fits(first, targets))
+        if not forms:
+            return None
+    return forms[0].predicts if forms else None
+
+
+def _chooser(loss: str | None, known: str | None) -> str:
     if loss:
-        who = f'loss="{name}"'
-    elif known:
-        who = f"the loss of this network, {name},"
-    else:
-        who = "cross_entropy, taken where no loss is named,"
-    raise TargetsError(_misfit(who, forms, outputs, targets))
+        return f'loss="{loss}"'
+    if known:
+        return f"the loss of this network, {known},"
+    return "cross_entropy, taken where no loss is named,"
+
+
+def _no_tensor(name: str, output: Tensor | None, targets: Any) -> LossError:
+    found = (
+        "the network gives no tensor"
+        if output is None
+        else f"the targets are of type {type(targets).__name__}"
+    )
+    return TargetsError(
+        f'loss="{name}" takes one tensor of outputs and one of targets; {found}. Pass a loss of '
+        "your own, a callable(outputs, targets) -> (N,), or choose the targets with batch=."
+    )
 
 
 def _misfit(who: str, forms: Sequence[Form], outputs: Tensor, targets: Tensor) -> str:

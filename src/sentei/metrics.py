@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sentei.losses import Loss, predicted, wanted
-from sentei.target_forms import IGNORED
+from sentei.target_forms import IGNORED, is_whole
 
 R2, MEAN_ABSOLUTE_ERROR = "r2", "mean_absolute_error"
 NAMES = {R2: "R²", MEAN_ABSOLUTE_ERROR: "mean absolute error"}  # as tables and pages show them
@@ -53,19 +53,69 @@ class Metrics(Protocol):
         ...
 
 
-def metrics_for(loss: Loss, targets: Tensor) -> Metrics:
+@dataclass
+class TargetSummary:
+    """What metrics have to know of all targets, gathered from one or more parts of them.
+
+    Attributes:
+        largest: the largest of whole numbers; None without any.
+    """
+
+    largest: int | None = None
+    _count: int = 0
+    _first: Tensor | None = None
+    _sum: Tensor | float = 0.0
+    _equal: Tensor | bool = True  # for each output, whether all targets are the first
+    _varied: bool = False
+
+    @classmethod
+    def of(cls, parts: Iterable[Any]) -> TargetSummary:
+        """Summarise targets that come in parts."""
+        found = cls()
+        for targets in parts:
+            found.add_(targets)
+        return found
+
+    def add_(self, targets: Any) -> None:
+        """Add targets, (n, ...); nests of tensors have no summary."""
+        if not isinstance(targets, Tensor) or not len(targets) or targets.is_complex():
+            return
+        if is_whole(targets):
+            targets = targets.long()
+            self.largest = max(int(targets.max()), -1 if self.largest is None else self.largest)
+        self._first = first = targets[:1] if self._first is None else self._first
+        self._count += len(targets)
+        if targets.shape[1:] != first.shape[1:]:
+            self._varied = True
+            return
+        self._sum = self._sum + targets.sum(0, keepdim=True, dtype=torch.float64)
+        self._equal = self._equal & (targets == first).all(0, keepdim=True)
+
+    @property
+    def centre(self) -> Tensor | None:
+        """(1, ...) float64, the mean of each output; exactly its value where all are equal.
+
+        None where targets have several shapes.
+        """
+        if self._varied or self._first is None:
+            return None
+        equal = torch.as_tensor(self._equal)
+        return torch.where(equal, self._first.double(), self._sum / self._count)
+
+
+def metrics_for(loss: Loss, summary: TargetSummary) -> Metrics:
     """Return the metrics of a network whose loss and targets these are.
 
     Args:
         loss: the loss, which says what is predicted.
-        targets: of all samples.
+        summary: of all targets.
     """
-    if loss.predicts == "classes":
-        return _Classes(int(targets.max()) + 1)
+    if loss.predicts == "classes" and summary.largest is not None:
+        return _Classes(summary.largest + 1)
     if loss.predicts == "labels":
         return _Labels()
     if loss.predicts == "values":
-        return _Values(loss.name, _centre(targets))
+        return _Values(loss.name, summary.centre)
     return _Nothing()
 
 
@@ -123,13 +173,14 @@ class _Labels:
 @dataclass(frozen=True, eq=False)
 class _Values:
     name: str | None
-    centre: Tensor  # (1, ...) float64, the mean of the targets
+    centre: Tensor | None  # (1, ...) float64, the mean of the targets; None: there is no R²
     width: int = 4
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = predicted(self.name, outputs).double()
         errors = errors - targets.reshape(outputs.shape).double()
-        spread = targets.double() - self.centre.to(targets.device)
+        centre = targets if self.centre is None else self.centre.to(targets.device)
+        spread = targets.double() - centre
         found = (errors.square().sum(), spread.square().sum(), errors.abs().sum())
         return torch.tensor([*map(float, found), errors.numel()], dtype=torch.float64)
 
@@ -137,13 +188,6 @@ class _Values:
         residual, total, absolute, count = sums.tolist()
         r2 = {R2: 1 - residual / total} if total else {}
         return Quality(metrics={**r2, MEAN_ABSOLUTE_ERROR: absolute / count})
-
-
-def _centre(targets: Tensor) -> Tensor:
-    """Return the mean of each output's targets; exactly their value where they are all equal."""
-    mean = targets.sum(0, keepdim=True, dtype=torch.float64) / len(targets)
-    first = targets[:1]
-    return torch.where((targets == first).all(0, keepdim=True), first.double(), mean)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,15 +48,36 @@ class Samples(NamedTuple):
         return Samples(self.inputs.to(device), self.targets.to(device))
 
 
+class Digest:
+    """The fingerprint of tensors that arrive in parts, split along dimension 0 anywhere."""
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []  # for each tensor: its hash, rows so far, and the rest of it
+
+    def add_(self, tensors: Iterable[Tensor]) -> None:
+        """Add the next rows of each tensor."""
+        for i, tensor in enumerate(tensors):
+            if i == len(self._parts):
+                self._parts.append([hashlib.sha256(), 0, ""])
+            part, kind = self._parts[i], f"{tensor.dtype} {tuple(tensor.shape[1:])} "
+            if kind != part[2]:
+                part[0].update(kind.encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            part[0].update(flat.view(torch.uint8).numpy().data)
+            part[1:] = part[1] + (len(tensor) if tensor.ndim else 1), kind
+
+    def hexdigest(self) -> str:
+        """Return 16 hex digits."""
+        found = [f"{rows} {part.hexdigest()}" for part, rows, _ in self._parts]
+        return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+
+
 @checked
 def fingerprint(samples: Iterable[Tensor]) -> str:
-    """Return 16 hex digits of the SHA-256 over types, shapes and every byte of the tensors."""
-    digest = hashlib.sha256()
-    for tensor in samples:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    """Return 16 hex digits made by SHA-256 over types, shapes and every byte of the tensors."""
+    digest = Digest()
+    digest.add_(samples)
+    return digest.hexdigest()
 
 
 @checked

@@ -114,11 +114,11 @@ def _measured(code: Compiled, loss: str | None, inputs: Tensor, targets: Tensor)
     """Return the accuracy of compiled code, or R² where it predicts values."""
     from sentei.errors import LossError
     from sentei.losses import chosen
-    from sentei.metrics import metrics_for, texts
+    from sentei.metrics import TargetSummary, metrics_for, texts
 
     outputs, count = code(inputs), f"{len(inputs):,} test samples"
     try:
-        metrics = metrics_for(chosen(None, outputs, targets, loss), targets)
+        metrics = metrics_for(chosen(None, outputs, targets, loss), TargetSummary.of([targets]))
     except LossError as error:
         return Result({}, (f"The emitted code is not measured: {error}",))
     found = metrics.quality(metrics.sums(outputs, targets))

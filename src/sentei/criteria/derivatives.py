@@ -153,7 +153,7 @@ def skeletonization(probe: Probe, group: Group) -> Tensor:
             f"{', '.join(LOSSES)}; it is not defined for a callable. "
             'Use "taylor1".'
         )
-    if probe.chosen.predicts == "classes" and probe.samples.targets.ndim > 1:
+    if probe.chosen.predicts == "classes" and probe.samples.head.targets.ndim > 1:
         raise CriterionError(
             "skeletonization is defined for one class a sample; these targets have a class at each "
             'of several positions. Use "taylor1".'

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
+from sentei.losses import per_sample_losses
 from sentei.network.mask import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
-from sentei.probe.recording.recording import Pass, model_output
+from sentei.probe.recording.recording import Pass
 
 
 @checked
@@ -107,13 +108,14 @@ def gradient(probe: Probe, group: Group) -> Tensor:
 
     def of_block(block: Pass) -> Tensor:
         with torch.enable_grad():
-            outputs = model_output(probe.model, block.samples)
-            total = probe.per_sample(outputs, block.samples.targets).sum()
+            outputs = recording.output(block.samples)
+            losses = per_sample_losses(probe.per_sample, outputs, block.samples.targets)
+            total = losses.sum()
             (slope,) = torch.autograd.grad(total, weight, materialize_grads=True)
         return slope.double().flatten().cpu()
 
-    with _differentiable(weight):
-        return probe.mean(of_block, group.size).abs()
+    with _differentiable(weight), probe.measuring() as recording:
+        return recording.mean("outputs", of_block, group.size).abs()
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_leaves, tree_map
 
 from sentei.errors import DataError, StructureError
+from sentei.nests import resized, tensors
 from sentei.network.layers import Select, Standardise
 
 Example = Tensor | tuple | list | Mapping[str, Any]
@@ -67,20 +67,10 @@ def _copy(example: Example) -> Example:
     return resized(example, lambda tensor: copies.setdefault(id(tensor), tensor.clone()))
 
 
-def tensors(value: Any) -> list[Tensor]:
-    """Return every tensor in an example or an output, however nested."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
 def rows(example: Example) -> int | None:
     """Return the number of samples if all tensors have the same first dimension, else None."""
     sizes = {t.shape[0] if t.ndim else None for t in tensors(example)}
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def resized(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
-    """Return the example with `change` applied to each of its tensors."""
-    return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, example)
 
 
 @torch.no_grad()

@@ -14,7 +14,9 @@ from sentei.arguments import checked
 from sentei.card import card_of
 from sentei.errors import GroupError, unknown
 from sentei.metrics import Quality, metrics_for
-from sentei.network.example import Example, Forward, resized, tensors, undisturbed
+from sentei.nests import tensors
+from sentei.network.example import Example, Forward, undisturbed
+from sentei.network.forward import with_forward
 from sentei.network.mask import Mask, check_groups, members_of
 from sentei.network.surgery.cutting import WeightRecord
 from sentei.network.units import Group, Listener, Neurons
@@ -29,21 +31,22 @@ from sentei.probe.choosing import (
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import check_smooth
 from sentei.probe.engines.gates import Gates
-from sentei.probe.recording.data import read
+from sentei.probe.recording.batches import Unpack
+from sentei.probe.recording.reading import Reading
 from sentei.probe.recording.recording import (
     Pass,
     PassSurvey,
     Recording,
     Slope,
     completed,
+    device_of,
     sum_losses,
     survey,
 )
 from sentei.probe.second_moments import MomentCache
-from sentei.samples import fingerprint
+from sentei.quantities import parse_bytes
 
-RECORDED_BYTES = 2**30  # of layer inputs and outputs that a Probe keeps
-_ROWS = 2500  # samples per batch when a masked copy is run
+_TRIED = 4  # samples on which forward= is tried
 CURVATURES = ("full", "diagonal")
 EXAMPLE = 64  # inputs in `Probe.example`
 
@@ -61,35 +64,49 @@ class Probe:
     """Measure a network's loss on fixed samples, and how removing units would change it.
 
     All measurements run in evaluation mode; the model's mode, buffers, gradients and the random
-    state do not change. The Probe records the outputs of the network's layers (up to 1 GiB; blocks
-    of samples beyond that are computed again each time) and replays those that come before changed
-    weights. After changing weights, call `update_` for a cut and `forget_` for any other change.
-    Before each measurement, the Probe compares the recorded outputs with the network's own outputs
-    on up to 128 samples and raises StaleError if they differ.
+    state do not change. The Probe records the outputs of the network's layers (up to half of
+    `memory`; blocks of samples beyond that are computed again each time) and replays those that
+    come before changed weights. After changing weights, call `update_` for a cut and `forget_` for
+    any other change. Before each measurement, the Probe compares the recorded outputs with the
+    network's own outputs on up to 128 samples and raises StaleError if they differ.
 
     Args:
-        model: any module; the loss is computed from the first tensor that it returns.
-        data: `(inputs, targets)`, a Dataset or a DataLoader, read once into memory. Inputs are a
-            tensor (N, ...), or a tuple of them for a model with several arguments.
+        model: any module. Of several outputs, a named loss and accuracy take the first tensor.
+        data: `(inputs, targets)`, a Dataset, a DataLoader, or any iterable of batches. Inputs are a
+            tensor (N, ...), a tuple of them for a model with several arguments, or a dict of them
+            for keyword arguments. Targets are a tensor (N, ...) or, for a loss of your own, any
+            nest of tensors. Arrays are converted; floating-point arrays get the model's dtype. A
+            batch is a tuple whose last item is the targets, or a dict or dataclass with "labels".
         loss: the name of a loss, or a callable(outputs, targets) that returns one loss per sample.
-            If None, the loss of the network's `Card`, else cross entropy where targets are class
+            A callable gets the tensor that the model returns, or else everything it returns. If
+            None, the loss of the network's `Card`, else cross entropy where targets are class
             numbers; other targets need this argument. See `sentei.losses.chosen`. Samples whose
             class numbers are all -100 are left out.
         trajectory: the record of the weights during training, for criteria that need one.
+        batch: takes a batch apart: callable(batch) -> (inputs, targets). Needed only for batches of
+            other forms than those above.
+        samples: how many samples are used at most, the first ones; all if None.
+        memory: how much memory samples and recorded outputs may take, such as "512 MiB"; half is
+            for each. Samples that do not fit are read again, batch by batch, at each pass; so are
+            batches of different shapes. `(inputs, targets)` are in memory anyway, and not counted.
         forward: how the network is run on inputs, as for `find_units`.
 
     Attributes:
         chosen: the loss: its name, its function, and what it says that the network predicts.
         loss_name: the name of the loss; None for a callable.
-        samples: the samples that count, in memory.
+        samples: the samples that count, in memory or read again at each pass.
         forward: how the network is run; None if it is called.
         mask: which members are alive, as last passed to `update_`; all at first.
         one_at_a_time: how many values each took a forward pass of their own, because
             `torch.func.vmap` could not run the model for many units at once.
 
     Raises:
-        DataError: no rows, inputs and targets of different length, NaN, or inputs that the model
-            does not accept.
+        BudgetError: `memory` is no size.
+        DataError: no rows, inputs and targets of different length, NaN, batches of another form, or
+            inputs that the model does not accept. Also where samples that do not fit in memory
+            differ between two passes (a loader that shuffles or augments); later passes raise it
+            too.
+        ValueError: `samples` is less than 1.
         LossError: the loss does not fit outputs and targets, or targets are not class numbers and
             no loss is named.
     """
@@ -101,38 +118,57 @@ class Probe:
         loss: str | losses.PerSample | None = None,
         trajectory: WeightRecord | None = None,
         *,
+        batch: Unpack | None = None,
+        samples: int | None = None,
+        memory: int | str = "2 GiB",
         forward: Forward | None = None,
     ):
         if loss is not None:
             losses.per_sample(loss)
+        if samples is not None and samples < 1:
+            raise ValueError(f"samples= is how many are used at most, 1 or more; got {samples}")
         self.model = model
         self.trajectory = trajectory
+        self._options: dict[str, Any] = {"batch": batch, "memory": memory, "forward": forward}
+        self._half = parse_bytes(memory) // 2
         self._loss = loss
         self.forward = forward
         self._mask = Mask.full(())
         self.one_at_a_time = 0
-        samples = read(data).run_by(model, forward)
         self.forget_()
+        dtype = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
+        reading = Reading(data, batch, samples, self._half, dtype)
+        if forward is not None:
+            tried = reading.head.rows(0, _TRIED, device_of(model)).inputs
+            with_forward(model, tried, forward)
         with undisturbed(model):
-            calls = survey(model, samples)
+            calls = survey(model, reading.head.run_by(forward))
             known = card_of(model).loss
-            self.chosen = losses.chosen(loss, calls.output, samples.targets, known)
+            self.chosen = losses.chosen_for(loss, self._parts(reading, calls), known)
             self.loss_name, self.per_sample = self.chosen.name, self.chosen.per_sample
-            self.samples = samples.fit_for(self.chosen)
+            self.samples = reading.finished(self.chosen, forward)
             self._engines = self._new_engines(calls)
+
+    def _parts(self, reading: Reading, calls: PassSurvey) -> Iterator[tuple[Any, Any]]:
+        """Yield the targets of each batch, with outputs for inputs of the same shape."""
+        outputs = {reading.head.form: calls.output}
+        for batch in reading:
+            if batch.form not in outputs:
+                outputs[batch.form] = survey(self.model, batch.run_by(self.forward)).output
+            yield outputs[batch.form], batch.targets
 
     def on(self, data: Any) -> Probe:
         """Return a Probe of the same network and loss on other samples."""
-        return Probe(self.model, data, self._loss, self.trajectory, forward=self.forward)
+        return Probe(self.model, data, self._loss, self.trajectory, **self._options)
 
     @property
     def example(self) -> Example:
         """The first 64 inputs (all, if there are fewer), to run the network on."""
-        return resized(self.samples.inputs, lambda tensor: tensor[:EXAMPLE])
+        return self.samples.head.rows(0, EXAMPLE).inputs
 
     def fingerprint(self) -> str:
         """Return sixteen hex digits that identify the samples."""
-        return fingerprint((*tensors(self.samples.inputs), self.samples.targets))
+        return self.samples.fingerprint()
 
     # The network as it is.
 
@@ -158,10 +194,11 @@ class Probe:
         Raises:
             LossError, StaleError: as `loss`.
         """
-        metrics = metrics_for(self.chosen, self.samples.targets)
+        metrics = metrics_for(self.chosen, self.samples.summary)
 
         def sums(block: Pass) -> Tensor:
-            more = metrics.sums(completed(block.outputs), block.samples.targets)
+            first = [*tensors(completed(block.outputs)), torch.zeros(0)][0]
+            more = metrics.sums(first, block.samples.targets)
             return torch.cat([sum_losses(block)[None].cpu(), more])
 
         means = self.mean(sums, 1 + metrics.width)
@@ -358,7 +395,7 @@ class Probe:
             yield self._engines
 
     def _new_engines(self, calls: PassSurvey | None = None) -> Engines:
-        recording = Recording(self.model, self.samples, self.per_sample, RECORDED_BYTES, calls)
+        recording = Recording(self.model, self.samples, self.chosen, self._half, calls)
         return Engines(recording, CandidateLosses(self.loss_name, self.per_sample))
 
     def check_units(self, group: Group) -> Neurons:

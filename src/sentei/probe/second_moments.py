@@ -84,7 +84,8 @@ def accumulate(
         for name, o in origins.items()
     }
     counts = torch.zeros(len(recording.starts), len(origins), dtype=torch.float64)
-    own = dict(recording.own_passes)
+    own_passes = recording.own_passes
+    number, block = next(own_passes, (-1, None))
     dtype = torch.float64 if precise else None
     for i in range(len(recording.starts)):
         parts = {
@@ -107,17 +108,18 @@ def accumulate(
             ranges[name][i] = low_high
             counts[i, list(origins).index(name)] += rows.shape[1]
 
-        if i in own:
-            read_listener_inputs(recording, own[i], listeners, add)
+        if i == number and block is not None:  # else another rank has it
+            read_listener_inputs(recording, block, listeners, add)
+            number, block = next(own_passes, (-1, None))
         for name, total in totals.items():
             for whole, part in zip(total, parts.pop(name), strict=True):
                 whole.add_(sum_across(part[None]))
-    number = dict(zip(origins, sum_across(counts).tolist(), strict=True))
+    totals_of = dict(zip(origins, sum_across(counts).tolist(), strict=True))
     found = {}
     for name, total in totals.items():
         extremes = gathered(ranges[name])
         low, high = extremes[:, 0].amin(0), extremes[:, 1].amax(0)
-        found[name] = SecondMoments(int(number[name]), origins[name], *total, low, high)
+        found[name] = SecondMoments(int(totals_of[name]), origins[name], *total, low, high)
     return found
 
 

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from sentei.losses import per_sample_losses
 from sentei.network.copying import copied
-from sentei.network.example import resized, run, tensors, undisturbed
+from sentei.network.example import run, undisturbed
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener
 from sentei.probe.choosing import listeners_of
 from sentei.probe.probe import Probe
 from sentei.probe.recording.listener_inputs import input_gradients
-from sentei.probe.recording.recording import Pass
+from sentei.probe.recording.recording import Pass, device_of
 from sentei.probe.second_moments import InverseCovariance, SecondMoments
 
 _ROWS = 2500  # samples per batch when a masked copy is run
@@ -83,10 +83,9 @@ def loss_with_mask(probe: Probe, mask: Mask) -> float:
     mask.apply_(trial)
     samples, total = probe.samples, 0.0
     with undisturbed(trial):
-        for first in range(0, len(samples.targets), _ROWS):
-            rows = slice(first, first + _ROWS)
-            block = resized(samples.inputs, lambda tensor, own=rows: tensor[own])
-            targets = samples.targets[rows]
-            values = per_sample_losses(probe.per_sample, tensors(run(trial, block))[0], targets)
+        for block in samples.blocks(samples.boundaries(_ROWS)):
+            own = block.rows(0, len(block), device_of(trial))
+            outputs = probe.chosen.takes(run(trial, own.inputs))
+            values = per_sample_losses(probe.per_sample, outputs, own.targets)
             total += float(values.double().sum())
-    return total / len(samples.targets)
+    return total / len(samples)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from sentei.card import card_of
@@ -288,7 +287,8 @@ def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dic
     """Return what a journal stores beside the weights, for reading the run without the model.
 
     Returns:
-        Samples evenly spaced over those that the run is measured on, where inputs are one tensor;
+        Samples evenly spaced over those that the run is measured on (the first ones, where not all
+        are in memory), where inputs and targets are one tensor each;
         and the network's description, its `Card` and the loss's name, where there are any.
     """
     try:
@@ -299,11 +299,10 @@ def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dic
     words = {"architecture": architecture, "loss": judge.loss_name}
     if known := card_of(model).data():
         words["card"] = known
-    inputs, targets = judge.samples.inputs, judge.samples.targets
-    if not isinstance(inputs, Tensor):
+    some = judge.samples.spread(SAMPLE_ROWS)
+    kept = {"inputs": some.inputs, "targets": some.targets}
+    if not all(isinstance(part, Tensor) for part in kept.values()):
         return {}, words
-    rows = torch.linspace(0, len(targets) - 1, min(SAMPLE_ROWS, len(targets))).round().long()
-    kept = {"inputs": inputs[rows.to(inputs.device)], "targets": targets[rows.to(targets.device)]}
     return {SAMPLE + name: tensor.cpu() for name, tensor in kept.items()}, words
 
 

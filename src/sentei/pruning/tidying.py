@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,18 +15,18 @@ from sentei.criteria.activity import steady
 from sentei.criteria.repairs.affine import SingleSurvivor, least_squares, mean
 from sentei.criteria.repairs.table import Repair
 from sentei.errors import PruningError
+from sentei.nests import tensors
 from sentei.network.copying import copied
-from sentei.network.example import Forward, as_found
-from sentei.network.forward import forward_of, own_inputs
+from sentei.network.example import Forward, as_found, run
 from sentei.network.mask import Mask
 from sentei.network.surgery.norms import fold_norms_
 from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses, tensor_of
-from sentei.probe.choosing import largest_weight_read, listeners_of, tolerance
+from sentei.probe.choosing import apart, largest_weight_read, listeners_of
 from sentei.probe.probe import Probe
-from sentei.probe.recording.data import ProbeData, read
-from sentei.probe.recording.recording import model_output
+from sentei.probe.recording.data import Measured
+from sentei.probe.recording.recording import device_of
 from sentei.probe.summaries import inverse_covariances
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, mixed
@@ -152,13 +152,13 @@ def examined(
         GroupError: as for `tidy`.
         CertificateError: as for `tidy`.
     """
-    samples = read(data).run_by(model, forward)
     worker = copied(model)
-    example = samples.rows(0, 64, torch.device("cpu")).inputs
+    probe = Probe(worker, data, _size, forward=forward)
+    example = probe.example
     units = find_units(model, example)
     start = Mask.full(units).joined(mask or Mask.full([]))
     start.apply_(worker)
-    tidying = _Tidying(worker, samples, start)
+    tidying = _Tidying(worker, probe, start)
     for group in units:
         tidying.try_(group, _unread(worker, group), "unread", None, proven=True)
         tidying.try_(group, _constant(worker, group), "constant", mean, proven=True)
@@ -167,14 +167,17 @@ def examined(
             tidying.observed_(group)
     small = shrink(worker, tidying.mask, example)
     folded = fold_norms_(small, example) if norms else ()
-    after = _run(small, samples)
+    after = _run(small, probe.samples)
     if not _same(tidying.before, after):  # folding a norm changed the outputs: leave norms alone
         small, folded = shrink(worker, tidying.mask, example), ()
-        after = _run(small, samples)
-    difference = (tidying.before - after).abs().max().item()
+        after = _run(small, probe.samples)
+    difference = max(
+        (a.double() - b.double()).abs().max().item()
+        for a, b in zip(tidying.before, after, strict=True)
+    )
     left = tidying.mask.shrunk()
     dead = Mask.full(group for group in left.groups if isinstance(group, Synapses)).joined(left)
-    return Tidied(small, dead, tuple(tidying.finds), folded, difference, len(samples))
+    return Tidied(small, dead, tuple(tidying.finds), folded, difference, len(probe.samples))
 
 
 @dataclass
@@ -182,17 +185,14 @@ class _Tidying:
     """A copy of the network while units are removed from it, with the original outputs."""
 
     model: nn.Module
-    samples: ProbeData
+    probe: Probe
     mask: Mask
     finds: list[Finding] = field(default_factory=list)
-    before: Tensor = field(init=False)
-    probe: Probe = field(init=False)
+    before: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.before = _run(self.model, self.samples)
-        inputs, targets = self.samples.inputs, self.samples.targets
-        data = own_inputs(inputs), targets
-        self.probe = Probe(self.model, data, _size, forward=forward_of(inputs))
+        self.before = _run(self.model, self.probe.samples)
+        self.probe.forget_()  # what is dead from the start is zero by now
         self.probe.update_(self.mask)
 
     def try_(
@@ -257,7 +257,7 @@ class _Tidying:
         except PruningError:  # for example, a listener has no bias that could take a constant
             self.model.load_state_dict(state)
             return []
-        if _same(self.before, _run(self.model, self.samples)):
+        if _same(self.before, _run(self.model, self.probe.samples)):
             self.mask = mask
             self.probe.update_(mask)
             return units.tolist()
@@ -304,20 +304,21 @@ def _weights(model: nn.Module, group: Neurons) -> Iterator[bytes]:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, samples: ProbeData) -> Tensor:
+def _run(model: nn.Module, samples: Measured) -> list[Tensor]:
+    """Return every tensor that the model gives, over all samples, on the CPU."""
     with as_found(model):
         model.eval()
-        starts = range(0, len(samples), _AT_ONCE)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        return torch.cat(
-            [model_output(model, samples.rows(i, i + _AT_ONCE, device)) for i in starts]
-        )
+        parts = [
+            tensors(run(model, block.rows(0, len(block), device_of(model)).inputs))
+            for block in samples.blocks(samples.boundaries(_AT_ONCE))
+        ]
+    return [part.cpu() for outputs in parts for part in outputs]
 
 
-def _same(before: Tensor, after: Tensor) -> bool:
-    scale = max(1.0, before.abs().max().item())
-    return bool((before - after).abs().max() <= scale * tolerance(before))
+def _same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+    return all(apart(*pair) <= 1 for pair in zip(before, after, strict=True))
 
 
-def _size(outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG001 - no targets are needed
-    return outputs.flatten(1).square().mean(1)
+def _size(outputs: Any, targets: Any) -> Tensor:  # noqa: ARG001 - no targets are needed
+    found = [t.flatten(1).square().mean(1) for t in tensors(outputs) if t.is_floating_point()]
+    return torch.stack(found).sum(0)

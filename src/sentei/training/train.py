@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from sentei.arguments import checked
 from sentei.card import card_of
 from sentei.errors import DataError, LossError
-from sentei.losses import Loss, PerSample, chosen, per_sample_losses
-from sentei.metrics import Quality, metrics_for
+from sentei.losses import Loss, PerSample, check_counting, chosen, per_sample_losses
+from sentei.metrics import Quality, TargetSummary, metrics_for
 from sentei.samples import Samples, check_samples
 from sentei.training.recipe import Distillation, Recipe
 from sentei.training.seeds import seeded
@@ -197,7 +197,7 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     ready, measured = _ready(model, samples, loss)
-    metrics = metrics_for(measured, ready.targets)
+    metrics = metrics_for(measured, TargetSummary.of([ready.targets]))
     total, sums = 0.0, torch.zeros(metrics.width, dtype=torch.float64)
     with _mode(model, training=False), torch.no_grad():
         for inputs, targets in zip(*(part.split(batch_size) for part in ready), strict=True):
@@ -221,8 +221,10 @@ def _ready(model: nn.Module, samples: Pair, loss: str | PerSample | None) -> tup
     ready = Samples(inputs, targets).to(inputs.device if parameter is None else parameter.device)
     outputs = _outputs_for(model, ready.inputs[:2])
     found = chosen(loss, outputs, ready.targets, card_of(model).loss)
-    rows = found.counting(ready.targets)
-    ready = ready if rows is None else ready.at(rows)
+    counts = found.counts(ready.targets)
+    if counts is not None:
+        check_counting(int(counts.sum()), len(counts))
+        ready = ready.at(counts.nonzero().flatten())
     return Samples(ready.inputs, found.fitted(ready.targets)), found
 
 

@@ -18,15 +18,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from sentei.errors import StructureError
+from sentei.nests import tensors
 from sentei.network.calls import COMPUTED, Call, Calls
 from sentei.network.example import Example, own_training, run
 from sentei.network.origins import Origin, Origins
@@ -100,7 +99,7 @@ class Replay:
         self._read: list[Tensor | None] = []
         if inputs:
             self.sources.update(self.inputs)
-        outputs = _leaves(self._run(self._record, self.example))
+        outputs = tensors(self._run(self._record, self.example))
         if not any(out is not None for out in self._computed):
             raise StructureError(
                 "units are followed from layer to layer, but no use of a weight was seen; pass the "
@@ -192,7 +191,7 @@ class Replay:
 
         try:
             with own_training(self.model), self._calls(note):
-                outputs = _leaves(run(self.model, self.example))
+                outputs = tensors(run(self.model, self.example))
         except Exception:  # such as a forward that needs targets in training
             return False
         shapes = [output.shape for output in outputs]
@@ -346,7 +345,7 @@ class Replay:
         Raises:
             StructureError: they are not.
         """
-        found = _leaves(output)
+        found = tensors(output)
         if [each.shape for each in found] != [each.shape for each in self._outputs]:
             raise StructureError(_CHANGING.format("the output"))
         return found
@@ -401,14 +400,3 @@ def _reduced(values: Tensor, axis: int, reduce: Any) -> Tensor:
 def _signature(call: Call) -> tuple:
     """Return what has to be the same in every pass for two calls to count as the same call."""
     return call.weight, call.function, call.axis, tuple(call.input.shape)
-
-
-def _leaves(output: Any) -> list[Tensor]:
-    """Return every tensor inside an output, however nested in tuples, dicts and dataclasses."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
-            found += _leaves([getattr(leaf, field.name) for field in fields(leaf)])
-    return found

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.losses import PerSample
+from sentei.nests import split, tensors
 from sentei.network.calls import names_of
-from sentei.network.example import tensors
 from sentei.network.folding import unexplained
 from sentei.network.units import Listener
 from sentei.probe.engines.candidate_losses import CandidateLosses
@@ -146,7 +146,7 @@ class Chain:
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
         """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
-        total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
+        total = torch.zeros(len(units), dtype=torch.float64, device=self.reader.weight.device)
         for o, targets in self.rows(block):
             columns = self.listener.index[units].to(o.device)
             derivatives = self.derivatives(o, targets, asked.loss)
@@ -157,7 +157,7 @@ class Chain:
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
         """Return the second derivative of the summed loss along each unit's gate, (k,) float64."""
-        total = torch.zeros(len(units), dtype=torch.float64, device=block.samples.targets.device)
+        total = torch.zeros(len(units), dtype=torch.float64, device=self.reader.weight.device)
         for o, targets in self.rows(block):
             columns = self.listener.index[units].to(o.device)
             derivs, inputs = self.derivatives(o, targets), o[columns.flatten()]
@@ -213,10 +213,11 @@ class Chain:
             sums.append(self.losses(self._run_steps(out), targets))
         return torch.cat(sums)
 
-    def rows(self, block: Pass) -> Iterator[tuple[Tensor, Tensor]]:
+    def rows(self, block: Pass) -> Iterator[tuple[Tensor, Any]]:
         """Iterate over (inputs (units, n) of the listening layer, targets), n samples at a time."""
         inputs = block.call_inputs[self.position]
-        return zip(inputs.o.split(self._rows, 1), inputs.targets.split(self._rows), strict=True)
+        parts = split(inputs.targets, self._rows)
+        return zip(inputs.o.split(self._rows, 1), parts, strict=True)
 
     @property
     def _rows(self) -> int:
@@ -284,16 +285,16 @@ def find_chain(
     (listener,), (event,) = listeners.values(), reading
     listening = _linear(event, names)
     after = survey.events[survey.events.index(event) + 1 :]
-    steps = _chain_steps(after, event.result, survey.output, names)
+    steps = _chain_steps(after, event.result, recording.loss.takes(survey.output), names)
     if listening is None or steps is None or listener.dim != 1 or event.result.ndim != 2:
         return None
-    cached = listening.weight.nbytes * recording.starts.stop
+    cached = listening.weight.nbytes * recording.count
     softmax = SoftmaxRises(remembers=cached <= _CACHED_BYTES)
     return Chain(listener, positions[0], listening, steps, losses, softmax)
 
 
 def _chain_steps(
-    events: Sequence[FunctionCall], z: Tensor, output: Tensor, names: dict[int, str]
+    events: Sequence[FunctionCall], z: Tensor, output: Any, names: dict[int, str]
 ) -> tuple[Step, ...] | None:
     """The steps from z to the output; None if another function reads a tensor of the chain."""
     steps: list[Step] = []

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch import Tensor
 from sentei import losses as named
 from sentei.errors import CriterionError
 from sentei.losses import PerSample, per_sample_losses, wanted
+from sentei.nests import resized, tensors
 
 _NOT_TWICE = (
     "a curvature needs a loss that can be differentiated twice; this one cannot: {}. "
@@ -248,23 +250,31 @@ def _by_autograd(
     return first.detach().T, OutputCurvature(torch.zeros_like(whole[0]), whole=whole)
 
 
-def check_smooth(per_sample: PerSample, outputs: Tensor, targets: Tensor, times: int) -> None:
+def check_smooth(per_sample: PerSample, outputs: Any, targets: Any, times: int) -> None:
     """Raise CriterionError if a loss cannot be differentiated `times` times, once or twice.
+
+    It is differentiated along a factor of all outputs, at 1. Where outputs are no nest of tensors,
+    the derivatives themselves will show it.
 
     Raises:
         CriterionError: names the criteria to use instead.
     """
+    if not tensors(outputs):
+        return
     with torch.enable_grad():
-        leaf = outputs.detach().requires_grad_()
+        factor = torch.ones((), requires_grad=True)
+        scaled = resized(
+            outputs, lambda t: t.detach() * factor.to(t) if t.is_floating_point() else t
+        )
+        losses = per_sample_losses(per_sample, scaled, targets)
         # With weights that require grad, the graph of the first derivative shows a node that
         # cannot be differentiated again.
-        weights = torch.ones(len(outputs)).to(outputs).requires_grad_(times > 1)
-        weighted = (per_sample_losses(per_sample, leaf, targets) * weights).sum()
-        first = slope(weighted, leaf, create_graph=times > 1)
+        weights = torch.ones_like(losses).requires_grad_(times > 1)
+        first = slope((losses * weights).sum(), factor, create_graph=times > 1)
         if times > 1:
             if _cannot_differentiate_again(first):
                 raise CriterionError(_NOT_TWICE.format("it is marked as differentiable once"))
-            gradient(first.sum(), leaf)
+            gradient(first, factor)
 
 
 def _cannot_differentiate_again(value: Tensor) -> bool:

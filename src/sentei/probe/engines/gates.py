@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ class Gates:
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
         """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
         if not asked.absolute:
-            return self._gradient(block, asked.loss)[units.to(block.samples.targets.device)]
+            return self._gradient(block, asked.loss)[units.to(self.recording.device)]
         gated = self._gated(block, FIRST, asked.loss)
         first = self._for_each(FIRST, block, gated, units, torch.ones(len(units)))
         return torch.stack([each.abs().sum(dtype=torch.float64) for each in first])
@@ -114,7 +115,7 @@ class Gates:
     def _gradient(self, block: Pass, loss: PerSample | None) -> Tensor:
         """(size,) float64 derivatives E' along all gates, by one backward pass."""
         first = next(iter(self.listeners.values()))
-        device = block.samples.targets.device
+        device = self.recording.device
         gate = torch.ones(len(first.index), dtype=torch.float64, device=device).requires_grad_()
 
         def gated(name: str) -> Override:
@@ -141,7 +142,7 @@ class Gates:
 
         return losses
 
-    def _losses(self, out: Tensor, block: Pass, loss: PerSample | None = None) -> Tensor:
+    def _losses(self, out: Any, block: Pass, loss: PerSample | None = None) -> Tensor:
         loss = self.recording.per_sample if loss is None else loss
         return per_sample_losses(loss, out, block.samples.targets)
 

@@ -13,7 +13,7 @@ from sentei.losses import PerSample, per_sample_losses
 from sentei.probe.engines.chain import Chain
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.engines.gate_derivatives import hide_torch_warnings, second_by_func
-from sentei.probe.recording.recording import Need, Pass, Recording, Slope, output_with_weights
+from sentei.probe.recording.recording import Need, Pass, Recording, Slope
 
 _CANDIDATES = 32  # synapses per vmap over a general network
 
@@ -111,7 +111,7 @@ class SynapseGates:
     def _losses(self, block: Pass, weight: Tensor, loss: PerSample) -> Tensor:
         """(n,) losses with the parameter replaced by `weight`."""
         replaced = {self.parameter: weight}
-        out = output_with_weights(self.recording.model, replaced, block.samples)
+        out = self.recording.output(block.samples, replaced)
         return per_sample_losses(loss, out, block.samples.targets)
 
     def _stored(self) -> Tensor:

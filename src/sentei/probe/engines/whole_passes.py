@@ -23,7 +23,6 @@ from sentei.probe.recording.recording import (
     Recording,
     Slope,
     completed,
-    output_with_weights,
 )
 
 
@@ -116,7 +115,7 @@ class WholePasses:
         weights = {
             name: self._gated(name, part, unit, gain) for name, part in self.listeners.items()
         }
-        out = output_with_weights(self.recording.model, weights, block.samples)
+        out = self.recording.output(block.samples, weights)
         return per_sample_losses(loss or self.recording.per_sample, out, block.samples.targets)
 
     def _gated(self, name: str, part: Listener, unit: Tensor, gain: Tensor) -> Tensor:

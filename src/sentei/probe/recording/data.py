@@ -1,113 +1,216 @@
-"""Read the samples that a Probe measures on into memory, check them and slice them into blocks."""
+"""The samples that a Probe measures on: in memory, or read again at each pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from sentei.errors import DataError
 from sentei.losses import Loss
-from sentei.network.example import Example, Forward, ForwardCall, resized, tensors
-from sentei.network.forward import own_inputs, with_forward
-from sentei.samples import check_finite, check_rows
+from sentei.metrics import TargetSummary
+from sentei.nests import count, joined, resized, tensors
+from sentei.network.example import Example, Forward, ForwardCall
+from sentei.network.forward import own_inputs
+from sentei.samples import fingerprint
 
-_TRIED = 4  # samples on which forward= is tried
-_BATCH = 1024  # samples per batch when a Dataset is read
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProbeData:
-    """Inputs and targets with the same number of rows.
+    """Samples in memory.
 
     Attributes:
         inputs: the model's inputs: a tensor, a tuple of tensors (positional arguments) or a mapping
             (keyword arguments), each (N, ...); with the function that runs the network on them, if
             there is one.
-        targets: (N, ...).
+        targets: (N, ...), a tensor or any nest of tensors.
     """
 
     inputs: Example
-    targets: Tensor
+    targets: Any
+    in_memory: bool = field(default=True, init=False, repr=False)
 
     def __len__(self) -> int:
-        return self.targets.shape[0]
+        return count(self.targets)
 
-    def rows(self, start: int, stop: int, device: torch.device) -> ProbeData:
-        """Return rows `start` to `stop` (exclusive), on a device."""
-        return ProbeData(
-            resized(self.inputs, lambda t: t[start:stop].to(device)),
-            self.targets[start:stop].to(device),
-        )
+    @property
+    def head(self) -> ProbeData:
+        """The first samples; all of them."""
+        return self
 
-    def run_by(self, model: nn.Module, forward: Forward | None) -> ProbeData:
-        """Return the samples with the function that runs a network on their inputs.
+    @property
+    def form(self) -> str:
+        """Types and shapes of one sample, as a text."""
+        parts = tensors(self.inputs), tensors(self.targets)
+        return str([[(t.dtype, tuple(t.shape[1:])) for t in part] for part in parts])
 
-        Raises:
-            StructureError, DataError: as `with_forward`.
-        """
+    def rows(self, start: int, stop: int, device: torch.device | None = None) -> ProbeData:
+        """Return rows `start` to `stop` (exclusive), on a device if one is given."""
+
+        def part(tensor: Tensor) -> Tensor:
+            own = tensor[start:stop]
+            return own if device is None else own.to(device)
+
+        return ProbeData(resized(self.inputs, part), resized(self.targets, part))
+
+    def at(self, rows: Tensor) -> ProbeData:
+        """Return the samples at these row numbers, in this order."""
+        take = lambda tensor: tensor[rows.to(tensor.device)]  # noqa: E731
+        return ProbeData(resized(self.inputs, take), resized(self.targets, take))
+
+    def run_by(self, forward: Forward | None) -> ProbeData:
+        """Return the samples with the function that runs a network on their inputs."""
         if forward is None:
             return self
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        with_forward(model, own_inputs(self.rows(0, _TRIED, device).inputs), forward)
         return ProbeData(ForwardCall(own_inputs(self.inputs), forward), self.targets)
 
     def fit_for(self, loss: Loss) -> ProbeData:
-        """Return the samples that count, with targets as the loss takes them.
+        """Return the samples that count, with targets as the loss takes them; there may be none."""
+        counts = loss.counts(self.targets)
+        kept = self if counts is None else self.at(counts.nonzero().flatten())
+        return ProbeData(kept.inputs, loss.fitted(kept.targets))
+
+    def boundaries(self, size: int) -> list[int]:
+        """Return the first rows of blocks of `size` samples."""
+        return [*range(0, len(self), size)]
+
+    def blocks(self, starts: Sequence[int]) -> Iterator[ProbeData]:
+        """Yield the blocks that begin at these rows."""
+        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
+            yield self.rows(start, stop)
+
+    def spread(self, most: int) -> ProbeData:
+        """Return `most` samples evenly spaced over all; all of them if there are fewer."""
+        rows = torch.linspace(0, len(self) - 1, min(most, len(self))).round().long()
+        return self.at(rows)
+
+    def fingerprint(self) -> str:
+        """Return sixteen hex digits that identify the samples."""
+        return fingerprint((*tensors(self.inputs), *tensors(self.targets)))
+
+    @cached_property
+    def summary(self) -> TargetSummary:
+        """What metrics have to know of all targets."""
+        return TargetSummary.of([self.targets])
+
+
+@dataclass(eq=False)
+class StreamedData:
+    """Samples that do not fit in memory, or whose batches have different shapes.
+
+    They are read again, batch by batch, at each pass, and what is read is compared with the first
+    pass by checksums.
+
+    Attributes:
+        head: the first samples, in memory; all have one shape.
+        again: returns the batches.
+        sizes: for each batch how many samples count, and the shapes of one sample.
+        summary: what metrics have to know of all targets.
+        checksums: of the batches; None for batches in memory.
+        digest: sixteen hex digits that identify the samples.
+        prepared: makes of a batch what is measured.
+    """
+
+    head: ProbeData
+    again: Callable[[], Iterable[ProbeData]]
+    sizes: list[tuple[int, str]]
+    summary: TargetSummary
+    checksums: list[int] | None
+    digest: str
+    prepared: Callable[[ProbeData], ProbeData]
+    in_memory: bool = field(default=False, init=False)
+
+    def __len__(self) -> int:
+        return sum(size for size, _ in self.sizes)
+
+    def boundaries(self, size: int) -> list[int]:
+        """Return the first rows of blocks of `size` samples at most, each of one shape."""
+        starts, begin = [], 0
+        for _, batches in groupby((each for each in self.sizes if each[0]), lambda each: each[1]):
+            end = begin + sum(rows for rows, _ in batches)
+            starts += range(begin, end, size)
+            begin = end
+        return starts
+
+    def blocks(self, starts: Sequence[int]) -> Iterator[ProbeData]:
+        """Yield the blocks that begin at these rows, in order.
 
         Raises:
-            DataError: no sample counts.
+            DataError: a batch is not what it was at the first pass.
         """
-        rows = loss.counting(self.targets)
-        if rows is None:
-            return ProbeData(self.inputs, loss.fitted(self.targets))
-        inputs = resized(self.inputs, lambda tensor: tensor[rows.to(tensor.device)])
-        return ProbeData(inputs, loss.fitted(self.targets[rows]))
+        lengths = [b - a for a, b in zip(starts, [*starts[1:], len(self)], strict=True)]
+        waiting: list[ProbeData] = []
+        missing = lengths.pop(0) if lengths else 0
+        for batch in self._checked():
+            begin, rows = 0, len(batch)
+            while begin < rows:
+                waiting.append(batch.rows(begin, begin + missing))
+                begin, missing = begin + len(waiting[-1]), missing - len(waiting[-1])
+                if not missing:
+                    yield together(waiting)
+                    waiting = []
+                    missing = lengths.pop(0) if lengths else 0
+
+    def spread(self, most: int) -> ProbeData:
+        """Return the first `most` samples: others are not in memory."""
+        return self.head.rows(0, most)
+
+    def fingerprint(self) -> str:
+        """Return sixteen hex digits that identify the samples."""
+        return self.digest
+
+    def _checked(self) -> Iterator[ProbeData]:
+        number = 0
+        for number, batch in enumerate(self.again(), 1):
+            if self.checksums is not None:
+                check_same(self.checksums, number - 1, batch)
+            fit = self.prepared(batch)
+            if len(fit):
+                yield fit
+        if number != len(self.sizes):
+            raise _other_samples(f"this one has {number:,} batches instead of {len(self.sizes):,}")
 
 
-def read(data: Any) -> ProbeData:
-    """Read `(inputs, targets)`, a Dataset or a DataLoader into memory and check it.
+Measured = ProbeData | StreamedData
 
-    A DataLoader is read once, in its own order; the last item of each batch is the target. The
-    global random state does not change.
+
+def together(parts: Sequence[ProbeData]) -> ProbeData:
+    """Return the samples of several batches of one shape as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return ProbeData(
+        joined([part.inputs for part in parts]), joined([part.targets for part in parts])
+    )
+
+
+def checksum(batch: ProbeData) -> int:
+    """Return a checksum of every byte of a batch."""
+    total = 0
+    for tensor in (*tensors(batch.inputs), *tensors(batch.targets)):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total = zlib.crc32(flat.view(torch.uint8).numpy().data, total)
+    return total
+
+
+def check_same(checksums: Sequence[int], number: int, batch: ProbeData) -> None:
+    """Raise DataError if a batch is not the one that was read at the first pass.
 
     Raises:
-        DataError: no rows, lengths that differ, NaN or infinite inputs, or an unknown form.
+        DataError: names the batch.
     """
-    if isinstance(data, DataLoader):
-        samples = _read_batches(data)
-    elif isinstance(data, Dataset):
-        samples = _read_batches(DataLoader(data, batch_size=_BATCH))
-    elif isinstance(data, Sequence) and len(data) == 2:
-        samples = ProbeData(data[0], torch.as_tensor(data[1]))
-    else:
-        raise DataError(
-            f"data must be (inputs, targets), a Dataset or a DataLoader, not {type(data).__name__}"
-        )
-    _check_rows(samples)
-    return samples
+    if number >= len(checksums) or checksums[number] != checksum(batch):
+        raise _other_samples(f"batch {number} differs from the first pass")
 
 
-def _read_batches(loader: DataLoader) -> ProbeData:
-    with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
-        batches = [tuple(batch) for batch in loader if isinstance(batch, (tuple, list))]
-    if not batches or min(map(len, batches)) < 2:
-        raise DataError(
-            "a Dataset or DataLoader must yield (inputs, ..., target) and at least one sample; "
-            "if yours yields something else, pass (inputs, targets) as tensors"
-        )
-    *inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return ProbeData(inputs[0] if len(inputs) == 1 else tuple(inputs), targets)
-
-
-def _check_rows(samples: ProbeData) -> None:
-    given = tensors(samples.inputs)
-    if not given:
-        raise DataError("inputs must be tensors with a row for each sample; there is no tensor")
-    for tensor in given:
-        check_rows(tensor, samples.targets)
-        check_finite("inputs", tensor)
+def _other_samples(what: str) -> DataError:
+    return DataError(
+        "samples that do not fit in memory are read again at each pass, and every pass must give "
+        f"the same ones in the same order; {what}. Use a loader without shuffling and without "
+        "random augmentation, fewer samples (samples=), or more memory (memory=)."
+    )

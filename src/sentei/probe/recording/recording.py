@@ -22,10 +22,11 @@ from torch.overrides import TorchFunctionMode
 
 from sentei.distributed import gathered, own_blocks, sum_across
 from sentei.errors import DataError, LossError, StructureError
-from sentei.losses import PerSample, per_sample_losses
+from sentei.losses import Loss, PerSample, per_sample_losses
+from sentei.nests import nbytes, shapes, tensors
 from sentei.network.calls import Call, Calls, names_of
-from sentei.network.example import run, tensors
-from sentei.probe.recording.data import ProbeData
+from sentei.network.example import run
+from sentei.probe.recording.data import Measured, ProbeData
 
 # What a pass must hold: "outputs" (the model's outputs and losses), "kept" (also the outputs of all
 # mixing calls), or the position of a call whose input is needed.
@@ -36,9 +37,13 @@ Override = Callable[[Call, Tensor | None], Tensor | None]
 
 # Block boundaries depend on model and data alone, so every machine adds sums in the same order.
 _BLOCK_ROWS = 5000
-_BLOCK_BYTES = 64 * 2**20  # of the largest output in one block
+_BLOCK_BYTES = 16 * 2**20  # of the largest output, or of the inputs, in one block
+_PASS_BYTES = 64 * 2**20  # of all that is recorded of one block
 _SURVEY_ROWS = 4  # samples in the run that lists the calls of a pass
 _CHECK_ROWS = 128  # samples on which the recorded outputs are compared with the network's
+
+
+_NOT_READ = ProbeData((), ())  # the samples of a pass that is not visited
 
 
 @dataclass(frozen=True)
@@ -83,14 +88,14 @@ class PassSurvey:
     Attributes:
         calls: the calls that use weights, in order; a call's position is its index here.
         events: every torch function call, in order.
-        output: the model's output.
+        output: what the model returned.
         elsewhere: names of the weights that are also given to functions that are no such calls,
             such as those that compute a weight from others.
     """
 
     calls: tuple[CallRecord, ...]
     events: tuple[FunctionCall, ...]
-    output: Tensor
+    output: Any
     elsewhere: frozenset[str] = frozenset()
 
     def users(self, parameter: str) -> list[int]:
@@ -124,11 +129,11 @@ class CallInput:
 
     Attributes:
         o: (units, n) the outputs of the units that the call reads.
-        targets: (n, ...) the targets of the block.
+        targets: (n, ...) the targets of the block, a tensor or any nest of tensors.
     """
 
     o: Tensor
-    targets: Tensor
+    targets: Any
 
     @cached_property
     def peaks(self) -> Tensor:
@@ -147,17 +152,17 @@ class Pass:
     """The recorded forward pass of one block of samples.
 
     Attributes:
-        samples: the block.
+        samples: the block; of samples that are read again at each pass, while it is visited.
         call_outputs: outputs of mixing calls by position.
         call_inputs: inputs of the calls in `Recording.wanted_inputs`, by position.
-        outputs: the model's outputs; None until the pass has run.
+        outputs: what the loss takes of the model's outputs; None until the pass has run.
         losses: (n,) per-sample losses of `outputs`; None until the pass has run.
     """
 
     samples: ProbeData
     call_outputs: dict[int, Tensor] = field(default_factory=dict)
     call_inputs: dict[int, CallInput] = field(default_factory=dict)
-    outputs: Tensor | None = None
+    outputs: Any = None
     losses: Tensor | None = None
 
     def forget_(self, position: int) -> None:
@@ -173,7 +178,7 @@ class Recording:
     Args:
         model: the network, in any mode.
         samples: all samples to measure on.
-        per_sample: the loss, one number per sample.
+        loss: the loss, one number per sample.
         budget: bytes of recorded tensors to keep; blocks beyond it are computed again each time.
         calls: the model's `survey`, if there is one already.
     """
@@ -181,33 +186,40 @@ class Recording:
     def __init__(
         self,
         model: nn.Module,
-        samples: ProbeData,
-        per_sample: PerSample,
+        samples: Measured,
+        loss: Loss,
         budget: int,
         calls: PassSurvey | None = None,
     ):
         self.model = model
-        self.per_sample = per_sample
+        self.samples = samples
+        self.loss = loss
+        self.per_sample = loss.per_sample
         self.device = device_of(model)
-        self.survey = survey(model, samples) if calls is None else calls
-        largest = max((call.bytes_out for call in self.survey.calls), default=1)
-        size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(largest, 1)))
-        self.starts = range(0, len(samples), size)  # of the blocks; `stop` is the sample count
+        self.survey = survey(model, samples.head) if calls is None else calls
+        size, each = self._block_size()
+        self.starts = samples.boundaries(size)  # first rows of the blocks
+        self.count = len(samples)
         self.wanted_inputs: set[int] = set()
-        self.check_pass = Pass(samples.rows(0, _CHECK_ROWS, self.device))
-        self._passes = {
-            i: Pass(samples.rows(self.starts[i], self.starts[i] + size, self.device))
-            for i in own_blocks(len(self.starts))
-        }
-        each = size * sum(call.bytes_in + call.bytes_out for call in self.survey.calls)
-        self._affordable = budget // max(each, 1)
+        self.check_pass = Pass(samples.head.rows(0, _CHECK_ROWS, self.device))
+        self._passes = {i: Pass(_NOT_READ) for i in own_blocks(len(self.starts))}
+        self._affordable = budget // max(size * each, 1)
+
+    def _block_size(self) -> tuple[int, int]:
+        """Return how many samples are in a block, and the bytes recorded of each."""
+        head, calls = self.samples.head, self.survey.calls
+        inputs = nbytes(head.inputs) // len(head)
+        largest = max((call.bytes_out for call in calls), default=1)
+        each = sum(call.bytes_in + call.bytes_out for call in calls)
+        most = min(_BLOCK_BYTES // max(largest, inputs, 1), _PASS_BYTES // max(each, 1))
+        return max(1, min(_BLOCK_ROWS, most)), each
 
     def passes(self, need: Need) -> Iterator[tuple[int, Pass]]:
         """Yield (block number, pass) for each block of this rank, with what `need` requires."""
-        for count, (i, block) in enumerate(self._passes.items()):
+        for number, (i, block) in enumerate(self.own_passes):
             self.complete_(block, need)
             yield i, block
-            if count >= self._affordable:
+            if number >= self._affordable:
                 block.call_outputs, block.call_inputs = {}, {}
 
     def mean(self, need: Need, of: Callable[[Pass], Tensor], count: int) -> Tensor:
@@ -233,18 +245,29 @@ class Recording:
         total = sum_across(slots)
         if not total.isfinite().all():
             finite = gathered(slots).isfinite().all(1)
-            start = self.starts[int((~finite).nonzero()[0])]
-            stop = min(start + self.starts.step, self.starts.stop)
+            at = int((~finite).nonzero()[0])
+            start, stop = [*self.starts, self.count][at : at + 2]
             raise LossError(
                 f"the loss must be finite; it is NaN or infinite on samples {start} to {stop - 1}. "
                 "Check the weights for NaN and infinity, and the loss for logarithms of 0."
             )
-        return total / self.starts.stop
+        return total / self.count
 
     @property
     def own_passes(self) -> Iterator[tuple[int, Pass]]:
-        """Return (block number, pass) for each block of this rank, whether complete or not."""
-        return iter(self._passes.items())
+        """Yield (block number, pass) for each block of this rank, whether complete or not.
+
+        Samples that are not in memory are there until the next block is asked for.
+        """
+        for i, part in enumerate(self.samples.blocks(self.starts)):
+            if i not in self._passes:
+                continue
+            block = self._passes[i]
+            if block.samples is _NOT_READ:
+                block.samples = part.rows(0, len(part), self.device)
+            yield i, block
+            if not self.samples.in_memory:
+                block.samples = _NOT_READ
 
     @property
     def dtype(self) -> torch.dtype:
@@ -261,13 +284,22 @@ class Recording:
             complete = block.outputs is not None and (whole or need == "outputs")
         if not complete:
             with Calls(self.model, lambda call: self._answer(block, call)):
-                block.outputs = model_output(self.model, block.samples)
+                block.outputs = self.output(block.samples)
             block.losses = per_sample_losses(self.per_sample, block.outputs, block.samples.targets)
 
-    def replay(
-        self, block: Pass, overrides: Mapping[str, Override], *, plain: bool = False
-    ) -> Tensor:
-        """Run the network on a block with some calls overridden, and return its output.
+    def output(self, samples: ProbeData, weights: Mapping[str, Tensor] | None = None) -> Any:
+        """Run the model and return what the loss takes of its output.
+
+        Args:
+            samples: what to run it on.
+            weights: replace some weights in this run; the model does not change.
+        """
+        if weights is None:
+            return self.loss.takes(run(self.model, samples.inputs))
+        return self.loss.takes(_output_with_weights(self.model, weights, samples))
+
+    def replay(self, block: Pass, overrides: Mapping[str, Override], *, plain: bool = False) -> Any:
+        """Run the network on a block with some calls overridden; return what the loss takes.
 
         Calls that no override can have changed return what is recorded for the block, where it is;
         all others are computed. Nothing is recorded.
@@ -282,7 +314,7 @@ class Recording:
             StructureError: the network uses its weights in another order than on the first samples.
         """
         with Calls(self.model, _Replay(self, block, overrides), plain=plain):
-            return model_output(self.model, block.samples)
+            return self.output(block.samples)
 
     def forget_(self, position: int = 0) -> None:
         """Drop everything that depends on the outputs of calls from `position` on."""
@@ -378,24 +410,23 @@ def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
         DataError: the model fails on these inputs; the message holds the model's own error.
     """
     samples = samples.rows(0, _SURVEY_ROWS, device_of(model))
+    rows = len(samples)
     calls: list[CallRecord] = []
     events: list[FunctionCall] = []
 
     def answer(call: Call) -> Tensor:
         result = call()
-        sizes = (tensor.element_size() * tensor.numel() // count for tensor in (call.input, result))
+        sizes = (tensor.nbytes // rows for tensor in (call.input, result))
         calls.append(CallRecord(call.weight, call.tensors, call.mixes, *sizes))
         return result
 
-    count = len(samples)
     try:
         with Calls(model, answer), _FunctionLog(events):
-            result = model_output(model, samples)
+            result = run(model, samples.inputs)
     except Exception as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors(samples.inputs))
         raise DataError(
-            f"the model must accept the data; on inputs of shape {shapes} its forward fails with: "
-            f"{error}"
+            f"the model must accept the data; on inputs of shape {shapes(samples.inputs)} its "
+            f"forward fails with: {error}"
         ) from error
     return PassSurvey(tuple(calls), tuple(events), result, _elsewhere(model, calls, events))
 
@@ -416,14 +447,9 @@ def _elsewhere(
     return frozenset(name for name, count in given.items() if count > used[name])
 
 
-def model_output(model: nn.Module, samples: ProbeData) -> Tensor:
-    """Run the model and return its output; the first tensor if it returns several."""
-    return tensors(run(model, samples.inputs))[0]
-
-
-def output_with_weights(
+def _output_with_weights(
     model: nn.Module, weights: Mapping[str, Tensor], samples: ProbeData
-) -> Tensor:
+) -> Any:
     """Run the model with some weights replaced and return its output; the model does not change."""
 
     class Whole(nn.Module):
@@ -431,13 +457,13 @@ def output_with_weights(
             super().__init__()
             self.model = model
 
-        def forward(self) -> Tensor:
-            return model_output(self.model, samples)
+        def forward(self) -> Any:
+            return run(self.model, samples.inputs)
 
     return functional_call(Whole(), {f"model.{name}": weights[name] for name in weights}, ())
 
 
-def completed(value: Tensor | None) -> Tensor:
+def completed(value: Any) -> Any:
     """Return an optional tensor of a pass that has run, typed as not None."""
     assert value is not None  # `Recording.passes` yields only passes that have run
     return value

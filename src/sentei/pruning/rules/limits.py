@@ -16,6 +16,7 @@ from sentei.arguments import checked
 from sentei.errors import BudgetError
 from sentei.network.encoding.format import SAFETENSORS, c_numbers, format_named
 from sentei.pruning.rules.schedules import Amount, amount
+from sentei.quantities import parse_bytes
 
 
 class Measured(Protocol):
@@ -266,31 +267,6 @@ def any_of(*limits: Limit) -> Limit:
 
 def _formats(limits: Sequence[Limit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for limit in limits for name in limit.formats))
-
-
-_UNITS = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3}
-
-
-def parse_bytes(size: int | str) -> int:
-    """Return the number of bytes that `"32 KiB"`, `"1.5 MB"` or a plain number stands for.
-
-    Raises:
-        BudgetError: an unknown unit, or not a number.
-    """
-    text = str(size).strip()
-    number = text.rstrip("BKMGikb").strip()
-    unit = text[len(number) :].strip() or "B"
-    units = {**_UNITS, "KB": 1000, "GiB": 1024**3}
-    try:
-        count = float(number) * units[unit]
-    except (KeyError, ValueError):
-        count = math.nan
-    if not math.isfinite(count):
-        raise BudgetError(
-            f"a size is a number and one of {', '.join(_UNITS)} (32 KiB is 32768 bytes); "
-            f"got {size!r}"
-        )
-    return round(count)
 
 
 def _count(what: str, keep: Amount) -> Limit:

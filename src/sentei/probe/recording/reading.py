@@ -1,0 +1,199 @@
+"""Read the samples of a Probe a first time: check them, and keep them if they fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sentei.errors import DataError
+from sentei.losses import Loss, check_counting
+from sentei.metrics import TargetSummary
+from sentei.nests import nbytes, tensors
+from sentei.network.example import Forward
+from sentei.probe.recording.batches import Unpack, as_samples, is_pair, opened
+from sentei.probe.recording.data import (
+    Measured,
+    ProbeData,
+    StreamedData,
+    check_same,
+    checksum,
+    together,
+)
+from sentei.samples import Digest
+from sentei.target_forms import IGNORED, is_whole
+
+HEAD = 128  # samples that are always in memory
+
+
+@dataclass
+class _Seen:
+    """What is known of batches that have been read, whether they are kept or not."""
+
+    rows: list[int] = field(default_factory=list)
+    counting: list[int] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)
+    digest: Digest = field(default_factory=Digest)
+    summary: TargetSummary = field(default_factory=TargetSummary)
+
+    def add_(self, batch: ProbeData) -> None:
+        self.rows.append(len(batch))
+        self.counting.append(_counting(batch.targets))
+        self.forms.append(batch.form)
+        self.checksums.append(checksum(batch))
+        self.digest.add_([*tensors(batch.inputs), *tensors(batch.targets)])
+        self.summary.add_(batch.targets)
+
+
+class Reading:
+    """The first pass over the samples of a Probe; iterating over it yields every batch once.
+
+    Args:
+        data: `(inputs, targets)`, a Dataset, a DataLoader or an iterable of batches.
+        unpack: takes a batch apart; None where it is plain.
+        most: how many samples are read at most; all if None.
+        memory: bytes of samples that are kept. `(inputs, targets)` are in memory anyway.
+        dtype: of tensors made from floating-point arrays.
+
+    Attributes:
+        head: the first samples, of one shape.
+
+    Raises:
+        DataError: no rows, data of another form, rows that differ in number, NaN or infinity.
+    """
+
+    def __init__(
+        self, data: Any, unpack: Unpack | None, most: int | None, memory: int, dtype: torch.dtype
+    ):
+        self._source = _source(data, unpack, most, dtype)
+        self._memory = torch.inf if is_pair(data) else memory
+        self._is_iterator = isinstance(data, Iterator)
+        self._pass = self._source()
+        self._first = _beginning(self._pass)
+        alike = [batch for batch in self._first if batch.form == self._first[0].form]
+        self.head = together(alike)
+        self._kept: list[ProbeData] = []
+        self._kept_bytes = 0
+        self._seen: _Seen | None = None  # once the samples do not fit in memory
+        self._batches = self._read()
+
+    def __iter__(self) -> Iterator[ProbeData]:
+        return self._batches
+
+    def _read(self) -> Iterator[ProbeData]:
+        for batch in chain(self._first, self._pass):
+            self._note(batch)
+            yield batch
+
+    def _note(self, batch: ProbeData) -> None:
+        if self._seen is not None:
+            self._seen.add_(batch)
+            return
+        self._kept.append(batch)
+        self._kept_bytes += nbytes(batch.inputs) + nbytes(batch.targets)
+        if self._kept_bytes > self._memory:
+            self._stream()
+
+    def _stream(self) -> None:
+        """Go on without keeping batches."""
+        if self._is_iterator:
+            raise DataError(
+                f"samples of more than {self._memory:,} bytes (half of memory=) are read again at "
+                "each pass, and an iterator can be read once. Pass what can be read again, such as "
+                "a DataLoader, fewer samples (samples=), or more memory (memory=)."
+            )
+        self._seen, kept = _seen(self._kept), self._kept
+        self._first = []
+        kept.clear()
+
+    def finished(self, loss: Loss, forward: Forward | None) -> Measured:
+        """Read what is left, and return the samples that count.
+
+        Args:
+            loss: the loss, which says what counts.
+            forward: how networks are run on the inputs.
+
+        Raises:
+            DataError: no sample counts, or a second pass begins with other samples than the first.
+        """
+        for _ in self._batches:
+            pass
+        prepared = lambda batch: batch.run_by(forward).fit_for(loss)  # noqa: E731
+        if self._seen is None and len({batch.form for batch in self._kept}) == 1:
+            whole = together(self._kept)
+            ready = prepared(whole)
+            check_counting(len(ready), len(whole))
+            return ready
+        seen = self._seen or _seen(self._kept)
+        counting = seen.counting if loss.predicts == "classes" else seen.rows
+        check_counting(sum(counting), sum(seen.rows))
+        again, checksums = self._source, seen.checksums
+        if self._seen is None:
+            again, checksums = (lambda kept=self._kept: kept), None
+        else:
+            self._check_start(seen)
+        return StreamedData(
+            *(prepared(self.head), again, list(zip(counting, seen.forms, strict=True))),
+            *(seen.summary, checksums, seen.digest.hexdigest(), prepared),
+        )
+
+    def _check_start(self, seen: _Seen) -> None:
+        """Read the first batch again, while the global random state is another one."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() + 1)
+            check_same(seen.checksums, 0, next(self._source()))
+
+
+def _source(
+    data: Any, unpack: Unpack | None, most: int | None, dtype: torch.dtype
+) -> Callable[[], Iterator[ProbeData]]:
+    """Return what reads the data: each call is a pass."""
+    if is_pair(data):
+        whole = as_samples(data[0], data[1], dtype)
+        read: Callable[[], Iterable[ProbeData]] = lambda: [whole]  # noqa: E731
+    else:
+        read = lambda: opened(data, unpack, dtype)  # noqa: E731
+    return lambda: _first_rows(read(), most)
+
+
+def _first_rows(batches: Iterable[ProbeData], most: int | None) -> Iterator[ProbeData]:
+    left = most
+    for batch in batches:
+        if left is None:
+            yield batch
+            continue
+        yield batch.rows(0, left)
+        left -= min(left, len(batch))
+        if not left:
+            return
+
+
+def _beginning(batches: Iterator[ProbeData]) -> list[ProbeData]:
+    """Return the first batches, with at least `HEAD` samples of one shape if there are as many."""
+    found: list[ProbeData] = []
+    for batch in batches:
+        found.append(batch)
+        if batch.form != found[0].form or sum(map(len, found)) >= HEAD:
+            break
+    if not found:
+        raise DataError("there must be at least one sample; the data has no batches")
+    return found
+
+
+def _seen(batches: Iterable[ProbeData]) -> _Seen:
+    seen = _Seen()
+    for batch in batches:
+        seen.add_(batch)
+    return seen
+
+
+def _counting(targets: Any) -> int:
+    """Return how many samples count where targets are class numbers."""
+    if isinstance(targets, Tensor) and is_whole(targets):
+        return int((targets.long() != IGNORED).reshape(len(targets), -1).any(1).sum())
+    return len(tensors(targets)[0])
