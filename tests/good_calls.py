@@ -325,7 +325,12 @@ def special(w: World) -> dict[str, dict[str, Any]]:
             "followers": (),
             "listeners": (w.part,),
         },
-        "Probe": {"loss": "cross_entropy"},
+        "Probe": {
+            "loss": "cross_entropy",
+            "samples": 8,
+            "memory": "1 MiB",
+            "batch": None,
+        },
         "Probe.check_smooth": {"recording": w.recording, "order": 1},
         "Probe.curvatures": {"kind": "full"},
         "Probe.mean": {"of": lambda block: torch.zeros(2), "count": 2},

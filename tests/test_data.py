@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from sentei import Probe, find_units, prune, ranked
-from sentei.errors import DataError, LossError
+from sentei.errors import BudgetError, DataError, LossError, StaleError
 from sentei.probe.recording import reading
 from sentei.probe.summaries import second_moments
 from sentei.pruning.rules.limits import units_at_most
@@ -402,8 +402,18 @@ def test_what_goes_stale_in_any_output_is_noticed():
     probe.loss()
     with torch.no_grad():
         model.box.weight += 1
-    with pytest.raises(Exception, match="weights changed since this Probe recorded"):
+    with pytest.raises(StaleError, match="weights changed since this Probe recorded"):
         probe.loss()
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [("dict", r"a dict with 'box', 'classes'.*outputs\['box'\]"), ("tuple", "a tuple;")],
+)
+def test_a_loss_that_takes_one_tensor_of_several(form, words):
+    model = TwoHeads(OUTPUTS[form][0])
+    with pytest.raises(LossError, match=f"everything that the network returns, here {words}"):
+        Probe(model, pair(20), lambda o, t: F.cross_entropy(o, t, reduction="none"))
 
 
 def test_accuracy_is_that_of_the_first_tensor():
@@ -466,9 +476,10 @@ def test_a_function_that_takes_batches_apart_wrongly():
         Probe(mlp(), batches(lambda x, y: (x, y)), batch=lambda b: b[0])
 
 
-def test_memory_is_a_size():
-    with pytest.raises(Exception, match="a size is a number and one of"):
-        Probe(mlp(), pair(), memory="much")
+@pytest.mark.parametrize(("size", "words"), [("much", "a size is a number"), (-1, "0 or more")])
+def test_memory_is_a_size(size, words):
+    with pytest.raises(BudgetError, match=words):
+        Probe(mlp(), pair(), memory=size)
 
 
 def test_tidy_takes_the_same_data():

@@ -7,7 +7,7 @@ measured with where the user names none, and refuses one that does not fit the t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -342,6 +342,31 @@ def _predicted_by(loss: PerSample, parts: Iterable[tuple[Any, Any]]) -> str | No
         if not forms:
             return None
     return forms[0].predicts if forms else None
+
+
+def check_takes(loss: PerSample, outputs: Any, targets: Any) -> None:
+    """Raise LossError if a callable fails on outputs that are no single tensor.
+
+    Args:
+        loss: callable(outputs, targets) -> (n,).
+        outputs: what the network gives for some samples.
+        targets: of the same samples.
+
+    Raises:
+        LossError: names what the network gives.
+    """
+    if isinstance(outputs, Tensor):
+        return
+    try:
+        loss(outputs, targets)
+    except Exception as error:
+        names = ", ".join(map(repr, outputs)) if isinstance(outputs, Mapping) else ""
+        raise LossError(
+            "a loss of your own gets everything that the network returns, here a "
+            f"{type(outputs).__name__}{names and f' with {names}'}; on it this one fails with "
+            f"{type(error).__name__}: {error}. Take what it needs: lambda outputs, targets: "
+            f"loss(outputs[{next(iter(outputs), 0) if names else 0!r}], targets)."
+        ) from error
 
 
 def _chooser(loss: str | None, known: str | None) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sentei import losses
 from sentei.arguments import checked
 from sentei.card import card_of
-from sentei.errors import GroupError, unknown
+from sentei.errors import BudgetError, GroupError, unknown
 from sentei.metrics import Quality, metrics_for
 from sentei.nests import tensors
 from sentei.network.example import Example, Forward, undisturbed
@@ -34,6 +34,7 @@ from sentei.probe.engines.gates import Gates
 from sentei.probe.recording.batches import Unpack
 from sentei.probe.recording.reading import Reading
 from sentei.probe.recording.recording import (
+    SURVEY_ROWS,
     Pass,
     PassSurvey,
     Recording,
@@ -49,6 +50,13 @@ from sentei.quantities import parse_bytes
 _TRIED = 4  # samples on which forward= is tried
 CURVATURES = ("full", "diagonal")
 EXAMPLE = 64  # inputs in `Probe.example`
+
+
+def _memory(size: int | str) -> int:
+    found = parse_bytes(size)
+    if found < 0:
+        raise BudgetError(f'memory= is a size of 0 or more, such as "512 MiB"; got {size!r}')
+    return found
 
 
 class _CutLike(Protocol):
@@ -130,7 +138,7 @@ class Probe:
         self.model = model
         self.trajectory = trajectory
         self._options: dict[str, Any] = {"batch": batch, "memory": memory, "forward": forward}
-        self._half = parse_bytes(memory) // 2
+        self._half = _memory(memory) // 2
         self._loss = loss
         self.forward = forward
         self._mask = Mask.full(())
@@ -144,6 +152,8 @@ class Probe:
         with undisturbed(model):
             calls = survey(model, reading.head.run_by(forward))
             known = card_of(model).loss
+            if callable(loss):
+                losses.check_takes(loss, calls.output, reading.head.rows(0, SURVEY_ROWS).targets)
             self.chosen = losses.chosen_for(loss, self._parts(reading, calls), known)
             self.loss_name, self.per_sample = self.chosen.name, self.chosen.per_sample
             self.samples = reading.finished(self.chosen, forward)

@@ -18,6 +18,7 @@ from sentei.errors import PruningError
 from sentei.nests import tensors
 from sentei.network.copying import copied
 from sentei.network.example import Forward, as_found, run
+from sentei.network.forward import own_inputs, with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.norms import fold_norms_
 from sentei.network.surgery.surgery import shrink
@@ -154,7 +155,7 @@ def examined(
     """
     worker = copied(model)
     probe = Probe(worker, data, _size, forward=forward)
-    example = probe.example
+    example = with_forward(model, own_inputs(probe.example), forward)
     units = find_units(model, example)
     start = Mask.full(units).joined(mask or Mask.full([]))
     start.apply_(worker)

@@ -39,7 +39,7 @@ Override = Callable[[Call, Tensor | None], Tensor | None]
 _BLOCK_ROWS = 5000
 _BLOCK_BYTES = 16 * 2**20  # of the largest output, or of the inputs, in one block
 _PASS_BYTES = 64 * 2**20  # of all that is recorded of one block
-_SURVEY_ROWS = 4  # samples in the run that lists the calls of a pass
+SURVEY_ROWS = 4  # samples in the run that lists the calls of a pass
 _CHECK_ROWS = 128  # samples on which the recorded outputs are compared with the network's
 
 
@@ -409,7 +409,7 @@ def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
     Raises:
         DataError: the model fails on these inputs; the message holds the model's own error.
     """
-    samples = samples.rows(0, _SURVEY_ROWS, device_of(model))
+    samples = samples.rows(0, SURVEY_ROWS, device_of(model))
     rows = len(samples)
     calls: list[CallRecord] = []
     events: list[FunctionCall] = []
