@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 import weakref
 from importlib import import_module
 from pathlib import Path
@@ -62,8 +63,7 @@ def _locked(path: Path) -> int:
         try:
             _lock(handle)
         except (BlockingIOError, PermissionError):
-            os.lseek(handle, 0, os.SEEK_SET)
-            owner = os.read(handle, 20).decode("ascii", "replace").strip()
+            owner = _owner(handle)
             os.close(handle)
             raise JournalError(_refusal(path.parent, owner)) from None
         except OSError as error:  # some network file systems have no locks
@@ -74,6 +74,16 @@ def _locked(path: Path) -> int:
             os.write(handle, f"{os.getpid()}\n".encode())
             return handle
         os.close(handle)
+
+
+def _owner(handle: int) -> str:
+    """Return the number of the process that holds the lock; it writes it just after it locks."""
+    for _ in range(50):
+        os.lseek(handle, 0, os.SEEK_SET)
+        if owner := os.read(handle, 20).decode("ascii", "replace").strip():
+            return owner
+        time.sleep(0.01)
+    return ""
 
 
 def _refusal(folder: Path, owner: str) -> str:
