@@ -103,7 +103,9 @@ def _followed(model: nn.Module, replay: Replay, example: Example) -> tuple[Offer
     except Exception as error:
         raise StructureError(
             "the network cannot be followed: with NaN in the place of units it does not run "
-            f"({error}). If you know which tensors belong to units, make groups with sentei.declare"
+            f"({error}). If a part of it does not depend on values, pass forward=, which runs only "
+            "that part: forward=lambda model, example: model.backbone(example). If you know which "
+            "tensors belong to units, make groups with sentei.declare"
         ) from error
     found = offer(model, groups(tracer), unread_rows(tracer), example)
     whys = [
