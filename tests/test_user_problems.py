@@ -359,3 +359,66 @@ def test_a_loader_larger_than_memory():
 @pytest.mark.slow
 def test_a_loader_of_200_000_images_takes_less_than_a_gibibyte():
     assert peak_mib(200_000, "512 MiB")[1] < 1024
+
+
+# Networks of transformers.
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield pytest.importorskip("transformers", reason="pip install transformers")
+
+
+WORDS = {"input_ids": torch.arange(16).view(2, 8)}
+
+
+def test_gpt2_is_cut(transformers):
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        n_layer=2,
+        n_embd=24,
+        n_head=6,
+        n_positions=8,
+        vocab_size=20,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    small = smaller(transformers.GPT2LMHeadModel(config), WORDS)
+    attention = small.transformer.h[0].attn
+    assert attention.c_proj.weight.shape == (16, 24)
+
+
+def test_grouped_query_attention_is_saved_and_read_again(transformers, tmp_path):
+    """Its config cannot say what is left: transformers refuses the folder, `load(into=)` reads."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        num_hidden_layers=2,
+        hidden_size=24,
+        intermediate_size=30,
+        vocab_size=20,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        use_cache=False,
+    )
+    small = smaller(transformers.LlamaForCausalLM(config), WORDS)
+    assert small.model.layers[0].self_attn.k_proj.out_features == 8
+    small.save_pretrained(tmp_path / "folder")
+    with pytest.raises(RuntimeError, match="mismatch"):
+        transformers.LlamaForCausalLM.from_pretrained(tmp_path / "folder")
+    sentei.save(small, tmp_path / "small.safetensors")
+    whole = transformers.LlamaForCausalLM(config)
+    again = sentei.load(tmp_path / "small.safetensors", into=whole)
+    assert torch.equal(again(**WORDS).logits, small(**WORDS).logits)
+
+
+def test_global_response_norms_are_listed_with_the_reason(transformers):
+    config = transformers.ConvNextV2Config(
+        hidden_sizes=[6, 8], depths=[1, 1], num_stages=2, num_labels=3, image_size=32
+    )
+    model = transformers.ConvNextV2ForImageClassification(config).eval()
+    example = {"pixel_values": torch.randn(1, 3, 32, 32)}
+    reasons = {each.parameter: each.reason for each in sentei.not_offered(model, example)}
+    assert "such as a norm" in reasons["convnextv2.encoder.stages.0.layers.0.pwconv1.weight"]
