@@ -17,7 +17,7 @@ from sentei.network.tracing.inventory import no_groups
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
 from sentei.pruning.measuring import measure
-from sentei.pruning.rules.limits import Limit
+from sentei.pruning.rules.limits import Condition, limit_of
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.run import Run, Step
 from sentei.pruning.step_files import Retrain
@@ -29,8 +29,8 @@ def prune(
     groups: Sequence[Group],
     probe: Probe,
     propose: Proposal,
-    until: Limit | None = None,
-    keeping: Limit | None = None,
+    until: Condition | None = None,
+    keeping: Condition | None = None,
     retrain: Retrain | None = None,
     evaluate: Any = None,
     journal: str | Path | None = None,
@@ -51,9 +51,14 @@ def prune(
         groups: the units and synapses that may be cut, from `find_units` and `find_synapses`.
         probe: the Probe whose data the criterion scores on.
         propose: what to remove next, such as `ranked("ablation", one_at_a_time())`.
-        until: budget; the run ends when it is reached.
-        keeping: floor; a step that breaches it is undone.
-        retrain: called with (model, mask) after every cut, such as a `FineTune`.
+        until: budget; the run ends when it is reached. A limit, or a function of two measurements
+            (now, start) that returns whether it holds: `lambda now, start: now.units <= 3`.
+        keeping: floor; a step that breaches it is undone. As `until`; the run starts only if it
+            holds for the untouched network.
+        retrain: any function of (model, mask), called after every cut, such as a `FineTune`. It
+            trains the model in place; `mask.hold_(model, optimizer)` after every update keeps
+            dead weights zero, and what is not zero afterwards is set to zero. Methods `state_dict`
+            and `load_state_dict` are optional: with them, undo and resume restore its state.
         evaluate: samples, or a Probe, on which accuracy and loss are measured; those of `probe` if
             None.
         journal: folder to which every complete step is written; a temporary one if None.
@@ -77,7 +82,8 @@ def prune(
     judge = _evaluation_probe(model, probe, evaluate)
     if not groups:
         raise no_groups(model, probe.example)
-    run = Run(model, list(groups), probe, judge, propose, until, keeping, retrain, mask)
+    budget, floor = limit_of(until), limit_of(keeping)
+    run = Run(model, list(groups), probe, judge, propose, budget, floor, retrain, mask)
     run.begin(journal, resume)
     return _steps(run)
 

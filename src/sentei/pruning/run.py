@@ -103,6 +103,7 @@ class Run:
     retrain: Retrain | None
     given: Mask | None = None
     undone: int = 0
+    told: bool = field(init=False, default=False)  # that dead weights were trained
     folder: Path = field(init=False)
     start: Mask = field(init=False)
     journal: Journal | None = field(init=False, default=None)  # None where another rank writes
@@ -220,12 +221,27 @@ class Run:
         return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
     def retrain_and_update_(self, mask: Mask) -> None:
-        """Update the probes after a cut; then retrain, and drop what the probes recorded."""
+        """Update the probes after a cut; then retrain, and drop what the probes recorded.
+
+        Dead weights that the retrainer has changed are set to zero again, which is logged once.
+        """
         for probe in self.probes:
             probe.update_(mask)
-        if self.retrain is not None:
-            self.retrain(self.model, mask)
-            self.forget(mask)
+        if self.retrain is None:
+            return
+        self.retrain(self.model, mask)
+        trained = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        mask.apply_(self.model)
+        revived = sum(int((p != trained[n]).sum()) for n, p in self.model.named_parameters())
+        if revived and not self.told:
+            self.told = True
+            log.warning(
+                "retrain= changed %s weights of dead units and synapses, which were set to zero "
+                "again. Call mask.hold_(model, optimizer) after every update of the optimizer, so "
+                "that the masked network is trained.",
+                f"{revived:,}",
+            )
+        self.forget(mask)
 
     def keep(self, step: Step, cut: Cut, mask: Mask, measured: Measurement) -> Step:
         """Write the step to the journal and return it."""

@@ -22,7 +22,7 @@ from sentei.network.units import Group, Neurons, find_synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
-from sentei.pruning.rules.limits import Limit, MemoryBudget, all_of
+from sentei.pruning.rules.limits import Condition, Limit, MemoryBudget, all_of
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run import Step
@@ -137,8 +137,8 @@ def search(
     units: str | Criterion = "ablation",
     inputs: bool = False,
     mask: Mask | None = None,
-    until: Limit | None = None,
-    keeping: Limit | None = None,
+    until: Condition | None = None,
+    keeping: Condition | None = None,
     retrain: Callable[[], Retrain] | None = None,
     judge: Callable[[Step], float | None] | None = None,
     journal: str | Path | None = None,

@@ -1,8 +1,8 @@
 """Limits: budgets that end a run when reached, and floors that undo a step that breaches them.
 
 A limit is a function of two measurements, now and at the start, that returns whether it *holds*. As
-`until=` it ends the run once it holds; as `keeping=` every step has to satisfy it. The file imports
-no torch.
+`until=` it ends the run once it holds; as `keeping=` every step has to satisfy it. Plain functions
+are limits too. The file imports no torch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Any, Protocol, overload
 
 from sentei.arguments import checked
+from sentei.describing import described
 from sentei.errors import BudgetError
 from sentei.network.encoding.format import SAFETENSORS, c_numbers, format_named
 from sentei.pruning.rules.schedules import Amount, amount
@@ -84,6 +85,36 @@ class Limit:
 
     def __repr__(self) -> str:
         return self.words
+
+
+Condition = Annotated[
+    Callable[[Measured, Measured], bool],
+    "a limit, such as units_at_most('50 %'), or a function of the measurements (now, start) that "
+    "returns whether it holds",
+]
+
+
+@overload
+def limit_of(condition: Condition) -> Limit: ...
+@overload
+def limit_of(condition: None) -> None: ...
+def limit_of(condition: Condition | None) -> Limit | None:
+    """Return a limit; a plain function becomes one that refuses any result but True and False."""
+    if condition is None or isinstance(condition, Limit):
+        return condition
+    words = str(described(condition))
+
+    def holds(now: Measured, start: Measured) -> bool:
+        found: Any = condition(now, start)
+        kind = getattr(found, "dtype", type(found).__name__)  # arrays and tensors have a dtype
+        if not str(kind).endswith("bool"):
+            raise BudgetError(
+                f"a function for until= or keeping= returns True or False; {words} returned "
+                f"{found!r}"
+            )
+        return bool(found)
+
+    return Limit(words, holds)
 
 
 @checked
@@ -244,29 +275,26 @@ def loss_within(rise: float) -> Limit:
 
 
 @checked
-def all_of(*limits: Limit) -> Limit:
-    """Holds when all of these limits hold."""
-    words = f"all_of({', '.join(limit.words for limit in limits)})"
-    size = all(limit.is_size for limit in limits)
-    formats = _formats(limits)
-    return Limit(
-        words, lambda now, start: all(limit(now, start) for limit in limits), size, formats
-    )
+def all_of(*limits: Condition) -> Limit:
+    """Holds when all of these limits hold; plain functions are limits too."""
+    return _joined("all_of", all, limits)
 
 
 @checked
-def any_of(*limits: Limit) -> Limit:
-    """Holds when at least one of these limits holds."""
-    words = f"any_of({', '.join(limit.words for limit in limits)})"
-    size = all(limit.is_size for limit in limits)
-    formats = _formats(limits)
+def any_of(*limits: Condition) -> Limit:
+    """Holds when at least one of these limits holds; plain functions are limits too."""
+    return _joined("any_of", any, limits)
+
+
+def _joined(name: str, join: Callable[[list[bool]], bool], limits: Sequence[Condition]) -> Limit:
+    each = [limit_of(limit) for limit in limits]
     return Limit(
-        words, lambda now, start: any(limit(now, start) for limit in limits), size, formats
+        f"{name}({', '.join(limit.words for limit in each)})",
+        # All are asked: what one reads of the start has to be measured at the start.
+        lambda now, start: join([limit(now, start) for limit in each]),
+        all(limit.is_size for limit in each),
+        tuple(dict.fromkeys(name for limit in each for name in limit.formats)),
     )
-
-
-def _formats(limits: Sequence[Limit]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for limit in limits for name in limit.formats))
 
 
 def _count(what: str, keep: Amount) -> Limit:

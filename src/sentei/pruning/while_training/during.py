@@ -24,7 +24,7 @@ from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.loop import apply_cut_, mask_cut_
 from sentei.pruning.measuring import Measurement, measure
-from sentei.pruning.rules.limits import Limit
+from sentei.pruning.rules.limits import Condition, limit_of
 from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.rules.states import restore_state_, state_of
@@ -68,7 +68,8 @@ class PruneWhileTraining:
         every: updates from one proposal to the next; also "2 epochs", with `steps_per_epoch`.
         total: number of updates in the whole training, for schedules that need it; also "12
             epochs", with `steps_per_epoch`.
-        until: budget; nothing more is proposed once it is reached.
+        until: budget; nothing more is proposed once it is reached. A limit, or a function of the
+            measurements (now, start) that returns whether it holds; a function needs `probe`.
         probe: data for criteria that measure, such as "ablation". Without a probe they use the
             batch given to `observe`.
         trajectory: a record of how training changes the weights, for criteria that need one. It is
@@ -96,7 +97,7 @@ class PruneWhileTraining:
             belong to another model.
         ScheduleError: `every` or `total` is not a count, no update would have a proposal, or the
             schedule rises.
-        BudgetError: `until` limits accuracy or loss, and there is no probe.
+        BudgetError: `until` limits accuracy or loss, or is a plain function, and there is no probe.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class PruneWhileTraining:
         propose: Proposal,
         every: int | str = 50,
         total: int | str | None = None,
-        until: Limit | None = None,
+        until: Condition | None = None,
         probe: Probe | None = None,
         trajectory: Trajectory | None = None,
         delete: bool = False,
@@ -118,7 +119,8 @@ class PruneWhileTraining:
     ):
         self.model, self.groups, self.propose = model, list(groups), propose
         self.cadence = cadence(every, total, steps_per_epoch, finish)
-        self.until, self.probe, self.trajectory = until, probe, trajectory
+        self.until = limit_of(until)
+        self.probe, self.trajectory = probe, trajectory
         self.delete = delete
         example = guessed(model) if delete and example is None else example
         self.forward = forward
@@ -338,7 +340,7 @@ class PruneWhileTraining:
         for name, given in (("probe", self.probe), ("trajectory", self.trajectory)):
             if given is not None and getattr(given, "model", self.model) is not self.model:
                 raise GroupError(f"{name}= belongs to another model; make it with this one")
-        if self.probe is None and isinstance(self.until, Limit) and not self.until.is_size:
+        if self.probe is None and self.until is not None and not self.until.is_size:
             raise BudgetError(
                 f"until={self.until.words} needs accuracy or loss, which an optimizer's hook "
                 "cannot measure; pass probe="
