@@ -1,13 +1,14 @@
 """Budgets and floors: truth tables over measurements made by hand."""
 
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, field, replace
 
 import pytest
 
 from sentei.errors import BudgetError
 from sentei.network.encoding.format import FORMATS
 from sentei.pruning.rules import limits
-from sentei.pruning.rules.limits import parse_bytes
+from sentei.pruning.rules.conditions import all_of, any_of
+from sentei.pruning.rules.limits import parse_bytes, parse_seconds
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,12 @@ class Sizes:
     synapses: int = 79_400
     parameters: int = 79_510
     bytes: int = 320_000
+    multiply_adds: int = 50_000
+    metrics: dict = field(default_factory=lambda: {"f1": 0.5, "mae": 2.0})
+    times: tuple = (0.002, 0.004)
+
+    def latency(self, threads: int) -> tuple[float, float]:
+        return tuple(time / threads for time in self.times)
 
     def bytes_in(self, format: str) -> int:
         return self.bytes if format == "safetensors" else self.bytes // 4
@@ -52,6 +59,27 @@ START = Sizes()
         (limits.loss_at_most(0.2), {"loss": float("nan")}, False),
         (limits.loss_within(0.05), {"loss": 0.15}, True),
         (limits.loss_within(0.05), {"loss": 0.16}, False),
+        (limits.metric_at_least("f1", 0.5), {}, True),
+        (limits.metric_at_least("f1", 0.5001), {}, False),
+        (limits.metric_at_most("mae", 2), {}, True),
+        (limits.metric_at_most("mae", 1.99), {}, False),
+        (limits.metric_within("f1", 0.1), {"metrics": {"f1": 0.4}}, True),
+        (limits.metric_within("f1", 0.1), {"metrics": {"f1": 0.39}}, False),
+        (limits.metric_within("f1", 0.1), {"metrics": {"f1": 0.9}}, True),
+        (limits.metric_within("mae", 0.5, lower_is_better=True), {"metrics": {"mae": 2.5}}, True),
+        (limits.metric_within("mae", 0.5, lower_is_better=True), {"metrics": {"mae": 2.6}}, False),
+        (limits.metric_within("mae", 0.5, lower_is_better=True), {"metrics": {"mae": 0}}, True),
+        (limits.multiply_adds_at_most("50 %"), {"multiply_adds": 25_000}, True),
+        (limits.multiply_adds_at_most("50 %"), {"multiply_adds": 25_001}, False),
+        (limits.multiply_adds_at_most(7), {"multiply_adds": 7}, True),
+        (limits.multiply_adds_at_most(7), {"multiply_adds": 8}, False),
+        (limits.latency_at_most("2 ms"), {}, True),
+        (limits.latency_at_most(0.0019), {}, False),
+        (limits.latency_at_most("1 ms", threads=2), {}, True),
+        (limits.latency_at_most("900 us", threads=2), {}, False),
+        (limits.latency_at_most("50 %"), {}, True),
+        (limits.latency_at_most("49 %"), {}, False),
+        (limits.latency_at_most("50 %"), {"times": (0.004, 0.007)}, False),
         (limits.units_at_most(40), {"units": 3}, True),
         (limits.synapses_at_most(1259), {"synapses": 38}, True),
         (limits.parameters_at_most("50 %"), {"parameters": 38}, True),
@@ -117,10 +145,10 @@ def test_a_drop_of_exactly_so_many_samples_is_within_whatever_floats_say(samples
         (limits.accuracy_within(0.5), False, ()),
         (limits.loss_at_most(0.5), False, ()),
         (limits.loss_within(0.5), False, ()),
-        (limits.any_of(limits.units_at_most(1), limits.loss_at_most(0.5)), False, ()),
-        (limits.all_of(limits.units_at_most(1), limits.ram_at_most(1)), True, ("c",)),
+        (any_of(limits.units_at_most(1), limits.loss_at_most(0.5)), False, ()),
+        (all_of(limits.units_at_most(1), limits.ram_at_most(1)), True, ("c",)),
         (
-            limits.all_of(
+            all_of(
                 limits.ram_at_most(1, "c-int8"),
                 limits.bytes_at_most(1, "onnx"),
                 limits.bytes_at_most(1, "c-int8"),
@@ -128,12 +156,17 @@ def test_a_drop_of_exactly_so_many_samples_is_within_whatever_floats_say(samples
             True,
             ("c-int8", "onnx"),
         ),
-        (limits.any_of(limits.bytes_at_most(1), limits.bytes_at_most(1, "c")), True, ("c",)),
+        (any_of(limits.bytes_at_most(1), limits.bytes_at_most(1, "c")), True, ("c",)),
     ],
     ids=lambda value: repr(value) if callable(value) else None,
 )
 def test_what_a_limit_depends_on(limit, is_size, formats):
-    assert (limit.is_size, limit.formats) == (is_size, formats)
+    told = [tell(START) for tell in limit.told]
+    assert limit.is_size == is_size
+    assert told == [
+        f"80,000 bytes as {format}{' with 100 of RAM' * (format != 'onnx')}" for format in formats
+    ]
+    assert limit.least == max((FORMATS[format].least for format in formats), default=0)
     with pytest.raises(FrozenInstanceError):
         limit.is_size = not is_size
 
@@ -162,13 +195,13 @@ def test_a_memory_budget_is_a_limit_on_bytes_and_ram():
 
 
 def test_limits_combine():
-    both = limits.all_of(limits.units_at_most(40), limits.accuracy_at_least(0.9))
-    either = limits.any_of(limits.units_at_most(40), limits.accuracy_at_least(0.9))
+    both = all_of(limits.units_at_most(40), limits.accuracy_at_least(0.9))
+    either = any_of(limits.units_at_most(40), limits.accuracy_at_least(0.9))
     now = replace(START, units=50, accuracy=0.95)
     assert (both(now, START), either(now, START)) == (False, True)
     assert repr(both) == "all_of(units_at_most(40), accuracy_at_least(0.9))"
     assert not both.is_size
-    assert limits.any_of(limits.units_at_most(1), limits.bytes_at_most(9)).is_size
+    assert any_of(limits.units_at_most(1), limits.bytes_at_most(9)).is_size
 
 
 @pytest.mark.parametrize(
@@ -211,6 +244,18 @@ def test_sizes_that_are_none_say_the_units(bad):
         lambda: limits.bytes_at_most("101 %"),
         lambda: limits.bytes_at_most("lots"),
         lambda: limits.parameters_at_most("x"),
+        lambda: limits.metric_at_least("f1", float("nan")),
+        lambda: limits.metric_at_most("f1", float("inf")),
+        lambda: limits.metric_within("f1", -0.1),
+        lambda: limits.metric_within("f1", float("nan")),
+        lambda: limits.multiply_adds_at_most(-1),
+        lambda: limits.multiply_adds_at_most("lots"),
+        lambda: limits.latency_at_most(0),
+        lambda: limits.latency_at_most("0 %"),
+        lambda: limits.latency_at_most("-1 ms"),
+        lambda: limits.latency_at_most("2 hours"),
+        lambda: limits.latency_at_most("nan s"),
+        lambda: limits.latency_at_most("2 ms", threads=0),
         lambda: limits.ram_at_most(0),
         lambda: limits.ram_at_most(-1),
     ],
@@ -246,3 +291,24 @@ def test_formats_that_do_not_exist_or_do_not_fit_are_refused():
 def test_an_accuracy_limit_without_classes_says_so():
     with pytest.raises(BudgetError, match="loss_within"):
         limits.accuracy_within(0.01)(replace(START, accuracy=None), START)
+
+
+def test_an_unknown_metric_is_refused_with_those_there_are():
+    for limit in (
+        limits.metric_at_least("f2", 0.5),
+        all_of(limits.units_at_most(3), limits.metric_within("f2", 0.1)),
+    ):
+        with pytest.raises(BudgetError, match=r"no metric 'f2' is measured\. Known: 'f1', 'mae'"):
+            limit.check(START.metrics)
+    with pytest.raises(BudgetError, match="no metric 'f2' is measured"):
+        limits.metric_at_least("f2", 0.5)(START, START)
+    with pytest.raises(BudgetError, match="Known: none; evaluate= takes a function"):
+        limits.metric_at_most("f1", 1).check({})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2 ms", 0.002), ("300us", 3e-4), ("5 µs", 5e-6), ("1.5 s", 1.5), (0.25, 0.25), ("3", 3)],
+)
+def test_times_are_read_as_people_write_them(text, seconds):
+    assert parse_seconds(text) == pytest.approx(seconds, rel=1e-12)

@@ -8,7 +8,7 @@ import torch
 import hand
 import sentei
 from sentei import Cut, Mask, Probe, PruneWhileTraining, one_at_a_time, ranked
-from sentei.pruning.rules.limits import Limit
+from sentei.pruning.rules.conditions import Limit
 from sentei.pruning.rules.states import restore_state_, state_of
 
 

@@ -9,6 +9,7 @@
     │   └── UnreachableError    a budget below the smallest network that can be reached
     ├── ScheduleError       a schedule that rises or ends at an impossible size    (also ValueError)
     ├── CriterionError      a criterion whose scores cannot be used
+    ├── MetricError         a metric of the user's that is no finite number
     ├── LossError           a loss that is not finite, or not per sample
     │   └── TargetsError        targets that the loss does not fit                 (also DataError)
     ├── StaleError          weights changed since the Probe recorded them
@@ -78,6 +79,10 @@ class ScheduleError(PruningError, ValueError):
 
 class CriterionError(PruningError):
     """A criterion whose scores have the wrong shape or are not numbers."""
+
+
+class MetricError(PruningError):
+    """A metric of the user's that is no finite number, or is not measured at every step."""
 
 
 class LossError(PruningError):

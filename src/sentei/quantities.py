@@ -1,4 +1,4 @@
-"""Read quantities with units, such as "32 KiB"."""
+"""Read quantities with units, such as "32 KiB" and "2 ms"."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _UNITS = {
     "GB": 1000**3,
     "GiB": 1024**3,
 }
+
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6}  # both Greek letters
 
 
 def parse_bytes(size: int | str) -> int:
@@ -37,3 +39,21 @@ def parse_bytes(size: int | str) -> int:
             f"got {size!r}"
         )
     return round(count)
+
+
+def parse_seconds(time: float | str) -> float:
+    """Return the seconds that `"2 ms"`, `"300 us"` or a plain number stands for.
+
+    Raises:
+        BudgetError: an unknown unit, or not a number.
+    """
+    text = str(time).strip()
+    number = text.rstrip("smuµμ").strip()
+    unit = text[len(number) :].strip() or "s"
+    try:
+        seconds = float(number) * _SECONDS[unit]
+    except (KeyError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise BudgetError(f"a time is a number of seconds, or one with s, ms or us; got {time!r}")
+    return seconds

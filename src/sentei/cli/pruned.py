@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sentei.datasets import Split
     from sentei.network.mask import Mask
-    from sentei.pruning.rules.limits import Limit
+    from sentei.pruning.rules.conditions import Limit
     from sentei.pruning.run import Step
     from sentei.training import FineTune
 

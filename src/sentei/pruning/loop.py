@@ -9,15 +9,14 @@ from typing import Any
 from torch import nn
 
 from sentei.arguments import checked
-from sentei.errors import GroupError
 from sentei.network.example import Example
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import no_groups
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
-from sentei.pruning.measuring import measure
-from sentei.pruning.rules.limits import Condition, limit_of
+from sentei.pruning.judging import Judge
+from sentei.pruning.rules.conditions import Condition, limit_of
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.run import Run, Step
 from sentei.pruning.step_files import Retrain
@@ -60,7 +59,11 @@ def prune(
             dead weights zero, and what is not zero afterwards is set to zero. Methods `state_dict`
             and `load_state_dict` are optional: with them, undo and resume restore its state.
         evaluate: samples, or a Probe, on which accuracy and loss are measured; those of `probe` if
-            None.
+            None. Or a function of the masked network that returns other metrics: a number, which is
+            named "metric", or a dict of numbers by name, the same names at every step. It is called
+            after every cut, in evaluation mode, without gradients; torch's random state, buffers
+            and modes are restored afterwards. Its numbers are in `step.measured.metrics`, and
+            `metric_at_least` and the like limit them. Only its qualified name tells runs apart.
         journal: folder to which every complete step is written; a temporary one if None.
         resume: continue the run in `journal`; its steps are yielded again first.
         mask: units and synapses that are dead from the start, such as those that `load_mask` reads
@@ -73,13 +76,14 @@ def prune(
     Raises:
         GroupError: `groups` is empty, `groups` or `mask` hold a group that the model does not have,
             or `probe` or `evaluate` belong to another model.
-        BudgetError: even the smallest network cannot meet `until`, or the untouched network
-            breaches `keeping`.
+        BudgetError: even the smallest network cannot meet `until`, the untouched network breaches
+            `keeping`, or one of them limits a metric that is not measured.
+        MetricError: `evaluate` returns no finite numbers, or other names than at the step before.
         JournalError: `journal` holds a run already and `resume` is false, or another run; it is
             damaged; another process writes to it; or it was removed while the run goes on.
         FileError: a step cannot be written, because the disk is full or the folder read-only.
     """
-    judge = _evaluation_probe(model, probe, evaluate)
+    judge = Judge(model, probe, evaluate)
     if not groups:
         raise no_groups(model, probe.example)
     budget, floor = limit_of(until), limit_of(keeping)
@@ -106,7 +110,7 @@ def _from_here(run: Run) -> Iterator[Step]:
                 break
             mask = apply_cut_(run.model, step.mask, cut, run.probe.example)
             run.retrain_and_update_(mask)
-            measured = measure(run.model, mask, run.judge)
+            measured = run.judge.measure(mask)
             if run.keeping is not None and not run.keeping(measured, start):
                 run.undo(step.mask)
                 refused = cut
@@ -140,17 +144,6 @@ def mask_cut_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
     mask = mask.without(cut.doomed).with_(cut.regrown)
     mask.apply_(model)
     return mask
-
-
-def _evaluation_probe(model: nn.Module, probe: Probe, evaluate: Any) -> Probe:
-    if probe.model is not model:
-        raise GroupError("the probe belongs to another model; make it with Probe(model, data)")
-    if evaluate is None:
-        return probe
-    judge = evaluate if isinstance(evaluate, Probe) else probe.on(evaluate)
-    if judge.model is not model:
-        raise GroupError("evaluate= belongs to another model; make it with Probe(model, data)")
-    return judge
 
 
 def _listeners(group: Group) -> tuple[Listener, ...]:

@@ -2,23 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from sentei.distributed import on_main
 from sentei.metrics import measured_words
 from sentei.network.encoding.format import SAFETENSORS
-from sentei.network.encoding.size import Counts, bytes_in, counts, ram_in, skeleton
-from sentei.network.example import Example
+from sentei.network.encoding.size import (
+    Cost,
+    Counts,
+    bytes_in,
+    cost,
+    counts,
+    latencies,
+    ram_in,
+    skeleton,
+)
+from sentei.network.example import Example, guessed, smallest, undisturbed
 from sentei.network.mask import Mask
+from sentei.network.surgery.surgery import shrink
 from sentei.probe.probe import Probe
 
-Outline = tuple[nn.Module, Mask, Example | None]  # a network without weights, its mask, inputs
+log = logging.getLogger("sentei")
+
 _SIZES = ("units", "synapses", "parameters", "bytes")
 _NUMBERS = ("accuracy", "loss", *_SIZES)
+COLUMNS = ("step", *_NUMBERS, "multiply_adds", "removed")  # of `rows`; no names for metrics
+
+
+class Outline:
+    """What the sizes of a network under any mask are computed from; one serves a whole run.
+
+    Args:
+        model: the network of full size. Its multiply-adds and latency are measured on itself when
+            they are first asked for.
+        example: inputs that it runs on; None if they are not known.
+    """
+
+    def __init__(self, model: nn.Module, example: Example | None):
+        self.network = skeleton(model)  # without weights
+        self.example = example
+        self._model = model
+
+    @cached_property
+    def cost(self) -> Cost:
+        """The multiply-adds of the network, by weight."""
+        model = self._whole()
+        with undisturbed(model):
+            return cost(model, self._one)
+
+    def latencies(self, mask: Mask, threads: int) -> tuple[float, float]:
+        """Return the seconds for one sample: of the network shrunk, and of the one of full size.
+
+        Both are timed in turns. In a torch.distributed group all ranks get what rank 0 measured.
+        """
+        model = self._whole()
+
+        def timed() -> tuple[float, float]:
+            with undisturbed(model), _threads(threads):
+                small, whole = latencies([shrink(model, mask, self.example), model], self._one)
+            return small, whole
+
+        found = on_main(timed)
+        log.info(
+            "one sample takes %.4g ms when shrunk; at full size, in the same moment, %.4g ms",
+            *(1000 * each for each in found),
+        )
+        return found
+
+    @cached_property
+    def _one(self) -> Example:  # asked for in evaluation mode
+        example = guessed(self._model) if self.example is None else self.example
+        return smallest(self._model, example)
+
+    def _whole(self) -> nn.Module:
+        pairs = zip(self._model.parameters(), self.network.parameters(), strict=True)
+        if any(now.shape != then.shape for now, then in pairs):
+            raise ValueError(
+                "the network has become smaller since this was measured, so that its multiply-adds "
+                "and its latency cannot be measured any more; measure again"
+            )
+        return self._model
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,7 +115,8 @@ class Measurement:
         by_class: (classes, 2) int64, samples classified correctly, and samples; None without
             classes.
         metrics: other measurements by name: "r2" and "mean_absolute_error" where the network
-            predicts values. See `sentei.metrics.Quality`.
+            predicts values (see `sentei.metrics.Quality`), and those of a function that was passed
+            to `prune` as `evaluate=`.
     """
 
     accuracy: float | None
@@ -42,7 +124,7 @@ class Measurement:
     by_class: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     _counts: Counts | None = None  # as read from a file
-    _network: Outline | None = None
+    _network: tuple[Outline, Mask] | None = None
 
     @classmethod
     def read(cls, numbers: Mapping[str, Any], by_class: Tensor | None = None) -> Measurement:
@@ -69,8 +151,8 @@ class Measurement:
     def _size(self) -> Counts:
         if self._counts is not None:
             return self._counts
-        model, mask, _ = self._outline()
-        return counts(model, mask)
+        outline, mask = self._outlined()
+        return counts(outline.network, mask)
 
     @property
     def size(self) -> str:
@@ -109,8 +191,8 @@ class Measurement:
         """
         if format == SAFETENSORS.name:
             return self.bytes
-        model, mask, example = self._outline()
-        return bytes_in(model, mask, format, example)
+        outline, mask = self._outlined()
+        return bytes_in(outline.network, mask, format, outline.example)
 
     def ram_in(self, format: str) -> int:
         """Return the bytes of activations in a C format; see `sentei.network.encoding.size.ram_in`.
@@ -118,18 +200,44 @@ class Measurement:
         Raises:
             As `bytes_in`.
         """
-        model, mask, example = self._outline()
-        return ram_in(model, mask, format, example)
+        outline, mask = self._outlined()
+        return ram_in(outline.network, mask, format, outline.example)
 
-    def of(self, model: nn.Module, mask: Mask, example: Example | None) -> Measurement:
-        """Return a copy that refers to the network, so that it can give sizes in other formats.
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one sample; see `sentei.network.encoding.size.multiply_adds`.
 
-        Of a network on the meta device, such as `skeleton` returns, no copy is made.
+        Raises:
+            ValueError: a measurement without its network, since it was read from a file.
+            StructureError: a function whose multiply-adds are not known.
         """
-        outline = model if all(p.is_meta for p in model.parameters()) else skeleton(model)
-        return replace(self, _network=(outline, mask, example))
+        return self._multiply_adds
 
-    def _outline(self) -> Outline:
+    @cached_property
+    def _multiply_adds(self) -> int:
+        outline, mask = self._outlined()
+        return outline.cost.after(outline.network, mask)
+
+    def latency(self, threads: int = 1) -> tuple[float, float]:
+        """Return the seconds for one sample, shrunk and at full size; measured once.
+
+        Raises:
+            As `multiply_adds`; or as `shrink`.
+        """
+        if threads not in self._latencies:
+            outline, mask = self._outlined()
+            self._latencies[threads] = outline.latencies(mask, threads)
+        return self._latencies[threads]
+
+    @cached_property
+    def _latencies(self) -> dict[int, tuple[float, float]]:
+        return {}
+
+    def of(self, outline: Outline, mask: Mask) -> Measurement:
+        """Return a copy that refers to the network, so that it can give sizes in other formats."""
+        return replace(self, _network=(outline, mask))
+
+    def _outlined(self) -> tuple[Outline, Mask]:
         if self._network is None:
             raise ValueError(
                 "this measurement was read from a file, without its network; measure again"
@@ -154,9 +262,11 @@ class Measurement:
         return {name: getattr(self, name) for name in _NUMBERS} | metrics
 
 
-def measure(model: nn.Module, mask: Mask, judge: Probe) -> Measurement:
+def measure(
+    model: nn.Module, mask: Mask, judge: Probe, outline: Outline | None = None
+) -> Measurement:
     """Measure the masked `model`: accuracy and loss on the data of `judge`, and its shrunk size."""
-    return quality(judge).of(model, mask, judge.example)
+    return quality(judge).of(outline or Outline(model, judge.example), mask)
 
 
 def quality(judge: Probe) -> Measurement:

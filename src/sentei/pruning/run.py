@@ -18,15 +18,14 @@ from sentei.errors import BudgetError, FileError, JournalError, StructureError, 
 from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
 from sentei.network.encoding.carrying import carried
-from sentei.network.encoding.format import C_FORMATS, FORMATS
-from sentei.network.encoding.size import skeleton
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.identity import mask_fingerprint, network_words
 from sentei.pruning.journal import Journal
-from sentei.pruning.measuring import Measurement, measure
-from sentei.pruning.rules.limits import Limit
+from sentei.pruning.judging import Judge
+from sentei.pruning.measuring import Measurement
+from sentei.pruning.rules.conditions import Limit
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run_files import SAMPLE, reading
@@ -96,7 +95,7 @@ class Run:
     model: nn.Module
     groups: list[Group]
     probe: Probe
-    judge: Probe
+    judge: Judge
     propose: Proposal
     until: Limit | None
     keeping: Limit | None
@@ -104,6 +103,7 @@ class Run:
     given: Mask | None = None
     undone: int = 0
     told: bool = field(init=False, default=False)  # that dead weights were trained
+    at_start: Measurement | None = field(init=False, default=None)
     folder: Path = field(init=False)
     start: Mask = field(init=False)
     journal: Journal | None = field(init=False, default=None)  # None where another rank writes
@@ -123,24 +123,27 @@ class Run:
             self.start.apply_(self.model)
             self.forget(self.start)
             if self.keeping is not None or self.until is not None:
-                self.check_limits(self.start)
+                self.check_limits()
             on_main(lambda: self._open(folder, resume))
 
     def _open(self, folder: str | Path | None, resume: bool) -> None:
+        both = self.probe, self.judge.probe
         about = {
             "propose": described(self.propose),
             "keeping": described(self.keeping),
             "retrain": described(self.retrain),
-            "data": [probe.fingerprint() for probe in (self.probe, self.judge)],
-            "loss": [described(p.loss_name or p.per_sample) for p in (self.probe, self.judge)],
+            "data": [probe.fingerprint() for probe in both],
+            "loss": [described(probe.loss_name or probe.per_sample) for probe in both],
             "trajectory": described(self.probe.trajectory),
             "network": network_words(self.model),
             "may_be_cut": len(self.groups),  # of all groups, the first ones
             "dead": mask_fingerprint(self.start),
         }
-        if any(probe.forward for probe in (self.probe, self.judge)):
-            about["forward"] = [described(probe.forward) for probe in (self.probe, self.judge)]
-        stored = start_record(self.model, self.judge)
+        if any(probe.forward for probe in both):
+            about["forward"] = [described(probe.forward) for probe in both]
+        if self.judge.name is not None:
+            about["evaluate"] = self.judge.name
+        stored = start_record(self.model, self.judge.probe)
         everything = Mask.full(self.start.groups)
         self.journal = Journal.open(folder, self.model, everything, about, resume, stored)
 
@@ -149,9 +152,11 @@ class Run:
         if self.journal is not None:
             self.journal.close()
 
-    def check_limits(self, mask: Mask) -> None:
-        """Refuse a budget below the smallest possible size and a floor that step 0 breaches."""
-        start = measure(self.model, mask, self.judge)
+    def check_limits(self) -> None:
+        """Refuse what no network can meet, a floor that step 0 breaches, and unknown metrics."""
+        start = self.measured_start()
+        for limit in (self.until, self.keeping):
+            limit.check(start.metrics) if limit is not None else None
         if self.keeping is not None and not self.keeping(start, start):
             raise BudgetError(
                 f"keeping={self.keeping} does not hold for the untouched network: {start}; "
@@ -159,16 +164,21 @@ class Run:
             )
         if self.until is None or not self.until.is_size:
             return
-        least = max((FORMATS[name].least for name in self.until.formats), default=0)
-        left = _smallest(mask, self.groups, least)
-        smallest = start.of(self.model, left, self.judge.example)
+        left = _smallest(self.start, self.groups, self.until.least)
+        smallest = start.of(self.judge.outline, left)
         if not self.until(smallest, start):
-            sizes = [_size_in(smallest, name) for name in self.until.formats]
+            sizes = [told(smallest) for told in self.until.told]
             raise UnreachableError(
                 f"until={self.until} cannot be reached: with everything removed that can be, the "
                 f"network still has {'; '.join([smallest.size, *sizes])}. Allow more, or offer "
                 "more groups."
             )
+
+    def measured_start(self) -> Measurement:
+        """Measure the network before the first step, the first time; later return the same."""
+        if self.at_start is None:
+            self.at_start = self.judge.measure(self.start)
+        return self.at_start
 
     def steps_so_far(self) -> list[Step]:
         """Return the steps in the journal; in a new run, write and return step 0."""
@@ -176,10 +186,10 @@ class Run:
             records, last = on_main(self._stored)
             if last is None:
                 return [self._first_step()]
-            outline, example = skeleton(self.model), self.judge.example
+            self.judge.expect_(records[0].measured.metrics)
+            outline = self.judge.outline
             steps = [
-                self._step(replace(r, measured=r.measured.of(outline, r.mask, example)))
-                for r in records
+                self._step(replace(r, measured=r.measured.of(outline, r.mask))) for r in records
             ]
             self.last, self.undone = last, last.undone
             with reading(f"the state after step {len(steps) - 1}", self.folder / "steps"):
@@ -198,7 +208,7 @@ class Run:
         return records, journal.read(records[-1].number)[1] if records else None
 
     def _first_step(self) -> Step:
-        return self._write(Record(0, self.start, {}, measure(self.model, self.start, self.judge)))
+        return self._write(Record(0, self.start, {}, self.measured_start()))
 
     def _write(self, record: Record) -> Step:
         """Write a step to the journal and return it."""
@@ -266,7 +276,8 @@ class Run:
     @property
     def probes(self) -> list[Probe]:
         """The criterion's probe, and the one that measures steps if that is another."""
-        return [self.probe] if self.judge is self.probe else [self.probe, self.judge]
+        judge = self.judge.probe
+        return [self.probe] if judge is self.probe else [self.probe, judge]
 
     @contextmanager
     def untouched_on_error(self) -> Iterator[None]:
@@ -325,11 +336,6 @@ def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dic
 def _shortened(positions: Tensor, most: int = 12) -> str:
     shown = ", ".join(map(str, positions[:most].tolist()))
     return shown if len(positions) <= most else f"{shown} and {len(positions) - most:,} more"
-
-
-def _size_in(measured: Measurement, format: str) -> str:
-    words = f"{measured.bytes_in(format):,} bytes as {format}"
-    return f"{words} with {measured.ram_in(format):,} of RAM" if format in C_FORMATS else words
 
 
 def _smallest(mask: Mask, groups: Sequence[Group], least: int) -> Mask:

@@ -22,7 +22,8 @@ from sentei.network.units import Group, Neurons, find_synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
-from sentei.pruning.rules.limits import Condition, Limit, MemoryBudget, all_of
+from sentei.pruning.rules.conditions import Condition, Limit, all_of
+from sentei.pruning.rules.limits import MemoryBudget
 from sentei.pruning.rules.proposals import Cut
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run import Step

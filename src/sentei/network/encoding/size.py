@@ -7,7 +7,9 @@ made on a copy on the meta device, which has shapes but no memory.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -31,7 +33,7 @@ from sentei.network.forward import forward_of, own_inputs
 from sentei.network.layers import Standardise
 from sentei.network.mask import Mask
 from sentei.network.surgery.cutting import remove_dead_
-from sentei.network.units import Neurons, Synapses, find_synapses
+from sentei.network.units import Neurons, Synapses, find_synapses, tensor_of
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,57 @@ def _without_memory(tensor: Tensor) -> Tensor:
 # The cost of a forward pass.
 
 
+@dataclass(frozen=True)
+class Cost:
+    """The multiply-adds of one forward pass, by the weight that is multiplied with.
+
+    Attributes:
+        products: for each weight by its name, of all samples together.
+        samples: how many samples the pass had.
+    """
+
+    products: Mapping[str, int]
+    samples: int
+
+    def after(self, model: nn.Module, mask: Mask) -> int:
+        """Return the multiply-adds for one sample of the network as it would be shrunk.
+
+        A cut changes how many entries a weight has, and not how often each is used.
+
+        Args:
+            model: the network of full size; the values of its weights do not matter.
+            mask: what is alive.
+        """
+        small = skeleton(model)
+        weights = {name: tensor_of(small, name) for name in self.products}
+        full = {name: weight.numel() for name, weight in weights.items()}
+        remove_dead_(small, mask)
+        left = (n * weights[name].numel() // full[name] for name, n in self.products.items())
+        return sum(left) // self.samples
+
+
 @torch.no_grad()
+def cost(model: nn.Module, example: Example) -> Cost:
+    """Count multiplications with a weight in one forward pass, as `multiply_adds` does."""
+    products: list[tuple[str, int]] = []
+
+    def record(call: Call) -> Tensor:
+        out = call()
+        products.append((call.weight, _products(call, out)))
+        return out
+
+    with as_found(model), Calls(model.eval(), record):
+        run(model, example)
+    total: Counter[str] = Counter()
+    for weight, pairs in groupby(products, key=lambda pair: pair[0]):
+        amounts = [amount for _, amount in pairs]
+        # Cross-attention is recorded as three uses of the whole packed weight; torch itself uses a
+        # third of it each time.
+        thirds = 3 if weight.endswith("in_proj_weight") and len(amounts) == 3 else 1
+        total[weight] += sum(amounts) // thirds
+    return Cost({weight: count for weight, count in total.items() if count}, rows(example) or 1)
+
+
 def multiply_adds(model: nn.Module, example: Example) -> int:
     """Count multiplications with a weight in one forward pass, per sample of `example`.
 
@@ -170,23 +222,8 @@ def multiply_adds(model: nn.Module, example: Example) -> int:
     Raises:
         StructureError: a function whose multiply-adds are not known; it is named.
     """
-    products: list[tuple[str, int]] = []
-
-    def record(call: Call) -> Tensor:
-        out = call()
-        products.append((call.weight, _products(call, out)))
-        return out
-
-    with as_found(model), Calls(model.eval(), record):
-        run(model, example)
-    total = 0
-    for weight, pairs in groupby(products, key=lambda pair: pair[0]):
-        amounts = [amount for _, amount in pairs]
-        # Cross-attention is recorded as three uses of the whole packed weight; torch itself uses a
-        # third of it each time.
-        thirds = 3 if weight.endswith("in_proj_weight") and len(amounts) == 3 else 1
-        total += sum(amounts) // thirds
-    return total // (rows(example) or 1)
+    found = cost(model, example)
+    return sum(found.products.values()) // found.samples
 
 
 def latency(model: nn.Module, example: Example, repeats: int = 30) -> float:
@@ -198,19 +235,30 @@ def latency(model: nn.Module, example: Example, repeats: int = 30) -> float:
     Raises:
         ValueError: `repeats` is less than 1.
     """
+    return latencies([model], example, repeats)[0]
+
+
+def latencies(models: Sequence[nn.Module], example: Example, repeats: int = 30) -> list[float]:
+    """Return the `latency` of several networks, whose passes take turns.
+
+    What slows the machine down for a while then slows all of them down.
+    """
     if repeats < 1:
         raise ValueError(f"at least one pass has to be timed; got repeats={repeats}")
-    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
-    seconds = []
-    with torch.inference_mode(), as_found(model):
-        model.eval()
+    on_gpu = any(parameter.is_cuda for model in models for parameter in model.parameters())
+    seconds: list[list[float]] = [[] for _ in models]
+    with torch.inference_mode(), ExitStack() as stack:
+        for model in models:
+            stack.enter_context(as_found(model))
+            model.eval()
         for _ in range(3 + repeats):
-            begin = time.perf_counter()
-            run(model, example)
-            if on_gpu:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - begin)
-    return median(seconds[3:])
+            for model, times in zip(models, seconds, strict=True):
+                begin = time.perf_counter()
+                run(model, example)
+                if on_gpu:
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - begin)
+    return [median(times[3:]) for times in seconds]
 
 
 def _products(call: Call, out: Tensor) -> int:

@@ -1,120 +1,27 @@
 """Limits: budgets that end a run when reached, and floors that undo a step that breaches them.
 
-A limit is a function of two measurements, now and at the start, that returns whether it *holds*. As
-`until=` it ends the run once it holds; as `keeping=` every step has to satisfy it. Plain functions
-are limits too. The file imports no torch.
+See `conditions` for what a limit is. The file imports no torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, overload
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 from sentei.arguments import checked
-from sentei.describing import described
 from sentei.errors import BudgetError
-from sentei.network.encoding.format import SAFETENSORS, c_numbers, format_named
-from sentei.pruning.rules.schedules import Amount, amount
-from sentei.quantities import parse_bytes
-
-
-class Measured(Protocol):
-    """The attributes that a limit reads from a measurement; `Measurement` has all of them."""
-
-    @property
-    def accuracy(self) -> float | None:
-        """As in `Measurement`."""
-        ...
-
-    @property
-    def loss(self) -> float:
-        """As in `Measurement`."""
-        ...
-
-    @property
-    def units(self) -> int:
-        """As in `Measurement`."""
-        ...
-
-    @property
-    def synapses(self) -> int:
-        """As in `Measurement`."""
-        ...
-
-    @property
-    def parameters(self) -> int:
-        """As in `Measurement`."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """As in `Measurement`."""
-        ...
-
-    def bytes_in(self, format: str) -> int:
-        """As in `Measurement`."""
-        ...
-
-    def ram_in(self, format: str) -> int:
-        """As in `Measurement`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A condition on a measurement, with the expression that made it.
-
-    Attributes:
-        words: the expression, such as "units_at_most(10)", for messages and the journal.
-        holds: function (measured now, measured at the start) -> bool.
-        is_size: whether the limit depends on the network's size alone. A size that no network can
-            meet is then refused before the run starts.
-        formats: formats whose sizes it reads, except safetensors.
-    """
-
-    words: str
-    holds: Callable[[Measured, Measured], bool]
-    is_size: bool = False
-    formats: tuple[str, ...] = ()
-
-    def __call__(self, now: Measured, start: Measured) -> bool:
-        """Return whether the limit holds."""
-        return self.holds(now, start)
-
-    def __repr__(self) -> str:
-        return self.words
-
-
-Condition = Annotated[
-    Callable[[Measured, Measured], bool],
-    "a limit, such as units_at_most('50 %'), or a function of the measurements (now, start) that "
-    "returns whether it holds",
-]
-
-
-@overload
-def limit_of(condition: Condition) -> Limit: ...
-@overload
-def limit_of(condition: None) -> None: ...
-def limit_of(condition: Condition | None) -> Limit | None:
-    """Return a limit; a plain function becomes one that refuses any result but True and False."""
-    if condition is None or isinstance(condition, Limit):
-        return condition
-    words = str(described(condition))
-
-    def holds(now: Measured, start: Measured) -> bool:
-        found: Any = condition(now, start)
-        kind = getattr(found, "dtype", type(found).__name__)  # arrays and tensors have a dtype
-        if not str(kind).endswith("bool"):
-            raise BudgetError(
-                f"a function for until= or keeping= returns True or False; {words} returned "
-                f"{found!r}"
-            )
-        return bool(found)
-
-    return Limit(words, holds)
+from sentei.network.encoding.format import (
+    C_FORMATS,
+    FORMATS,
+    SAFETENSORS,
+    c_numbers,
+    format_named,
+)
+from sentei.pruning.rules.conditions import Limit, Measured, all_of
+from sentei.pruning.rules.schedules import Amount, amount, percentage
+from sentei.quantities import parse_bytes, parse_seconds
 
 
 @checked
@@ -179,8 +86,10 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
         most = amount(text, start.bytes_in(format)) if text.endswith("%") else parse_bytes(size)
         return now.bytes_in(format) <= most
 
-    formats = () if format == SAFETENSORS.name else (format,)
-    return Limit(f"bytes_at_most({size!r}, format={format!r})", holds, True, formats)
+    words = f"bytes_at_most({size!r}, format={format!r})"
+    if format == SAFETENSORS.name:
+        return Limit(words, holds, is_size=True)
+    return _in_format(words, holds, format)
 
 
 @checked
@@ -200,7 +109,7 @@ def ram_at_most(size: int | str, format: str = "c") -> Limit:
     if most <= 0:
         raise BudgetError(f"a budget is more than 0 bytes; got {size!r}")
     words = f"ram_at_most({size!r}, format={format!r})"
-    return Limit(words, lambda now, _: now.ram_in(format) <= most, True, (format,))
+    return _in_format(words, lambda now, _: now.ram_in(format) <= most, format)
 
 
 @checked
@@ -275,26 +184,120 @@ def loss_within(rise: float) -> Limit:
 
 
 @checked
-def all_of(*limits: Condition) -> Limit:
-    """Holds when all of these limits hold; plain functions are limits too."""
-    return _joined("all_of", all, limits)
+def metric_at_least(name: str, floor: float) -> Limit:
+    """Holds when a metric is at least `floor`.
+
+    Args:
+        name: a metric of `evaluate=` ("metric" where that returns a single number), or "r2" or
+            "mean_absolute_error" where the network predicts values.
+        floor: a finite number.
+
+    Raises:
+        BudgetError: a floor that is not finite; in `prune`, a metric that is not measured.
+    """
+    _finite("metric_at_least", floor)
+    return _of_metric(f"metric_at_least({name!r}, {floor})", name, lambda now, _: now >= floor)
 
 
 @checked
-def any_of(*limits: Condition) -> Limit:
-    """Holds when at least one of these limits holds; plain functions are limits too."""
-    return _joined("any_of", any, limits)
+def metric_at_most(name: str, ceiling: float) -> Limit:
+    """Holds when a metric is at most `ceiling`; see `metric_at_least`."""
+    _finite("metric_at_most", ceiling)
+    return _of_metric(f"metric_at_most({name!r}, {ceiling})", name, lambda now, _: now <= ceiling)
 
 
-def _joined(name: str, join: Callable[[list[bool]], bool], limits: Sequence[Condition]) -> Limit:
-    each = [limit_of(limit) for limit in limits]
-    return Limit(
-        f"{name}({', '.join(limit.words for limit in each)})",
-        # All are asked: what one reads of the start has to be measured at the start.
-        lambda now, start: join([limit(now, start) for limit in each]),
-        all(limit.is_size for limit in each),
-        tuple(dict.fromkeys(name for limit in each for name in limit.formats)),
-    )
+@checked
+def metric_within(name: str, change: float, *, lower_is_better: bool = False) -> Limit:
+    """Holds when a metric is at most `change` worse than at the start.
+
+    Args:
+        name: as for `metric_at_least`.
+        change: a finite number, 0 or more, in the metric's own unit.
+        lower_is_better: whether smaller values are better, as of an error. If not, larger ones are.
+
+    Raises:
+        BudgetError: a change that is negative or not finite; in `prune`, an unknown metric.
+    """
+    _finite("metric_within", change)
+    if change < 0:
+        raise BudgetError(f"metric_within takes a change of 0 or more; got {change}")
+    sign = -1 if lower_is_better else 1
+    words = f"metric_within({name!r}, {change}, lower_is_better={lower_is_better})"
+    # The computed difference of two values is off by a rounding error, as in `accuracy_within`.
+    holds = lambda now, start: sign * (now - start) >= -change - 1e-12 * max(1, abs(start))  # noqa: E731
+    return _of_metric(words, name, holds)
+
+
+@checked
+def multiply_adds_at_most(keep: Amount) -> Limit:
+    """Holds when the shrunk network needs at most `keep` multiply-adds for one sample.
+
+    Counted are multiplications with a weight in linear layers, convolutions and the projections of
+    attention, at the resolution of the Probe's first sample; see `network.encoding.size`. Dead
+    synapses count, since a zero is multiplied like any other number. FLOPs are often given as twice
+    this number.
+
+    Args:
+        keep: a count, or a percentage of those at the start, such as "50 %".
+
+    Raises:
+        ScheduleError: an amount that is no count and no percentage from 0 to 100.
+        StructureError: in `prune`, the network calls a function whose multiply-adds are not known.
+    """
+    counted = _count("multiply_adds", keep)
+    return replace(counted, told=(_multiply_adds_told,))
+
+
+@checked
+def latency_at_most(longest: float | str, threads: int = 1) -> Limit:
+    """Holds when one sample takes the shrunk network at most so long, as measured on this machine.
+
+    The first sample of the Probe is run 30 times, in turns with the network of full size, and the
+    median is taken. Times vary: by a few percent on a quiet machine, and by far more while others
+    use it. So the run may end a step earlier or later when it is repeated. A percentage of the
+    network of full size varies less, because both are timed in the same moment; the log (level
+    INFO) has both times. At every step a copy of the network is shrunk, which takes time.
+
+    Args:
+        longest: seconds, a text such as "2 ms" or "300 us", or a percentage of the network of full
+            size, such as "50 %".
+        threads: how many threads torch uses.
+
+    Raises:
+        BudgetError: a time that is not above 0, or no time; fewer than one thread.
+        StructureError, CertificateError: in `prune`, as `shrink`.
+    """
+    if threads < 1:
+        raise BudgetError(f"latency is measured on 1 or more threads; got threads={threads}")
+    share = percentage(str(longest))
+    most = float(share) / 100 if share is not None else parse_seconds(longest)
+    if most <= 0:
+        raise BudgetError(f"a latency is longer than 0; got {longest!r}")
+
+    def holds(now: Measured, _: Measured) -> bool:
+        small, whole = now.latency(threads)
+        return small <= most * (1.0 if share is None else whole)
+
+    def told(now: Measured) -> str:
+        small, whole = (1000 * each for each in now.latency(threads))
+        return f"{small:.4g} ms for one sample ({whole:.4g} ms at full size)"
+
+    words = f"latency_at_most({longest!r}, threads={threads})"
+    return Limit(words, holds, is_size=True, least=1, told=(told,))
+
+
+def _in_format(words: str, holds: Callable[[Measured, Measured], bool], format: str) -> Limit:
+    least = FORMATS[format].least
+    return Limit(words, holds, is_size=True, least=least, told=(_TOLD[format],))
+
+
+def _size_in(now: Measured, format: str) -> str:
+    words = f"{now.bytes_in(format):,} bytes as {format}"
+    return f"{words} with {now.ram_in(format):,} of RAM" if format in C_FORMATS else words
+
+
+# One function for each format, so that two limits in one format are told once.
+_TOLD = {format: partial(_size_in, format=format) for format in FORMATS}
 
 
 def _count(what: str, keep: Amount) -> Limit:
@@ -306,11 +309,30 @@ def _count(what: str, keep: Amount) -> Limit:
         most = amount(keep, total)
         if most > total:
             raise BudgetError(
-                f"{words} is more than the network has: {total:,} {what}; give a smaller number"
+                f"{words} is more than the network has: {total:,} {what.replace('_', '-')}; give a "
+                "smaller number"
             )
         return getattr(now, what) <= most
 
     return Limit(words, holds, is_size=True)
+
+
+def _multiply_adds_told(now: Measured) -> str:
+    return f"{now.multiply_adds:,} multiply-adds"
+
+
+def _of_metric(words: str, name: str, holds: Callable[[float, float], bool]) -> Limit:
+    def of_measured(now: Measured, start: Measured) -> bool:
+        limit.check(now.metrics)
+        return holds(now.metrics[name], start.metrics[name])
+
+    limit = Limit(words, of_measured, metrics=(name,))
+    return limit
+
+
+def _finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise BudgetError(f"{name} takes a finite number; got {value}")
 
 
 def _fraction(name: str, value: float) -> None:

@@ -82,7 +82,7 @@ def amount(keep: Amount, start: int) -> int:
     try:
         return amount(int(text), start)
     except ValueError:
-        percent = _percentage(text)
+        percent = percentage(text)
     if percent is None or not 0 <= percent <= 100:
         raise ScheduleError(
             f"an amount to keep is a count like 40 or a percentage like '40 %' of the start, "
@@ -325,7 +325,7 @@ def _share(progress: Progress, steps: int | None) -> float:
 # Percentages are exact fractions: 57.5 % of 100 is 57.5, whereas in floats 0.575 * 100 is less.
 
 
-def _percentage(text: str) -> Fraction | None:
+def percentage(text: str) -> Fraction | None:
     """Return the number before the percent sign as an exact fraction; None if there is none."""
     number = text.strip()
     try:
@@ -347,7 +347,7 @@ def _part(by: Amount, start: int) -> int:
 
 def _percentage_by(by: Amount) -> Fraction:
     """Return `by` as the exact percentage to remove at a step, above 0 and at most 100."""
-    percent = _percentage(str(by))
+    percent = percentage(str(by))
     if percent is None or not 0 < percent <= 100:
         raise ScheduleError(
             "by= is what to remove at each step, above 0: a percentage such as '0.5 %', or in a "

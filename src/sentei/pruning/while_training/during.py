@@ -23,8 +23,8 @@ from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.loop import apply_cut_, mask_cut_
-from sentei.pruning.measuring import Measurement, measure
-from sentei.pruning.rules.limits import Condition, limit_of
+from sentei.pruning.measuring import Measurement, Outline, measure
+from sentei.pruning.rules.conditions import Condition, limit_of
 from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.rules.states import restore_state_, state_of
@@ -323,7 +323,7 @@ class PruneWhileTraining:
             self.probe.forget_()
             return measure(self.model, self.mask, self.probe)
         unknown = Measurement(None, float("nan"))
-        return unknown.of(self.model, self.mask, self.example)
+        return unknown.of(Outline(self.model, self.example), self.mask)
 
     # Called by the constructor.
 
