@@ -82,6 +82,7 @@ def state(w: World) -> list[object]:
     return [
         [tensor.detach().numpy().tobytes() for tensor in held],
         [(type(m), m.training, len(m._forward_hooks), len(vars(m))) for m in modules],
+        [len(getattr(p, "_post_accumulate_grad_hooks", None) or ()) for p in parameters],
         (torch.get_rng_state().numpy().tobytes(), random.getstate()),
         [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(w.folder)],
         (w.probe.mask, w.pruner.mask, w.pruner.updates, w.tuner.epoch, w.stalled.before),

@@ -19,13 +19,18 @@ def is_main() -> bool:
     return _rank() == 0
 
 
+def world() -> int:
+    """Return the number of processes that work together; 1 without torch.distributed."""
+    return dist.get_world_size() if _active() else 1
+
+
 def on_main(function: Callable[[], T]) -> T:
     """Call a function on rank 0 only; return its result, or raise its error, on every rank.
 
     Raises:
         PruningError: what the function raised. Other errors are raised on rank 0 only.
     """
-    if _world() == 1:
+    if world() == 1:
         return function()
     outcome: list[Any] = [None, None]
     if is_main():
@@ -42,7 +47,7 @@ def on_main(function: Callable[[], T]) -> T:
 
 def own_blocks(count: int) -> range:
     """Return which of `count` blocks this process computes: rank, rank + world size, …."""
-    return range(_rank(), count, _world())
+    return range(_rank(), count, world())
 
 
 def sum_across(slots: Tensor) -> Tensor:
@@ -66,7 +71,7 @@ def sum_across(slots: Tensor) -> Tensor:
 
 def gathered(slots: Tensor) -> Tensor:
     """Return `slots` with every row from the rank that computed it, (blocks, ...) on every rank."""
-    if _world() == 1:
+    if world() == 1:
         return slots
     # NCCL needs tensors on the GPU. Adding zeros from the other ranks changes no bit of a row.
     shared = slots.cuda() if dist.get_backend() == "nccl" else slots.cpu().clone()
@@ -80,7 +85,3 @@ def _active() -> bool:
 
 def _rank() -> int:
     return dist.get_rank() if _active() else 0
-
-
-def _world() -> int:
-    return dist.get_world_size() if _active() else 1

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from sentei.arguments import checked
 from sentei.errors import GroupError, unknown
 from sentei.html_table import html_table
+from sentei.network.optimizer_state import states_of
 from sentei.network.reindex import Place, Reindexing, has_select, remaining_positions
 from sentei.network.units import (
     KINDS,
@@ -233,11 +234,13 @@ class Mask:
             self.zero_(parameter, tensor_of(model, parameter))
 
     @torch.no_grad()
-    def hold_(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    def hold_(
+        self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None
+    ) -> None:
         """Zero dead weights again during training: call it after every update.
 
         Momentum and adaptive optimizers change a zeroed weight again through their buffers. So the
-        optimizer's state of dead weights is zeroed too.
+        optimizer's state of dead weights is zeroed too; of several optimizers, that of each.
 
         Raises:
             GroupError: the groups are not the model's; nothing has changed then.
@@ -248,10 +251,10 @@ class Mask:
         for parameter in self._zeroing:
             weight = tensor_of(model, parameter)
             self.zero_(parameter, weight)
-            state = optimizer.state.get(weight, {}) if optimizer is not None else {}
-            for value in state.values():
-                if isinstance(value, Tensor) and value.shape == weight.shape:
-                    self.zero_(parameter, value)
+            for state in states_of(optimizer, weight):
+                for value in state.values():
+                    if isinstance(value, Tensor) and value.shape == weight.shape:
+                        self.zero_(parameter, value)
 
     @torch.no_grad()
     def zero_(self, parameter: str, like: Tensor) -> None:

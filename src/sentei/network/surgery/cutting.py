@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from sentei.errors import StructureError
 from sentei.network.attention import FewerHeads
 from sentei.network.layers import Select, refresh_
 from sentei.network.mask import Mask
+from sentei.network.optimizer_state import Optimizers, states_of
 from sentei.network.reindex import Place, remaining_positions
 from sentei.network.units import Neurons, tensor_of
 
@@ -27,7 +27,7 @@ class WeightRecord(Protocol):
 def remove_dead_(
     model: nn.Module,
     mask: Mask,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers = None,
     trajectory: WeightRecord | None = None,
 ) -> nn.Module:
     """Remove the dead units of the mask without a certificate; also works on the meta device.
@@ -41,8 +41,8 @@ def remove_dead_(
     for (name, dim), removed in mask.gone.items():
         tensor = tensor_of(model, name)
         keep = remaining_positions(tensor.shape[dim], removed)
-        if optimizer is not None:
-            _select_state_(optimizer, tensor, dim, keep)
+        for state in states_of(optimizer, tensor):
+            _select_state_(state, tensor, dim, keep)
         if trajectory is not None:
             trajectory.keep_(name, dim, keep)
         kept = _selected(tensor.detach(), dim, keep)
@@ -76,8 +76,7 @@ def _swap_(tensor: Tensor, data: Tensor) -> None:
     tensor.data = data
 
 
-def _select_state_(optimizer: Optimizer, parameter: Tensor, dim: int, keep: Tensor) -> None:
-    state = optimizer.state.get(parameter, {})
+def _select_state_(state: dict[str, Any], parameter: Tensor, dim: int, keep: Tensor) -> None:
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             state[name] = _selected(value, dim, keep)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sentei.arguments import checked
@@ -15,6 +15,7 @@ from sentei.network.copying import copied, restored
 from sentei.network.example import Example, Forward, guessed, undisturbed
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
+from sentei.network.optimizer_state import refuse_other_shapes
 from sentei.network.surgery.certificate import Likeness, certify, differs_by_seed, few
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.size_attributes import (
@@ -83,7 +84,7 @@ def _sparsified(small: nn.Module, example: Example) -> nn.Module:
 def shrink_(
     model: nn.Module,
     mask: Mask,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
     trajectory: WeightRecord | None = None,
     example: Example | None = None,
     *,
@@ -97,7 +98,8 @@ def shrink_(
     Args:
         model: changed in place, unless an error is raised.
         mask: what is alive.
-        optimizer: any whose state tensors have their parameter's shape (SGD, Adam, RMSprop, …).
+        optimizer: any whose state tensors have their parameter's shape (SGD, Adam, RMSprop, …), or
+            several; what they wrap is cut too.
         trajectory: a record of training that is cut in the same way, by calling its
             `keep_(parameter, dim, kept)`.
         example: as for `shrink`.
@@ -115,8 +117,7 @@ def shrink_(
             "inputs of a network that is a single layer cannot be removed in place; "
             "put it in nn.Sequential(layer), or use shrink(), which returns a new module"
         )
-    if optimizer is not None:
-        _refuse_shapes(optimizer)
+    refuse_other_shapes(optimizer)
     proof = shrink(model, mask, example, forward=forward)
     mask.apply_(model)
     before = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -136,19 +137,6 @@ def _refuse_emptied(mask: Mask) -> None:
                 f"{group.kind} group {group.name!r} must keep at least one of its {group.size} "
                 "units, because torch needs at least one there; keep one alive"
             )
-
-
-def _refuse_shapes(optimizer: Optimizer) -> None:
-    """Raise StructureError if the optimizer has state that is not shaped like its parameter."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            single = not isinstance(value, Tensor) or value.numel() == 1
-            if isinstance(value, list) or not (single or value.shape == parameter.shape):
-                raise StructureError(
-                    f"{type(optimizer).__name__} keeps {name!r}, which does not have the shape of "
-                    "its parameter and cannot be cut with it; use SGD, Adam, RMSprop, Adadelta or "
-                    "a similar optimizer, or mask without shrinking"
-                )
 
 
 def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -29,14 +30,21 @@ from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.rules.states import restore_state_, state_of
 from sentei.pruning.while_training.cadence import cadence
+from sentei.pruning.while_training.companions import companions_of, cut_, hold_
 from sentei.pruning.while_training.lazy_probe import LazyProbe
 from sentei.pruning.while_training.optimizer_guard import (
     PrunedParameter,
     ZeroDeadGradients,
-    check_optimizer,
+    check_optimizers,
+    check_parallel,
     check_still_there,
     pruned_parameters,
 )
+from sentei.pruning.while_training.rounds import Rounds
+
+log = logging.getLogger("sentei")
+
+LONG = 1000  # backward passes without an update, after which the pruner says that it does nothing
 
 _REMEDY = (
     "an optimizer's hook has none, so pass probe=, or call pruner.observe(inputs, targets) before "
@@ -56,9 +64,9 @@ class PruneWhileTraining:
         pruner.detach()
 
     Dead weights stay exactly zero after every update, in the weights and in the optimizer's state,
-    with any optimizer except LBFGS. Their gradients are zeroed as soon as a backward pass computes
-    them, before the loop clips or accumulates them, so that the masked network trains as the
-    smaller network would.
+    with any optimizer except LBFGS, and with several. Their gradients are zeroed as soon as a
+    backward pass computes them, before the loop clips or accumulates them, so that the masked
+    network trains as the smaller network would.
 
     Args:
         model: the model that the loop trains. Dead weights become zero; with `delete` its tensors
@@ -82,6 +90,9 @@ class PruneWhileTraining:
         mask: units and synapses that are dead from the start, and stay dead; none if None.
         forward: how the model is run on `example` and on batches given to `observe`, as for
             `find_units`.
+        companions: copies of the model's weights that the loop keeps, such as an `AveragedModel`: a
+            module that holds a copy of the model, or a dict of tensors by parameter name. Their
+            dead weights are zero too, and with `delete` modules are cut like the model.
 
     Attributes:
         mask: what is alive.
@@ -93,11 +104,12 @@ class PruneWhileTraining:
     weights were masked; `delete` is the poster's future work.
 
     Raises:
-        GroupError: the model does not have a group, there are no groups, or `probe` or `trajectory`
-            belong to another model.
+        GroupError: the model does not have a group, there are no groups, or `probe`, `trajectory`
+            or a companion belong to another model.
         ScheduleError: `every` or `total` is not a count, no update would have a proposal, or the
             schedule rises.
         BudgetError: `until` limits accuracy or loss, or is a plain function, and there is no probe.
+        StructureError: units are deleted, and a companion is a dict.
     """
 
     def __init__(
@@ -116,6 +128,7 @@ class PruneWhileTraining:
         finish: float = 1.0,
         mask: Mask | None = None,
         forward: Forward | None = None,
+        companions: Sequence[nn.Module | Mapping[str, Tensor]] = (),
     ):
         self.model, self.groups, self.propose = model, list(groups), propose
         self.cadence = cadence(every, total, steps_per_epoch, finish)
@@ -129,40 +142,68 @@ class PruneWhileTraining:
         self.mask = full if mask is None else full.joined(mask)
         self.mask.check(model)
         self._check()
+        pruned = pruned_parameters(model, self.mask.groups)
+        zeroed = [name for name, held in pruned.items() if held.zeroed]
+        self.companions = companions_of(model, companions, zeroed, delete=delete)
         self.starts: dict[Group, int] = {group: self.mask.count(group) for group in self.groups}
         self.emptied: Counter[str] = Counter()
         self.updates = self.events = 0
         self.reached = False
         self._batch: tuple[Any, Tensor, str | PerSample | None] | None = None
-        self._optimizer: Optimizer | None = None
+        self._rounds: Rounds | None = None
+        self._rewrap: Callable[[nn.Module], object] | None = None
+        self._passes: Counter[str] = Counter()  # backward passes since the last update
+        self._updates_before = 0  # when it was attached
         self._hooks: list[Any] = []
         self._parameters: dict[str, PrunedParameter] = {}
         self._start: Measurement | None = None
         self._probe_before: tuple[Mask, Any] | None = None
 
-    def attach(self, optimizer: Optimizer) -> PruneWhileTraining:
+    def attach(
+        self,
+        optimizer: Optimizer | Sequence[Optimizer],
+        rewrap: Callable[[nn.Module], object] | None = None,
+    ) -> PruneWhileTraining:
         """Add the hooks that prune after updates of `optimizer`, and return the pruner itself.
 
+        Of several optimizers each owns a part of the weights. An update is then a round in which
+        every one has taken at least one step; dead weights are zero after each step. An optimizer
+        that wraps another, such as SAM or Lookahead, is opened: a step of the inner one is counted.
+
+        Args:
+            optimizer: the optimizer of the loop, or all of them; none, `[]`, if the loop changes
+                the weights by itself and calls `update` after every update.
+            rewrap: called with the model after every deletion, to wrap it again in what remembers
+                the sizes of its parameters, such as DistributedDataParallel.
+
         Raises:
-            StructureError: the optimizer does not own a parameter that may be cut, it is LBFGS, or
-                another pruner holds a parameter.
-            ValueError: it is no optimizer, or this pruner is attached already.
+            StructureError: no optimizer owns a parameter that may be cut, one is LBFGS or runs no
+                hooks, another pruner holds a parameter, or units are deleted under
+                DistributedDataParallel without `rewrap`.
+            ValueError: this pruner is attached already.
         """
-        if self._optimizer is not None:
+        if self._rounds is not None:
             raise ValueError("this pruner is attached already; detach() it first")
+        if self.delete:
+            check_parallel(self.model, rewraps=rewrap is not None)
         parameters = pruned_parameters(self.model, self.mask.groups)
-        check_optimizer(optimizer, parameters, delete=self.delete)
-        self._optimizer, self._parameters = optimizer, parameters
+        rounds = Rounds(optimizer, self._before_step, self._hold, self._after_update)
+        check_optimizers(rounds, parameters, delete=self.delete)
+        rounds.hook_()
+        self._rounds, self._rewrap, self._parameters = rounds, rewrap, parameters
+        self._passes.clear()
+        self._updates_before = self.updates
         self._hooks = [
-            held.parameter.register_post_accumulate_grad_hook(ZeroDeadGradients(self, name))
+            held.parameter.register_post_accumulate_grad_hook(
+                ZeroDeadGradients(self, name, self._saw)
+            )
             for name, held in parameters.items()
             if held.zeroed and held.parameter.requires_grad
         ]
-        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._after_update()))
         if self.probe is not None:
             self._probe_before = self.probe.mask, self.probe.trajectory
         self.mask.apply_(self.model)
-        self.mask.hold_(self.model, optimizer)
+        self._hold()
         if self.until is not None:
             now = self._measured()
             self._start = self._start or now
@@ -170,15 +211,35 @@ class PruneWhileTraining:
         return self
 
     def detach(self) -> None:
-        """Remove all hooks from the optimizer and the model; the weights stay as they are."""
-        for hook in self._hooks:
+        """Remove all hooks from the optimizers and the model; the weights stay as they are.
+
+        Two things are reported: backward passes without any update, so that nothing was pruned; and
+        dead weights that something has set since the last update, which become zero again.
+        """
+        self._zero_what_was_set()
+        for hook in (*self._hooks, *([self._rounds] if self._rounds else [])):
             hook.remove()
-        self._hooks, self._parameters, self._optimizer, self._batch = [], {}, None, None
+        if self._passes and self.updates == self._updates_before:
+            self._say_no_update()
+        self._hooks, self._parameters, self._rounds, self._batch = [], {}, None, None
         if self.probe is not None and self._probe_before is not None:
             mask, self.probe.trajectory = self._probe_before
             self.probe.update_(mask)
             self.probe.forget_()
         self._probe_before = None
+
+    def update(self) -> None:
+        """Count an update that no optimizer's `step` has made, and prune as after any update.
+
+        Call it after every update of a loop that changes the weights by itself.
+
+        Raises:
+            ValueError: the pruner is not attached.
+        """
+        if self._rounds is None:
+            raise ValueError("attach the pruner first; attach([]) if the loop has no optimizer")
+        self._hold()
+        self._after_update()
 
     def observe(self, inputs: Any, targets: Tensor, loss: str | PerSample | None = None) -> None:
         """Give the batch of the next update to criteria that measure.
@@ -239,53 +300,99 @@ class PruneWhileTraining:
         self._start = None if state["start"] is None else Measurement.read(state["start"])
         restore_state_(self.propose, state["propose"])
         self.mask.apply_(self.model)
+        for companion in self.companions:
+            hold_(companion, self.mask)
 
     def _named(self) -> dict[str, Group]:
         return {f"{group.kind}/{group.name}": group for group in self.mask.groups}
 
     # Called after each update of the optimizer.
 
+    def _before_step(self) -> None:
+        if self.cadence.falls_on(self.updates + 1):
+            self._zero_what_was_set()
+
+    @torch.no_grad()
+    def _zero_what_was_set(self) -> None:
+        """Zero dead weights that something has set since the last update, and say so."""
+        for name, held in self._parameters.items():
+            dead = torch.ones_like(held.parameter)
+            self.mask.zero_(name, dead)
+            if ((dead == 0) & (held.parameter != 0)).any():
+                log.warning(
+                    "dead weights of %r were set between two updates, and are zero again. If an "
+                    "optimizer around the attached one did this, attach the outer one; if the loop "
+                    "loads weights, call pruner.mask.apply_(model) after that.",
+                    name,
+                )
+                self.mask.apply_(self.model)
+
+    @torch.no_grad()
+    def _hold(self) -> None:
+        check_still_there(self.model, self._parameters)
+        self.mask.hold_(self.model, self._optimizers)
+        for companion in self.companions:
+            hold_(companion, self.mask)
+
     @torch.no_grad()
     def _after_update(self) -> None:
-        optimizer = self._optimizer
-        if optimizer is None or _was_skipped(optimizer):
-            return
-        check_still_there(self.model, self._parameters)
         self.updates += 1
-        self.mask.hold_(self.model, optimizer)
+        self._passes.clear()
         if self.trajectory is not None:
             self.trajectory()
         if self.cadence.falls_on(self.updates) and self.groups and not self.reached:
-            self._propose(optimizer)
+            self._propose()
         self._batch = None
 
-    def _propose(self, optimizer: Optimizer) -> None:
+    @property
+    def _optimizers(self) -> Sequence[Optimizer]:
+        return self._rounds.optimizers if self._rounds is not None else ()
+
+    def _saw(self, name: str) -> None:
+        self._passes[name] += 1
+        if self._passes[name] == LONG:
+            self._say_no_update()
+
+    def _say_no_update(self) -> None:
+        waiting = ", ".join(self._rounds.waiting if self._rounds else ()) or "the loop"
+        log.warning(
+            "PruneWhileTraining has seen %d backward passes since the last update, and has pruned "
+            "nothing since: %s made no step. Attach the optimizers whose step() changes the "
+            "weights; if something else changes them, call pruner.update() after every update.",
+            *(max(self._passes.values()), waiting),
+        )
+
+    def _propose(self) -> None:
         cut = self.propose(self._probe(), self.groups, self.mask, self._progress())
         if self.trajectory is not None:
             self.trajectory.check_()
         if cut is None:
             return
         self.events += 1
-        self._cut(cut, optimizer)
+        self._cut(cut)
         if self._start is not None and self.until is not None:
             self.reached = self.until(self._measured(), self._start)
 
-    def _cut(self, cut: Cut, optimizer: Optimizer) -> None:
+    def _cut(self, cut: Cut) -> None:
         if self.delete and self.example is not None:
             self.mask = apply_cut_(self.model, self.mask, cut, self.example)
-            self.mask.hold_(self.model, optimizer)
-            self._delete(optimizer)
+            self._hold()
+            self._delete()
         else:
             self.mask = mask_cut_(self.model, self.mask, cut)
-            self.mask.hold_(self.model, optimizer)
+            self._hold()
         for name, held in self._parameters.items():
-            ZeroDeadGradients(self, name)(held.parameter)
+            if held.parameter.grad is not None:
+                self.mask.zero_(name, held.parameter.grad)
 
-    def _delete(self, optimizer: Optimizer) -> None:
+    def _delete(self) -> None:
         if not self.mask.gone:
             return
+        before = self.mask
         remaining = [group for group in self.mask.groups if _remains(self.mask, group)]
-        self.mask = shrink_(self.model, self.mask, optimizer, self.trajectory, self.example)
+        self.mask = shrink_(self.model, before, self._optimizers, self.trajectory, self.example)
+        for companion in self.companions:
+            cut_(companion, before, self.model)
         smaller = dict(zip(remaining, self.mask.groups, strict=True))  # each group after shrinking
         for group in self.groups:
             if group not in smaller:
@@ -293,6 +400,8 @@ class PruneWhileTraining:
         self.starts = {smaller[group]: n for group, n in self.starts.items() if group in smaller}
         self.groups = [smaller[group] for group in self.groups if group in smaller]
         self._parameters = pruned_parameters(self.model, self.mask.groups)
+        if self._rewrap is not None:
+            self._rewrap(self.model)
 
     def _progress(self) -> Progress:
         remaining = sum(self.mask.count(group) for group in self.groups)
@@ -348,15 +457,6 @@ class PruneWhileTraining:
         if isinstance(self.propose, Paced):
             starts = {group: self.mask.count(group) for group in self.groups}
             self.propose.check(self.groups, starts, self.cadence.proposals)
-
-
-def _was_skipped(optimizer: Optimizer) -> bool:
-    """Return whether a gradient scaler made a fused optimizer skip this update.
-
-    The step hook of a fused optimizer also runs when the update is skipped.
-    """
-    found = getattr(optimizer, "found_inf", None)
-    return isinstance(found, Tensor) and bool(found.item())
 
 
 def _remains(mask: Mask, group: Group) -> bool:

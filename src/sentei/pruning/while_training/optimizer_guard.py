@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS
 
+from sentei.distributed import world
 from sentei.errors import StructureError
 from sentei.network.units import Group, Synapses
+from sentei.pruning.while_training.rounds import Rounds, runs_hooks
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,16 @@ class ZeroDeadGradients:
     Attributes:
         pruner: the pruner whose mask is read.
         name: name of the parameter in the model.
+        seen: called with the name after every backward pass that reaches the parameter.
     """
 
     pruner: Any
     name: str
+    seen: Callable[[str], object]
 
     def __call__(self, parameter: Tensor) -> None:
         """Zero the parameter's gradients where it is dead; autograd calls this."""
+        self.seen(self.name)
         if parameter.grad is not None:
             self.pruner.mask.zero_(self.name, parameter.grad)
 
@@ -65,35 +70,45 @@ def pruned_parameters(model: nn.Module, groups: Iterable[Group]) -> dict[str, Pr
     }
 
 
-def check_optimizer(
-    optimizer: Optimizer, holds: Mapping[str, PrunedParameter], *, delete: bool
-) -> None:
-    """Check that the pruner can keep dead weights at zero after every update of this optimizer.
+def check_optimizers(rounds: Rounds, holds: Mapping[str, PrunedParameter], *, delete: bool) -> None:
+    """Check that the pruner can keep dead weights at zero after every update.
 
     Args:
-        optimizer: the optimizer that trains the model.
+        rounds: the optimizers that train the model; none if the loop itself changes the weights.
         holds: the parameters that pruning changes, by name.
         delete: whether the pruner also deletes dead units from the tensors.
 
     Raises:
-        ValueError: it is not an optimizer of torch.
-        StructureError: it does not own a parameter that may be cut, it is LBFGS, which changes
-            weights several times in one update, or another pruner holds a parameter.
+        StructureError: no optimizer owns a parameter that may be cut, one is LBFGS, which changes
+            weights several times in one update, one does not run hooks, or another pruner holds a
+            parameter.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise ValueError(f"attach() takes a torch.optim.Optimizer; got {optimizer!r}")
-    if isinstance(optimizer, LBFGS):
-        raise StructureError(
-            "LBFGS moves weights several times in one update, and dead weights cannot be kept at "
-            "zero in between; use SGD, Adam, RMSprop, Adadelta or another that moves them once"
-        )
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for optimizer in rounds.moving:
+        if isinstance(optimizer, LBFGS):
+            raise StructureError(
+                "LBFGS moves weights several times in one update, and dead weights cannot be kept "
+                "at zero in between; use SGD, Adam, RMSprop, Adadelta or another that moves them "
+                "once"
+            )
+        if not runs_hooks(optimizer):
+            raise StructureError(
+                f"step() of {type(optimizer).__name__} runs no hooks, because its constructor does "
+                "not call that of torch.optim.Optimizer. Attach the optimizer that moves the "
+                "weights, or attach([]) and call pruner.update() after every update."
+            )
+    owned = {
+        id(parameter)
+        for optimizer in rounds.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for name, held in holds.items():
         changed = held.zeroed or (delete and held.parameter.requires_grad)
-        if changed and id(held.parameter) not in owned:
+        if changed and rounds.optimizers and id(held.parameter) not in owned:
             raise StructureError(
                 f"the optimizer does not own {name!r}, which may be cut: make it with "
-                "model.parameters(), after the model has its final layers, or leave the group out"
+                "model.parameters(), after the model has its final layers, attach every optimizer "
+                "of the loop, or leave the group out"
             )
         if changed and any(
             isinstance(hook, ZeroDeadGradients) for hook in _gradient_hooks(held.parameter)
@@ -102,6 +117,26 @@ def check_optimizer(
                 f"another pruner holds {name!r}; detach() it first, or give the two pruners "
                 "different groups"
             )
+
+
+def check_parallel(model: nn.Module, *, rewraps: bool) -> None:
+    """Check that units may be deleted from a model that several processes may train.
+
+    Args:
+        model: the model that the loop trains.
+        rewraps: whether the model is wrapped again after every deletion.
+
+    Raises:
+        StructureError: it is wrapped, or there are several processes and it is not wrapped again.
+    """
+    wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
+    if wrapped or (world() > 1 and not rewraps):
+        raise StructureError(
+            "DistributedDataParallel remembers the sizes of parameters, so that units cannot be "
+            "deleted under it. Give the pruner the network inside, model.module, and wrap it again "
+            "after every deletion: attach(optimizer, rewrap=function); or leave out delete= and "
+            "shrink after training."
+        )
 
 
 def check_still_there(model: nn.Module, holds: Mapping[str, PrunedParameter]) -> None:
