@@ -27,7 +27,7 @@ def pick(
         GroupError: a pattern that matches no group's name.
     """
     for pattern in (*only, *without):
-        if groups and not any(fnmatchcase(group.name, pattern) for group in groups):
+        if groups and not any(matches(group, pattern) for group in groups):
             names = [group.name for group in groups]
             near = (get_close_matches(pattern.replace("*", ""), names, n=1) or names)[0]
             raise GroupError(
@@ -37,6 +37,11 @@ def pick(
     return [
         group
         for group in groups
-        if any(fnmatchcase(group.name, pattern) for pattern in only)
-        and not any(fnmatchcase(group.name, pattern) for pattern in without)
+        if any(matches(group, pattern) for pattern in only)
+        and not any(matches(group, pattern) for pattern in without)
     ]
+
+
+def matches(group: Group, pattern: str) -> bool:
+    """Return whether a group's name matches a pattern, as for `pick`."""
+    return fnmatchcase(group.name, pattern)

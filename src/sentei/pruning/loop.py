@@ -16,6 +16,7 @@ from sentei.network.tracing.inventory import no_groups
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
 from sentei.pruning.judging import Judge
+from sentei.pruning.progress_line import ProgressLine
 from sentei.pruning.rules.conditions import Condition, limit_of
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.run import Run, Step
@@ -35,6 +36,7 @@ def prune(
     journal: str | Path | None = None,
     resume: bool = False,
     mask: Mask | None = None,
+    progress: bool = False,
 ) -> Iterator[Step]:
     """Prune `model` in place; yield each step once it is stored in the run folder.
 
@@ -69,6 +71,8 @@ def prune(
         mask: units and synapses that are dead from the start, such as those that `load_mask` reads
             from a saved network. Their weights are set to zero, and they stay dead and are counted
             as dead. The mask may hold groups that are not in `groups`; they are masked as well.
+        progress: show on stderr how far the run is: a line that changes on a terminal, elsewhere a
+            line for each step.
 
     Yields:
         Step 0, the untouched network, then every step that is kept.
@@ -89,22 +93,23 @@ def prune(
     budget, floor = limit_of(until), limit_of(keeping)
     run = Run(model, list(groups), probe, judge, propose, budget, floor, retrain, mask)
     run.begin(journal, resume)
-    return _steps(run)
+    return _steps(run, ProgressLine(progress))
 
 
-def _steps(run: Run) -> Iterator[Step]:
+def _steps(run: Run, line: ProgressLine) -> Iterator[Step]:
     try:
-        yield from _from_here(run)
+        yield from _from_here(run, line)
     finally:
         run.close()
 
 
-def _from_here(run: Run) -> Iterator[Step]:
+def _from_here(run: Run, line: ProgressLine) -> Iterator[Step]:
     before = run.steps_so_far()
+    line.kept(before[-1])
     yield from before
     start, step, refused = before[0].measured, before[-1], None
     while run.until is None or not run.until(step.measured, start):
-        with run.restored_on_error(step.mask):
+        with run.restored_on_error(step.mask), line.after(step):
             cut = run.propose(run.probe, run.groups, step.mask, run.progress(step))
             if cut is None or cut == refused:
                 break
@@ -116,7 +121,9 @@ def _from_here(run: Run) -> Iterator[Step]:
                 refused = cut
                 continue
             step = run.keep(step, cut, mask, measured)
+        line.kept(step)
         yield step
+    line.end(step)
     run.warn_if_not_reached(step, start)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from sentei.pruning.journal import Journal
 from sentei.pruning.judging import Judge
 from sentei.pruning.measuring import Measurement
 from sentei.pruning.rules.conditions import Limit
-from sentei.pruning.rules.proposals import Cut, Proposal
+from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run_files import SAMPLE, reading
 from sentei.pruning.step_files import Record, Retrain, Snapshot
@@ -61,6 +61,15 @@ class Step:
             JournalError: on a rank of a torch.distributed group other than 0, which stores nothing.
         """
         return self._stored.folder
+
+    def row(self) -> dict[str, float]:
+        """Return the step as plain numbers by name, for a table or a logger.
+
+        "step", "accuracy" where there is one, "loss", each metric, "units", "synapses",
+        "parameters", "bytes", "multiply_adds" (for one sample; missing where they cannot be
+        counted) and "removed", the members that the step removed.
+        """
+        return row(self.number, self.measured, self.removed)
 
     def _repr_html_(self) -> str:
         """Return a small HTML table, for notebooks."""
@@ -122,6 +131,9 @@ class Run:
         with self.untouched_on_error():
             self.start.apply_(self.model)
             self.forget(self.start)
+            if isinstance(self.propose, Paced):
+                starts = {group: self.start.count(group) for group in self.groups}
+                self.propose.check(self.groups, starts, None)
             if self.keeping is not None or self.until is not None:
                 self.check_limits()
             on_main(lambda: self._open(folder, resume))
@@ -308,6 +320,16 @@ class Run:
                 "%s was not reached: the smallest network%s is that of step %d, with %s",
                 *(self.until, floor, step.number, step.measured),
             )
+
+
+def row(number: int, measured: Measurement, removed: Mapping[Group, Tensor]) -> dict[str, float]:
+    """Return a step as plain numbers by name; see `Step.row`."""
+    numbers = measured.numbers()
+    found = {"step": number, **numbers.pop("metrics", {}), **numbers}
+    with suppress(StructureError, ValueError):  # an unknown function, or no network to count in
+        found["multiply_adds"] = measured.multiply_adds
+    found["removed"] = sum(map(len, removed.values()))
+    return {name: found[name] for name in found if found[name] is not None}
 
 
 def start_record(model: nn.Module, judge: Probe) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -216,8 +216,9 @@ def multiply_adds(model: nn.Module, example: Example) -> int:
     The pass runs in evaluation mode. Counted: linear layers, convolutions (grouped, depthwise and
     transposed too), products with a weight matrix and the projections of attention. Not counted:
     biases, norms, activations, pooling, look-ups in an embedding, products of two activations
-    (attention weights), and recurrent layers, whose products torch does not expose. Dead synapses
-    count: a zero is multiplied like any other number.
+    (attention weights), `einsum`, bilinear and batched products, layers whose weight is computed
+    (weight norm), and recurrent layers, whose products torch does not expose. Dead synapses count:
+    a zero is multiplied like any other number.
 
     Raises:
         StructureError: a function whose multiply-adds are not known; it is named.

@@ -233,9 +233,10 @@ def multiply_adds_at_most(keep: Amount) -> Limit:
     """Holds when the shrunk network needs at most `keep` multiply-adds for one sample.
 
     Counted are multiplications with a weight in linear layers, convolutions and the projections of
-    attention, at the resolution of the Probe's first sample; see `network.encoding.size`. Dead
-    synapses count, since a zero is multiplied like any other number. FLOPs are often given as twice
-    this number.
+    attention, at the resolution of the Probe's first sample. Not counted: recurrent layers, layers
+    whose weight is computed (weight norm), `einsum`, bilinear and batched products, and products of
+    two activations. Dead synapses count, since a zero is multiplied like any other number. FLOPs
+    are often given as twice this number.
 
     Args:
         keep: a count, or a percentage of those at the start, such as "50 %".

@@ -19,8 +19,9 @@ from sentei.network.folding import is_padded
 from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 from sentei.probe.probe import Probe
-from sentei.pruning.rules.schedules import Progress, Schedule
+from sentei.pruning.rules.schedules import Amount, Progress, Schedule
 from sentei.pruning.rules.states import restore_state_, state_of
+from sentei.pruning.rules.widths import Widths
 
 log = logging.getLogger("sentei")
 
@@ -98,18 +99,44 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             itself and applies the schedule to each.
         repair: how other units replace removed ones: a name (see `criteria.repairs`) or a
             function (probe, group, units, mask) -> mix. If None, removed units are not replaced.
+        keep: for patterns of group names, as for `pick`, how much of each matching group stays at
+            least: `{"layer4.*": "80 %"}`, a percentage of its members at the start, rounded up, or
+            a count. Of several patterns that match a group, the largest holds.
+        at_least: how many members of each group stay at least; a smaller group stays whole.
+        multiples_of: every group that is cut keeps a multiple of so many members, one multiple at
+            least, whatever the scope. Units then go in batches, from one multiple to the next, and
+            the batch with the lowest mean score goes first.
+        alike: patterns of group names; the groups that match one keep as many members each. They
+            have to begin with equally many.
+
+    Batches and the schedule: never fewer members stay than the schedule says. A batch that is
+    larger than what may go now waits for a later step; so some steps remove nothing, and the run
+    may end with a few members more than the schedule's last count. Only a schedule that counts down
+    from what remains, such as `one_at_a_time()` and `levels`, is not waited for: a whole batch goes
+    where it removes less than one, which with `one_at_a_time()` is one batch of one group (or one
+    set of groups that are alike) a step. What the sweep after a cut removes besides, because no
+    layer reads it any more, may leave another width; the next cut of the group makes it a multiple,
+    or alike, again.
 
     Raises:
         ValueError: an unknown criterion, repair or scope, with the nearest known one.
+        ScheduleError: `keep`, `at_least` or `multiples_of` is out of its range. When it is used: a
+            schedule for single groups, such as `multiples_of(8, ...)`, ranks several together.
+        GroupError: when it is used: a pattern matches no group, or the groups cannot be kept so.
     """
 
     criterion: str | Criterion
     schedule: Schedule
     within: str = "network"
     repair: str | Repair | None = None
+    keep: Mapping[str, Amount] | None = None
+    at_least: int = 0
+    multiples_of: int = 1
+    alike: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        _ = self._widths
         if self.repair is not None:
             repair(self.repair)
         if self.within not in WITHIN:
@@ -124,16 +151,29 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
                 f"one tensor of fixed scores ranks one group; there are {len(groups)}. Pass "
                 "fixed({group: scores, ...})."
             )
+        if not progress.emptied:  # groups that are deleted match no pattern any more
+            self._check_groups(groups, progress.starts)
         scopes = self._scopes(groups)
         wanted = [self._wanted(scope, mask, progress) for scope in scopes]
-        if all(count is None for count in wanted):
+        if all(each is None for each in wanted):
             return None
-        judged = {g: scores(self.criterion, probe, g) for g in groups} if any(wanted) else {}
+        any_now = any(each and each.now for each in wanted)
+        judged = {g: scores(self.criterion, probe, g) for g in groups} if any_now else {}
+        floors = self._widths.floors(groups, progress.starts)
         doomed: dict[Group, Tensor] = {}
-        for scope, count in zip(scopes, wanted, strict=True):
-            if count:
-                doomed.update(lowest(judged, mask, scope, count))
-        if not doomed and any(wanted):
+        waits = False
+        for scope, each in zip(scopes, wanted, strict=True):
+            if each is None or not each.now:
+                continue
+            if self._widths.in_batches:
+                found, later = self._widths.lowest(
+                    judged, mask, scope, floors, each.now, each.in_all
+                )
+                waits |= later
+            else:
+                found = lowest(judged, mask, scope, each.now, floors)
+            doomed.update(found)
+        if not doomed and any_now and not waits:
             return None  # the groups may not lose any of their remaining members
         return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
 
@@ -141,6 +181,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
     ) -> None:
         """Check the schedule, as `Paced.check`; of many steps about a thousand are tried."""
+        self._check_groups(groups, starts)
         steps = total or 1
         for scope in self._scopes(groups):
             start = remaining = sum(starts.get(group, group.size) for group in scope)
@@ -153,11 +194,24 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
                     )
                 remaining = kept
 
-    def _scopes(self, groups: Sequence[Group]) -> list[list[Group]]:
-        return [list(groups)] if self.within == "network" else [[group] for group in groups]
+    @property
+    def _widths(self) -> Widths:
+        return Widths(self.keep or {}, self.at_least, self.multiples_of, self.alike)
 
-    def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> int | None:
-        """Return how many members to remove now; None if the schedule never removes more."""
+    def _check_groups(self, groups: Sequence[Group], starts: Mapping[Group, int]) -> None:
+        self._widths.check(groups, starts)
+        by_group = getattr(self.schedule, "by_group", False)
+        if by_group and any(len(scope) > 1 for scope in self._scopes(groups)):
+            raise ScheduleError(
+                f"{self.schedule!r} rounds what all groups keep together, so that each may have "
+                "any width. Rank with ranked(..., multiples_of=8), or with within='group'."
+            )
+
+    def _scopes(self, groups: Sequence[Group]) -> list[list[Group]]:
+        return [list(groups)] if self.within == "network" else self._widths.sets(groups)
+
+    def _wanted(self, scope: Sequence[Group], mask: Mask, progress: Progress) -> _Wanted | None:
+        """Return how many members to remove; None if the schedule never removes more."""
         remaining = sum(mask.count(group) for group in scope)
         start = sum(progress.starts.get(group, group.size) for group in scope)
         if self.within == "network":
@@ -165,7 +219,19 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         own = replace(progress, start=start, remaining=remaining)
         last = max(progress.total or 10**9, progress.step)
         at_the_end = self.schedule(replace(own, step=last))
-        return max(remaining - self.schedule(own), 0) if at_the_end < remaining else None
+        if at_the_end >= remaining:
+            return None
+        kept = self.schedule(own)
+        goes_on = self._widths.in_batches and self.schedule(replace(own, remaining=kept)) < kept
+        return _Wanted(max(remaining - kept, 0), None if goes_on else remaining - at_the_end)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How many members a schedule removes now, and from now to its end; None if it has no end."""
+
+    now: int
+    in_all: int | None
 
 
 @checked
@@ -306,7 +372,11 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
 
 
 def lowest(
-    judged: Mapping[Group, Tensor], mask: Mask, scope: Sequence[Group], count: int
+    judged: Mapping[Group, Tensor],
+    mask: Mask,
+    scope: Sequence[Group],
+    count: int,
+    floors: Mapping[Group, int] | None = None,
 ) -> dict[Group, Tensor]:
     """Return exactly `count` alive members of `scope` with the lowest scores, also with ties.
 
@@ -315,12 +385,15 @@ def lowest(
         mask: what is alive.
         scope: the groups that are ranked together.
         count: how many members; if fewer may be removed, all of those are returned.
+        floors: how many members of a group stay at least; `group.least` where it is not given.
 
     Returns:
         Positions for each group that has any.
     """
     values = torch.cat([judged[group] for group in scope])
-    removable = torch.cat([_removable(judged[group], mask, group) for group in scope])
+    least = {group: group.least if isinstance(group, Neurons) else 0 for group in scope}
+    least |= floors or {}
+    removable = torch.cat([_removable(judged[g], mask, g, least[g]) for g in scope])
     candidates = removable.nonzero().flatten()
     if count < len(candidates):
         # Finding the score of the last member to remove takes a tenth of the time of sorting all.
@@ -337,12 +410,12 @@ def lowest(
     return {group: members for group, members in chosen.items() if members.numel()}
 
 
-def _removable(scores: Tensor, mask: Mask, group: Group) -> Tensor:
-    """Return (size,) bool: alive members, except the `group.least` best units that torch needs."""
+def _removable(scores: Tensor, mask: Mask, group: Group, least: int) -> Tensor:
+    """Return (size,) bool: alive members, except the `least` best ones that have to stay."""
     alive = mask.alive(group)
-    if isinstance(group, Neurons) and group.least:
+    if least:
         places = alive.nonzero().flatten()
-        alive[places[scores[places].argsort(stable=True)[-group.least :]]] = False
+        alive[places[scores[places].argsort(stable=True)[-least:]]] = False
     return alive
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import floor, inf, isfinite
+from math import ceil, floor, inf, isfinite
 from typing import Annotated, Any
 
 from sentei.arguments import checked
@@ -55,6 +55,7 @@ class Named:
 
     words: str
     keep: Callable[[Progress], int] = field(compare=False)
+    by_group: bool = False  # whether it makes sense for one group at a time only
 
     def __call__(self, progress: Progress) -> int:
         """Return how many members to keep."""
@@ -64,12 +65,13 @@ class Named:
         return self.words
 
 
-def amount(keep: Amount, start: int) -> int:
+def amount(keep: Amount, start: int, *, up: bool = False) -> int:
     """Return how many of `start` members an amount stands for.
 
     Args:
         keep: a count, or a percentage such as "40 %", rounded to the nearest count, halves up.
         start: the number of members that a percentage refers to.
+        up: round percentages up instead.
 
     Raises:
         ScheduleError: an amount that is negative, over 100 %, or neither count nor percentage.
@@ -80,7 +82,7 @@ def amount(keep: Amount, start: int) -> int:
         return keep
     text = str(keep).strip()
     try:
-        return amount(int(text), start)
+        return amount(int(text), start, up=up)
     except ValueError:
         percent = percentage(text)
     if percent is None or not 0 <= percent <= 100:
@@ -88,7 +90,8 @@ def amount(keep: Amount, start: int) -> int:
             f"an amount to keep is a count like 40 or a percentage like '40 %' of the start, "
             f"from 0 to 100; got {keep!r}"
         )
-    return floor(percent * start / 100 + Fraction(1, 2))
+    exact = percent * start / 100
+    return ceil(exact) if up else floor(exact + Fraction(1, 2))
 
 
 def one_at_a_time() -> Schedule:
@@ -255,7 +258,8 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
             return then(progress) if then is not None else progress.remaining
         return floor(exact[progress.undone] * progress.remaining / 100)  # fewer than remain
 
-    return Named(f"levels({', '.join(map(str, percents))}, then={then!r})", scheduled)
+    words = f"levels({', '.join(map(str, percents))}, then={then!r})"
+    return Named(words, scheduled, by_group=getattr(then, "by_group", False))
 
 
 @checked
@@ -263,7 +267,9 @@ def multiples_of(number: int, schedule: Schedule) -> Schedule:
     """Round up what another schedule keeps to a multiple of `number`, for faster layer widths.
 
     Most processors compute eight float32 values at once, so that a layer with 25 channels takes as
-    long as one with 32. Rank with `within="group"`, so that the width of each layer is rounded.
+    long as one with 32. What a scope keeps is rounded, so this schedule is for `within="group"`; a
+    ranking of several groups together refuses it. `ranked(..., multiples_of=8)` rounds each group
+    in every scope.
 
     Args:
         number: the kept members of each group are a multiple of this, such as 8.
@@ -280,7 +286,7 @@ def multiples_of(number: int, schedule: Schedule) -> Schedule:
     def scheduled(progress: Progress) -> int:
         return min(-(-schedule(progress) // number) * number, progress.remaining)
 
-    return Named(f"multiples_of({number}, {described(schedule)})", scheduled)
+    return Named(f"multiples_of({number}, {described(schedule)})", scheduled, by_group=True)
 
 
 def _falling(

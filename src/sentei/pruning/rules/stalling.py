@@ -11,7 +11,7 @@ from sentei.arguments import check_entries, checked
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.probe.probe import Probe
-from sentei.pruning.rules.proposals import Cut, Proposal
+from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.rules.states import restore_state_, state_of
 
@@ -59,6 +59,13 @@ class when_stalled:  # noqa: N801 - used like a function: when_stalled(propose, 
             return None
         self.before = None
         return self.propose(probe, groups, mask, progress)
+
+    def check(
+        self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
+    ) -> None:
+        """Check the other proposal, as `Paced.check`."""
+        if isinstance(self.propose, Paced):
+            self.propose.check(groups, starts, total)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loss at the last check, and the state of the other proposal."""
