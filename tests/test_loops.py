@@ -1,13 +1,14 @@
 """Every loop of docs/guides/loops.md: masked, deleted and resumed."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from own_loops import LOOPS, X, network
+from own_loops import LOOPS, X, Y, network
 from sentei import (
     GroupError,
     PruneWhileTraining,
@@ -19,14 +20,32 @@ from sentei import (
 )
 from sentei.network.optimizer_state import states_of
 
+# What the guide calls each loop; the first row is tested in tests/test_during.py.
+ROWS_OF_THE_GUIDE = {
+    "SGD, Adam": (),
+    "two optimizers": ("two optimizers",),
+    "Muon": ("Muon beside AdamW",),
+    "SAM": ("SAM, two steps", "SAM, the inner optimizer attached", "SAM, closure"),
+    "Lookahead": ("Lookahead", "Lookahead, its state in the inner optimizer"),
+    "EMA": ("EMA by hand", "EMA"),
+    "SWA": ("SWA",),
+    "accumulated": ("accumulated and clipped",),
+    "`GradScaler`": ("scaled, autocast",),
+    "cautious": ("cautious",),
+    "schedule-free": ("schedule-free",),
+    "accelerate": ("accelerate",),
+    "`torch.compile`": ("compiled",),
+}
+
+UNITS = find_units(network(), X)
 LOOP = pytest.mark.parametrize("row", LOOPS.values(), ids=LOOPS.keys())
 
 
-def half(model, loop, groups=None, **settings):
+def half(model, loop, groups=(), **settings):
     """Remove half of everything in two proposals, after four and eight updates."""
     return PruneWhileTraining(
         model,
-        groups or find_units(model, X),
+        groups or UNITS,
         ranked("magnitude", linear("50 %", 2), within="group"),
         every=4,
         total=8,
@@ -89,7 +108,7 @@ def test_a_resumed_loop_goes_on_to_the_same_bits(row, delete):
     loop.run(6, 10)
 
     loop = row.make(again)
-    pruner = half(again, loop, delete=delete, example=X)
+    pruner = half(again, loop, find_units(again, X), delete=delete, example=X)
     for part, state in zip((*loop.parts(), pruner), kept):
         part.load_state_dict(state)
     pruner.attach(loop.attached)
@@ -274,7 +293,7 @@ def test_deletion_under_a_parallel_wrapper_is_refused_or_wraps_again(tmp_path):
         assert trained[1][0].out_features == 5
         assert torch.allclose(trained[0](X), trained[1](X), rtol=0, atol=1e-12)
         outer = nn.parallel.DistributedDataParallel(network())
-        pruner = half(outer, loop, delete=True, example=X)
+        pruner = half(outer, loop, find_units(outer, X), delete=True, example=X)
         with pytest.raises(StructureError, match=r"model\.module.*rewrap=function"):
             pruner.attach(torch.optim.Adam(outer.parameters()), rewrap=rewrap)
     finally:
@@ -289,3 +308,66 @@ def test_deletion_in_one_of_several_processes_needs_rewrap(monkeypatch):
         half(model, loop, delete=True, example=X).attach(loop.attached)
     half(model, loop).attach(loop.attached).detach()
     half(model, loop, delete=True, example=X).attach(loop.attached, rewrap=lambda model: None)
+
+
+def test_the_guide_has_a_row_for_every_loop():
+    guide = (Path(__file__).parent.parent / "docs" / "guides" / "loops.md").read_text()
+    table = [line for line in guide.splitlines() if line.startswith("| ") and "yes" in line]
+    assert [line.split(" | ")[3] for line in table].count("no") == 2
+    assert len(table) == len(ROWS_OF_THE_GUIDE)
+    assert LOOPS.keys() <= {loop for loops in ROWS_OF_THE_GUIDE.values() for loop in loops}
+    for row, (words, loops) in zip(table, ROWS_OF_THE_GUIDE.items()):
+        assert words in row
+        assert all(LOOPS[loop].equal is ("| no |" not in row) for loop in loops if loop in LOOPS)
+
+
+@pytest.mark.slow  # transformers is slow to import
+@pytest.mark.filterwarnings("ignore")  # what other packages warn of is not ours
+def test_the_trainer_of_hugging_face_prunes_by_a_callback(tmp_path):
+    transformers = pytest.importorskip("transformers")
+
+    class Prune(transformers.TrainerCallback):
+        def __init__(self, pruner):
+            self.pruner = pruner
+
+        def on_train_begin(self, args, state, control, optimizer=None, **_):
+            self.pruner.attach(optimizer)
+
+        def on_train_end(self, args, state, control, **_):
+            self.pruner.detach()
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network().float()
+
+        def forward(self, x, labels=None):
+            logits = self.net(x)
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    model = Classifier()
+    rows = [{"x": x, "labels": y} for x, y in zip(X.float(), Y, strict=True)]
+    pruner = PruneWhileTraining(
+        model, find_synapses(model), ranked("magnitude", linear("50 %", 2)), every=4, total=8
+    )
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), max_steps=10, per_device_train_batch_size=8, gradient_accumulation_steps=2,
+        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[Prune(pruner)]).train()
+    assert (pruner.updates, pruner.events) == (10, 2)
+    for link in pruner.groups:
+        weight = model.get_parameter(link.parameter).flatten()
+        assert (weight == 0).sum() == len(pruner.mask.dead(link)) > 0
+
+
+def test_detach_works_after_something_else_has_cut_a_parameter():
+    model = network()
+    loop = LOOPS["schedule-free"].make(model)
+    links = find_synapses(model)
+    pruner = half(model, loop, links).attach(loop.attached)
+    loop.run(0, 5)
+    model[0].weight.data = torch.randn(3, 12).double()
+    pruner.detach()
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    assert not loop.attached._optimizer_step_post_hooks

@@ -216,9 +216,9 @@ class PruneWhileTraining:
         Two things are reported: backward passes without any update, so that nothing was pruned; and
         dead weights that something has set since the last update, which become zero again.
         """
-        self._zero_what_was_set()
         for hook in (*self._hooks, *([self._rounds] if self._rounds else [])):
             hook.remove()
+        self._zero_what_was_set()
         if self._passes and self.updates == self._updates_before:
             self._say_no_update()
         self._hooks, self._parameters, self._rounds, self._batch = [], {}, None, None
@@ -316,6 +316,8 @@ class PruneWhileTraining:
     def _zero_what_was_set(self) -> None:
         """Zero dead weights that something has set since the last update, and say so."""
         for name, held in self._parameters.items():
+            if tuple(held.parameter.shape) != held.shape:  # the next update says so
+                continue
             dead = torch.ones_like(held.parameter)
             self.mask.zero_(name, dead)
             if ((dead == 0) & (held.parameter != 0)).any():
@@ -325,7 +327,7 @@ class PruneWhileTraining:
                     "loads weights, call pruner.mask.apply_(model) after that.",
                     name,
                 )
-                self.mask.apply_(self.model)
+                self.mask.zero_(name, held.parameter)
 
     @torch.no_grad()
     def _hold(self) -> None:
