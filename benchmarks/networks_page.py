@@ -235,4 +235,6 @@ def _failures(result: Result) -> list[tuple[str, str]]:
 
 def _plain(text: str) -> str:
     """Return a message without what Markdown would read as markup."""
-    return text.replace("\\", "\\\\").replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")
+    for mark in "\\*_[":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("<", "&lt;")

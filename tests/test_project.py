@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-import textwrap
 import tomllib
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 import sentei
+from documents import code_blocks
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "sentei"
@@ -268,11 +268,6 @@ def test_nothing_pickles():
 def test_files_stay_readable():
     long = {p.name: len(p.read_text().splitlines()) for p in modules()}
     assert max(long.values()) <= 500, {name: n for name, n in long.items() if n > 500}
-
-
-def code_blocks(path: Path) -> list[str]:
-    found = re.findall(r"^ *```python\n(.*?)^ *```", path.read_text(), re.MULTILINE | re.DOTALL)
-    return [textwrap.dedent(block) for block in found]
 
 
 def test_contributings_example_of_a_criterion_gives_what_it_says():

@@ -109,8 +109,9 @@ def shrink_(
         The mask of the smaller network.
 
     Raises:
-        As `shrink`; also StructureError if the network itself is a layer that needs a Select, or if
-        the optimizer keeps state of other shapes than its parameters (Adafactor, LBFGS).
+        StructureError: as for `shrink`; also if the network itself is a layer that needs a Select,
+            or if the optimizer keeps state of other shapes than its parameters (Adafactor, LBFGS).
+        CertificateError: as for `shrink`.
     """
     if any(not layer for layer in mask.wrapped):
         raise StructureError(
