@@ -311,8 +311,13 @@ def test_c_and_onnx_hold_the_layers_that_are_run(tmp_path):
 )
 def test_what_no_layer_computes_is_not_left_out_of_a_file(tmp_path, forward, where):
     with pytest.raises(StructureError, match=f"between {where} forward= computes something else"):
-        sentei.export(Chain(), tmp_path / "x.onnx", X[:, None], forward=forward)
+        sentei.export(Chain(), tmp_path / "x.c", X[:, None], forward=forward)
     assert not [*tmp_path.iterdir()]
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'sentei[onnx]'")
+    model, x = Chain(), X[:, None]
+    sentei.export(model, tmp_path / "x.onnx", x, forward=forward)
+    (got,) = onnxruntime.InferenceSession(tmp_path / "x.onnx").run(None, {"input": x.numpy()})
+    assert torch.allclose(torch.from_numpy(got), forward(model, x), atol=1e-5)
 
 
 @pytest.mark.parametrize("partly", [False, True])

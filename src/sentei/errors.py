@@ -2,7 +2,7 @@
 
     PruningError
     ├── StructureError      the network cannot be traced or cut
-    │   └── CertificateError    a cut network does not compute the same function
+    │   └── CertificateError    a cut or exported network does not compute the same function
     ├── GroupError          a group, unit or synapse that the model does not have  (also ValueError)
     ├── DataError           data of the wrong shape, width or content              (also ValueError)
     ├── BudgetError         a budget or floor that no network can meet             (also ValueError)
@@ -54,7 +54,7 @@ class StructureError(PruningError):
 
 
 class CertificateError(StructureError):
-    """The cut network does not compute the same outputs as the masked one."""
+    """A cut or exported network does not compute the same outputs as the one it was made from."""
 
 
 class GroupError(PruningError, ValueError):

@@ -53,8 +53,9 @@ _GROUPS = "Take groups from find_units(model, example) or find_synapses(model)"
 _CLASSES = {
     "Module": (
         "a network, an nn.Module",
-        "Pass the network itself, not its class, its state_dict or its file (load(path) reads a "
-        "file); nn.Sequential(*layers) makes one network of several layers",
+        "Pass the network itself, not its class, its state_dict, its file (load(path) reads a "
+        "file) or what was exported from it (prune before you quantise or export); "
+        "nn.Sequential(*layers) makes one network of several layers",
     ),
     "Sequential": ("an nn.Sequential", "Make it with training.mlp, or nn.Sequential(*layers)"),
     "Tensor": ("a tensor", "Make it with torch.as_tensor(values)"),

@@ -13,6 +13,7 @@ from sentei import arguments, storage
 from sentei.formats.c import write_c
 from sentei.formats.onnx import write_onnx
 from sentei.formats.safetensors import save
+from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.format import (
     C_FORMATS,
     SAFETENSORS,
@@ -45,19 +46,26 @@ def export(
     """Write a network in the format that the suffix of `path` names.
 
     Args:
-        model: for C and ONNX, `nn.Sequential` of torch's own layers, or a network of which
-            `forward` runs such layers one after another; for safetensors, any network.
+        model: for C, `nn.Sequential` of torch's own layers, or a network of which `forward` runs
+            such layers one after another; for ONNX and safetensors, any network. Those that C takes
+            become ONNX files of a planned size; others are written by torch, and onnxruntime
+            compares the file with the network (`pip install 'sentei[onnx]'`).
         path: ends in ".c" (a header is written beside it), ".onnx" or ".safetensors".
-        example: (N, ...) real inputs; C and ONNX need them.
+        example: (N, ...) real inputs, which C and ONNX need; for ONNX also a tuple of arguments or
+            a dict of keywords, whose names the inputs then have. The number of samples is free in
+            the file where the network allows it; otherwise that is logged.
         mask: of this network (`mask.shrunk()` if the network was shrunk); C does not store its
             dead synapses.
         format: "c", "c-int8" or "c-int8-int8" for C; that of the suffix if None.
-        forward: as for `find_units`. C and ONNX hold the layers that it runs; safetensors holds the
-            whole network.
+        forward: as for `find_units`. C and ONNX hold what it computes; safetensors holds the whole
+            network.
         settings: for C, `name` and `classes` as in `sentei.formats.c.write_c`.
 
     Raises:
-        StructureError: the format does not support one of the layers, which is named.
+        StructureError: the format does not support one of the layers, which is named, or torch
+            cannot write the network as ONNX.
+        CertificateError: the ONNX file that torch writes computes other outputs.
+        DataError: the example is missing, or does not run.
         ValueError: an unknown suffix or format, or a format that does not match the suffix.
         FileError: the file cannot be written, or the network has what a file cannot carry.
     """
@@ -65,6 +73,7 @@ def export(
     if settings and format not in C_FORMATS:
         raise ValueError(f"only C files accept {', '.join(settings)}; omit them for {format}")
     storage.writable(path)
+    carried(model)
     example = with_forward(model, example, forward)
     WRITERS[format](model, path, example, mask, **settings)
 

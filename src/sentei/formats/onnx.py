@@ -10,48 +10,90 @@ from torch import Tensor, nn
 from sentei import storage
 from sentei.card import card_of
 from sentei.errors import DataError, FileError, StructureError
+from sentei.formats.onnx_by_torch import onnx_by_torch
+from sentei.nests import tensors
 from sentei.network.encoding.carrying import carried
-from sentei.network.encoding.onnx_graph import onnx_bytes
+from sentei.network.encoding.onnx_graph import metadata, onnx_bytes
 from sentei.network.encoding.size import skeleton
-from sentei.network.encoding.stages import Weighted, stages
+from sentei.network.encoding.stages import Stage, Weighted, stages
 from sentei.network.forward import forward_of, own_inputs
 from sentei.network.mask import Mask
 
 
 def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | None = None) -> None:
-    """Write a network as ONNX with input "input", output "output" and a free batch dimension.
+    """Write a network as ONNX, with a free batch dimension where the network allows one.
 
-    Batch norm is folded into the layer before it, standardisation of inputs into the one behind it
-    where that is exact enough; dead synapses are written as zeros. Names of classes and features
-    become metadata of the file, as JSON lists.
+    A plain row of torch's own layers is written here, to the byte that its plan states: with input
+    "input" and output "output", batch norm folded into the layer before it, and standardisation of
+    inputs into the one behind it where that is exact enough. Every other network is written by
+    torch, and the file is compared with the network in onnxruntime; inputs then have the names of
+    keywords or of the arguments of `forward`, outputs those of keys or fields. Dead synapses are
+    zeros. Names of classes and features become metadata of the file, as JSON lists.
 
     Args:
-        model: `nn.Sequential` of torch's own layers; already shrunk.
+        model: any network; already shrunk.
         path: ends in ".onnx".
-        example: (N, ...) inputs; only the shape matters.
+        example: inputs, (N, ...) each.
         mask: of this network.
 
     Raises:
-        StructureError: a layer that is not supported, or weights that are not finite.
-        FileError: the file cannot be written, or the network has what a file cannot carry.
+        DataError: no example, or one that does not run.
+        StructureError: weights that are not finite, or what torch cannot write.
+        CertificateError: what torch writes computes other outputs.
+        FileError: the file cannot be written, the network has what a file cannot carry, or
+            onnxruntime is missing.
     """
-    forward, example = forward_of(example), own_inputs(example)
-    if not isinstance(example, Tensor) or example.ndim < 2:
+    if not tensors(own_inputs(example)):
         raise DataError(
-            "an ONNX file needs example=, a tensor (N, ...) of inputs, for their shape; got "
-            f"{type(example).__name__}"
+            "an ONNX file needs example=, inputs that the network runs on, such as a tensor "
+            f"(N, ...); got {type(example).__name__}"
         )
-    model, shape = carried(model), tuple(example.shape[1:])
-    found = stages(model, shape, mask, forward)
-    for stage in found:
+    model = carried(model)
+    _check_finite(model)
+    row = _row(model, example, mask)
+    if row is None:
+        data = onnx_by_torch(model, example, mask) + metadata(card_of(model))
+    else:
+        data = _planned(model, example, mask, row, path)
+    storage.write(path, data)
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, value in model.named_parameters():
+        if not bool(value.isfinite().all()):
+            layer = name.rpartition(".")[0]
+            raise StructureError(
+                f"weights must be finite; layer {layer!r} has one that is not (NaN or infinity). "
+                "Train it again."
+            )
+
+
+def _row(model: nn.Module, example: Any, mask: Mask | None) -> list[Stage] | None:
+    """Return the stages of a network; None if it is no plain row of layers that have one."""
+    inputs = own_inputs(example)
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2:
+        return None
+    try:
+        return stages(model, tuple(inputs.shape[1:]), mask, forward_of(example))
+    except StructureError:
+        return None
+
+
+def _planned(
+    model: nn.Module, example: Any, mask: Mask | None, row: list[Stage], path: str | Path
+) -> bytes:
+    """Return the content of the file of a plain row of layers, of the size that was planned."""
+    inputs: Any = own_inputs(example)
+    shape, card = tuple(inputs.shape[1:]), card_of(model)
+    forward = forward_of(example)
+    for stage in row:
         if isinstance(stage, Weighted) and not bool(stage.weight.isfinite().all()):
             raise StructureError(
-                f"weights must be finite; layer {stage.name!r} has one that is not (NaN or "
-                "infinity). Train it again."
+                f"weights must be finite; layer {stage.name!r} has one that is not, with the batch "
+                "norm behind it folded in (NaN or infinity). Train it again."
             )
-    card = card_of(model)
-    data = onnx_bytes(found, shape, card)
+    data = onnx_bytes(row, shape, card)
     planned = len(onnx_bytes(stages(skeleton(model), shape, mask, forward), shape, card))
     if len(data) != planned:
         raise FileError(f"{path} would have {len(data)} bytes; {planned} were planned")
-    storage.write(path, data)
+    return data

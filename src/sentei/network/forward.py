@@ -10,6 +10,7 @@ from sentei.errors import StructureError
 from sentei.network.calls import Call, Calls
 from sentei.network.copying import copied
 from sentei.network.example import Example, Forward, ForwardCall, check, run, undisturbed
+from sentei.network.finished import refuse_finished
 
 
 def with_forward(model: nn.Module, example: Example, forward: Forward | None) -> Example:
@@ -21,10 +22,12 @@ def with_forward(model: nn.Module, example: Example, forward: Forward | None) ->
         forward: a function (model, example) -> outputs. If None, the example keeps its own way.
 
     Raises:
-        StructureError: the function does not run the network that it is given: on a copy of the
-            network it uses weights of the network itself. A cut network would never be run.
+        StructureError: the network was quantised, exported or scripted; or the function does not
+            run the network that it is given: on a copy of the network it uses weights of the
+            network itself. A cut network would never be run.
         DataError: the function fails.
     """
+    refuse_finished(model)
     example = dict(example) if isinstance(example, Mapping) else example  # torch maps dicts alone
     if forward is None:
         return example

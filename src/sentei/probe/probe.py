@@ -16,6 +16,7 @@ from sentei.errors import BudgetError, GroupError, unknown
 from sentei.metrics import Quality, metrics_for
 from sentei.nests import tensors
 from sentei.network.example import Example, Forward, undisturbed
+from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask, check_groups, members_of
 from sentei.network.surgery.cutting import WeightRecord
@@ -131,6 +132,7 @@ class Probe:
         memory: int | str = "2 GiB",
         forward: Forward | None = None,
     ):
+        refuse_finished(model)
         if loss is not None:
             losses.per_sample(loss)
         if samples is not None and samples < 1:

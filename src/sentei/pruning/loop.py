@@ -10,6 +10,7 @@ from torch import nn
 
 from sentei.arguments import checked
 from sentei.network.example import Example
+from sentei.network.finished import refuse_finished
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import no_groups
@@ -87,6 +88,7 @@ def prune(
             damaged; another process writes to it; or it was removed while the run goes on.
         FileError: a step cannot be written, because the disk is full or the folder read-only.
     """
+    refuse_finished(model)
     judge = Judge(model, probe, evaluate)
     if not groups:
         raise no_groups(model, probe.example)

@@ -17,6 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from sentei.errors import FileError
+from sentei.network.finished import exported, of_quantised_class
 
 NESTED = 4  # how deep lists and dictionaries of a module are searched for tensors
 
@@ -251,13 +252,14 @@ _BURDENS = (
     ),
     Burden(
         "is a {found}",
-        "Use the network that was exported, not what the export returned.",
-        _of_class("torch.export."),
+        "Use the network that was exported, not what the export returned; prune before you export.",
+        exported,
     ),
     Burden(
         "is quantised: a {found}",
-        "Use the network in floating point; quantise after loading, or export int8 as C.",
-        _of_class("torch.ao.nn.", "torch.nn.quantized.", "torch.nn.intrinsic.", "torch.nn.qat."),
+        "Use the network in floating point: prune before you quantise, and quantise after loading, "
+        "or export int8 as C.",
+        of_quantised_class,
     ),
     Burden(
         "is wrapped: a {found}",
@@ -277,7 +279,8 @@ _BURDENS = (
     ),
     Burden(
         "holds its tensor {found!r} packed, sparse or quantised",
-        "Convert it to a plain tensor, such as with .dequantize() or .to_dense().",
+        "Convert it to a plain tensor, such as with .dequantize() or .to_dense(); prune before you "
+        "quantise.",
         _tensor(_is_packed),
     ),
     Burden(

@@ -60,12 +60,19 @@ def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> byt
         ]
     )
     opset = _message(8, _text(1, "") + _integer(2, OPSET))
+    head = _integer(1, IR) + _text(2, "sentei")
+    return b"".join([head, _message(7, body), opset, metadata(card)])
+
+
+def metadata(card: Card) -> bytes:
+    """Return names of classes and features as the end of an ONNX file, whoever wrote the rest.
+
+    Fields of a protocol buffer may come in any order, so they are appended.
+    """
     known = {
         name: json.dumps(names) for name, names in card.data().items() if isinstance(names, list)
     }
-    metadata = [_message(14, _text(1, name) + _text(2, names)) for name, names in known.items()]
-    head = _integer(1, IR) + _text(2, "sentei")
-    return b"".join([head, _message(7, body), opset, *metadata])
+    return b"".join(_message(14, _text(1, name) + _text(2, text)) for name, text in known.items())
 
 
 class _Graph:

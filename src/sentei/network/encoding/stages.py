@@ -398,8 +398,8 @@ def _folded(before: Standardised, stage: Weighted) -> list[Stage] | None:
 
 def _refused(layer: nn.Module, path: str, rule: str) -> StructureError:
     return StructureError(
-        f"layer {path!r} is a {type(layer).__name__} that C and ONNX files do not support: {rule}. "
-        "Save it as safetensors instead."
+        f"layer {path!r} is a {type(layer).__name__} that files in C and planned sizes in ONNX do "
+        f"not support: {rule}. Save it as safetensors instead; export to ONNX takes any network."
     )
 
 

@@ -13,6 +13,7 @@ from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied, restored
 from sentei.network.example import Example, Forward, guessed, undisturbed
+from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.optimizer_state import refuse_other_shapes
@@ -62,6 +63,7 @@ def shrink(
     """
     if sparse not in (None, "auto"):
         raise ValueError(unknown("choice sparse=", sparse, ["auto"]) + " None keeps layers dense.")
+    refuse_finished(model)
     mask.check(model)
     _refuse_emptied(mask)
     example = with_forward(model, guessed(model) if example is None else example, forward)

@@ -138,11 +138,6 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
         StructureError: the model has lazy layers that have not run yet, or cannot be followed.
         DataError: the example does not run.
     """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise StructureError(
-            "units are followed through torch's functions, and a torch.jit.ScriptModule calls none "
-            "that can be seen; pass the nn.Module that was scripted or traced"
-        )
     lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
     if lazy:
         raise StructureError(

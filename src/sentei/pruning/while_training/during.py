@@ -16,6 +16,7 @@ from sentei.criteria.trajectory import Trajectory
 from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample, per_sample
 from sentei.network.example import Example, Forward, guessed
+from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink_
@@ -130,6 +131,7 @@ class PruneWhileTraining:
         forward: Forward | None = None,
         companions: Sequence[nn.Module | Mapping[str, Tensor]] = (),
     ):
+        refuse_finished(model)
         self.model, self.groups, self.propose = model, list(groups), propose
         self.cadence = cadence(every, total, steps_per_epoch, finish)
         self.until = limit_of(until)
