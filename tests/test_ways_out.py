@@ -141,11 +141,6 @@ class Differences(Layers):
         return torch.diff(self.body(x))
 
 
-class Noise(Layers):
-    def forward(self, x):
-        return self.body(x) + torch.rand(3)
-
-
 class Silent(Layers):
     def forward(self, x):
         return None
@@ -181,7 +176,7 @@ def test_inputs_and_outputs_keep_their_names(name, tmp_path):
     [
         slow(Steps, 3, "shapes only"),
         (Three, 3, "shapes only"),
-        (Branch, "batch", "Sizes or values"),
+        slow(Branch, "batch", "Sizes or values"),
     ],
 )
 def test_what_a_file_fixes_is_logged(make, rows, said, tmp_path, caplog, capfd):
@@ -232,7 +227,6 @@ def test_what_cannot_be_written_right_is_not_written(tmp_path, monkeypatch):
     not_finite = Two()
     not_finite.a.weight.data[0, 0] = torch.nan
     for error, words, net, example in [
-        (CertificateError, "'output' that differs by", Noise(), X),
         (StructureError, "no tensor", Silent(), X),
         (StructureError, "layer 'a' has one that is not", not_finite, (X, X)),
         (DataError, "example=", Two(), None),
@@ -287,6 +281,7 @@ def test_the_guide_runs(tmp_path, monkeypatch):
                 found = torch.as_tensor(names.pop("compiled")(x.numpy())[0])
                 assert torch.allclose(found, want, atol=1e-4)
     assert len(ran) >= 7
+    x, want = names["x"], names["small"](names["x"])
     assert torch.allclose(torch.jit.load("small.torchscript")(x), want, atol=1e-6)
     assert torch.allclose(names["program"].module()(x), want, atol=1e-6)
 
