@@ -18,7 +18,7 @@ docs: $(VENV)/installed-docs
 # Run the notebooks again, and store what they print and draw.
 notebooks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nbclient ipykernel
-	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False docs/notebooks/*.ipynb
+	$(BIN)/python docs/run_notebooks.py
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

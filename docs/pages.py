@@ -50,13 +50,13 @@ def _parts(cell: dict[str, Any]) -> list[str]:
     source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
         return [source]
-    return [f"```python\n{source}\n```", *(_output(each) for each in cell["outputs"])]
+    streams = [each for each in cell["outputs"] if each["output_type"] == "stream"]
+    printed = "".join(line for each in streams for line in each["text"])
+    shown = [_shown(each["data"]) for each in cell["outputs"] if each not in streams]
+    return [f"```python\n{source}\n```", *([_fenced(printed)] if printed else []), *shown]
 
 
-def _output(output: dict[str, Any]) -> str:
-    if output["output_type"] == "stream":
-        return _fenced("".join(output["text"]))
-    data = output["data"]
+def _shown(data: dict[str, Any]) -> str:
     if "image/png" in data:
         return f"![What the code above draws](data:image/png;base64,{data['image/png'].strip()})"
     return _fenced("".join(data["text/plain"]))

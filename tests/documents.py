@@ -29,13 +29,18 @@ def run(blocks: Iterable[str], name: str) -> None:
     for block in blocks:
         words = comments(block)
         for statement in ast.parse(block).body:
-            code = compile(ast.Module([statement], []), name, "exec")
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                exec(code, names)
+            found = printed(ast.Module([statement], []), name, names)
             line = statement.end_lineno or 0
             said = words.get(line, words.get(line + 1) if alone(block, line + 1) else None)
             if said is not None and is_print(statement):
-                check(said, printed.getvalue(), f"{name}: {ast.unparse(statement)}")
+                check(said, found, f"{name}: {ast.unparse(statement)}")
+
+
+def printed(code: str | ast.Module, name: str, names: dict[str, Any]) -> str:
+    """Run code with these names, and return what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(compile(code, name, "exec"), names)
+    return output.getvalue()
 
 
 def alone(block: str, line: int) -> bool:
@@ -56,8 +61,8 @@ def comments(block: str) -> dict[int, str]:
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 
-def check(said: str, printed: str, where: str) -> None:
+def check(said: str, found: str, where: str) -> None:
     """Raise AssertionError if a line printed other words than its comment says."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    if not doctest.OutputChecker().check_output(said + "\n", printed, flags):
-        raise AssertionError(f"{where}\nprints: {printed.strip()}\nthe page says: {said}")
+    if not doctest.OutputChecker().check_output(said + "\n", found, flags):
+        raise AssertionError(f"{where}\nprints: {found.strip()}\nthe page says: {said}")

@@ -1,0 +1,16 @@
+"""Run the notebooks again, and store what they print and draw: `make notebooks`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+for path in sorted((Path(__file__).parent / "notebooks").glob("*.ipynb")):
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        where = {"metadata": {"path": folder}}
+        NotebookClient(notebook, record_timing=False, resources=where).execute()
+    nbformat.write(notebook, path)
