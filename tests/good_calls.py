@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 import hand
 import sentei
@@ -88,6 +89,10 @@ def fill(folder: Path) -> None:
     rows = "".join(f"{a:.3f},{b:.3f},{'uvw'[int(y)]}\n" for (a, b), y in zip(w.x[:, :2], w.y))
     (folder / "table.csv").write_text("a,b,y\n" + rows * 4)
     np.savez(folder / "arrays.npz", x=w.x.repeat(4, 1).numpy(), y=w.y.repeat(4).numpy())
+    for name in ("dark", "light"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (2, 2), number).save(folder / "pictures" / name / f"{number}.png")
     (folder / "images").mkdir()
     for part in ("train", "t10k"):
         for name, array in (("images-idx3", w.x.reshape(12, 2, 2)), ("labels-idx1", w.y)):
@@ -392,7 +397,8 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "datasets.fingerprint": {"samples": [w.x]},
         "datasets.idx_folder": {"folder": w.folder / "images"},
         "datasets.letter": {"split": "default"},
-        "datasets.load": {"what": w.folder / "table.csv", "target": "y"},
+        "datasets.image_folder": {"folder": w.folder / "pictures", "size": "2x2"},
+        "datasets.load": {"what": w.folder / "table.csv", "target": "y", "size": None},
         "datasets.mnist": {"split": "default"},
         "datasets.npz_file": {"path": w.folder / "arrays.npz"},
         "datasets.stratified": {"sizes": [6, 3]},
@@ -436,6 +442,13 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "training.build": {"spec": "4-6-3"},
         "training.distinctiveness_cnn": {"width": 4, "init": "torch"},
         "training.initialise_": {"network": w.copy, "init": "glorot"},
+        "training.cnn": {
+            "shape": "1x4x4",
+            "channels": "2-3",
+            "widths": "4-3",
+            "activation": "relu",
+            "init": "torch",
+        },
         "training.mlp": {"widths": "4-6-3", "activation": "relu", "init": "torch"},
         "training.seeded": {"numbers": (1,)},
         "train": {**copied, **callback},

@@ -22,6 +22,7 @@ from sentei.cli.options import (
     OutFigure,
     Run,
     Samples,
+    Weights,
     listed,
     seeded,
 )
@@ -103,6 +104,7 @@ class Sizes:
 def compare(
     model: Model,
     *,
+    weights: Weights = None,
     loss: Loss = None,
     ways: Ways = Ways(),
     steps: Steps = Steps(),
@@ -124,18 +126,20 @@ def compare(
     out
         Name of the figure without a suffix; it is written as PNG and SVG.
     """
-    from sentei.cli.loading import loaded
+    from sentei.cli.loading import loaded, named_only, own_loss
     from sentei.experiments import comparing
 
     repairs = ways.repairs or ("none", "least_squares")
     chosen = [None if name == "none" else name for name in repairs]
     todo = comparing.ways(ways.criteria, chosen, ways.retrain or (0,))
     run.start()
-    network, mask, split = loaded(model, data, loss)
+    network, mask, split = loaded(model, data, loss, weights)
     if sizes.budgets is None:
         seeds = range(data.seed, data.seed + steps.seeds)
         settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
-        return _by_units(model, network, split, todo, out, mask=mask, **settings)
+        own = own_loss(loss)
+        return _by_units(model, network, split, todo, out, mask=mask, loss=own, **settings)
+    named_only(loss, "--budgets")
     units = seeded((ways.criteria or ["ablation"])[0], data.seed)
     settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
     return _by_size(network, split, sizes, out, mask=mask, units=units, **settings)

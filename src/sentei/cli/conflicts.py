@@ -74,6 +74,12 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
         ONE_BUDGET,
         Needs("--paths", "--budget --board"),
         Needs("--keep --steps", "--schedule"),
+        Needs("--metric-at-least --metric-at-most", "--metric"),
+        Excludes(
+            "--metric",
+            "--accuracy-within --accuracy-at-least --loss-within",
+            "the floors of a metric of your own are --metric-at-least and --metric-at-most",
+        ),
         Excludes("--synapses", "--inputs --repair --twins", "it removes single weights, not units"),
         Excludes(
             "--twins",
@@ -82,7 +88,7 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
         ),
         Excludes(
             "--budget --board",
-            "--schedule --synapses --within --repair --twins",
+            "--schedule --synapses --within --repair --twins --metric",
             "for a budget, sentei fit searches paths of its own",
         ),
     ),

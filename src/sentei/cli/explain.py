@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentei.cli.options import Data, Loss, Model, OutFile, Run
+from sentei.cli.options import Data, Loss, Model, OutFile, Run, Weights
 from sentei.cli.screen import Result
 
 
 def explain(
     model: Model,
     *,
+    weights: Weights = None,
     loss: Loss = None,
     data: Data = Data(),
     out: OutFile = Path("explain.html"),
@@ -24,11 +25,12 @@ def explain(
         The HTML file to write; it loads no other files.
     """
     from sentei.cli.command_line import command
-    from sentei.cli.loading import loaded
+    from sentei.cli.loading import loaded, named_only
     from sentei.reporting.page import of_network, write
 
+    named_only(loss, "sentei explain")
     run.start()
-    network, mask, split = loaded(model, data, loss)
+    network, mask, split = loaded(model, data, loss, weights)
     words = {"command": command(), "seed": data.seed}
     page = write(of_network(network, split, mask, words=words), out)
     return Result({"out": page}, (f"Page: {page}",))

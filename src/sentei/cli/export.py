@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.types import ExistingFile
 
-from sentei.cli.options import NETWORK, OUTPUT, Data, Loss, OutFile, Run
+from sentei.cli.options import NETWORK, OUTPUT, Data, Loss, OutFile, Run, Weights
+from sentei.cli.references import is_reference
 from sentei.cli.screen import Result
 from sentei.network.encoding.format import FORMATS, SUFFIXES, format_named
 
@@ -17,8 +17,9 @@ c-int8-int8 activations as well. If left out, the suffix of --out decides; c wit
 
 
 def export(
-    model: Annotated[ExistingFile, Parameter(group=NETWORK)],
+    model: Annotated[str, Parameter(group=NETWORK)],
     *,
+    weights: Weights = None,
     loss: Loss = None,
     format: Annotated[str | None, Parameter(group=OUTPUT, help=CHOICES)] = None,
     out: OutFile | None = None,
@@ -34,8 +35,8 @@ def export(
     Parameters
     ----------
     model
-        File of a network that sentei saved (.safetensors). C leaves out synapses that are dead in
-        its mask.
+        File of a network that sentei saved (.safetensors), or your own network as file.py:name or
+        package.module:name. C leaves out synapses that are dead in its mask.
     format
         The format to write.
     out
@@ -44,14 +45,18 @@ def export(
         The name of --format in the first release.
     """
     from sentei.cli.deployment import CALIBRATION, format_of, ship
-    from sentei.cli.loading import loaded, needed
+    from sentei.cli.loading import loaded, named_only, needed
 
+    if not Path(model).exists() and not is_reference(model):
+        raise FileNotFoundError(f"there is no file {model}: export takes a network that is trained")
     asked = _asked(format, to)
     if out is None:
-        out = Path(model.stem + format_named(asked or "c").suffix)
+        name = model.rpartition(":")[2] if is_reference(model) else Path(model).stem
+        out = Path(name + format_named(asked or "c").suffix)
     named = format_of(out, asked)
+    named_only(loss, "sentei export")
     run.start()
-    network, mask, split = loaded(model, data, loss)
+    network, mask, split = loaded(model, data, loss, weights)
     calibration = split.train.inputs[:CALIBRATION]
     left = mask if mask.groups else None
     return ship(network, out, left, named, calibration, split.test, scaling=needed(split))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from sentei.cli.bounds import Size
 from sentei.cli.failures import UNREACHED
-from sentei.cli.options import REMOVED, UNTIL, Data, Loss, Model, Run, seeded
+from sentei.cli.options import REMOVED, UNTIL, Data, Loss, Model, Run, Weights, seeded
 from sentei.cli.pruned import (
     Output,
     RetrainEpochs,
@@ -19,6 +19,7 @@ from sentei.cli.pruned import (
     Until,
     finish,
     started,
+    together,
 )
 from sentei.cli.screen import Result
 from sentei.errors import BudgetError
@@ -60,6 +61,7 @@ class Budget:
 def fit(
     model: Model,
     *,
+    weights: Weights = None,
     loss: Loss = None,
     data: Data = Data(),
     scoring: Scoring = Scoring(),
@@ -83,10 +85,14 @@ def fit(
 
     format = output.checked_format()
     check_budget(budget, output, format)
-    criterion, goal, floors = seeded(scoring.criterion, data.seed), until.goal(), until.floors()
+    criterion, goal, floors = (
+        seeded(scoring.criterion, data.seed),
+        until.goal(),
+        together(until.floors()),
+    )
     run.start()
     output.begin()
-    start = started(model, data, loss, retrain_epochs)
+    start = started(model, data, loss, retrain_epochs, weights)
     inputs, floats = start.split.train.inputs[0].numel(), standardises(start.network)
     room = room_of(budget, output.format, format, inputs, floats=floats)
     found = _searched(
@@ -193,6 +199,7 @@ def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -
             start.split.train.first(samples),
             room,
             evaluate=start.split.validation,
+            loss=start.loss,
             mask=start.mask,
             retrain=start.retrain,
             judge=lambda step: _accuracy_as_written(start.split, room.format, step),

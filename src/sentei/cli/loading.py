@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from sentei.errors import StructureError
+from sentei.cli import references
+from sentei.errors import FileError, StructureError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sentei.cli.options import Data
     from sentei.datasets import Scaling, Split
+    from sentei.losses import PerSample
     from sentei.network.mask import Mask
     from sentei.training import Recipe
 
@@ -26,26 +28,89 @@ def opened(file: str | Path) -> tuple[nn.Module, Mask]:
         StructureError: a weight in the file is not finite.
     """
     from sentei import formats
+    from sentei.formats import inspect
 
     if Path(file).is_dir():
         raise ValueError(f"{file} is a folder; name the file of a network that sentei saved")
+    if inspect(file).architecture is None:
+        raise FileError(
+            f"{file} does not describe its network, whose class is your own: name the class too, "
+            f"path/to/file.py:Class --weights {file}"
+        )
     network = formats.load(file)
+    check_finite(network, file)
+    return network, formats.load_mask(file)
+
+
+def check_finite(network: nn.Module, file: str | Path) -> None:
+    """Raise StructureError if a weight is NaN or infinite.
+
+    Raises:
+        StructureError: names the weight.
+    """
     for name, weight in (*network.named_parameters(), *network.named_buffers()):
         if not bool(weight.isfinite().all()):
             raise StructureError(
                 f"weights must be finite; {name!r} in {file} has one that is not (NaN or "
                 "infinity). Train it again."
             )
-    return network, formats.load_mask(file)
 
 
-def untrained(model: str | Path) -> nn.Module:
-    """Read a network from its file, or build it by name; its weights need not be trained.
+def known(model: str | Path, weights: Path | None) -> tuple[nn.Module, Mask] | None:
+    """Return a network that need not be trained, and its mask: of a file, or of one's own.
+
+    Args:
+        model: a file that sentei saved, or `file.py:name` or `package.module:name` of a network, or
+            of a function or class that makes one.
+        weights: a file with its weights; see `weights.filled`. A network built by its name takes
+            them too.
+
+    Returns:
+        None for a network's name without weights.
+
+    Raises:
+        As `loaded`.
+    """
+    from sentei import Mask
+    from sentei.cli.weights import filled
+
+    if Path(model).exists():
+        if weights is not None:
+            raise ValueError(f"{model} holds weights itself; leave --weights out")
+        return opened(model)
+    own = references.is_reference(str(model)) and not _is_spec(str(model))
+    if not own and weights is None:
+        return None
+    network = _own(str(model)) if own else _built(str(model), seed=0)
+    if weights is None:
+        return network.eval(), Mask.full([])
+    network, mask = filled(network, weights)
+    check_finite(network, weights)
+    return network, mask
+
+
+def untrained(model: str | Path, weights: Path | None = None) -> nn.Module:
+    """Return a network whose weights need not be trained: as `known`, or built by its name.
 
     Raises:
         FileNotFoundError, ValueError, FileError, StructureError: as `loaded`.
     """
-    return opened(model)[0] if Path(model).exists() else _built(str(model), seed=0)
+    found = known(model, weights)
+    return _built(str(model), seed=0) if found is None else found[0]
+
+
+def built(model: str, seed: int) -> nn.Module:
+    """Return a network to train: one's own, or one built by its name.
+
+    Raises:
+        FileNotFoundError, ValueError: as `loaded`.
+    """
+    from sentei.training import seeded
+
+    if references.is_reference(model) and not _is_spec(model):
+        with seeded(seed):
+            return _own(model)
+    return _built(model, seed)
 
 
 def _built(model: str, seed: int) -> nn.Module:
@@ -59,23 +124,52 @@ def _built(model: str, seed: int) -> nn.Module:
         ) from error
 
 
-def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.Module, Mask, Split]:
+def _is_spec(model: str) -> bool:
+    from sentei.training.models import NETWORKS
+
+    return model.partition(":")[0] in NETWORKS
+
+
+def _own(reference: str) -> nn.Module:
+    """Return the user's own network, in evaluation mode.
+
+    Raises:
+        ValueError: what it names is no network and makes none.
+    """
+    from torch import nn
+
+    network = references.made(reference, "the network")
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"{reference} must be a network (an nn.Module), or a function or class without "
+            f"arguments that makes one; it gives a {type(network).__name__}"
+        )
+    return network
+
+
+def loaded(
+    model: str | Path, data: Data, loss: str | None = None, weights: Path | None = None
+) -> tuple[nn.Module, Mask, Split]:
     """Load a network from its file, or build it by name and train it as `sentei train` does.
 
     The network's `Card` then names its loss and says whether it predicts values; everything that
     measures takes the loss from there, and files that are written say both.
 
     Args:
-        model: a file that sentei saved, or a network's name as in `sentei train --model`.
+        model: a file that sentei saved, one's own network as for `known`, or a network's name as in
+            `sentei train --model`.
         data: the samples; its seed is that of initial weights and of training too.
-        loss: name of the loss; if None, that of the network's `Card`, else that of the data.
+        loss: name of the loss, or a reference to one's own; if None, that of the network's `Card`,
+            else that of the data.
+        weights: a file with the weights of one's own network.
 
     Returns:
         The network, its mask, and the data in the shape that the network takes.
 
     Raises:
-        FileNotFoundError: `model` is neither a file nor a network's name.
-        ValueError: `model` is a folder, or an unknown loss.
+        FileNotFoundError: `model` is neither a file nor a network's name; or what it refers to is
+            not there.
+        ValueError: `model` is a folder, or an unknown loss, or one's own code fails.
         FileError: the file is damaged or not sentei's.
         StructureError: a weight in the file is not finite.
     """
@@ -83,19 +177,47 @@ def loaded(model: str | Path, data: Data, loss: str | None = None) -> tuple[nn.M
     from sentei.card import card_of, set_card_
     from sentei.losses import per_sample
 
+    own = own_loss(loss)
+    loss = None if own is not None else loss
     if loss is not None:
         per_sample(loss)
-    if Path(model).exists():
-        network, mask = opened(model)
+    found = known(model, weights)
+    if found is not None:
+        network, mask = found
         card = card_of(network)
         predicts = "values" if data.regression else card.predicts
-        known = loss or card.loss or data.default_loss()
-        set_card_(network, replace(card, loss=known, predicts=predicts))
+        named = None if own is not None else loss or card.loss or data.default_loss()
+        set_card_(network, replace(card, loss=named, predicts=predicts))
         return network, mask, _samples(network, data)
     network, split = with_samples(_built(str(model), data.seed), data)
-    recipe = training.Recipe(seed=data.seed, loss=loss or data.default_loss())
+    recipe = training.Recipe(seed=data.seed, loss=own or loss or data.default_loss())
     trained_(network, split, recipe, f"training {model}")
     return network.eval(), Mask.full([]), split
+
+
+def own_loss(loss: str | None) -> PerSample | None:
+    """Return the user's own loss function; None for a name, or for none.
+
+    Raises:
+        ValueError: what it refers to is no function.
+        FileNotFoundError, OwnCodeError: as `references.referred`.
+    """
+    if loss is None or not references.is_reference(loss):
+        return None
+    found: Any = references.referred(loss)
+    if not callable(found) or isinstance(found, type):
+        raise ValueError(f"--loss {loss} must name a function (outputs, targets) -> (N,) losses")
+    return cast("PerSample", found)
+
+
+def named_only(loss: str | None, what: str) -> None:
+    """Refuse a loss of the user's own where only named ones are known.
+
+    Raises:
+        ValueError: it is a reference.
+    """
+    if loss is not None and references.is_reference(loss):
+        raise ValueError(f"{what} needs a loss that sentei knows by its name; {loss} is your own")
 
 
 def with_samples(network: nn.Module, data: Data) -> tuple[nn.Module, Split]:
@@ -105,9 +227,9 @@ def with_samples(network: nn.Module, data: Data) -> tuple[nn.Module, Split]:
     So it takes inputs as they are in the data, and so does every file that is written from it. Its
     `Card` names classes and features.
     """
-    from sentei import card_of, set_card_, training
+    from sentei import card_of, set_card_
 
-    split = data.load(flat=training.takes_flat(network), standardise=False)
+    split = _fitting(network, data, standardise=False)
     network = standardising(network, split)
     known = {"classes": split.named_classes, "features": split.named_features}
     set_card_(network, replace(card_of(network), **known))
@@ -135,14 +257,41 @@ def _samples(network: nn.Module, data: Data) -> Split:
     A network saved by an older release, or trained in Python on standardised inputs, has no
     `Standardise` and still gets standardised inputs.
     """
-    from sentei import card_of, training
+    from sentei import card_of
     from sentei.network.layers import standardises
 
-    return data.load(
-        flat=training.takes_flat(network),
-        standardise=not standardises(network),
-        predicts=card_of(network).predicts,
-    )
+    predicts = card_of(network).predicts
+    return _fitting(network, data, standardise=not standardises(network), predicts=predicts)
+
+
+def _fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
+    """Load data in the shape that the network takes: images, or rows of their values.
+
+    For a network of the user's own class this is tried; data of the user's own stay as they are.
+
+    Raises:
+        DataError: the network takes neither.
+    """
+    from sentei import training
+    from sentei.errors import DataError
+    from sentei.network.example import check, undisturbed
+    from sentei.network.holders import is_foreign
+
+    if not data.is_own and not is_foreign(network):
+        return data.load(flat=training.takes_flat(network), **settings)
+    split = data.load(flat=False, **settings)
+    try:
+        with undisturbed(network):
+            check(network, split.train.inputs[:2])
+        return split
+    except DataError as error:
+        rows = split if data.is_own else data.load(flat=True, **settings)
+        if rows.shape == split.shape:
+            raise DataError(
+                f"the network must take the inputs of {data.data}, shape {split.shape} for one "
+                f"sample; {error}"
+            ) from error
+        return rows
 
 
 def trained_(network: nn.Module, split: Split, recipe: Recipe, what: str) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
+from cyclopts.types import ExistingFile
 
 from sentei import storage
 from sentei.cli import screen
 from sentei.cli.bounds import Count, Seed, Threads
+from sentei.cli.references import is_reference
 from sentei.errors import FileError
 
 if TYPE_CHECKING:
@@ -63,7 +65,18 @@ Model = Annotated[
     Parameter(
         group=NETWORK,
         help="File of a network that sentei saved (.safetensors); what is dead in it stays dead. "
-        "Or layer widths such as 784-64-32-10:relu of a network to train first.",
+        "Or your own network: file.py:name or package.module:name of an nn.Module, or of a "
+        "function or class without arguments that makes one; it is taken as it is, with --weights "
+        "if they are in a file. Or layer widths such as 784-64-32-10:relu, or a convolutional "
+        "network such as conv:3x32x32:16-32:10, to train first.",
+    ),
+]
+Weights = Annotated[
+    ExistingFile | None,
+    Parameter(
+        group=NETWORK,
+        help="File with the weights of your own network: one that sentei saved (also of a network "
+        "that was pruned), a safetensors file, or a state_dict that torch.save wrote.",
     ),
 ]
 Criterion = Annotated[
@@ -79,13 +92,17 @@ Loss = Annotated[
     str | None,
     Parameter(
         group=NETWORK,
-        help=f"Loss that the network was trained with: {listed(LOSSES)}. If left out, the one that "
-        f"its file names; if there is none, {_UNSAID}.",
+        help=f"Loss that the network was trained with: {listed(LOSSES)}; or your own, file.py:name "
+        f"of a function (outputs, targets) that returns a loss for each sample. If left out, the "
+        f"one that its file names; if there is none, {_UNSAID}.",
     ),
 ]
 TrainingLoss = Annotated[
     str | None,
-    Parameter(help=f"Loss to train with: {listed(LOSSES)}; if left out, {_UNSAID}."),
+    Parameter(
+        help=f"Loss to train with: {listed(LOSSES)}; or your own, file.py:name of a function "
+        f"(outputs, targets) that returns a loss for each sample. If left out, {_UNSAID}."
+    ),
 ]
 Samples = Annotated[
     Count,
@@ -151,10 +168,13 @@ class Data:
 
     Attributes:
         data: Data set: mnist, letter, a named split such as mnist:shrinking, or a path to a .csv,
-            an .npz or a folder of IDX files.
+            an .npz, a folder of IDX files or a folder of images by class. Or your own:
+            file.py:name or package.module:name of a Split, of train, validation and test data, or
+            of a function that returns one of them.
         target: For a .csv: the column to predict, by name or position (-1 is the last).
-        regression: The targets of a .csv or an .npz are values to predict, not classes. A file of a
-            network that predicts values says so itself.
+        regression: The targets of a .csv, an .npz or your own data are values to predict, not
+            classes. A file of a network that predicts values says so itself.
+        size: For images: height and width that they are resized to, such as 32x32.
         missing: For a .csv: drop leaves rows with missing cells out, mean fills in the mean of
             the column over the training part.
         text: For a .csv: one-hot makes a column of 0 and 1 for each word of columns of words.
@@ -168,6 +188,7 @@ class Data:
     regression: bool = False
     missing: Literal["drop", "mean"] | None = None
     text: Literal["one-hot"] | None = None
+    size: str | None = None
     seed: Seed = 0
 
     def load(self, *, flat: bool, standardise: bool, predicts: str | None = None) -> Split:
@@ -183,10 +204,17 @@ class Data:
         """
         from sentei import datasets
 
+        if self.is_own:
+            from sentei.cli.own_data import own_split
+
+            if self.size is not None:
+                raise ValueError(f"--size is for folders of images; {self.data} is your own data")
+            return own_split(self.data, regression=self.regression or predicts == "values")
         either = Path(self.data).suffix in (".csv", ".npz")
         if self.regression and not either:
             raise ValueError(
-                f"--regression is for the targets of a .csv or an .npz; {self.data} has classes"
+                f"--regression is for the targets of a .csv, an .npz or data of your own; "
+                f"{self.data} has classes"
             )
         target = int(self.target) if self.target.lstrip("-").isdigit() else self.target
         return datasets.load(
@@ -198,7 +226,13 @@ class Data:
             missing=self.missing,
             text=self.text,
             standardise=standardise,
+            size=self.size,
         )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the data are the user's own Python."""
+        return is_reference(self.data) and self.data.partition(":")[0] not in ("mnist", "letter")
 
     def default_loss(self) -> str | None:
         """Return the loss of a network for which none is named; None leaves it to the targets."""

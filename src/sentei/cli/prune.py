@@ -20,9 +20,11 @@ from sentei.cli.options import (
     Loss,
     Model,
     Run,
+    Weights,
     listed,
     seeded,
 )
+from sentei.cli.own_metric import Metric
 from sentei.cli.pruned import (
     Output,
     RetrainEpochs,
@@ -31,6 +33,7 @@ from sentei.cli.pruned import (
     Until,
     finish,
     started,
+    together,
 )
 from sentei.cli.screen import Result
 from sentei.errors import unknown
@@ -125,12 +128,14 @@ class Repairs:
 def prune(
     model: Model,
     *,
+    weights: Weights = None,
     loss: Loss = None,
     data: Data = Data(),
     scoring: Scoring = Scoring(),
     removed: Removed = Removed(),
     pace: Pace = Pace(),
     until: Until = Until(),
+    metric: Metric = Metric(),
     repairs: Repairs = Repairs(),
     budget: Annotated[Budget, Parameter(show=False)] = Budget(),
     output: Output = Output(),
@@ -144,6 +149,7 @@ def prune(
     if budget != Budget():
         return fit(
             model,
+            weights=weights,
             loss=loss,
             scoring=scoring,
             budget=budget,
@@ -154,18 +160,20 @@ def prune(
             run=run,
         )
     format = output.checked_format()
-    goal, floors, schedule = until.goal(), until.floors(), pace.named()
+    goal, schedule, own = until.goal(), pace.named(), metric.function()
+    floors = together([*until.floors(), *metric.floors()])
     criterion = seeded(scoring.criterion, data.seed)
     ends = goal is not None or floors is not None or pace != Pace()
     propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
     run.start()
     output.begin()
-    start = started(model, data, loss, repairs.retrain_epochs)
+    start = started(model, data, loss, repairs.retrain_epochs, weights)
     steps = _run_steps(
         start,
         _groups(start, inputs=scoring.inputs, synapses=removed.synapses),
         scoring.samples,
         propose,
+        metric=None if own is None else metric.measured_on(own, start.split.validation),
         verbose=repairs.repair is not None or removed.twins is not None,
         until=goal,
         keeping=floors,
@@ -224,6 +232,7 @@ def _run_steps(
     samples: int,
     propose: Any,
     *,
+    metric: Any,
     verbose: bool,
     **settings: Any,
 ) -> list[Any]:
@@ -235,14 +244,14 @@ def _run_steps(
     from sentei.cli.screen import logged_once, progress
     from sentei.pruning.journal import note
 
-    probe = sentei.Probe(start.network, start.split.train.first(samples))
+    probe = sentei.Probe(start.network, start.split.train.first(samples), start.loss)
     run = sentei.prune(
         start.network,
         groups,
         probe,
         propose,
         retrain=None if start.retrain is None else start.retrain(),
-        evaluate=start.split.validation,
+        evaluate=start.split.validation if metric is None else metric,
         mask=start.mask,
         **settings,
     )

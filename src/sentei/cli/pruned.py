@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sentei.datasets import Split
+    from sentei.losses import PerSample
     from sentei.network.mask import Mask
     from sentei.pruning.rules.conditions import Limit
     from sentei.pruning.run import Step
@@ -69,6 +70,10 @@ class Until:
         parameters_at_most: Stop when at most this many parameters are left: a count, or a
             percentage.
         bytes_at_most: Stop when the saved file is at most this large ("32 KiB").
+        multiply_adds_at_most: Stop when one sample needs at most this many multiply-adds: a count,
+            or a percentage.
+        latency_at_most: Stop when one sample takes at most this long on this machine: "2 ms", or a
+            percentage of the network at the start. Times vary from run to run.
         accuracy_within: Undo a step that lowers validation accuracy by more than this since the
             start (0.01 is one point).
         accuracy_at_least: Undo a step that lowers validation accuracy below this (0.97 is 97 %).
@@ -79,6 +84,8 @@ class Until:
     synapses_at_most: Annotated[str, accepted_by(limits.synapses_at_most)] | None = None
     parameters_at_most: Annotated[str, accepted_by(limits.parameters_at_most)] | None = None
     bytes_at_most: Annotated[str, accepted_by(limits.bytes_at_most)] | None = None
+    multiply_adds_at_most: Annotated[str, accepted_by(limits.multiply_adds_at_most)] | None = None
+    latency_at_most: Annotated[str, accepted_by(limits.latency_at_most)] | None = None
     accuracy_within: Annotated[float, accepted_by(limits.accuracy_within)] | None = None
     accuracy_at_least: Annotated[float, accepted_by(limits.accuracy_at_least)] | None = None
     loss_within: Annotated[float, accepted_by(limits.loss_within)] | None = None
@@ -86,16 +93,20 @@ class Until:
     def goal(self) -> Limit | None:
         """Return the limit that ends the run when it is reached; None if there is none."""
         names = "units_at_most", "synapses_at_most", "parameters_at_most", "bytes_at_most"
-        return self._all_of(*names)
+        return together(self._limits(*names, "multiply_adds_at_most", "latency_at_most"))
 
-    def floors(self) -> Limit | None:
-        """Return the limit that every step has to keep to; None if there is none."""
-        return self._all_of("accuracy_within", "accuracy_at_least", "loss_within")
+    def floors(self) -> list[Limit]:
+        """Return the limits that every step has to keep to."""
+        return self._limits("accuracy_within", "accuracy_at_least", "loss_within")
 
-    def _all_of(self, *names: str) -> Limit | None:
+    def _limits(self, *names: str) -> list[Limit]:
         given = {name: getattr(self, name) for name in names}
-        found = [getattr(limits, name)(at) for name, at in given.items() if at is not None]
-        return limits.all_of(*found) if len(found) > 1 else found[0] if found else None
+        return [getattr(limits, name)(at) for name, at in given.items() if at is not None]
+
+
+def together(found: Sequence[Limit]) -> Limit | None:
+    """Return one limit that holds where all of these hold; None if there are none."""
+    return limits.all_of(*found) if len(found) > 1 else found[0] if found else None
 
 
 @Parameter(name="*", group=OUTPUT)
@@ -155,6 +166,7 @@ class Start:
         file: the file that it was loaded from; its size in bytes if it was trained just now.
         about: metadata for the page of the run: its command and the names of classes.
         retrain: makes a FineTune; None for no retraining.
+        loss: the user's own loss; None for one with a name.
     """
 
     network: nn.Module
@@ -164,9 +176,12 @@ class Start:
     file: Path | int
     about: dict[str, Any]
     retrain: Callable[[], FineTune] | None
+    loss: PerSample | None = None
 
 
-def started(model: str, data: Data, loss: str | None, retrain_epochs: int) -> Start:
+def started(
+    model: str, data: Data, loss: str | None, retrain_epochs: int, weights: Path | None = None
+) -> Start:
     """Load a network, or train it, and return it with what a run needs besides.
 
     Args:
@@ -174,24 +189,27 @@ def started(model: str, data: Data, loss: str | None, retrain_epochs: int) -> St
         data: the samples, and the seed of training and retraining.
         loss: name of the loss; None for the one that the network's file names.
         retrain_epochs: number of training epochs after every step.
+        weights: a file with the weights of one's own network.
     """
     import sentei
     from sentei.cli.command_line import command
-    from sentei.cli.loading import loaded
+    from sentei.cli.loading import loaded, own_loss
     from sentei.network.copying import copied
     from sentei.network.encoding.size import counts
     from sentei.reporting.page.story import words_for
 
-    network, mask, split = loaded(model, data, loss)
-    recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=data.seed)
+    network, mask, split = loaded(model, data, loss, weights)
+    own = own_loss(loss)
+    recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=data.seed, loss=own)
     return Start(
         network=network,
         before=copied(network),
         mask=mask,
         split=split,
-        file=Path(model) if Path(model).exists() else counts(network, mask).bytes,
+        file=Path(model) if Path(model).exists() else weights or counts(network, mask).bytes,
         about=words_for(split, command(), data.seed),
         retrain=(lambda: sentei.FineTune(split.train, recipe)) if retrain_epochs else None,
+        loss=own,
     )
 
 
@@ -214,8 +232,8 @@ def finish(start: Start, step: Step, output: Output, format: str, *, reached: bo
     inputs, test, left = start.split.train.inputs, start.split.test, step.mask.shrunk()
     masked = step.network()
     small = sentei.shrink(masked, step.mask, inputs[:64])
-    before = facts(start.before, start.file, test, start.mask)
-    after = facts(small, step.measured.bytes_in(format), test, left)
+    before = facts(start.before, start.file, test, start.mask, start.loss)
+    after = facts(small, step.measured.bytes_in(format), test, left, start.loss)
     certificate = str(sentei.certify(masked, small, inputs[:64], mask=step.mask))
     settings = {"emulate": output.emulate, "scaling": needed(start.split)}
     shipped = ship(small, output.out, left, format, inputs[:CALIBRATION], test, **settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from sentei.cli.bounds import Count
-from sentei.cli.options import Criterion, Data, Loss, Model, Run, Samples, seeded
+from sentei.cli.options import Criterion, Data, Loss, Model, Run, Samples, Weights, seeded
 from sentei.cli.screen import Result, head
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ SCORES = Parameter(group=Group("Scores", sort_key=1))
 def rank(
     model: Model,
     *,
+    weights: Weights = None,
     loss: Loss = None,
     criterion: Annotated[Criterion, SCORES] = "ablation",
     against: Annotated[str | None, SCORES] = None,
@@ -38,7 +39,7 @@ def rank(
         Number of units to list from either end of the ranking.
     """
     import sentei
-    from sentei.cli.loading import loaded
+    from sentei.cli.loading import loaded, own_loss
     from sentei.criteria import scores
     from sentei.criteria.agreement import spearman
     from sentei.network.tracing.inventory import some_units
@@ -47,8 +48,8 @@ def rank(
     first = seeded(criterion, data.seed)
     second = None if against is None else seeded(against, data.seed)
     run.start()
-    network, _, split = loaded(model, data, loss)
-    probe = sentei.Probe(network, split.train.first(samples))
+    network, _, split = loaded(model, data, loss, weights)
+    probe = sentei.Probe(network, split.train.first(samples), own_loss(loss))
     groups = some_units(network, split.train.inputs[:64])
     scored = {group.name: scores(first, probe, group) for group in groups}
     found: dict[str, Any] = {"criterion": criterion, "scores": _lists(scored)}

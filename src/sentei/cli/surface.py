@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
 from sentei.cli.bounds import Above0, CountOrNone
-from sentei.cli.options import Data, Loss, Model, OutFigure, Run, Samples
+from sentei.cli.options import Data, Loss, Model, OutFigure, Run, Samples, Weights
 from sentei.cli.screen import Result
 from sentei.errors import unknown
 
@@ -22,6 +22,7 @@ DRAWN = Parameter(group=Group("What is drawn", sort_key=1))
 def surface(
     model: Model,
     *,
+    weights: Weights = None,
     loss: Loss = None,
     group: Annotated[str | None, DRAWN] = None,
     units: Annotated[list[CountOrNone] | None, DRAWN, Parameter(consume_multiple=True)] = None,
@@ -59,14 +60,14 @@ def surface(
     import torch
 
     import sentei
-    from sentei.cli.loading import loaded
+    from sentei.cli.loading import loaded, own_loss
     from sentei.criteria import approximations
     from sentei.network.tracing.inventory import some_units
     from sentei.reporting import figures, tables
 
     run.start()
-    network, _, split = loaded(model, data, loss)
-    probe = sentei.Probe(network, split.train.first(samples))
+    network, _, split = loaded(model, data, loss, weights)
+    probe = sentei.Probe(network, split.train.first(samples), own_loss(loss))
     groups = {each.name: each for each in some_units(network, split.train.inputs[:64])}
     if group is not None and group not in groups:
         raise ValueError(unknown("group", group, groups))

@@ -7,13 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sentei.cli.options import REMOVED, Data, Loss, Model, OutFile, Run, Samples
+from sentei.cli.options import REMOVED, Data, Loss, Model, OutFile, Run, Samples, Weights
 from sentei.cli.screen import Result, head
 
 
 def tidy(
     model: Model,
     *,
+    weights: Weights = None,
     loss: Loss = None,
     proven: Annotated[bool, Parameter(group=REMOVED)] = False,
     norms: Annotated[bool, Parameter(group=REMOVED)] = False,
@@ -41,7 +42,7 @@ def tidy(
     from sentei.reporting.tables import finds
 
     run.start()
-    network, mask, split = loaded(model, data, loss)
+    network, mask, split = loaded(model, data, loss, weights)
     done = examined(network, split.train.first(samples), proven=proven, norms=norms, mask=mask)
     formats.save(done.network, out, done.mask if done.mask.groups else None)
     return Result(

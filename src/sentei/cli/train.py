@@ -88,19 +88,22 @@ def train(
     ----------
     model
         Layer widths of a multilayer perceptron, with an activation if it is not sigmoid
-        (784-300-100-10:relu), or the name of a convolutional network (cnn-annealing,
-        cnn-distinctiveness).
+        (784-300-100-10:relu); a convolutional network by the shape of one input, its channels and
+        its last layers (conv:3x32x32:16-32:64-10, conv:2x128:16:5 in one dimension); the name of a
+        paper's network (cnn-annealing, cnn-distinctiveness); or your own, file.py:name or
+        package.module:name.
     out
         File to write the network to (.safetensors).
     """
     from sentei import formats, training
-    from sentei.cli.loading import trained_, with_samples
+    from sentei.cli.loading import built, own_loss, trained_, with_samples
     from sentei.metrics import measured_words
 
     run.start()
-    network, split = with_samples(training.build(model, seed=data.seed), data)
+    network, split = with_samples(built(model, data.seed), data)
     teacher = teaching.distillation(split)
-    settings = {**vars(optimization), "loss": optimization.loss or data.default_loss()}
+    own = own_loss(optimization.loss)
+    settings = {**vars(optimization), "loss": own or optimization.loss or data.default_loss()}
     recipe = training.Recipe(**settings, seed=data.seed, distillation=teacher)
     trained_(network, split, recipe, "training")
     formats.save(network, out)
@@ -108,7 +111,7 @@ def train(
     if not split.validation.rows:
         nothing = {"accuracy": None, "loss": None, "metrics": {}}
         return Result({**found, **nothing}, (f"Saved {out}.",))
-    measured = training.evaluate(network, split.validation)
+    measured = training.evaluate(network, split.validation, loss=own)
     words = measured_words(measured.accuracy, measured.loss, measured.metrics)
     line = f"On {split.validation.rows:,} validation samples: {words}."
     found |= {**measured._asdict(), "metrics": measured.metrics}

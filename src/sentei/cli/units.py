@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from sentei.cli.bounds import Count
-from sentei.cli.options import NETWORK, REMOVED, Shown
+from sentei.cli.options import NETWORK, REMOVED, Shown, Weights
 from sentei.cli.screen import Result, head
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from sentei import Inventory, Neurons
 
-MODEL = """File of a network that sentei saved (.safetensors), or layer widths such as
-784-64-32-10:relu; nothing is trained."""
+MODEL = """File of a network that sentei saved (.safetensors), your own network as file.py:name or
+package.module:name, or layer widths such as 784-64-32-10:relu; nothing is trained."""
 SHAPE = """Shape of one input, such as 3 32 32 (channels, height, width). If left out, the width of
 a linear layer that comes first, else that of an MNIST image: 1 28 28."""
 MNIST = (1, 28, 28)
@@ -26,6 +26,7 @@ MNIST = (1, 28, 28)
 def units(
     model: Annotated[str, Parameter(group=NETWORK, help=MODEL)],
     *,
+    weights: Weights = None,
     shape: Annotated[
         list[Count] | None, Parameter(group=NETWORK, help=SHAPE, consume_multiple=True)
     ] = None,
@@ -44,7 +45,7 @@ def units(
     from sentei.cli.loading import untrained
 
     shown.start()
-    network = untrained(model)
+    network = untrained(model, weights)
     found = inventory(network, _example(network, shape), inputs=inputs)
     return Result(_data(found), _shown(found))
 

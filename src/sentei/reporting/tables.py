@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sentei.formats.safetensors import Contents
+from sentei.losses import PerSample
 from sentei.metrics import texts
 from sentei.network.encoding.size import counts, latency, multiply_adds
 from sentei.network.mask import Mask
@@ -55,7 +56,13 @@ class Facts:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None = None) -> Facts:
+def facts(
+    network: nn.Module,
+    file: Path | int,
+    samples: Any,
+    mask: Mask | None = None,
+    loss: PerSample | None = None,
+) -> Facts:
     """Measure a network; `file` is its file, or the number of bytes that its file would take."""
     inputs = samples.inputs
     groups = [*find_units(network, inputs[:2]), *find_synapses(network)]
@@ -63,7 +70,7 @@ def facts(network: nn.Module, file: Path | int, samples: Any, mask: Mask | None 
     if mask is not None:
         full = full.without({g: mask.dead(g) for g in mask.groups if g.kind == "synapse"})
     size = counts(network, full)
-    measured = evaluate(network, samples)
+    measured = evaluate(network, samples, loss=loss)
     return Facts(
         units=size.units,
         synapses=size.synapses,

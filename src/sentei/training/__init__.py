@@ -7,6 +7,7 @@ from sentei.training.finetune import FineTune
 from sentei.training.models import (
     annealing_cnn,
     build,
+    cnn,
     distinctiveness_cnn,
     initialise_,
     mlp,
@@ -24,6 +25,7 @@ __all__ = [
     "Recipe",
     "annealing_cnn",
     "build",
+    "cnn",
     "distinctiveness_cnn",
     "evaluate",
     "initialise_",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import nn
@@ -137,14 +138,77 @@ def distinctiveness_cnn(
 
 
 @checked
+def cnn(
+    shape: str | Sequence[int],
+    channels: str | Sequence[int],
+    widths: str | Sequence[int],
+    activation: str = "relu",
+    *,
+    init: str = "torch",
+    seed: int = 0,
+) -> nn.Sequential:
+    """Build a convolutional network for signals or images of any size and number of channels.
+
+    Each convolution (3 wide, padded, so that the size stays) is followed by its activation and by
+    max pooling of 2, while there is something to pool. Linear layers follow, with the activation
+    between them. Layers are named conv1, act1, pool1 and so on, then flatten, fc1 and so on.
+
+    Args:
+        shape: of one input: channels and length, or channels, height and width, such as "3x32x32".
+        channels: outputs of each convolution, such as "16-32".
+        widths: outputs of each linear layer, the classes last, such as "64-10".
+        activation: sigmoid, tanh, relu or gelu.
+        init: how weights are initialised; see `initialise_`.
+        seed: seed of the initial weights; the global random state is not changed.
+
+    Raises:
+        ValueError: sizes that are not whole numbers from 1, an input of other dimensions, or an
+            unknown name.
+    """
+    sizes = _sizes(shape.split("x") if isinstance(shape, str) else shape, "the shape of an input")
+    if len(sizes) not in (2, 3):
+        raise ValueError(
+            "the shape of an input is channels and length, or channels, height and width, such as "
+            f"3x32x32; got {shape!r}"
+        )
+    convolved = _sizes(_between(channels), "channels")
+    ends, between = _sizes(_between(widths), "widths"), _activation(activation)
+    convolution, pool = _LAYERS[len(sizes) - 1]
+    depth, *size = sizes
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    with seeded(seed):
+        for number, outputs in enumerate(convolved, 1):
+            layers[f"conv{number}"] = convolution(depth, outputs, 3, padding=1)
+            layers[f"act{number}"] = between()
+            if min(size) > 1:
+                layers[f"pool{number}"] = pool(2)
+                size = [each // 2 for each in size]
+            depth = outputs
+        layers["flatten"] = nn.Flatten()
+        for number, (inputs, outputs) in enumerate(pairwise([depth * prod(size), *ends]), 1):
+            layers[f"fc{number}"] = nn.Linear(inputs, outputs)
+            if number < len(ends):
+                layers[f"act{len(convolved) + number}"] = between()
+        return initialise_(nn.Sequential(layers), init)
+
+
+_LAYERS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
+    1: (nn.Conv1d, nn.MaxPool1d),
+    2: (nn.Conv2d, nn.MaxPool2d),
+}
+
+
+@checked
 def build(spec: str, *, seed: int = 0, init: str | None = None) -> nn.Sequential:
     """Build a network from a text such as "784-100-10:relu" or "cnn-annealing".
 
     Args:
         spec: the widths of a perceptron, optionally with the activation of hidden layers and that
-            of the outputs ("784-100-10", "784-100-10:relu", "400-100-10:sigmoid:sigmoid");
-            "cnn-annealing", optionally with its padding ("cnn-annealing:full"); or
-            "cnn-distinctiveness".
+            of the outputs ("784-100-10", "784-100-10:relu", "400-100-10:sigmoid:sigmoid"); the
+            shape of an input, the channels of convolutions and the widths of linear layers of a
+            `cnn`, optionally with its activation ("conv:3x32x32:16-32:64-10", in one dimension
+            "conv:2x128:16:5:tanh"); "cnn-annealing", optionally with its padding
+            ("cnn-annealing:full"); or "cnn-distinctiveness".
         seed: seed of the initial weights.
         init: how weights are initialised, see `initialise_`; if None, as in the source of the
             network.
@@ -160,13 +224,20 @@ def build(spec: str, *, seed: int = 0, init: str | None = None) -> nn.Sequential
         raise ValueError(
             unknown("network", name, NETWORKS) + " Or give widths, such as 784-100-10."
         )
-    make, most = NETWORKS[name]
+    make, least, most = NETWORKS[name]
+    if len(words) < least:
+        raise ValueError(
+            f"{spec!r} has to say the shape of an input, channels and widths, such as "
+            "conv:3x32x32:16-32:64-10"
+        )
     return make(*_at_most(words, most, spec), seed=seed, **options)
 
 
-NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int]] = {
-    "cnn-annealing": (annealing_cnn, 1),
-    "cnn-distinctiveness": (distinctiveness_cnn, 0),
+# By name: what builds the network, and the least and the largest number of words after its name.
+NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int, int]] = {
+    "conv": (cnn, 3, 4),
+    "cnn-annealing": (annealing_cnn, 0, 1),
+    "cnn-distinctiveness": (distinctiveness_cnn, 0, 0),
 }
 
 
@@ -218,6 +289,20 @@ def _widths(given: str | Sequence[int]) -> list[int]:
     if len(words) < 2 or not all(word.isdecimal() and int(word) for word in words):
         raise ValueError(
             f"widths must be at least two whole numbers from 1, such as 784-100-10; got {given!r}"
+        )
+    return [int(word) for word in words]
+
+
+def _between(given: str | Sequence[int]) -> Sequence[str] | Sequence[int]:
+    return given.split("-") if isinstance(given, str) else given
+
+
+def _sizes(given: Sequence[str] | Sequence[int], what: str) -> list[int]:
+    words = [str(size) for size in given]
+    if not words or not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(
+            f"{what} must be whole numbers from 1, as in conv:3x32x32:16-32:64-10; got "
+            f"{', '.join(map(repr, words)) or 'none'}"
         )
     return [int(word) for word in words]
 

@@ -1,0 +1,105 @@
+"""Measure a metric of the user's own at every step, and limits on it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from sentei.cli import references
+from sentei.cli.options import UNTIL
+from sentei.pruning.rules import limits
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sentei.datasets import Samples
+    from sentei.pruning.rules.limits import Limit
+
+
+@Parameter(name="*", group=UNTIL)
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the user's own, and floors for it.
+
+    Attributes:
+        metric: Your own metric: file.py:name of a function of the network, or of the network and
+            the validation samples (inputs, targets), that returns a number, or numbers by name.
+            It is measured at every step; accuracy and loss of steps are then those of the training
+            samples.
+        metric_at_least: Undo a step that lowers the metric below this: 0.9, or NAME=0.9 where the
+            function returns numbers by name.
+        metric_at_most: Undo a step that raises the metric above this, in the same form.
+    """
+
+    metric: str | None = None
+    metric_at_least: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    metric_at_most: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+
+    def floors(self) -> list[Limit]:
+        """Return the limits that every step has to keep to.
+
+        Raises:
+            ValueError: one that is no number, and no name and number.
+        """
+        return [
+            *(limits.metric_at_least(*_named(text)) for text in self.metric_at_least or ()),
+            *(limits.metric_at_most(*_named(text)) for text in self.metric_at_most or ()),
+        ]
+
+    def function(self) -> Any:
+        """Return the user's function; None if there is none.
+
+        Raises:
+            ValueError: what `--metric` names is no function.
+            FileNotFoundError, OwnCodeError: as `references.referred`.
+        """
+        if self.metric is None:
+            return None
+        found: Any = references.referred(self.metric)
+        if not callable(found) or isinstance(found, type):
+            raise ValueError(
+                f"--metric {self.metric} must name a function of the network, or of the network "
+                "and (inputs, targets)"
+            )
+        return found
+
+    def measured_on(self, function: Any, samples: Samples) -> Callable[[nn.Module], Any]:
+        """Return a function of the network alone, which gives the user's function what it takes.
+
+        Args:
+            function: of the network, or of the network and (inputs, targets).
+            samples: the validation samples.
+        """
+        both = len(_required(function)) > 1
+
+        @functools.wraps(function)
+        def measured(network: nn.Module) -> Any:
+            more = ((samples.inputs, samples.targets),) if both else ()
+            return references.called(str(self.metric), function, "the metric", network, *more)
+
+        vars(measured).pop("__wrapped__")  # it takes the network alone
+        return measured
+
+
+def _required(function: Any) -> list[inspect.Parameter]:
+    """Return the parameters that have to be given by position."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a function written in C
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [each for each in parameters if each.kind in kinds and each.default is each.empty]
+
+
+def _named(text: str) -> tuple[str, float]:
+    """Return the name and the number of a limit."""
+    name, _, number = text.rpartition("=")
+    try:
+        return name or "metric", float(number)
+    except ValueError:
+        raise ValueError(f"a limit of a metric is a number, or NAME=NUMBER; got {text!r}") from None
