@@ -422,3 +422,87 @@ def test_global_response_norms_are_listed_with_the_reason(transformers):
     example = {"pixel_values": torch.randn(1, 3, 32, 32)}
     reasons = {each.parameter: each.reason for each in sentei.not_offered(model, example)}
     assert "such as a norm" in reasons["convnextv2.encoder.stages.0.layers.0.pwconv1.weight"]
+
+
+# Training and files.
+
+
+def test_per_layer_ratios_exclusions_and_multiples():
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 32), conv(32, 24), conv(24, 16), head(16)).eval()
+    groups = sentei.pick(find_units(model, X), without=("2.*",))
+    probe = Probe(model, (X, Y))
+    propose = ranked(
+        "magnitude", sentei.one_shot("40 %"), keep={"0.*": "75 %"}, at_least=8, multiples_of=8
+    )
+    *_, last = prune(model, groups, probe, propose)
+    small = shrink(model, last.mask, X)
+    widths = [small[i][0].out_channels for i in range(3)]
+    assert widths[0] >= 24
+    assert widths[1] >= 8
+    assert widths[2] == 16
+    assert all(width % 8 == 0 for width in widths)
+
+
+def test_a_budget_in_multiply_adds_and_one_in_milliseconds():
+    torch.manual_seed(0)
+    for until in (sentei.multiply_adds_at_most("50 %"), sentei.latency_at_most("1 s")):
+        model = nn.Sequential(conv(3, 12), conv(12, 12), head(12)).eval()
+        groups = find_units(model, X)
+        probe = Probe(model, (X, Y))
+        propose = ranked("magnitude", sentei.one_at_a_time())
+        steps = list(prune(model, groups, probe, propose, until=until))
+        small = shrink(model, steps[-1].mask, X)
+        before = 16 * 16 * 9 * (3 * 12 + 12 * 12) + 12 * 5
+        after = sum(
+            16 * 16 * 9 * block[0].in_channels * block[0].out_channels for block in small[:2]
+        )
+        assert (after < before * 0.5) == (len(steps) > 1)
+
+
+def test_an_own_metric_is_the_floor():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    x = torch.randn(60, 6)
+    y = model(x).argmax(1)
+
+    def macro_recall(network):
+        found = network(x).argmax(1)
+        classes = [(found[y == k] == k).float().mean() for k in y.unique()]
+        return float(torch.stack(classes).mean())
+
+    probe = Probe(model, (x, y))
+    propose = ranked("magnitude", sentei.one_at_a_time())
+    steps = list(
+        prune(
+            *(model, find_units(model, x), probe, propose),
+            evaluate=macro_recall,
+            keeping=sentei.metric_at_least("metric", 0.9),
+        )
+    )
+    assert len(steps) > 1
+    assert macro_recall(model) == steps[-1].measured.metrics["metric"] >= 0.9
+
+
+def test_lottery_tickets_are_rewound_by_a_plain_function():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    start, x = copy.deepcopy(model.state_dict()), torch.randn(60, 6)
+    y = x[:, 0].gt(0).long()
+
+    def rewind_and_train(network, mask):
+        network.load_state_dict(start)
+        mask.apply_(network)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+            mask.apply_(network)
+
+    groups = sentei.find_synapses(model)
+    propose = ranked("magnitude", sentei.linear("50 %", steps=3))
+    *_, last = prune(model, groups, Probe(model, (x, y)), propose, retrain=rewind_and_train)
+    alive = last.mask.alive(groups[0]).view(16, 6)
+    assert (model[0].weight[~alive] == 0).all()
+    assert not torch.equal(model[0].weight[alive], start["0.weight"][alive])
