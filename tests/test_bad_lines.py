@@ -230,7 +230,8 @@ WITHOUT_EFFECT = {
         *("--budget 1KiB --synapses", "--budget 1KiB --within group", "--budget 1KiB --twins 3"),
         *("--board arduino-uno --repair mean", "--schedule one_shot --keep 3 --steps 4"),
         *("--schedule one_at_a_time --keep 3", "--emulate", "--emulate --out a.onnx"),
-        *("--out a.onnx --format c", "--out a.c --format safetensors"),
+        *("--out a.onnx --format c", "--out a.c --format safetensors", "--metric-at-least 0.9"),
+        *("--metric-at-most 0.1", "--metric a:b --loss-within 1", "--budget 1KiB --metric a:b"),
     ],
     "fit": [
         *("--resume", "--budget 1KiB --board arduino-uno", "--emulate", "--out a.c --format onnx"),
