@@ -11,6 +11,10 @@ from nbclient import NotebookClient
 for path in sorted((Path(__file__).parent / "notebooks").glob("*.ipynb")):
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        where = {"metadata": {"path": folder}}
-        NotebookClient(notebook, record_timing=False, resources=where).execute()
+        NotebookClient(
+            notebook,
+            record_timing=False,
+            coalesce_streams=True,
+            resources={"metadata": {"path": folder}},
+        ).execute()
     nbformat.write(notebook, path)
