@@ -13,6 +13,7 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ABOVE = ("CHANGELOG.md", "CONTRIBUTING.md")
 
@@ -29,12 +30,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links to notebooks and to files of ABOVE lead to their pages."""
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Let links to notebooks and to files of ABOVE lead to their pages; drop other links above."""
     markdown = re.sub(r"(?<=[\w-])\.ipynb(?=[)#])", ".md", markdown)
     for name in ABOVE:
         markdown = re.sub(rf"\]\((?:\.\./)+(?={name})", "](../", markdown)
-    return markdown
+    above = "../" * (page.file.src_uri.count("/") + 1)  # source and examples are not on the site
+    return re.sub(rf"\[([^\]]+)\]\({re.escape(above)}[^)]*\)", r"\1", markdown)
 
 
 def as_markdown(notebook: File) -> str:
