@@ -20,6 +20,7 @@ from sentei.network.encoding import size
 from sentei.network.encoding.coding import CODES, smallest
 from sentei.network.encoding.format import FORMATS
 from sentei.network.mask import Mask
+from sentei.pruning.measuring import Measurement, Outline
 from sentei.pruning.rules import limits
 
 needs_cc = pytest.mark.skipif(compiler() is None, reason="no C compiler on this machine")
@@ -397,8 +398,14 @@ def test_bad_budgets_are_refused(bad):
 
 
 def test_limits_know_the_formats():
-    assert limits.bytes_at_most("1 KiB", format="onnx").formats == ("onnx",)
-    assert limits.bytes_at_most("1 KiB", format="safetensors").formats == ()
+    model = sentei.training.build("4-3-2")
+    example = torch.zeros(1, 4)
+    mask = Mask.full(sentei.find_units(model, example))
+    start = Measurement(None, 0.0).of(Outline(model, example), mask)
+    for format in ("onnx", "c-int8"):
+        (told,) = limits.bytes_at_most("1 KiB", format=format).told
+        assert told(start).startswith(f"{start.bytes_in(format):,} bytes as {format}")
+    assert limits.bytes_at_most("1 KiB", format="safetensors").told == ()
     with pytest.raises(ValueError, match="Did you mean 'c-int8'"):
         limits.bytes_at_most("1 KiB", format="c-int9")
     with pytest.raises(ValueError, match="C format 'onnx'"):

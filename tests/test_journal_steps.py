@@ -399,7 +399,7 @@ def test_a_resumed_run_knows_how_often_it_was_undone(tmp_path):
     before = ladder(tmp_path / "parts", stop=stop)[1]
     assert max(before) > 0  # something was undone before it was stopped
     resumed, later = ladder(tmp_path / "parts", resume=True)
-    assert later[0] == before[-1]
+    assert later[:2] == [0, before[-1]]  # first the schedule is checked, before anything is read
     assert [step.mask for step in resumed] == [step.mask for step in whole]
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
     undone = [stored(tmp_path / "whole", step.number)[1]["undone"] for step in whole]

@@ -222,6 +222,39 @@ def test_other_commands_take_them_too(command, there, tmp_path, capsys):
     assert list(tmp_path.iterdir())
 
 
+def test_an_own_network_trained_on_a_table_is_read_again(there, capsys):
+    """It takes standardised samples, and no layer is put before it."""
+    rows = "".join(f"{i % 7},{i * 13 % 5},{1000 + i * 7 % 11},c{i % 3}\n" for i in range(90))
+    (there / "table.csv").write_text("a,b,c,kind\n" + rows)
+    (there / "three.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layers = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 3))\n"
+        "    def forward(self, x):\n"
+        "        return self.layers(x)\n"
+        "def plain():\n"
+        "    return Net().layers\n"
+    )
+    for name in ("Net", "plain"):
+        own = (f"three.py:{name}", "--data", "table.csv")
+        line = ("train", "--model", *own, "--epochs", 2, "--out", f"{name}.safetensors")
+        trained = found(*line, capsys=capsys)
+        line = ("prune", *own, "--weights", f"{name}.safetensors", "--units-at-most", 3)
+        done = found(*line, "--out", f"{name}-small.safetensors", capsys=capsys)
+        assert (done["before"]["units"], done["after"]["units"]) == (5, 3)
+        assert trained["loss"] < 3  # of standardised samples; as they are, c is above 1000
+
+
+def test_an_error_in_own_code_during_a_run_names_its_line(there, capsys):
+    (there / "late.py").write_text("def loss(outputs, targets):\n    return outputs['x']\n")
+    line = ("rank", "own.py:net", "--data", "own.py:parts", "--loss", "late.py:loss", "--quiet")
+    code, _, err = run(*line, capsys=capsys)
+    assert code == failures.REFUSED
+    assert "late.py, line 2: " in err
+
+
 def test_fit_takes_them_too(there, capsys):
     line = ("fit", "own.py:net", "--data", "own.py:parts", "--budget", "500 B", "--paths", "units")
     assert found(*line, "--out", "fit.safetensors", capsys=capsys)["reached"]

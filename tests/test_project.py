@@ -58,8 +58,8 @@ ROOMS = {
 }
 # Modules that commands share, lowest first: each may import only those before it.
 CLI = [
-    *("command_line", "screen", "failures", "stopping", "bounds", "conflicts", "deployment"),
-    *("references", "weights", "own_data", "options", "loading", "own_metric", "pruned", "fit"),
+    *("command_line", "screen", "references", "failures", "stopping", "bounds", "conflicts"),
+    *("deployment", "weights", "own_data", "options", "loading", "own_metric", "pruned", "fit"),
 ]
 
 

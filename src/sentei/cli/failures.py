@@ -7,6 +7,7 @@ import traceback
 
 from cyclopts import CycloptsError
 
+from sentei.cli.references import own_line
 from sentei.errors import PruningError, UnreachableError
 
 REFUSED, USAGE, UNREACHED = 1, 2, 3
@@ -38,10 +39,14 @@ def words(error: BaseException) -> str:
         return _of_system(error)
     if isinstance(error, (CycloptsError, PruningError, ValueError)) and said:
         return said
-    return (
-        f"an error that sentei does not expect: {type(error).__name__}: {said}. Please report it, "
-        f"with the command and what it prints if the environment variable {SHOW} is 1."
-    )
+    said = f"{type(error).__name__}: {said}"
+    if (place := own_line(error)) is None:
+        place = "an error that sentei does not expect"
+        said += (
+            ". Please report it, with the command and what it prints if the environment variable "
+            f"{SHOW} is 1."
+        )
+    return f"{place}: {said}"
 
 
 def _of_system(error: OSError) -> str:

@@ -78,7 +78,7 @@ def known(model: str | Path, weights: Path | None) -> tuple[nn.Module, Mask] | N
         if weights is not None:
             raise ValueError(f"{model} holds weights itself; leave --weights out")
         return opened(model)
-    own = references.is_reference(str(model)) and not _is_spec(str(model))
+    own = is_own(str(model))
     if not own and weights is None:
         return None
     network = _own(str(model)) if own else _built(str(model), seed=0)
@@ -107,7 +107,7 @@ def built(model: str, seed: int) -> nn.Module:
     """
     from sentei.training import seeded
 
-    if references.is_reference(model) and not _is_spec(model):
+    if is_own(model):
         with seeded(seed):
             return _own(model)
     return _built(model, seed)
@@ -124,10 +124,11 @@ def _built(model: str, seed: int) -> nn.Module:
         ) from error
 
 
-def _is_spec(model: str) -> bool:
+def is_own(model: str) -> bool:
+    """Return whether a text names a network of the user's own, and none that sentei builds."""
     from sentei.training.models import NETWORKS
 
-    return model.partition(":")[0] in NETWORKS
+    return references.is_reference(model) and model.partition(":")[0] not in NETWORKS
 
 
 def _own(reference: str) -> nn.Module:
@@ -220,17 +221,18 @@ def named_only(loss: str | None, what: str) -> None:
         raise ValueError(f"{what} needs a loss that sentei knows by its name; {loss} is your own")
 
 
-def with_samples(network: nn.Module, data: Data) -> tuple[nn.Module, Split]:
+def with_samples(network: nn.Module, data: Data, *, own: bool = False) -> tuple[nn.Module, Split]:
     """Load data for a network that is to be trained; return the network as it takes them.
 
     Where the data needs it, the network begins with a `Standardise` fitted on the training samples.
-    So it takes inputs as they are in the data, and so does every file that is written from it. Its
-    `Card` names classes and features.
+    So it takes inputs as they are in the data, and so does every file that is written from it. A
+    network of the user's own stays as it is, and takes standardised samples: its file is read into
+    the same class again. The network's `Card` names classes and features.
     """
     from sentei import card_of, set_card_
 
-    split = _fitting(network, data, standardise=False)
-    network = standardising(network, split)
+    split = _fitting(network, data, standardise=own)
+    network = network if own else standardising(network, split)
     known = {"classes": split.named_classes, "features": split.named_features}
     set_card_(network, replace(card_of(network), **known))
     return network, split

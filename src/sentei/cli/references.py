@@ -118,10 +118,15 @@ def _words(error: BaseException) -> str:
     """Return the user's own line and the error in it."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
+    place = own_line(error)
+    return f"{'' if place is None else f'{place}: '}{type(error).__name__}: {error}"
+
+
+def own_line(error: BaseException) -> str | None:
+    """Return the innermost line of the user's own code on the way to an error; None without one."""
     ours = str(Path(__file__).parent.parent)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_own(f.filename, ours)]
-    place = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
-    return f"{place}{type(error).__name__}: {error}"
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
 
 
 def _is_own(file: str, ours: str) -> bool:

@@ -96,11 +96,11 @@ def train(
         File to write the network to (.safetensors).
     """
     from sentei import formats, training
-    from sentei.cli.loading import built, own_loss, trained_, with_samples
+    from sentei.cli.loading import built, is_own, own_loss, trained_, with_samples
     from sentei.metrics import measured_words
 
     run.start()
-    network, split = with_samples(built(model, data.seed), data)
+    network, split = with_samples(built(model, data.seed), data, own=is_own(model))
     teacher = teaching.distillation(split)
     own = own_loss(optimization.loss)
     settings = {**vars(optimization), "loss": own or optimization.loss or data.default_loss()}
