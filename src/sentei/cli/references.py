@@ -16,6 +16,9 @@ from sentei.errors import unknown
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
 
+_FOLDERS: set[Path] = set()  # where own code was taken from
+
+
 class OwnCodeError(ValueError):
     """The user's own Python cannot be loaded, or fails; the message names its file and line."""
 
@@ -106,6 +109,7 @@ def _of_name(name: str) -> ModuleType:
 
 def _find_beside(folder: Path) -> None:
     """Let own code import what lies beside it."""
+    _FOLDERS.add(folder)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
@@ -124,11 +128,12 @@ def _words(error: BaseException) -> str:
 
 def own_line(error: BaseException) -> str | None:
     """Return the innermost line of the user's own code on the way to an error; None without one."""
-    ours = str(Path(__file__).parent.parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_own(f.filename, ours)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_own(f.filename)]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
 
 
-def _is_own(file: str, ours: str) -> bool:
-    """Return whether a file is the user's: neither sentei's nor an installed package's."""
-    return not file.startswith((ours, sys.prefix, sys.base_prefix, "<"))
+def _is_own(file: str) -> bool:
+    """Return whether a file lies where own code was taken from, and is no installed package's."""
+    ours = str(Path(__file__).parent.parent)
+    installed = file.startswith((ours, sys.prefix, sys.base_prefix))
+    return not installed and any(Path(file).is_relative_to(folder) for folder in _FOLDERS)
