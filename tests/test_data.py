@@ -303,6 +303,17 @@ def test_batches_of_several_shapes(memory, caplog):
             assert found[unit] == pytest.approx(naive(without), rel=1e-5)
 
 
+@pytest.mark.parametrize("memory", ["2 GiB", 0])
+def test_the_first_samples_need_not_count(memory):
+    """Not one of those that are always in memory has a class number."""
+    x, y = pair()
+    data = [(x[:150], torch.full((150,), -100)), (x[150:], y[150:])]
+    probe = Probe(mlp(), data, memory=memory)
+    assert len(probe.samples) == 150
+    assert probe.loss() == Probe(mlp(), (x[150:], y[150:])).loss()
+    assert torch.equal(probe.example, x[150:214])
+
+
 def test_values_of_several_shapes_have_no_r2():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))

@@ -20,6 +20,7 @@ from sentei.errors import DataError
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own"
 
 OWN = """
+import functools
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -38,6 +39,7 @@ def net():
     return Net()
 
 made = net()
+eight = functools.partial(Net, width=8)
 number = 3
 
 def needs(width):
@@ -156,7 +158,7 @@ class Net(nn.Module):
         return self.second(self.first(x).tanh())
 
 
-MODELS = ["own.py:Net", "own.py:net", "own.py:made", "own:net", "./own.py:net"]
+MODELS = ["own.py:Net", "own.py:eight", "own.py:net", "own.py:made", "own:net", "./own.py:net"]
 
 
 @pytest.mark.parametrize("model", MODELS)

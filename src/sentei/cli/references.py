@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -115,7 +116,7 @@ def _find_beside(folder: Path) -> None:
 
 
 def _is_function(thing: Any) -> bool:
-    return callable(thing) and hasattr(thing, "__name__")
+    return callable(thing) and (hasattr(thing, "__name__") or isinstance(thing, partial))
 
 
 def _words(error: BaseException) -> str:

@@ -138,8 +138,11 @@ class Reading:
             again, checksums = (lambda kept=self._kept: kept), None
         else:
             self._check_start(seen)
+        # None of the very first samples may count.
+        heads = (prepared(batch) for batch in chain([self.head], again()))
+        head = next(batch for batch in heads if len(batch))
         return StreamedData(
-            *(prepared(self.head), again, list(zip(counting, seen.forms, strict=True))),
+            *(head, again, list(zip(counting, seen.forms, strict=True))),
             *(seen.summary, checksums, seen.digest.hexdigest(), prepared),
         )
 
