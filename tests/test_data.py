@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from sentei import Probe, find_units, prune, ranked
 from sentei.errors import BudgetError, DataError, LossError, StaleError
-from sentei.probe.recording import reading
 from sentei.probe.summaries import second_moments
 from sentei.pruning.rules.limits import units_at_most
 from sentei.pruning.rules.schedules import one_at_a_time
 from sentei.pruning.tidying import tidy
+from sentei.reading import first_pass
 
 ROWS = 300
 
@@ -165,7 +165,7 @@ def test_only_blocks_are_in_memory():
     probe.loss()
     assert probe._engines is not None
     assert all(not len(block.samples.inputs) for block in probe._engines.recording._passes.values())
-    assert len(probe.samples.head) >= reading.HEAD
+    assert len(probe.samples.head) >= first_pass.HEAD
 
 
 def test_at_most_so_many_samples_are_used():

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 import hand
 import zoo
 from sentei.errors import CertificateError
-from sentei.network.example import run
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink, shrink_
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Neurons, find_synapses
+from sentei.running import run
 
 
 def outputs(model, x, training=False):

@@ -22,10 +22,10 @@ SOURCE = ROOT / "src" / "sentei"
 # GROUND. A module belongs to the room with the longest matching prefix of its name.
 GROUND = {
     *("arguments", "card", "describing", "distributed", "errors", "html_table", "kinds"),
-    *("losses", "metrics", "nests", "quantities", "samples", "storage", "target_forms"),
+    *("losses", "metrics", "nests", "quantities", "running", "samples", "storage", "target_forms"),
 }
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
-PROBE = NETWORK | {"probe.recording", "probe.engines", "probe"}
+PROBE = NETWORK | {"reading", "probe.recording", "probe.engines", "probe"}
 CRITERIA = PROBE | {"criteria.repairs", "criteria"}
 PRUNING = CRITERIA | {"pruning.rules", "pruning"}
 ALL_BELOW_PAPERS = PRUNING | {
@@ -33,19 +33,20 @@ ALL_BELOW_PAPERS = PRUNING | {
     *("reporting", "reporting.page", "experiments"),
 }
 ROOMS = {
+    "reading": set(),
     "network": set(),
     "network.surgery": {"network"},
     "network.tracing": {"network", "network.surgery"},
     "network.encoding": {"network", "network.surgery"},
-    "probe.recording": NETWORK,
-    "probe.engines": NETWORK | {"probe.recording"},
-    "probe": NETWORK | {"probe.recording", "probe.engines"},
+    "probe.recording": NETWORK | {"reading"},
+    "probe.engines": NETWORK | {"reading", "probe.recording"},
+    "probe": NETWORK | {"reading", "probe.recording", "probe.engines"},
     "criteria.repairs": PROBE,
     "criteria": PROBE | {"criteria.repairs"},
     "pruning.rules": CRITERIA,
     "pruning": CRITERIA | {"pruning.rules"},
     "pruning.while_training": PRUNING,
-    "training": set(),
+    "training": {"reading"},
     "datasets": set(),
     "formats.c": NETWORK,
     "formats": NETWORK | {"formats.c"},

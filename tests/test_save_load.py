@@ -18,12 +18,13 @@ from hand import hidden, inputs, mlp
 from sentei.errors import FileError, GroupError
 from sentei.formats import inspect, load, load_mask, save
 from sentei.network.encoding.size import counts
-from sentei.network.example import run, tensors
+from sentei.network.example import tensors
 from sentei.network.layers import Select
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import find_synapses
+from sentei.running import run
 
 X = torch.randn(30, 4, generator=torch.Generator().manual_seed(2))
 

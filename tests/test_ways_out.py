@@ -165,7 +165,7 @@ def test_inputs_and_outputs_keep_their_names(name, tmp_path):
     assert names(session) == (inputs, outputs)
     assert {each.shape[0] for each in session.get_inputs()} == {"batch"}
     doubled = sentei.nests.resized(example, lambda t: torch.cat([t, 2 * t]))
-    want = sentei.nests.tensors(sentei.network.example.run(net, doubled))
+    want = sentei.nests.tensors(sentei.running.run(net, doubled))
     given = dict(zip(inputs, [t.numpy() for t in sentei.nests.tensors(doubled)]))
     for a, b in zip(want, session.run(None, given), strict=True):
         assert torch.allclose(a, torch.as_tensor(b), atol=1e-5)

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 import more_networks
 import zoo
-from sentei.network.example import resized, run, tensors
+from sentei.network.example import resized, tensors
 from sentei.network.mask import Mask
 from sentei.network.surgery.cutting import remove_dead_
 from sentei.network.surgery.size_attributes import apply_patch_
 from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Listener, Neurons
+from sentei.running import run
 
 NETWORKS = {**zoo.ZOO, **more_networks.MORE}
 STATES = ("as built", "zero head", "tiny head", "huge output", "saturated")

@@ -60,7 +60,7 @@ def _samples(what: str, data: Any, *, regression: bool) -> Samples:
     from torch import Tensor
 
     from sentei.datasets import Samples
-    from sentei.probe.recording.reading import in_memory
+    from sentei.reading.first_pass import in_memory
 
     try:
         found = in_memory(data)

@@ -20,9 +20,9 @@ from sentei.network.encoding.format import (
     format_ending_in,
     format_named,
 )
-from sentei.network.example import Forward
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
+from sentei.running import Forward
 
 # The writer of each format: functions (model, path, example, mask), for C with further settings.
 WRITERS: Mapping[str, Callable[..., object]] = {

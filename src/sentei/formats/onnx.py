@@ -16,8 +16,8 @@ from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.onnx_graph import metadata, onnx_bytes
 from sentei.network.encoding.size import skeleton
 from sentei.network.encoding.stages import Stage, Weighted, stages
-from sentei.network.forward import forward_of, own_inputs
 from sentei.network.mask import Mask
+from sentei.running import forward_of, own_inputs
 
 
 def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | None = None) -> None:

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from sentei.errors import CertificateError, FileError, StructureError
 from sentei.nests import resized, tensors
 from sentei.network.copying import copied
-from sentei.network.example import Example, at_least, check, rows, run
-from sentei.network.forward import own_inputs
+from sentei.network.example import at_least, check, rows
 from sentei.network.mask import Mask
+from sentei.running import Example, own_inputs, run
 
 log = logging.getLogger("sentei")
 

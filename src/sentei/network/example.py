@@ -1,10 +1,9 @@
-"""Run a network on example inputs, as tracing and certificates do, and prepare such inputs."""
+"""Example inputs of a network: few, more or guessed ones, and a network undisturbed by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,57 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from sentei.errors import DataError, StructureError
 from sentei.nests import resized, tensors
 from sentei.network.layers import Select, Standardise
-
-Example = Tensor | tuple | list | Mapping[str, Any]
-Forward = Annotated[
-    Callable[[nn.Module, Any], Any],
-    "a function (model, example) -> outputs, such as lambda model, x: model.head(model.body(x))",
-]
-
-
-class ForwardCall(NamedTuple):
-    """An example together with how networks are run on it. It is an example itself.
-
-    Attributes:
-        inputs: the example that `forward` is given.
-        forward: returns the outputs that count.
-    """
-
-    inputs: Example
-    forward: Forward
-
-
-def run(model: nn.Module, example: Example) -> Any:
-    """Run the model on a copy of an example, which `forward` may change in place.
-
-    Args:
-        model: the network.
-        example: a tuple of arguments, a dict of keywords or a single tensor; or one of these with
-            the function that runs the network on it.
-    """
-    example = _copy(example)
-    with _eagerly(model):
-        if isinstance(example, ForwardCall):
-            return example.forward(model, example.inputs)
-        if isinstance(example, Mapping):
-            return model(**example)
-        return model(*example) if isinstance(example, (tuple, list)) else model(example)
-
-
-def _eagerly(model: nn.Module) -> AbstractContextManager[Any]:
-    """Run compiled modules as they were written, so that the functions they call are seen."""
-    compiled = (vars(module) for module in model.modules())
-    if any(
-        "_orig_mod" in own.get("_modules", ()) or own.get("_compiled_call_impl") for own in compiled
-    ):
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
-
-
-def _copy(example: Example) -> Example:
-    """Copy every tensor once: one that is passed several times stays one."""
-    copies: dict[int, Tensor] = {}
-    return resized(example, lambda tensor: copies.setdefault(id(tensor), tensor.clone()))
+from sentei.running import Example, run
 
 
 def rows(example: Example) -> int | None:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sentei.errors import GroupError, StructureError
 from sentei.network.calls import Call, Calls
-from sentei.network.example import Example, as_found, run
+from sentei.network.example import as_found
 from sentei.network.mask import Mask
 from sentei.network.units import Listener, Neurons, tensor_of
+from sentei.running import Example, run
 
 CONSTANT = 1e-6  # an output is constant if max - min <= CONSTANT * (1 + its largest magnitude)
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from sentei.errors import StructureError
 from sentei.network.calls import Call, Calls
 from sentei.network.copying import copied
-from sentei.network.example import Example, Forward, ForwardCall, check, run, undisturbed
+from sentei.network.example import check, undisturbed
 from sentei.network.finished import refuse_finished
+from sentei.running import Example, Forward, ForwardCall, own_inputs, run
 
 
 def with_forward(model: nn.Module, example: Example, forward: Forward | None) -> Example:
@@ -43,16 +44,6 @@ def with_forward(model: nn.Module, example: Example, forward: Forward | None) ->
             "its first argument, as in forward=lambda model, example: model.head(example)."
         )
     return call
-
-
-def own_inputs(example: Example) -> Example:
-    """Return an example without the function that runs networks on it."""
-    return example.inputs if isinstance(example, ForwardCall) else example
-
-
-def forward_of(example: Example) -> Forward | None:
-    """Return the function that runs networks on an example; None if it has none."""
-    return example.forward if isinstance(example, ForwardCall) else None
 
 
 def _weights_used(model: nn.Module, example: Example) -> set[str]:

@@ -15,7 +15,7 @@ from sentei.card import card_of
 from sentei.errors import BudgetError, GroupError, unknown
 from sentei.metrics import Quality, metrics_for
 from sentei.nests import tensors
-from sentei.network.example import Example, Forward, undisturbed
+from sentei.network.example import undisturbed
 from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask, check_groups, members_of
@@ -32,8 +32,6 @@ from sentei.probe.choosing import (
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import check_smooth
 from sentei.probe.engines.gates import Gates
-from sentei.probe.recording.batches import Unpack
-from sentei.probe.recording.reading import Reading
 from sentei.probe.recording.recording import (
     SURVEY_ROWS,
     Pass,
@@ -47,6 +45,9 @@ from sentei.probe.recording.recording import (
 )
 from sentei.probe.second_moments import MomentCache
 from sentei.quantities import parse_bytes
+from sentei.reading.batches import Unpack
+from sentei.reading.first_pass import Reading
+from sentei.running import Example, Forward
 
 _TRIED = 4  # samples on which forward= is tried
 CURVATURES = ("full", "diagonal")

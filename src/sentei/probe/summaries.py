@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sentei.losses import per_sample_losses
 from sentei.network.copying import copied
-from sentei.network.example import run, undisturbed
+from sentei.network.example import undisturbed
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener
 from sentei.probe.choosing import listeners_of
@@ -15,6 +15,7 @@ from sentei.probe.probe import Probe
 from sentei.probe.recording.listener_inputs import input_gradients
 from sentei.probe.recording.recording import Pass, device_of
 from sentei.probe.second_moments import InverseCovariance, SecondMoments
+from sentei.running import run
 
 _ROWS = 2500  # samples per batch when a masked copy is run
 

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from sentei.arguments import checked
-from sentei.network.example import Example
 from sentei.network.finished import refuse_finished
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
@@ -22,6 +21,7 @@ from sentei.pruning.rules.conditions import Condition, limit_of
 from sentei.pruning.rules.proposals import Cut, Proposal
 from sentei.pruning.run import Run, Step
 from sentei.pruning.step_files import Retrain
+from sentei.running import Example
 
 
 @checked

@@ -25,10 +25,11 @@ from sentei.network.encoding.size import (
     ram_in,
     skeleton,
 )
-from sentei.network.example import Example, guessed, smallest, undisturbed
+from sentei.network.example import guessed, smallest, undisturbed
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink
 from sentei.probe.probe import Probe
+from sentei.running import Example
 
 log = logging.getLogger("sentei")
 

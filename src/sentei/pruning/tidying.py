@@ -17,8 +17,8 @@ from sentei.criteria.repairs.table import Repair
 from sentei.errors import PruningError
 from sentei.nests import tensors
 from sentei.network.copying import copied
-from sentei.network.example import Forward, as_found, run
-from sentei.network.forward import own_inputs, with_forward
+from sentei.network.example import as_found
+from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.norms import fold_norms_
 from sentei.network.surgery.surgery import shrink
@@ -26,11 +26,12 @@ from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses, tensor_of
 from sentei.probe.choosing import apart, largest_weight_read, listeners_of
 from sentei.probe.probe import Probe
-from sentei.probe.recording.data import Measured
 from sentei.probe.recording.recording import device_of
 from sentei.probe.summaries import inverse_covariances
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, mixed
+from sentei.reading.data import Measured
+from sentei.running import Forward, own_inputs, run
 
 log = logging.getLogger("sentei")
 

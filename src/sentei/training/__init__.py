@@ -1,6 +1,6 @@
 """Training loops, recipes and networks.
 
-May import the base modules only; it does not depend on pruning.
+May import `reading` and the base modules; it does not depend on pruning.
 """
 
 from sentei.training.finetune import FineTune

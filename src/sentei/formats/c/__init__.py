@@ -23,9 +23,9 @@ from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.encoding.plans import Plan, c_plan
 from sentei.network.encoding.stages import stages
-from sentei.network.forward import forward_of, own_inputs
 from sentei.network.layers import Standardise, standardises
 from sentei.network.mask import Mask
+from sentei.running import forward_of, own_inputs
 
 GOLDEN = 4  # samples in the self-test
 

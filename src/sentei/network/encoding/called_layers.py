@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import StructureError
-from sentei.network.example import Forward, ForwardCall, run, undisturbed
+from sentei.network.example import undisturbed
+from sentei.running import Forward, ForwardCall, run
 
 Layers = list[tuple[str, nn.Module]]
 

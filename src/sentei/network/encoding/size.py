@@ -28,12 +28,12 @@ from sentei.network.encoding.onnx_graph import onnx_bytes
 from sentei.network.encoding.packing import contents, safetensors_bytes
 from sentei.network.encoding.plans import c_plan
 from sentei.network.encoding.stages import Stage, stages
-from sentei.network.example import Example, as_found, guessed, rows, run
-from sentei.network.forward import forward_of, own_inputs
+from sentei.network.example import as_found, guessed, rows
 from sentei.network.layers import Standardise
 from sentei.network.mask import Mask
 from sentei.network.surgery.cutting import remove_dead_
 from sentei.network.units import Neurons, Synapses, find_synapses, tensor_of
+from sentei.running import Example, forward_of, own_inputs, run
 
 
 @dataclass(frozen=True)

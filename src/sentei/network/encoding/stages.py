@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from sentei.errors import StructureError
 from sentei.network.encoding.called_layers import called_layers
 from sentei.network.encoding.sliding import Window, convolution_window, pooling_window
-from sentei.network.example import Forward
 from sentei.network.layers import Select, Standardise
 from sentei.network.mask import Mask
+from sentei.running import Forward
 
 Shape = tuple[int, ...]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError
 from sentei.network.copying import copied
-from sentei.network.example import Example, Forward, at_least, resized, rows, tensors
+from sentei.network.example import at_least, resized, rows, tensors
 from sentei.network.example import check as check_example
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
@@ -22,6 +22,7 @@ from sentei.network.surgery.cutting import remove_dead_
 from sentei.network.surgery.observing import Observed, observed
 from sentei.network.surgery.size_attributes import copy_sizes_
 from sentei.network.surgery.twin import calibrate_, nudge_, redraw_
+from sentei.running import Example, Forward
 
 INPUTS = 64  # inputs on which networks are compared, if they are small
 NUMBERS = 2**16  # numbers in all inputs together, from which on they are fewer

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sentei.network.calls import Call, Calls
-from sentei.network.example import Example, as_found, run
+from sentei.network.example import as_found
+from sentei.running import Example, run
 
 _BEFORE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

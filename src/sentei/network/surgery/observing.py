@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from sentei.network.attention import multi_head_attention
 from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
-from sentei.network.example import Example, as_found, run
+from sentei.network.example import as_found
 from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.mask import Mask
 from sentei.network.origins import Origins
 from sentei.network.plain import plain_form
 from sentei.network.poison import poisoned
+from sentei.running import Example, run
 
 LAYERS = frozenset((*MIXING, *PASSING, F.scaled_dot_product_attention))
 SLOPE = 0.3  # of leaking rectifiers below 0, and of their saturated part

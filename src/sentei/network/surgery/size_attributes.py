@@ -16,11 +16,12 @@ from typing import Any
 
 from torch import nn
 
-from sentei.network.example import Example, undisturbed
-from sentei.network.example import run as run_model
+from sentei.network.example import undisturbed
 from sentei.network.holders import holders, integers, is_foreign
 from sentei.network.mask import Mask
 from sentei.network.units import Listener, Neurons
+from sentei.running import Example
+from sentei.running import run as run_model
 
 ATTEMPTS = 64  # how many patches are tried for one group before its cut is refused
 ATTEMPTS_TOGETHER = 16  # and for several groups at once, which may be tried one by one later

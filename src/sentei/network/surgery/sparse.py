@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sentei.network.example import Example, run
+from sentei.running import Example, run
 
 log = logging.getLogger("sentei")
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError, unknown
 from sentei.network.copying import copied, restored
-from sentei.network.example import Example, Forward, guessed, undisturbed
+from sentei.network.example import guessed, undisturbed
 from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
@@ -30,6 +30,7 @@ from sentei.network.surgery.size_attributes import (
 from sentei.network.surgery.sparse import sparsified
 from sentei.network.surgery.twin import calibrate_, redraw_
 from sentei.network.units import Neurons, tensor_of
+from sentei.running import Example, Forward
 
 ROUND = 4  # units: kernels whose rows have to be a multiple of 16 bytes take multiples of it
 _FAILURES = (CertificateError, RuntimeError, IndexError)

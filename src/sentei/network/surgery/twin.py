@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sentei.network.calls import MIXING, Call, Calls
-from sentei.network.example import Example, as_found, run
+from sentei.network.example import as_found
+from sentei.running import Example, run
 
 SPREAD = 0.5, 2.0  # standard deviations of a layer's outputs that need no calibration
 

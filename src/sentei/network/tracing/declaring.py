@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from sentei.arguments import checked
 from sentei.errors import CertificateError, GroupError, unknown
-from sentei.network.example import Example, Forward, check, undisturbed
+from sentei.network.example import check, undisturbed
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink
 from sentei.network.units import KINDS, Listener, Neurons
+from sentei.running import Example, Forward
 
 LAYOUTS = 16  # ways to lay out positions that are tried
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
-from sentei.network.example import Example, ForwardCall
+from sentei.running import Example, ForwardCall
 
 Place = tuple[str, int]  # a parameter or buffer and one of its dimensions
 

@@ -9,12 +9,13 @@ from torch import nn
 
 from sentei.arguments import checked
 from sentei.errors import GroupError, PruningError
-from sentei.network.example import Example, Forward, guessed
+from sentei.network.example import guessed
 from sentei.network.forward import with_forward
 from sentei.network.parameters import removed_parameters, smallest
 from sentei.network.tracing.grouping import NotOffered
 from sentei.network.tracing.tracing import find_units, traced
 from sentei.network.units import Neurons
+from sentei.running import Example, Forward
 
 REASONS = 3  # that a message names; `not_offered` lists all
 

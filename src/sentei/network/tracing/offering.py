@@ -10,11 +10,11 @@ from math import gcd
 import torch
 from torch import nn
 
-from sentei.network.example import Example
 from sentei.network.surgery.surgery import Trial
 from sentei.network.tracing.grouping import NotOffered
 from sentei.network.tracing.inputs import Place
 from sentei.network.units import Listener, Neurons
+from sentei.running import Example
 
 ALONE = 3  # groups, or fewer, are tried one by one at once
 SMALL = 2  # units of a group that can lose one number of them only

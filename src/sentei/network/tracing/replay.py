@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from sentei.errors import StructureError
 from sentei.nests import tensors
 from sentei.network.calls import COMPUTED, Call, Calls
-from sentei.network.example import Example, own_training, run
+from sentei.network.example import own_training
 from sentei.network.origins import Origin, Origins
 from sentei.network.poison import poisoned
 from sentei.network.tracing.inputs import Inputs, Place, Source
+from sentei.running import Example, run
 
 OUTPUT: Place = ("", -2)  # stands for the network's outputs; its columns are all their elements
 

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from sentei.arguments import checked
 from sentei.errors import StructureError
-from sentei.network.example import Example, Forward, check, smallest, undisturbed
+from sentei.network.example import check, smallest, undisturbed
 from sentei.network.forward import with_forward
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
@@ -20,6 +20,7 @@ from sentei.network.tracing.offering import Offer, offer
 from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.sharing import shared_rows
 from sentei.network.units import Neurons
+from sentei.running import Example, Forward
 
 WAYS = 4  # of taking rows for shared ones are tried, each in a trace of its own
 

@@ -1,4 +1,4 @@
 """Compute the loss without each unit, and the loss's derivatives, from recorded passes.
 
-May import `probe.recording`, `network` with its packages, and the base modules.
+May import `probe.recording`, `network` with its packages, `reading` and the base modules.
 """

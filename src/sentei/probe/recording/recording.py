@@ -25,8 +25,8 @@ from sentei.errors import DataError, LossError, StructureError
 from sentei.losses import Loss, PerSample, per_sample_losses
 from sentei.nests import nbytes, shapes, tensors
 from sentei.network.calls import Call, Calls, names_of
-from sentei.network.example import run
-from sentei.probe.recording.data import Measured, ProbeData
+from sentei.reading.data import Measured, MemoryData
+from sentei.running import run
 
 # What a pass must hold: "outputs" (the model's outputs and losses), "kept" (also the outputs of all
 # mixing calls), or the position of a call whose input is needed.
@@ -43,7 +43,7 @@ SURVEY_ROWS = 4  # samples in the run that lists the calls of a pass
 _CHECK_ROWS = 128  # samples on which the recorded outputs are compared with the network's
 
 
-_NOT_READ = ProbeData((), ())  # the samples of a pass that is not visited
+_NOT_READ = MemoryData((), ())  # the samples of a pass that is not visited
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Pass:
         losses: (n,) per-sample losses of `outputs`; None until the pass has run.
     """
 
-    samples: ProbeData
+    samples: MemoryData
     call_outputs: dict[int, Tensor] = field(default_factory=dict)
     call_inputs: dict[int, CallInput] = field(default_factory=dict)
     outputs: Any = None
@@ -287,7 +287,7 @@ class Recording:
                 block.outputs = self.output(block.samples)
             block.losses = per_sample_losses(self.per_sample, block.outputs, block.samples.targets)
 
-    def output(self, samples: ProbeData, weights: Mapping[str, Tensor] | None = None) -> Any:
+    def output(self, samples: MemoryData, weights: Mapping[str, Tensor] | None = None) -> Any:
         """Run the model and return what the loss takes of its output.
 
         Args:
@@ -403,7 +403,7 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def survey(model: nn.Module, samples: ProbeData) -> PassSurvey:
+def survey(model: nn.Module, samples: MemoryData) -> PassSurvey:
     """Run the model on the first few samples and list the calls of its forward pass.
 
     Raises:
@@ -448,7 +448,7 @@ def _elsewhere(
 
 
 def _output_with_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], samples: ProbeData
+    model: nn.Module, weights: Mapping[str, Tensor], samples: MemoryData
 ) -> Any:
     """Run the model with some weights replaced and return its output; the model does not change."""
 

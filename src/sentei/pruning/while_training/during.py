@@ -15,7 +15,7 @@ from sentei.arguments import check_entries, checked
 from sentei.criteria.trajectory import Trajectory
 from sentei.errors import BudgetError, GroupError
 from sentei.losses import PerSample, per_sample
-from sentei.network.example import Example, Forward, guessed
+from sentei.network.example import guessed
 from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
@@ -42,6 +42,7 @@ from sentei.pruning.while_training.optimizer_guard import (
     pruned_parameters,
 )
 from sentei.pruning.while_training.rounds import Rounds
+from sentei.running import Example, Forward
 
 log = logging.getLogger("sentei")
 

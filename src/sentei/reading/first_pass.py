@@ -1,4 +1,4 @@
-"""Read the samples of a Probe a first time: check them, and keep them if they fit in memory."""
+"""Read samples a first time: check them, and keep them if they fit in memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sentei.errors import DataError
 from sentei.losses import Loss, check_counting
 from sentei.metrics import TargetSummary
 from sentei.nests import nbytes, tensors
-from sentei.network.example import Forward
-from sentei.probe.recording.batches import Unpack, as_samples, is_pair, opened
-from sentei.probe.recording.data import (
+from sentei.reading.batches import Unpack, as_samples, is_pair, opened
+from sentei.reading.data import (
     Measured,
-    ProbeData,
+    MemoryData,
     StreamedData,
     check_same,
     checksum,
     together,
 )
+from sentei.running import Forward
 from sentei.samples import Digest
 from sentei.target_forms import IGNORED, is_whole
 
@@ -42,7 +42,7 @@ class _Seen:
     digest: Digest = field(default_factory=Digest)
     summary: TargetSummary = field(default_factory=TargetSummary)
 
-    def add_(self, batch: ProbeData) -> None:
+    def add_(self, batch: MemoryData) -> None:
         self.rows.append(len(batch))
         self.counting.append(_counting(batch.targets))
         self.forms.append(batch.form)
@@ -52,7 +52,7 @@ class _Seen:
 
 
 class Reading:
-    """The first pass over the samples of a Probe; iterating over it yields every batch once.
+    """The first pass over samples; iterating over it yields every batch once.
 
     Args:
         data: `(inputs, targets)`, a Dataset, a DataLoader or an iterable of batches.
@@ -78,20 +78,20 @@ class Reading:
         self._first = _beginning(self._pass)
         alike = [batch for batch in self._first if batch.form == self._first[0].form]
         self.head = together(alike)
-        self._kept: list[ProbeData] = []
+        self._kept: list[MemoryData] = []
         self._kept_bytes = 0
         self._seen: _Seen | None = None  # once the samples do not fit in memory
         self._batches = self._read()
 
-    def __iter__(self) -> Iterator[ProbeData]:
+    def __iter__(self) -> Iterator[MemoryData]:
         return self._batches
 
-    def _read(self) -> Iterator[ProbeData]:
+    def _read(self) -> Iterator[MemoryData]:
         for batch in chain(self._first, self._pass):
             self._note(batch)
             yield batch
 
-    def _note(self, batch: ProbeData) -> None:
+    def _note(self, batch: MemoryData) -> None:
         if self._seen is not None:
             self._seen.add_(batch)
             return
@@ -153,7 +153,7 @@ class Reading:
             check_same(seen.checksums, 0, next(self._source()))
 
 
-def in_memory(data: Any) -> ProbeData:
+def in_memory(data: Any) -> MemoryData:
     """Return data of any form that a Probe takes, all of it in memory.
 
     Raises:
@@ -161,7 +161,7 @@ def in_memory(data: Any) -> ProbeData:
     """
     reading = Reading(data, None, None, sys.maxsize, torch.get_default_dtype())
     found = reading.finished(Loss(None, _no_loss, None), None)
-    if not isinstance(found, ProbeData):
+    if not isinstance(found, MemoryData):
         raise DataError("all samples must have one shape; batches have several. Pad or crop them.")
     return found
 
@@ -172,17 +172,17 @@ def _no_loss(outputs: Any, targets: Any) -> Tensor:
 
 def _source(
     data: Any, unpack: Unpack | None, most: int | None, dtype: torch.dtype
-) -> Callable[[], Iterator[ProbeData]]:
+) -> Callable[[], Iterator[MemoryData]]:
     """Return what reads the data: each call is a pass."""
     if is_pair(data):
         whole = as_samples(data[0], data[1], dtype)
-        read: Callable[[], Iterable[ProbeData]] = lambda: [whole]  # noqa: E731
+        read: Callable[[], Iterable[MemoryData]] = lambda: [whole]  # noqa: E731
     else:
         read = lambda: opened(data, unpack, dtype)  # noqa: E731
     return lambda: _first_rows(read(), most)
 
 
-def _first_rows(batches: Iterable[ProbeData], most: int | None) -> Iterator[ProbeData]:
+def _first_rows(batches: Iterable[MemoryData], most: int | None) -> Iterator[MemoryData]:
     left = most
     for batch in batches:
         if left is None:
@@ -194,9 +194,9 @@ def _first_rows(batches: Iterable[ProbeData], most: int | None) -> Iterator[Prob
             return
 
 
-def _beginning(batches: Iterator[ProbeData]) -> list[ProbeData]:
+def _beginning(batches: Iterator[MemoryData]) -> list[MemoryData]:
     """Return the first batches, with at least `HEAD` samples of one shape if there are as many."""
-    found: list[ProbeData] = []
+    found: list[MemoryData] = []
     for batch in batches:
         found.append(batch)
         if batch.form != found[0].form or sum(map(len, found)) >= HEAD:
@@ -206,7 +206,7 @@ def _beginning(batches: Iterator[ProbeData]) -> list[ProbeData]:
     return found
 
 
-def _seen(batches: Iterable[ProbeData]) -> _Seen:
+def _seen(batches: Iterable[MemoryData]) -> _Seen:
     seen = _Seen()
     for batch in batches:
         seen.add_(batch)

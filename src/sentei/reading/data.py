@@ -1,4 +1,4 @@
-"""The samples that a Probe measures on: in memory, or read again at each pass."""
+"""Samples on which networks are measured and trained: in memory, or read again at each pass."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from sentei.errors import DataError
 from sentei.losses import Loss
 from sentei.metrics import TargetSummary
 from sentei.nests import count, joined, resized, tensors
-from sentei.network.example import Example, Forward, ForwardCall
-from sentei.network.forward import own_inputs
+from sentei.running import Example, Forward, ForwardCall, own_inputs
 from sentei.samples import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeData:
+class MemoryData:
     """Samples in memory.
 
     Attributes:
@@ -40,7 +39,7 @@ class ProbeData:
         return count(self.targets)
 
     @property
-    def head(self) -> ProbeData:
+    def head(self) -> MemoryData:
         """The first samples; all of them."""
         return self
 
@@ -50,42 +49,42 @@ class ProbeData:
         parts = tensors(self.inputs), tensors(self.targets)
         return str([[(t.dtype, tuple(t.shape[1:])) for t in part] for part in parts])
 
-    def rows(self, start: int, stop: int, device: torch.device | None = None) -> ProbeData:
+    def rows(self, start: int, stop: int, device: torch.device | None = None) -> MemoryData:
         """Return rows `start` to `stop` (exclusive), on a device if one is given."""
 
         def part(tensor: Tensor) -> Tensor:
             own = tensor[start:stop]
             return own if device is None else own.to(device)
 
-        return ProbeData(resized(self.inputs, part), resized(self.targets, part))
+        return MemoryData(resized(self.inputs, part), resized(self.targets, part))
 
-    def at(self, rows: Tensor) -> ProbeData:
+    def at(self, rows: Tensor) -> MemoryData:
         """Return the samples at these row numbers, in this order."""
         take = lambda tensor: tensor[rows.to(tensor.device)]  # noqa: E731
-        return ProbeData(resized(self.inputs, take), resized(self.targets, take))
+        return MemoryData(resized(self.inputs, take), resized(self.targets, take))
 
-    def run_by(self, forward: Forward | None) -> ProbeData:
+    def run_by(self, forward: Forward | None) -> MemoryData:
         """Return the samples with the function that runs a network on their inputs."""
         if forward is None:
             return self
-        return ProbeData(ForwardCall(own_inputs(self.inputs), forward), self.targets)
+        return MemoryData(ForwardCall(own_inputs(self.inputs), forward), self.targets)
 
-    def fit_for(self, loss: Loss) -> ProbeData:
+    def fit_for(self, loss: Loss) -> MemoryData:
         """Return the samples that count, with targets as the loss takes them; there may be none."""
         counts = loss.counts(self.targets)
         kept = self if counts is None else self.at(counts.nonzero().flatten())
-        return ProbeData(kept.inputs, loss.fitted(kept.targets))
+        return MemoryData(kept.inputs, loss.fitted(kept.targets))
 
     def boundaries(self, size: int) -> list[int]:
         """Return the first rows of blocks of `size` samples."""
         return [*range(0, len(self), size)]
 
-    def blocks(self, starts: Sequence[int]) -> Iterator[ProbeData]:
+    def blocks(self, starts: Sequence[int]) -> Iterator[MemoryData]:
         """Yield the blocks that begin at these rows."""
         for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
             yield self.rows(start, stop)
 
-    def spread(self, most: int) -> ProbeData:
+    def spread(self, most: int) -> MemoryData:
         """Return `most` samples evenly spaced over all; all of them if there are fewer."""
         rows = torch.linspace(0, len(self) - 1, min(most, len(self))).round().long()
         return self.at(rows)
@@ -117,13 +116,13 @@ class StreamedData:
         prepared: makes of a batch what is measured.
     """
 
-    head: ProbeData
-    again: Callable[[], Iterable[ProbeData]]
+    head: MemoryData
+    again: Callable[[], Iterable[MemoryData]]
     sizes: list[tuple[int, str]]
     summary: TargetSummary
     checksums: list[int] | None
     digest: str
-    prepared: Callable[[ProbeData], ProbeData]
+    prepared: Callable[[MemoryData], MemoryData]
     in_memory: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
@@ -138,14 +137,14 @@ class StreamedData:
             begin = end
         return starts
 
-    def blocks(self, starts: Sequence[int]) -> Iterator[ProbeData]:
+    def blocks(self, starts: Sequence[int]) -> Iterator[MemoryData]:
         """Yield the blocks that begin at these rows, in order.
 
         Raises:
             DataError: a batch is not what it was at the first pass.
         """
         lengths = [b - a for a, b in zip(starts, [*starts[1:], len(self)], strict=True)]
-        waiting: list[ProbeData] = []
+        waiting: list[MemoryData] = []
         missing = lengths.pop(0) if lengths else 0
         for batch in self._checked():
             begin, rows = 0, len(batch)
@@ -157,7 +156,7 @@ class StreamedData:
                     waiting = []
                     missing = lengths.pop(0) if lengths else 0
 
-    def spread(self, most: int) -> ProbeData:
+    def spread(self, most: int) -> MemoryData:
         """Return the first `most` samples: others are not in memory."""
         return self.head.rows(0, most)
 
@@ -165,7 +164,7 @@ class StreamedData:
         """Return sixteen hex digits that identify the samples."""
         return self.digest
 
-    def _checked(self) -> Iterator[ProbeData]:
+    def _checked(self) -> Iterator[MemoryData]:
         number = 0
         for number, batch in enumerate(self.again(), 1):
             if self.checksums is not None:
@@ -177,19 +176,19 @@ class StreamedData:
             raise _other_samples(f"this one has {number:,} batches instead of {len(self.sizes):,}")
 
 
-Measured = ProbeData | StreamedData
+Measured = MemoryData | StreamedData
 
 
-def together(parts: Sequence[ProbeData]) -> ProbeData:
+def together(parts: Sequence[MemoryData]) -> MemoryData:
     """Return the samples of several batches of one shape as one."""
     if len(parts) == 1:
         return parts[0]
-    return ProbeData(
+    return MemoryData(
         joined([part.inputs for part in parts]), joined([part.targets for part in parts])
     )
 
 
-def checksum(batch: ProbeData) -> int:
+def checksum(batch: MemoryData) -> int:
     """Return a checksum of every byte of a batch."""
     total = 0
     for tensor in (*tensors(batch.inputs), *tensors(batch.targets)):
@@ -198,7 +197,7 @@ def checksum(batch: ProbeData) -> int:
     return total
 
 
-def check_same(checksums: Sequence[int], number: int, batch: ProbeData) -> None:
+def check_same(checksums: Sequence[int], number: int, batch: MemoryData) -> None:
     """Raise DataError if a batch is not the one that was read at the first pass.
 
     Raises:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sentei.errors import DataError
 from sentei.nests import mapped, tensors
-from sentei.probe.recording.data import ProbeData
+from sentei.reading.data import MemoryData
 from sentei.samples import check_finite, check_rows
 
 Unpack = Annotated[
@@ -36,7 +36,7 @@ def is_pair(data: Any) -> bool:
     return not batches
 
 
-def opened(data: Any, unpack: Unpack | None, dtype: torch.dtype) -> Iterator[ProbeData]:
+def opened(data: Any, unpack: Unpack | None, dtype: torch.dtype) -> Iterator[MemoryData]:
     """Yield the batches of a Dataset, a DataLoader or any iterable of batches, checked.
 
     The global random state of torch stays as it is: what a shuffling loader draws comes from a
@@ -56,7 +56,7 @@ def opened(data: Any, unpack: Unpack | None, dtype: torch.dtype) -> Iterator[Pro
         yield as_samples(inputs, targets, dtype)
 
 
-def as_samples(inputs: Any, targets: Any, dtype: torch.dtype) -> ProbeData:
+def as_samples(inputs: Any, targets: Any, dtype: torch.dtype) -> MemoryData:
     """Return inputs and targets, however nested, as tensors; check their rows.
 
     Args:
@@ -69,14 +69,14 @@ def as_samples(inputs: Any, targets: Any, dtype: torch.dtype) -> ProbeData:
         DataError: inputs or targets hold what is no tensor, have no rows or not as many as others,
             or inputs are not finite.
     """
-    samples = ProbeData(
+    samples = MemoryData(
         _as_tensors(inputs, "inputs", dtype), _as_tensors(_array(targets), "targets", dtype)
     )
     _check(samples)
     return samples
 
 
-def _check(samples: ProbeData) -> None:
+def _check(samples: MemoryData) -> None:
     inputs, targets = tensors(samples.inputs), tensors(samples.targets)
     for name, found in (("inputs", inputs), ("targets", targets)):
         if not found:

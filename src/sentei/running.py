@@ -1,0 +1,78 @@
+"""Run a network on inputs of any form: call it, or call the user's function (`forward=`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sentei.nests import resized
+
+Example = Tensor | tuple | list | Mapping[str, Any]
+Forward = Annotated[
+    Callable[[nn.Module, Any], Any],
+    "a function (model, example) -> outputs, such as lambda model, x: model.head(model.body(x))",
+]
+
+
+class ForwardCall(NamedTuple):
+    """An example together with how networks are run on it. It is an example itself.
+
+    Attributes:
+        inputs: the example that `forward` is given.
+        forward: returns the outputs that count.
+    """
+
+    inputs: Example
+    forward: Forward
+
+
+def run(model: nn.Module, example: Example) -> Any:
+    """Run the model on a copy of an example, which `forward` may change in place.
+
+    Args:
+        model: the network.
+        example: a tuple of arguments, a dict of keywords or a single tensor; or one of these with
+            the function that runs the network on it.
+    """
+    example = _copy(example)
+    with _eagerly(model):
+        return called(model, example)
+
+
+def called(model: nn.Module, example: Example) -> Any:
+    """Run the model on an example itself, compiled if it is compiled, as training does."""
+    if isinstance(example, ForwardCall):
+        return example.forward(model, example.inputs)
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, (tuple, list)) else model(example)
+
+
+def own_inputs(example: Example) -> Example:
+    """Return an example without the function that runs networks on it."""
+    return example.inputs if isinstance(example, ForwardCall) else example
+
+
+def forward_of(example: Example) -> Forward | None:
+    """Return the function that runs networks on an example; None if it has none."""
+    return example.forward if isinstance(example, ForwardCall) else None
+
+
+def _eagerly(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run compiled modules as they were written, so that the functions they call are seen."""
+    compiled = (vars(module) for module in model.modules())
+    if any(
+        "_orig_mod" in own.get("_modules", ()) or own.get("_compiled_call_impl") for own in compiled
+    ):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def _copy(example: Example) -> Example:
+    """Copy every tensor once: one that is passed several times stays one."""
+    copies: dict[int, Tensor] = {}
+    return resized(example, lambda tensor: copies.setdefault(id(tensor), tensor.clone()))
