@@ -65,6 +65,14 @@ class UnitEngine(Engine, Protocol):
         """Return the rise with each unit's gate at each gain, (k, g) float64."""
         ...
 
+    def rises_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the rise of each sample's loss with each unit removed alone, (k, n)."""
+        ...
+
+    def slopes_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the derivative of each sample's loss along each unit's gate, (k, n)."""
+        ...
+
 
 @dataclass(eq=False)
 class Engines:

@@ -29,17 +29,21 @@ class CandidateLosses:
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the summed loss of each of k candidates, (k,) float64; may overwrite `outputs`."""
+        return self.by_sample(outputs, targets).sum(1, dtype=torch.float64)
+
+    def by_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each candidate on each sample, (k, n); may overwrite `outputs`."""
         if self.is_cross_entropy(targets):
             return _cross_entropy(outputs, targets)
         if self.name == "half_squared_error":
             return _half_squared_error(outputs, targets)
         if self.name == "binary_cross_entropy":
             return _binary_cross_entropy(outputs, targets)
-        sums = [
-            per_sample_losses(self.per_sample, outputs[:, k].T, targets).sum(dtype=torch.float64)
+        each = [
+            per_sample_losses(self.per_sample, outputs[:, k].T, targets)
             for k in range(outputs.shape[1])
         ]
-        return torch.stack(sums)
+        return torch.stack(each)
 
     def is_cross_entropy(self, targets: Tensor) -> bool:
         """Whether the loss is cross-entropy and the targets are class numbers."""
@@ -50,17 +54,17 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     of_target = outputs.gather(0, targets.expand(1, *outputs.shape[1:]))[0]
     largest = outputs.amax(0)
     logs = outputs.sub_(largest).exp_().sum(0).log_().add_(largest)
-    return logs.sub_(of_target).sum(1, dtype=torch.float64)
+    return logs.sub_(of_target)
 
 
 def _half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     squares = outputs.sub_(_target_values(outputs, targets)).square_()
-    return squares.sum(0).sum(1, dtype=torch.float64) / 2
+    return squares.sum(0).div_(2)
 
 
 def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     values = _target_values(outputs, targets)
-    return F.softplus(outputs).sub_(outputs.mul_(values)).sum(0).sum(1, dtype=torch.float64)
+    return F.softplus(outputs).sub_(outputs.mul_(values)).sum(0)
 
 
 def _target_values(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -144,16 +144,38 @@ class Chain:
         assert isinstance(rises, Tensor)
         return rises
 
+    def rises_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the rise of each sample's loss with each unit removed alone, (k, n)."""
+        columns = self.listener.index[units]
+        parts = []
+        for o, targets in self.rows(block):
+            z = self.reader(o)
+            base = self.losses.by_sample(self._run_steps(z[:, None].clone()), targets)
+            without = self._without(z, o, columns.to(o.device))
+            each = [self.losses.by_sample(self._run_steps(x), targets) for x in without]
+            parts.append(torch.cat(each).sub_(base))
+        return torch.cat(parts, 1)
+
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
         """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
         total = torch.zeros(len(units), dtype=torch.float64, device=self.reader.weight.device)
         for o, targets in self.rows(block):
-            columns = self.listener.index[units].to(o.device)
-            derivatives = self.derivatives(o, targets, asked.loss)
-            terms = o[columns.flatten()] * (self._columns(columns).T @ derivatives.gradient)
-            each = terms.view(*columns.shape, -1).sum(1)
+            each = self._slopes(o, targets, units, asked.loss)
             total += (each.abs() if asked.absolute else each).sum(1, dtype=torch.float64)
         return total
+
+    def slopes_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the derivative of each sample's loss along each unit's gate, (k, n)."""
+        return torch.cat([self._slopes(o, targets, units) for o, targets in self.rows(block)], 1)
+
+    def _slopes(
+        self, o: Tensor, targets: Tensor, units: Tensor, loss: PerSample | None = None
+    ) -> Tensor:
+        """(k, n) derivatives of each sample's loss along each unit's gate."""
+        columns = self.listener.index[units].to(o.device)
+        derivatives = self.derivatives(o, targets, loss)
+        terms = o[columns.flatten()] * (self._columns(columns).T @ derivatives.gradient)
+        return terms.view(*columns.shape, -1).sum(1)
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
         """Return the second derivative of the summed loss along each unit's gate, (k,) float64."""

@@ -295,6 +295,17 @@ def slope(value: Tensor, of: Tensor, *, create_graph: bool = False) -> Tensor:
     """Compute the gradient of a loss by a tensor; zero if the loss does not depend on it.
 
     Raises:
+        CriterionError: as `gradients`.
+    """
+    return gradients(value, [of], create_graph=create_graph)[0]
+
+
+def gradients(
+    value: Tensor, of: Sequence[Tensor], *, create_graph: bool = False
+) -> Sequence[Tensor]:
+    """Compute the gradients of a loss by tensors, by one backward pass; zero where there is none.
+
+    Raises:
         CriterionError: the loss has no autograd graph: it is computed by comparisons or rounding,
             or outside torch.
     """
@@ -304,8 +315,9 @@ def slope(value: Tensor, of: Tensor, *, create_graph: bool = False) -> Tensor:
             "differentiate this one by the network's outputs. "
             'Use "ablation", or another loss.'
         )
-    found = torch.autograd.grad(value, of, create_graph=create_graph, allow_unused=True)[0]
-    return torch.zeros_like(of) if found is None else found
+    return torch.autograd.grad(
+        value, of, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
 
 
 def gradient(value: Tensor, of: Tensor) -> Tensor:

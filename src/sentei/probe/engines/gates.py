@@ -7,8 +7,9 @@ recorded output minus the unit's contribution. Everything after it is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from sentei.probe.engines.gate_derivatives import (
     Operator,
     hide_torch_warnings,
 )
+from sentei.probe.engines.sample_slopes import SampleSlopes
 from sentei.probe.recording.recording import Need, Override, Pass, Recording, Slope, completed
 
 _CHUNK_BYTES = 128 * 2**20  # of the largest output, for all candidates of a chunk together
@@ -60,6 +62,11 @@ class Gates:
     def __post_init__(self) -> None:
         self.first = min(self.recording.survey.readers(self.listeners), default=0)
 
+    @cached_property
+    def sample_slopes(self) -> SampleSlopes:
+        """How derivatives of each sample's loss are computed for all units together."""
+        return SampleSlopes(self.recording, self.listeners)
+
     @property
     def need(self) -> Need:
         """What a pass must record: the outputs of all mixing calls."""
@@ -87,13 +94,22 @@ class Gates:
         each = self._for_each(VALUE, block, losses, units, torch.zeros(len(units)))
         return self._rises(block, each)
 
+    def rises_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the rise of each sample's loss with each unit removed alone, (k, n)."""
+        gated = self._gated(block, VALUE)
+        each = self._for_each(VALUE, block, gated, units, torch.zeros(len(units)))
+        return torch.stack([*each]) - completed(block.losses)
+
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
         """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
         if not asked.absolute:
             return self._gradient(block, asked.loss)[units.to(self.recording.device)]
-        gated = self._gated(block, FIRST, asked.loss)
-        first = self._for_each(FIRST, block, gated, units, torch.ones(len(units)))
+        first = self._by_sample(block, units, asked.loss)
         return torch.stack([each.abs().sum(dtype=torch.float64) for each in first])
+
+    def slopes_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the derivative of each sample's loss along each unit's gate, (k, n)."""
+        return torch.stack([*self._by_sample(block, units, None)])
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
         """Return the second derivative of the summed loss along each unit's gate, (k,) float64.
@@ -129,6 +145,13 @@ class Gates:
             overrides = {name: gated(name) for name in self.listeners}
             out = self.recording.replay(block, overrides, plain=True)
             return slope(self._losses(out, block, loss).double().sum(), gate).detach()
+
+    def _by_sample(self, block: Pass, units: Tensor, loss: PerSample | None) -> Iterable[Tensor]:
+        """Return, for each unit, the derivatives of the samples' losses along its gate."""
+        if self.sample_slopes.known:  # by one backward pass for all units
+            return self.sample_slopes(block, loss)[units.to(self.recording.device)]
+        gated = self._gated(block, FIRST, loss)
+        return self._for_each(FIRST, block, gated, units, torch.ones(len(units)))
 
     def _gated(
         self, block: Pass, operator: Operator, loss: PerSample | None = None

@@ -17,6 +17,7 @@ from sentei.errors import CriterionError, StructureError
 from sentei.losses import PerSample, per_sample_losses
 from sentei.network.units import Listener, tensor_of
 from sentei.probe.engines.chain_derivatives import gradient, slope
+from sentei.probe.engines.gate_derivatives import first_by_autograd
 from sentei.probe.recording.recording import (
     Need,
     Pass,
@@ -71,8 +72,19 @@ class WholePasses:
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
         """Return the derivative of the summed loss along each unit's gate, (k,) float64."""
-        first = [self._derivative(block, unit, asked) for unit in units]
+        if asked.absolute:
+            return self._by_sample(block, units, asked.loss).abs().sum(1, dtype=torch.float64)
+        first = [self._derivative(block, unit, asked.loss) for unit in units]
         return torch.stack(first) if first else torch.zeros(0, dtype=torch.float64)
+
+    def rises_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the rise of each sample's loss with each unit removed alone, (k, n)."""
+        each = [self._losses(block, unit, torch.zeros(())) for unit in units]
+        return torch.stack(each) - completed(block.losses)
+
+    def slopes_by_sample(self, block: Pass, units: Tensor) -> Tensor:
+        """Return the derivative of each sample's loss along each unit's gate, (k, n)."""
+        return self._by_sample(block, units, None)
 
     def curvatures(self, block: Pass, units: Tensor, kind: str) -> Tensor:
         """Return the second derivative of the summed loss along each unit's gate, (k,) float64.
@@ -91,16 +103,20 @@ class WholePasses:
         return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
 
     @torch.enable_grad()
-    def _derivative(self, block: Pass, unit: Tensor, asked: Slope) -> Tensor:
+    def _derivative(self, block: Pass, unit: Tensor, loss: PerSample | None) -> Tensor:
         gate = torch.ones((), requires_grad=True)
-        losses = self._losses(block, unit, gate, asked.loss)
-        if not asked.absolute:
-            return slope(losses.double().sum(), gate).double()
-        # The derivative of a weighted sum of losses is linear in the weights, so that its own
-        # derivative along each of them is that of one sample's loss.
-        weigh = torch.ones_like(losses, requires_grad=True)
-        total = slope((losses * weigh).sum(), gate, create_graph=True)
-        return gradient(total, weigh).abs().sum(dtype=torch.float64)
+        losses = self._losses(block, unit, gate, loss)
+        return slope(losses.double().sum(), gate).double()
+
+    def _by_sample(self, block: Pass, units: Tensor, loss: PerSample | None) -> Tensor:
+        """(k, n) derivatives of each sample's loss along each unit's gate."""
+        each = [
+            first_by_autograd(lambda gain, unit=unit: self._losses(block, unit, gain, loss))(
+                torch.ones(())
+            )
+            for unit in units
+        ]
+        return torch.stack(each) if each else torch.zeros(0, len(block.samples))
 
     @torch.enable_grad()
     def _second(self, block: Pass, unit: Tensor) -> Tensor:
