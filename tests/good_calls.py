@@ -422,7 +422,8 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "per_byte": {"units": "magnitude", "synapses": "magnitude"},
         "prune": {**copied, "probe": w.copys_probe, "evaluate": None, "keeping": None}
         | {"progress": False},
-        "ranked": {"keep": {"*": "50 %"}, "at_least": 1, "multiples_of": 1, "alike": ["*"]},
+        "ranked": {"keep": {"*": "50 %"}, "at_least": 1, "multiples_of": 1, "alike": ["*"]}
+        | {"racing": False},
         "rows": {"run": w.folder / "run"},
         "when_stalled.check": sizes,
         "ranked.check": sizes,

@@ -65,7 +65,7 @@ class Gates:
     @cached_property
     def sample_slopes(self) -> SampleSlopes:
         """How derivatives of each sample's loss are computed for all units together."""
-        return SampleSlopes(self.recording, self.listeners)
+        return SampleSlopes(self.recording, [self.listeners])
 
     @property
     def need(self) -> Need:
@@ -148,8 +148,9 @@ class Gates:
 
     def _by_sample(self, block: Pass, units: Tensor, loss: PerSample | None) -> Iterable[Tensor]:
         """Return, for each unit, the derivatives of the samples' losses along its gate."""
-        if self.sample_slopes.known:  # by one backward pass for all units
-            return self.sample_slopes(block, loss)[units.to(self.recording.device)]
+        (together,) = self.sample_slopes(block, loss)
+        if together is not None:
+            return together[units.to(self.recording.device)]
         gated = self._gated(block, FIRST, loss)
         return self._for_each(FIRST, block, gated, units, torch.ones(len(units)))
 

@@ -22,82 +22,106 @@ from sentei.probe.recording.recording import Pass, Recording
 
 _DIMS = (0, 1)  # where the samples of an input may lie; other forms are not tried
 
+Reads = list[tuple[Call, Tensor]]  # calls of listeners, each with a copy of its input
+
 
 @dataclass(eq=False)
 class SampleSlopes:
-    """The derivatives of each sample's loss along the gates of a group's units.
+    """The derivatives of each sample's loss along the gates of the units of some groups.
 
     Attributes:
         recording: the recording of the network.
-        listeners: the group's listeners by the parameter names under which calls use them.
+        groups: for each group its listeners, by the parameter names under which calls use them.
     """
 
     recording: Recording
-    listeners: Mapping[str, Listener]
+    groups: Sequence[Mapping[str, Listener]]
 
-    @property
-    def known(self) -> bool:
-        """Whether it is known where the samples lie in all that the listeners read."""
-        return self._dims is not None
+    def __call__(self, block: Pass, loss: PerSample | None = None) -> list[Tensor | None]:
+        """Return the derivatives along the gates of each group's units on a block, (size, n).
 
-    def __call__(self, block: Pass, loss: PerSample | None = None) -> Tensor:
-        """Return the derivatives, (size, n), of a block whose calls are recorded.
+        None for a group if it is not known where the samples lie in all that its listeners read.
 
         Args:
             block: the recorded pass.
             loss: the loss to differentiate; the recording's own if None.
         """
-        assert self._dims is not None
-        read, grads = self._backward(block, loss)
-        parts = []
-        for (part, call, x), grad, dim in zip(read, grads, self._dims, strict=True):
+        if not any(self.known):
+            return [None] * len(self.groups)
+        reads, grads = self._backward(block, loss)
+        found: list[Tensor | None] = [None] * len(self.groups)
+        for (call, x), grad, dim in zip(reads, grads, self._dims, strict=True):
+            if dim is None:
+                continue
             products = _samples_first(x.detach() * grad, dim, len(block.samples))
-            units = products.movedim(call.axis, 1).flatten(2).sum(2)  # over all positions
-            columns = call.channels(part.index.to(x.device))
-            parts.append(units[:, columns.flatten()].view(-1, *columns.shape).sum(2).T)
-        return torch.stack(parts).sum(0)
+            units = products.movedim(call.axis, 1).flatten(2).sum(2).T  # over all positions
+            for number, listeners in enumerate(self.groups):
+                part = listeners.get(call.weight)
+                if part is not None and self.known[number]:
+                    columns = call.channels(part.index.to(x.device))
+                    each = units[columns.flatten()].view(*columns.shape, -1).sum(1)
+                    before = found[number]
+                    found[number] = each if before is None else before + each
+        return found
 
     @cached_property
-    def _dims(self) -> list[int] | None:
-        """Return the dimension of the samples in each input that is read; None if one has none.
+    def known(self) -> list[bool]:
+        """Whether it is known of each group where the samples lie in all that listeners read."""
+        survey, reads = self.recording.survey, self._check_reads[0]
+        clear = [call for (call, _), dim in zip(reads, self._dims, strict=True) if dim is not None]
+        found = []
+        for listeners in self.groups:
+            uses = sum(len(survey.users(name)) for name in listeners)
+            own = [call for call in clear if call.weight in listeners]
+            fits = all(listeners[call.weight].dim == call.use.columns for call in own)
+            hidden = not survey.elsewhere.isdisjoint(listeners)
+            found.append(fits and not hidden and 0 < uses == len(own))
+        return found
+
+    @cached_property
+    def _dims(self) -> list[int | None]:
+        """Return the dimension of the samples in each input that is read; None if there is none.
 
         Where it lies is seen on the check samples: if the loss of sample i is multiplied by u_i, so
         is the gradient by what belongs to that sample.
         """
-        sample = self.recording.check_pass
-        self.recording.complete_(sample, "kept")
-        n = len(sample.samples)
+        n = len(self.recording.check_pass.samples)
         u = torch.linspace(1, 2, n, device=self.recording.device)
-        (read, plain), (_, weighted) = self._backward(sample), self._backward(sample, weigh=u)
-        if len(read) != len(self.recording.survey.readers(self.listeners)):
-            return None
-        dims = []
-        for (_, call, x), one, other in zip(read, plain, weighted, strict=True):
+        reads, plain = self._check_reads
+        weighted = self._backward(self.recording.check_pass, weigh=u)[1]
+        dims: list[int | None] = []
+        for (call, x), one, other in zip(reads, plain, weighted, strict=True):
             fits = [dim for dim in _DIMS if dim != x.ndim + call.axis and not x.shape[dim] % n]
-            dims += [dim for dim in fits if _separates(one, other, u, dim)][:1]
-        return dims if len(dims) == len(read) else None
+            dims.append(next((dim for dim in fits if _separates(one, other, u, dim)), None))
+        return dims
+
+    @cached_property
+    def _check_reads(self) -> tuple[Reads, Sequence[Tensor]]:
+        self.recording.complete_(self.recording.check_pass, "kept")
+        return self._backward(self.recording.check_pass)
 
     @torch.enable_grad()
     def _backward(
         self, block: Pass, loss: PerSample | None = None, weigh: Tensor | None = None
-    ) -> tuple[list[tuple[Listener, Call, Tensor]], Sequence[Tensor]]:
-        """Return each call of a listener with what it reads, and the summed loss's gradients."""
-        read: list[tuple[Listener, Call, Tensor]] = []
+    ) -> tuple[Reads, Sequence[Tensor]]:
+        """Return what the listeners read, and the gradients of the summed loss by it."""
+        reads: Reads = []
 
         def leaf(call: Call, kept: Tensor | None) -> Tensor | None:  # noqa: ARG001 - computed anew
-            part, x = self.listeners[call.weight], call.input
-            if not call.mixes or part.dim != call.use.columns:
+            if not call.mixes or not call.input.is_floating_point():
                 return None
-            # A copy, as the network may change `x` in place. If another listener comes before, its
-            # gradient is that of this path alone.
+            # A copy, as the network may change the input in place. If another listener comes
+            # before, its gradient is that of this path alone.
+            x = call.input
             own = x.clone() if x.requires_grad else x.detach().clone().requires_grad_()
-            read.append((part, call, own))
+            reads.append((call, own))
             return call(own)
 
-        out = self.recording.replay(block, dict.fromkeys(self.listeners, leaf), plain=True)
+        overrides = {name: leaf for listeners in self.groups for name in listeners}
+        out = self.recording.replay(block, overrides, plain=True)
         losses = per_sample_losses(loss or self.recording.per_sample, out, block.samples.targets)
         total = (losses if weigh is None else losses * weigh).double().sum()
-        return read, gradients(total, [x for _, _, x in read])
+        return reads, gradients(total, [x for _, x in reads]) if reads else []
 
 
 def _samples_first(x: Tensor, dim: int, n: int) -> Tensor:

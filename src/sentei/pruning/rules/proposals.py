@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from sentei.arguments import checked
-from sentei.criteria import Criterion, Fixed, criterion, scores
+from sentei.criteria import Criterion, Fixed, ablation, criterion, scores
 from sentei.criteria.repairs.table import Repair, repair
-from sentei.errors import GroupError, ScheduleError, unknown
+from sentei.describing import described
+from sentei.errors import CriterionError, GroupError, ScheduleError, unknown
 from sentei.network.folding import is_padded
 from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 from sentei.probe.probe import Probe
+from sentei.pruning.rules.racing import race
 from sentei.pruning.rules.schedules import Amount, Progress, Schedule
 from sentei.pruning.rules.states import restore_state_, state_of
 from sentei.pruning.rules.widths import Widths
@@ -108,6 +110,11 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             the batch with the lowest mean score goes first.
         alike: patterns of group names; the groups that match one keep as many members each. They
             have to begin with equally many.
+        racing: measure units on few samples first, and only those that may be among the lowest on
+            all of them; for "ablation" on samples in memory. What goes agrees with the exact
+            ranking with high probability, under a normal approximation (bounds of four standard
+            errors); the scores of what goes are exact, those of the others estimates. Removing a
+            tenth of the units takes about a sixth of the evaluations.
 
     Batches and the schedule: never fewer members stay than the schedule says. A batch that is
     larger than what may go now waits for a later step; so some steps remove nothing, and the run
@@ -120,9 +127,13 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
 
     Raises:
         ValueError: an unknown criterion, repair or scope, with the nearest known one.
-        ScheduleError: `keep`, `at_least` or `multiples_of` is out of its range. When it is used: a
-            schedule for single groups, such as `multiples_of(8, ...)`, ranks several together.
+        CriterionError: `racing` with another criterion than "ablation". When it is used: the loss
+            has no derivative.
+        ScheduleError: `keep`, `at_least` or `multiples_of` is out of its range, or units go in
+            batches and race. When it is used: a schedule for single groups, such as
+            `multiples_of(8, ...)`, ranks several together.
         GroupError: when it is used: a pattern matches no group, or the groups cannot be kept so.
+        DataError: when it is used: `racing`, and the samples are not in memory.
     """
 
     criterion: str | Criterion
@@ -133,10 +144,21 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
     at_least: int = 0
     multiples_of: int = 1
     alike: tuple[str, ...] = ()
+    racing: bool = False
 
     def __post_init__(self) -> None:
-        criterion(self.criterion)
-        _ = self._widths
+        found, in_batches = criterion(self.criterion), self._widths.in_batches
+        if self.racing and found != ablation:
+            raise CriterionError(
+                f"racing= finds the lowest scores of ablation; the criterion is "
+                f'{described(self.criterion)}. Use "ablation", or leave out racing=.'
+            )
+        if self.racing and in_batches:
+            raise ScheduleError(
+                "racing= measures few units exactly, and the mean scores of batches need all of "
+                f"them; multiples_of={self.multiples_of} and alike={self.alike} ask for batches. "
+                "Leave out racing=, or these."
+            )
         if self.repair is not None:
             repair(self.repair)
         if self.within not in WITHIN:
@@ -158,8 +180,15 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
         if all(each is None for each in wanted):
             return None
         any_now = any(each and each.now for each in wanted)
-        judged = {g: scores(self.criterion, probe, g) for g in groups} if any_now else {}
         floors = self._widths.floors(groups, progress.starts)
+        if not any_now:
+            judged = {}
+        elif self.racing:
+            counts = [each.now if each else 0 for each in wanted]
+            asked = [*zip(scopes, counts, strict=True)]
+            judged = race(probe, asked, mask, floors, seed=progress.step).scores
+        else:
+            judged = {g: scores(self.criterion, probe, g) for g in groups}
         doomed: dict[Group, Tensor] = {}
         waits = False
         for scope, each in zip(scopes, wanted, strict=True):
