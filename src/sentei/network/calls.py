@@ -22,6 +22,8 @@ from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.origins import Origins, names_of
 from sentei.network.plain import plain_form
 
+Compute = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
+
 COMPUTED = "~"  # what the names of weights that the network computes begin with
 _LINEAR = ("input", "weight", "bias")
 _CONV = (*_LINEAR, "stride", "padding", "dilation", "groups")
@@ -196,6 +198,8 @@ class Calls(TorchFunctionMode):
         origins: of the model, to recognise weights that the network computes from others, too. Each
             is named by the position of its call, such as "~12.weight", in the same way in every
             pass.
+        compute: takes (function, args, kwargs) of a torch function that is no such call; returns
+            its result.
 
     Attributes:
         made: number of calls so far.
@@ -209,9 +213,11 @@ class Calls(TorchFunctionMode):
         *,
         plain: bool = False,
         origins: Origins | None = None,
+        compute: Compute = lambda function, args, kwargs: function(*args, **kwargs),
     ):
         super().__init__()
         self.answer = answer
+        self.compute = compute
         self.plain = plain
         self.made = 0
         self.origins = origins
@@ -230,7 +236,7 @@ class Calls(TorchFunctionMode):
         if calls := self._all_calls(func, args, kwargs):
             return [self._answered(call) for call in calls][-1]
         guarded = self.plain and is_foreign(func)
-        result = without_nan(func, args, kwargs) if guarded else func(*args, **kwargs)
+        result = (without_nan if guarded else self.compute)(func, args, kwargs)
         if self.origins is not None:
             self.origins.note(result, args, kwargs)
         return result

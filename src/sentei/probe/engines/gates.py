@@ -1,19 +1,20 @@
 """Compute the loss without each unit for any network, by gates at the listeners of the units.
 
-`torch.func.vmap` runs the model for many candidates in one pass. Calls that no gate can change are
-replayed from the recording. The output of a listener whose other inputs are unchanged is its
-recorded output minus the unit's contribution. Everything after it is computed.
+A `Tape` holds the calls that the gates can change; these are executed again for each unit. The
+output of a listener whose other inputs are unchanged is its recorded output minus the unit's
+contribution. Where one unit takes little work, `torch.func.vmap` executes them for many at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
 from sentei.errors import CriterionError
@@ -30,11 +31,15 @@ from sentei.probe.engines.gate_derivatives import (
     hide_torch_warnings,
 )
 from sentei.probe.engines.sample_slopes import SampleSlopes
+from sentei.probe.engines.tape import UntapedError, Writes, taped
 from sentei.probe.recording.recording import Need, Override, Pass, Recording, Slope, completed
 
-_CHUNK_BYTES = 128 * 2**20  # of the largest output, for all candidates of a chunk together
+# Of the largest output, for all candidates of a chunk together: more leaves the processor's cache,
+# and fewer make small products of matrices.
+_CHUNK_BYTES = 16 * 2**20
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
+Overrides = Mapping[str, Override]
 CandidateLoss = Callable[[Tensor, Tensor], Tensor]  # a unit and its gate's value -> (n,) losses
 
 
@@ -48,6 +53,8 @@ class Gates:
         batched: whether `torch.func.vmap` can run the model; False after the first failure.
         batched_derivatives: whether it can also compute derivatives; False after the first failure.
         share: the part of `_CHUNK_BYTES` that a chunk may take; halved when memory runs out.
+        untaped: why a pass has no tape, so that the model itself is run; None if it has one.
+        writes: which calls write in place, as found so far.
 
     Raises:
         StructureError: no call uses a listener's weight.
@@ -58,6 +65,8 @@ class Gates:
     batched: bool = True
     batched_derivatives: bool = True
     share: float = 1.0
+    untaped: str | None = None
+    writes: Writes = field(default_factory=Writes)
 
     def __post_init__(self) -> None:
         self.first = min(self.recording.survey.readers(self.listeners), default=0)
@@ -89,8 +98,9 @@ class Gates:
             overrides = {
                 name: _folds(part, unit, mixes[name]) for name, part in self.listeners.items()
             }
-            return self._losses(self.recording.replay(block, overrides), block)
+            return self._losses(run(overrides), block)
 
+        run = self._runner(block)
         each = self._for_each(VALUE, block, losses, units, torch.zeros(len(units)))
         return self._rises(block, each)
 
@@ -158,13 +168,22 @@ class Gates:
         self, block: Pass, operator: Operator, loss: PerSample | None = None
     ) -> CandidateLoss:
         """Return the function (unit, gain) -> (n,) losses with the unit's gate at the gain."""
+        run = self._runner(block, plain=operator.differentiates)
 
         def losses(unit: Tensor, gain: Tensor) -> Tensor:
             overrides = {n: _gate(part, unit, gain) for n, part in self.listeners.items()}
-            out = self.recording.replay(block, overrides, plain=operator.differentiates)
-            return self._losses(out, block, loss)
+            return self._losses(run(overrides), block, loss)
 
         return losses
+
+    def _runner(self, block: Pass, *, plain: bool = False) -> Callable[[Overrides], Any]:
+        """Return what computes the outputs of a block with some calls overridden."""
+        if self.untaped is None:
+            try:
+                return taped(self.recording, block, self.listeners, self.writes, plain=plain).output
+            except UntapedError as error:
+                self.untaped = str(error)
+        return lambda overrides: self.recording.replay(block, overrides, plain=plain)
 
     def _losses(self, out: Any, block: Pass, loss: PerSample | None = None) -> Tensor:
         loss = self.recording.per_sample if loss is None else loss
@@ -208,7 +227,8 @@ class Gates:
             return of(lambda value: losses(unit, value))(gain)
 
         flag = "batched_derivatives" if operator.differentiates else "batched"
-        if getattr(self, flag):
+        alone = len(units) == 1 and not operator.differentiates  # vmap over one gains nothing
+        if getattr(self, flag) and not alone:
             try:
                 with hide_torch_warnings():
                     run = torch.func.vmap(lambda unit, gain: along(operator.batched, unit, gain))
@@ -218,7 +238,7 @@ class Gates:
                     return self._halved(error, operator, losses, units, gains)
         # If the network itself fails, so does this; if it works, vmap cannot run the network.
         found = [along(operator.alone, *pair) for pair in zip(units, gains, strict=True)]
-        setattr(self, flag, False)
+        setattr(self, flag, getattr(self, flag) and alone)
         return found
 
     def _halved(
@@ -252,6 +272,9 @@ def _gate(part: Listener, unit: Tensor, gain: Tensor) -> Override:
         gain_here = gain.to(weight)
         if kept is not None and call.use.columns == part.dim and _is_small(call):
             return kept.addcmul(gain_here - 1, _contribution(call, columns))
+        if not is_functorch_wrapped_tensor(unit):
+            own = weight.index_select(part.dim, columns) * gain_here
+            return call(weight=weight.index_copy(part.dim, columns, own))
         hit = weight.new_zeros(weight.shape[part.dim]).scatter(0, columns, 1.0)
         return _scaled(call, part, 1 + (gain_here - 1) * hit)
 

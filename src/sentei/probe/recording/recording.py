@@ -40,7 +40,9 @@ _BLOCK_ROWS = 5000
 _BLOCK_BYTES = 16 * 2**20  # of the largest output, or of the inputs, in one block
 _PASS_BYTES = 64 * 2**20  # of all that is recorded of one block
 SURVEY_ROWS = 4  # samples in the run that lists the calls of a pass
-_CHECK_ROWS = 128  # samples on which the recorded outputs are compared with the network's
+# Samples on which the recorded outputs are compared with the network's, at each measurement: all of
+# the fewest, and of more an eighth.
+_CHECK_ROWS = (32, 128)
 
 
 _NOT_READ = MemoryData((), ())  # the samples of a pass that is not visited
@@ -201,7 +203,9 @@ class Recording:
         self.starts = samples.boundaries(size)  # first rows of the blocks
         self.count = len(samples)
         self.wanted_inputs: set[int] = set()
-        self.check_pass = Pass(samples.head.rows(0, _CHECK_ROWS, self.device))
+        least, most = _CHECK_ROWS
+        checked = min(most, max(least, self.count // 8))
+        self.check_pass = Pass(samples.head.rows(0, checked, self.device))
         self._passes = {i: Pass(_NOT_READ) for i in own_blocks(len(self.starts))}
         self._affordable = budget // max(size * each, 1)
 

@@ -1,0 +1,427 @@
+"""Record which function calls of a pass depend on some listeners, and execute these alone again.
+
+A tape holds the calls behind the listeners in order, each with the tensors that it reads: those
+that do not depend on a listener as they were, the others by number. Executing it runs neither the
+model's own code nor a function mode. Dependence is followed through every torch function, and
+through what is written in place.
+
+A pass that cannot be followed has no tape: one whose code reads values that depend on a listener,
+uses tensors that no torch function has returned, or changes a tensor of which views exist.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sentei.nests import mapped, tensors
+from sentei.network.calls import Call, Calls, names_of
+from sentei.probe.recording.recording import Override, Pass, Recording
+
+# Whether all weights are computed plainly -> number of a call -> positions of the tensors that it
+# writes into, among all tensors that it is given.
+Writes = dict[bool, dict[int, list[int]]]
+
+# What functions without a tensor in their result may ask of a tensor; all else depends on values.
+_FORM = {
+    *("shape", "size", "dim", "ndim", "ndimension", "dtype", "device", "layout", "names", "stride"),
+    *("numel", "nelement", "element_size", "itemsize", "nbytes", "__len__", "__hash__", "is_leaf"),
+    *(
+        "is_cuda",
+        "is_cpu",
+        "is_mps",
+        "is_meta",
+        "is_sparse",
+        "is_quantized",
+        "is_nested",
+        "grad_fn",
+    ),
+    *("is_mkldnn", "is_complex", "is_floating_point", "is_signed", "is_inference", "is_contiguous"),
+    *("requires_grad", "requires_grad_", "retains_grad", "storage_offset", "get_device"),
+    *("result_type", "can_cast", "is_same_size", "grad_fn"),
+}
+
+
+class UntapedError(Exception):
+    """Raised while recording: the calls of this pass cannot be executed without the model."""
+
+
+class Slot(int):
+    """The number of a tensor that depends on a listener."""
+
+
+class Fresh:
+    """A tensor that a call writes into: every execution gets a copy, and numbers it."""
+
+    def __init__(self, slot: Slot, before: Tensor):
+        self.slot, self.before = slot, before
+
+
+class Held:
+    """A tensor that does not depend on a listener, with the values it had when it was read."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
+@dataclass
+class Step:
+    """One call of a tape.
+
+    Attributes:
+        function: the function, or what an override is asked about.
+        arguments: what it is given, positional ones first; None where there is a hole.
+        keywords: the names of the last arguments.
+        holes: positions of arguments with tensors that depend on a listener, and what is filled in.
+        results: the numbers of the tensors that it returns, in order, and their shapes.
+        listener: the call, if its weight is a listener's.
+        kept: the recorded output of a listener whose input does not depend on another.
+        writes: whether it changes a tensor in place.
+        ends: numbers of the tensors that no later step reads.
+    """
+
+    function: Callable[..., Any]
+    arguments: list[Any]
+    keywords: tuple[str, ...]
+    holes: list[tuple[int, Any]]
+    results: list[tuple[Slot, torch.Size]] = field(default_factory=list)
+    listener: Call | None = None
+    kept: Tensor | None = None
+    writes: bool = False
+    ends: list[Slot] = field(default_factory=list)
+
+    def __call__(self, values: dict[int, Tensor], overrides: Mapping[str, Override]) -> Any:
+        """Execute the call on the tensors that have been computed so far."""
+        given = list(self.arguments)
+        for at, hole in self.holes:
+            given[at] = _filled(hole, values)
+        split = len(given) - len(self.keywords)
+        by_name = dict(zip(self.keywords, given[split:], strict=True))
+        if self.listener is None:
+            return self.function(*given[:split], **by_name)
+        call = replace(self.listener, given=by_name, input=by_name[self.listener.use.reads])
+        override = overrides.get(call.weight)
+        output = None if override is None else override(call, self.kept)
+        return call() if output is None else output
+
+
+@dataclass(frozen=True)
+class Tape:
+    """The calls of one pass that depend on some listeners.
+
+    Attributes:
+        steps: the calls, in order.
+        out: what the loss takes of the outputs, with numbers for what depends on a listener.
+    """
+
+    steps: Sequence[Step]
+    out: Any
+
+    def output(self, overrides: Mapping[str, Override]) -> Any:
+        """Execute the calls, some of them overridden; return what the loss takes of the outputs.
+
+        Args:
+            overrides: as for `Recording.replay`.
+
+        Raises:
+            UntapedError: a result has another shape than in the recorded pass.
+        """
+        values: dict[int, Tensor] = {}
+        for step in self.steps:
+            found = _flat(step(values, overrides))
+            for (slot, shape), tensor in zip(step.results, found, strict=True):
+                if tensor.shape != shape:
+                    raise UntapedError(f"a result of shape {tuple(shape)} now has {tensor.shape}")
+                values[slot] = tensor
+            for slot in step.ends:
+                values.pop(slot, None)
+        return mapped(self.out, lambda leaf: values[leaf] if isinstance(leaf, Slot) else leaf)
+
+
+def taped(
+    recording: Recording,
+    block: Pass,
+    listeners: Collection[str],
+    writes: Writes,
+    *,
+    plain: bool = False,
+) -> Tape:
+    """Record the calls of a pass that depend on listeners.
+
+    Layers whose outputs are recorded are not computed again.
+
+    Args:
+        recording: the recording of the network.
+        block: the recorded pass.
+        listeners: the names of the listeners' weights.
+        writes: which calls of such a pass write in place; what is found is added.
+        plain: compute attention from its definition, as for `Recording.replay`.
+
+    Raises:
+        UntapedError: the pass cannot be followed.
+        StructureError: the network uses its weights in another order than on the first samples.
+    """
+    own = writes.setdefault(plain, {})
+    while True:
+        recorder = _Recorder(recording, block, listeners, own)
+        with Calls(recording.model, recorder.answer, plain=plain, compute=recorder.compute):
+            out = recording.output(block.samples)
+        if not recorder.new_writes:
+            return recorder.finished(out)
+        own |= recorder.new_writes  # what they overwrite has to be copied before, in another pass
+
+
+class _Recorder:
+    """Follow one pass of the model and list the calls that depend on listeners.
+
+    Args:
+        recording: the recording of the network.
+        block: the recorded pass.
+        listeners: the names of the listeners' weights.
+        writes: positions of the tensors that each call, by its number, writes into.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        block: Pass,
+        listeners: Collection[str],
+        writes: Mapping[int, Sequence[int]],
+    ):
+        self.recording, self.block, self.listeners = recording, block, listeners
+        self.writes, self.new_writes = writes, dict[int, list[int]]()
+        self.steps: list[Step] = []
+        self.made = self.slots = 0
+        self.known: dict[int, tuple[weakref.ref, Slot | None]] = {}
+        self.held: dict[int, Held] = {}
+        self.overwritten: list[Tensor] = []
+        self.names = names_of(recording.model)
+
+    def answer(self, call: Call) -> Any:
+        """Return the result of a call that uses a weight."""
+        self.recording.check(call)
+        depends = any(self._slot(tensor) is not None for tensor in _flat(call.given))
+        value = self.block.call_outputs.get(call.position) if call.mixes else None
+        listener = call if call.weight in self.listeners else None
+        if not depends and listener is None and value is not None:
+            return self._constant(value.clone())
+        function = partial(_again, call)
+        kept = None if depends else value
+        return self._executed(function, (), call.given, value, listener, kept)
+
+    def compute(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the result of a call that uses no weight."""
+        return self._executed(function, args, kwargs)
+
+    def finished(self, out: Any) -> Tape:
+        """Return the tape of the calls on which the outputs depend."""
+        if not tensors(out):
+            raise UntapedError("the model's outputs are no tensors")
+        for step in self.steps:
+            step.arguments = _over(step.arguments, _released)
+            step.holes = [(at, _over(hole, _released)) for at, hole in step.holes]
+        numbered = mapped(out, self._number)
+        last = {slot for slot in map(self._number, tensors(out)) if isinstance(slot, Slot)}
+        return Tape(_needed(self.steps, last), numbered)
+
+    def _executed(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        value: Tensor | None = None,
+        listener: Call | None = None,
+        kept: Tensor | None = None,
+    ) -> Any:
+        """Execute a call, or take its recorded value; record it if it depends on a listener."""
+        given = _flat((*args, *kwargs.values()))
+        depends = listener is not None or any(self._slot(tensor) is not None for tensor in given)
+        self.made += 1
+        written = [given[at] for at in self.writes.get(self.made, ())]
+        before = {_storage(tensor): self._slot(tensor) for tensor in written}
+        step = self._step(function, args, kwargs, written) if depends else None
+        self._copy_held(before)
+        versions = [tensor._version for tensor in given]
+        result = function(*args, **kwargs) if value is None else value.clone()
+        changed = [at for at, old in enumerate(versions) if given[at]._version != old]
+        if changed and self.made not in self.writes:
+            self.new_writes[self.made] = changed
+        found = _flat(result)
+        if step is None:
+            for tensor in found:
+                self._constant(tensor)
+        elif found or changed:
+            step.listener, step.kept, step.writes = listener, kept, bool(changed)
+            step.results = [(self._new_slot(tensor), tensor.shape) for tensor in found]
+            self.steps.append(step)
+        elif _asks(function) not in _FORM:
+            raise UntapedError(f"{_asks(function)} reads values that depend on a listener")
+        return result
+
+    def _step(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        written: Sequence[Tensor],
+    ) -> Step:
+        """Return the step of a call, before it is executed."""
+        if torch.is_autocast_enabled(self.recording.device.type):
+            raise UntapedError("autocast is on in a part of the model")
+        fresh = {id(t): self._fresh(t) for t in written if self._slot(t) is None}
+        step = Step(function, [], tuple(kwargs), [])
+        for at, argument in enumerate((*args, *kwargs.values())):
+            own = _over(argument, lambda leaf: fresh.get(id(leaf)) or self._place(leaf))
+            step.arguments.append(None if _slots(own) else own)
+            if _slots(own):
+                step.holes.append((at, own))
+        return step
+
+    def _place(self, leaf: Any) -> Any:
+        """Return the number of a tensor, or what holds it if it does not depend on a listener."""
+        if not isinstance(leaf, Tensor):
+            if _flat(leaf):
+                raise UntapedError(f"tensors are given in a {type(leaf).__name__}")
+            return leaf
+        slot = self._slot(leaf)
+        return self.held.setdefault(id(leaf), Held(leaf)) if slot is None else slot
+
+    def _number(self, leaf: Any) -> Any:
+        slot = self._slot(leaf) if isinstance(leaf, Tensor) else None
+        return leaf if slot is None else slot
+
+    def _fresh(self, tensor: Tensor) -> Fresh:
+        """Return what replaces a tensor that does not depend on a listener, and now will."""
+        before = tensor.clone()
+        self.overwritten.append(tensor)
+        return Fresh(self._new_slot(tensor), before)
+
+    def _copy_held(self, written: Mapping[int, Slot | None]) -> None:
+        """Copy the tensors that are held and about to be changed in place.
+
+        Args:
+            written: the storages that change, each with the number of the tensor that changes.
+        """
+        for key, held in list(self.held.items()) if written else []:
+            storage = _storage(held.tensor)
+            if written.get(storage) is not None:
+                raise UntapedError("a view is changed of a tensor that depends on no listener")
+            if storage in written:
+                held.tensor = held.tensor.clone()
+                del self.held[key]
+
+    def _slot(self, tensor: Tensor) -> Slot | None:
+        """Return a tensor's number; None if it does not depend on a listener."""
+        reference, slot = self.known.get(id(tensor), (None, None))
+        if reference is None or reference() is not tensor:
+            self._check_origin(tensor)
+            self._constant(tensor)
+            slot = None
+        if slot is None and self.overwritten and self._is_overwritten(tensor):
+            raise UntapedError("a tensor is read of which a view was changed")
+        return slot
+
+    def _check_origin(self, tensor: Tensor) -> None:
+        """Refuse tensors that something other than a torch function made behind a listener."""
+        if not self.steps or id(tensor) in self.names:
+            return
+        events = self.recording.survey.events
+        if not any(tensor is held for e in events for held in _flat((e.args, e.kwargs))):
+            raise UntapedError("a tensor is used that no torch function returned")
+
+    def _is_overwritten(self, tensor: Tensor) -> bool:
+        return any(_storage(tensor) == _storage(other) for other in self.overwritten)
+
+    def _constant(self, tensor: Tensor) -> Tensor:
+        self.known[id(tensor)] = weakref.ref(tensor), None
+        return tensor
+
+    def _new_slot(self, tensor: Tensor) -> Slot:
+        """Return the number of a result; where a call returns its argument, that is its own."""
+        reference, slot = self.known.get(id(tensor), (None, None))
+        if slot is None or reference is None or reference() is not tensor:
+            slot = Slot(self.slots)
+            self.slots += 1
+            self.known[id(tensor)] = weakref.ref(tensor), slot
+        return slot
+
+
+def _needed(steps: Sequence[Step], needed: set[Slot]) -> list[Step]:
+    """Return the steps on which some tensors depend; each frees what no later one reads."""
+    kept: list[Step] = []
+    for step in reversed(steps):
+        own = {slot for slot, _ in step.results}
+        reads = _slots([hole for _, hole in step.holes])
+        if own.isdisjoint(needed) and not step.writes:
+            continue
+        step.ends = [slot for slot in own | reads if slot not in needed]
+        needed = needed | reads
+        kept.append(step)
+    return kept[::-1]
+
+
+def _again(call: Call, **given: Any) -> Tensor:
+    """Execute a call on other arguments."""
+    return replace(call, given=given)()
+
+
+def _asks(function: Any) -> str:
+    """Return the name of a function, or of the attribute that it gets."""
+    name = getattr(function, "__name__", str(function))
+    return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the leaves of what a torch function is given or returns."""
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _leaves(part)
+    elif isinstance(value, dict):
+        yield from _leaves([*value.values()])
+    elif isinstance(value, slice):
+        yield from (value.start, value.stop, value.step)
+    else:
+        yield value
+
+
+def _flat(value: Any) -> list[Tensor]:
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _slots(value: Any) -> set[Slot]:
+    found = [leaf for leaf in _leaves(value) if isinstance(leaf, Slot | Fresh)]
+    return {leaf.slot if isinstance(leaf, Fresh) else leaf for leaf in found}
+
+
+def _over(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of an argument of a torch function with every leaf changed."""
+    if type(value) in (tuple, list):
+        return type(value)([_over(part, change) for part in value])
+    if isinstance(value, dict):
+        return {name: _over(part, change) for name, part in value.items()}
+    return change(value)
+
+
+def _released(leaf: Any) -> Any:
+    return leaf.tensor if isinstance(leaf, Held) else leaf
+
+
+def _filled(hole: Any, values: dict[int, Tensor]) -> Any:
+    """Return an argument with the tensors that have been computed in place of their numbers."""
+    if type(hole) is Slot:
+        return values[hole]
+    if type(hole) is Fresh:
+        return values.setdefault(hole.slot, hole.before.clone())
+    if isinstance(hole, (tuple, list, dict)):
+        return _over(hole, lambda part: _filled(part, values))
+    return hole
