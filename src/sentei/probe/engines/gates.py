@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from sentei.probe.recording.recording import Need, Override, Pass, Recording, Sl
 _CHUNK_BYTES = 16 * 2**20
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
-Overrides = Mapping[str, Override]
+Run = Callable[[Mapping[str, Override]], Any]  # overrides -> what the loss takes of the outputs
 CandidateLoss = Callable[[Tensor, Tensor], Tensor]  # a unit and its gate's value -> (n,) losses
 
 
@@ -168,7 +168,10 @@ class Gates:
         self, block: Pass, operator: Operator, loss: PerSample | None = None
     ) -> CandidateLoss:
         """Return the function (unit, gain) -> (n,) losses with the unit's gate at the gain."""
-        run = self._runner(block, plain=operator.differentiates)
+        if operator.differentiates:  # also through autograd functions of the user's own
+            run: Run = partial(self.recording.replay, block, plain=True)
+        else:
+            run = self._runner(block)
 
         def losses(unit: Tensor, gain: Tensor) -> Tensor:
             overrides = {n: _gate(part, unit, gain) for n, part in self.listeners.items()}
@@ -176,14 +179,23 @@ class Gates:
 
         return losses
 
-    def _runner(self, block: Pass, *, plain: bool = False) -> Callable[[Overrides], Any]:
+    def _runner(self, block: Pass) -> Run:
         """Return what computes the outputs of a block with some calls overridden."""
-        if self.untaped is None:
-            try:
-                return taped(self.recording, block, self.listeners, self.writes, plain=plain).output
-            except UntapedError as error:
-                self.untaped = str(error)
-        return lambda overrides: self.recording.replay(block, overrides, plain=plain)
+        taped_run = self._unless_untaped(taped, self.recording, block, self.listeners, self.writes)
+
+        def run(overrides: Mapping[str, Override]) -> Any:
+            out = taped_run and self._unless_untaped(taped_run.output, overrides)
+            return self.recording.replay(block, overrides) if out is None else out
+
+        return run
+
+    def _unless_untaped(self, of: Callable[..., Any], *args: Any) -> Any:
+        """Return what a function of tapes returns; None from the first time that it fails on."""
+        try:
+            return of(*args) if self.untaped is None else None
+        except UntapedError as error:
+            self.untaped = str(error)
+            return None
 
     def _losses(self, out: Any, block: Pass, loss: PerSample | None = None) -> Tensor:
         loss = self.recording.per_sample if loss is None else loss

@@ -6,7 +6,8 @@ model's own code nor a function mode. Dependence is followed through every torch
 through what is written in place.
 
 A pass that cannot be followed has no tape: one whose code reads values that depend on a listener,
-uses tensors that no torch function has returned, or changes a tensor of which views exist.
+uses tensors that no torch function has returned, or changes a tensor of which views exist. A tape
+gives values, not derivatives: a custom autograd function is recorded by what its forward does.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from sentei.nests import mapped, tensors
 from sentei.network.calls import Call, Calls, names_of
 from sentei.probe.recording.recording import Override, Pass, Recording
 
-# Whether all weights are computed plainly -> number of a call -> positions of the tensors that it
-# writes into, among all tensors that it is given.
-Writes = dict[bool, dict[int, list[int]]]
+# The number of a call -> positions of the tensors that it writes into, among all that it is given.
+Writes = dict[int, list[int]]
 
 # What functions without a tensor in their result may ask of a tensor; all else depends on values.
 _FORM = {
@@ -135,10 +135,9 @@ class Tape:
         values: dict[int, Tensor] = {}
         for step in self.steps:
             found = _flat(step(values, overrides))
-            for (slot, shape), tensor in zip(step.results, found, strict=True):
-                if tensor.shape != shape:
-                    raise UntapedError(f"a result of shape {tuple(shape)} now has {tensor.shape}")
-                values[slot] = tensor
+            if [tensor.shape for tensor in found] != [shape for _, shape in step.results]:
+                raise UntapedError("the shape of a result depends on values behind a listener")
+            values |= zip((slot for slot, _ in step.results), found, strict=True)
             for slot in step.ends:
                 values.pop(slot, None)
         return mapped(self.out, lambda leaf: values[leaf] if isinstance(leaf, Slot) else leaf)
@@ -149,8 +148,6 @@ def taped(
     block: Pass,
     listeners: Collection[str],
     writes: Writes,
-    *,
-    plain: bool = False,
 ) -> Tape:
     """Record the calls of a pass that depend on listeners.
 
@@ -161,20 +158,18 @@ def taped(
         block: the recorded pass.
         listeners: the names of the listeners' weights.
         writes: which calls of such a pass write in place; what is found is added.
-        plain: compute attention from its definition, as for `Recording.replay`.
 
     Raises:
         UntapedError: the pass cannot be followed.
         StructureError: the network uses its weights in another order than on the first samples.
     """
-    own = writes.setdefault(plain, {})
     while True:
-        recorder = _Recorder(recording, block, listeners, own)
-        with Calls(recording.model, recorder.answer, plain=plain, compute=recorder.compute):
+        recorder = _Recorder(recording, block, listeners, writes)
+        with Calls(recording.model, recorder.answer, compute=recorder.compute):
             out = recording.output(block.samples)
         if not recorder.new_writes:
             return recorder.finished(out)
-        own |= recorder.new_writes  # what they overwrite has to be copied before, in another pass
+        writes |= recorder.new_writes  # what they overwrite is copied before, in another pass
 
 
 class _Recorder:
@@ -184,7 +179,7 @@ class _Recorder:
         recording: the recording of the network.
         block: the recorded pass.
         listeners: the names of the listeners' weights.
-        writes: positions of the tensors that each call, by its number, writes into.
+        writes: which calls of such a pass write in place.
     """
 
     def __init__(
@@ -192,15 +187,16 @@ class _Recorder:
         recording: Recording,
         block: Pass,
         listeners: Collection[str],
-        writes: Mapping[int, Sequence[int]],
+        writes: Writes,
     ):
         self.recording, self.block, self.listeners = recording, block, listeners
-        self.writes, self.new_writes = writes, dict[int, list[int]]()
+        self.writes, self.new_writes = writes, Writes()
         self.steps: list[Step] = []
         self.made = self.slots = 0
         self.known: dict[int, tuple[weakref.ref, Slot | None]] = {}
         self.held: dict[int, Held] = {}
         self.overwritten: list[Tensor] = []
+        self.views: dict[int, Tensor] = {}  # storages of constants, with results that share them
         self.names = names_of(recording.model)
 
     def answer(self, call: Call) -> Any:
@@ -243,13 +239,13 @@ class _Recorder:
         given = _flat((*args, *kwargs.values()))
         depends = listener is not None or any(self._slot(tensor) is not None for tensor in given)
         self.made += 1
-        written = [given[at] for at in self.writes.get(self.made, ())]
-        before = {_storage(tensor): self._slot(tensor) for tensor in written}
+        written = [given[at] for at in self.writes.get(self.made, ()) if at < len(given)]
         step = self._step(function, args, kwargs, written) if depends else None
-        self._copy_held(before)
-        versions = [tensor._version for tensor in given]
+        self._copy_held({_storage(tensor) for tensor in written})
+        versions = _versions(given)
         result = function(*args, **kwargs) if value is None else value.clone()
-        changed = [at for at, old in enumerate(versions) if given[at]._version != old]
+        pairs = zip(versions, _versions(given), strict=True)
+        changed = [at for at, (old, new) in enumerate(pairs) if old != new]
         if changed and self.made not in self.writes:
             self.new_writes[self.made] = changed
         found = _flat(result)
@@ -258,6 +254,7 @@ class _Recorder:
                 self._constant(tensor)
         elif found or changed:
             step.listener, step.kept, step.writes = listener, kept, bool(changed)
+            self._note_views(given, found)
             step.results = [(self._new_slot(tensor), tensor.shape) for tensor in found]
             self.steps.append(step)
         elif _asks(function) not in _FORM:
@@ -302,19 +299,19 @@ class _Recorder:
         self.overwritten.append(tensor)
         return Fresh(self._new_slot(tensor), before)
 
-    def _copy_held(self, written: Mapping[int, Slot | None]) -> None:
-        """Copy the tensors that are held and about to be changed in place.
-
-        Args:
-            written: the storages that change, each with the number of the tensor that changes.
-        """
+    def _copy_held(self, written: set[int]) -> None:
+        """Copy the tensors that are held and whose storages are about to be changed."""
+        if not self.views.keys().isdisjoint(written):
+            raise UntapedError("a tensor is changed that shares memory with another")
         for key, held in list(self.held.items()) if written else []:
-            storage = _storage(held.tensor)
-            if written.get(storage) is not None:
-                raise UntapedError("a view is changed of a tensor that depends on no listener")
-            if storage in written:
+            if _storage(held.tensor) in written:
                 held.tensor = held.tensor.clone()
                 del self.held[key]
+
+    def _note_views(self, given: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+        """Note which results of a step share their memory with a constant that it was given."""
+        constants = {_storage(tensor) for tensor in given if self._slot(tensor) is None}
+        self.views |= {_storage(t): t for t in found if _storage(t) in constants}
 
     def _slot(self, tensor: Tensor) -> Slot | None:
         """Return a tensor's number; None if it does not depend on a listener."""
@@ -375,6 +372,15 @@ def _asks(function: Any) -> str:
     """Return the name of a function, or of the attribute that it gets."""
     name = getattr(function, "__name__", str(function))
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+def _versions(given: Sequence[Tensor]) -> list[int]:
+    """Return numbers that grow when the tensors are changed in place."""
+    if any(tensor.is_inference() for tensor in given):
+        raise UntapedError(
+            "a part of the model runs in inference mode, which hides changes in place"
+        )
+    return [tensor._version for tensor in given]
 
 
 def _storage(tensor: Tensor) -> int:
