@@ -78,7 +78,7 @@ class Probe:
     `memory`; blocks of samples beyond that are computed again each time) and replays those that
     come before changed weights. After changing weights, call `update_` for a cut and `forget_` for
     any other change. Before each measurement, the Probe compares the recorded outputs with the
-    network's own outputs on up to 128 samples and raises StaleError if they differ.
+    network's own outputs on 32 to 128 samples and raises StaleError if they differ.
 
     Args:
         model: any module. Of several outputs, a named loss and accuracy take the first tensor.
