@@ -16,6 +16,7 @@ from sentei.errors import BudgetError, DataError, FileError, StructureError
 from sentei.formats.c.compiled import STRICT, Compiled, compiler
 from sentei.formats.c.emulated import self_test
 from sentei.formats.c.quantised import outputs
+from sentei.network.alive_weights import AliveWeights
 from sentei.network.encoding import size
 from sentei.network.encoding.coding import CODES, smallest
 from sentei.network.encoding.format import FORMATS
@@ -257,13 +258,39 @@ def read(code, rows, columns):
 @given(st.integers(1, 9), st.integers(1, 700), st.floats(0, 1), st.integers(0, 10**6))
 def test_every_code_lists_the_same_places(rows, columns, density, seed):
     alive = np.random.default_rng(seed).random((rows, columns)) < density
-    made = {name: make(alive) for name, make in CODES.items()}
+    made = {name: coding.encode(alive) for name, coding in CODES.items()}
     codes = {name: code for name, code in made.items() if code is not None}
     assert codes.keys() == CODES.keys() - ({"csr8"} if columns > 256 else set())
     for name, code in codes.items():
         places = read(code, rows, columns)
         assert (places == (np.ones_like(alive) if name == "dense" else alive)).all(), name
         assert code.weights == places.sum()
+
+
+def counted(alive):
+    return AliveWeights(alive.shape, (torch.from_numpy(alive.reshape(-1)),))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 700),
+    st.floats(0, 1) | st.sampled_from([0.0, 0.01, 0.1, 0.25, 1.0]),
+    st.integers(0, 10**6),
+)
+def test_sizes_are_known_without_encoding(rows, columns, density, seed):
+    """The size of each code, its bound, and which is smallest, against codes that were made."""
+    alive = np.random.default_rng(seed).random((rows, columns)) < density
+    weights = counted(alive)
+    made = {name: coding.encode(alive) for name, coding in CODES.items()}
+    codes = [code for code in made.values() if code is not None]
+    for name, coding in CODES.items():
+        assert coding.bytes(weights) == (None if made[name] is None else made[name].bytes), name
+    assert all(CODES[code.name].least(weights) <= code.bytes for code in codes)
+    for each in (1, 4):
+        totals = {code.name: code.bytes + code.weights * each for code in codes}
+        best = min(totals, key=totals.__getitem__)  # of equals the first
+        assert smallest(weights, each) == (best, totals[best])
 
 
 @pytest.mark.parametrize(
@@ -278,8 +305,8 @@ def test_every_code_lists_the_same_places(rows, columns, density, seed):
 )
 def test_the_smallest_code_wins(density, weight_bytes, best):
     alive = np.random.default_rng(0).random((40, 500)) < density
-    assert smallest(alive, weight_bytes).name == best
-    assert smallest(np.eye(256, dtype=bool)[:, :200], 1).name in ("csr8", "gaps8")
+    assert smallest(counted(alive), weight_bytes)[0] == best
+    assert smallest(counted(np.eye(256, dtype=bool)[:, :200]), 1)[0] in ("csr8", "gaps8")
 
 
 # ONNX.

@@ -8,7 +8,8 @@ from torch import nn
 
 from hand import group, hidden, inputs, mlp
 from sentei.errors import GroupError
-from sentei.network.mask import Mask, members_of
+from sentei.network.belonging import members_of
+from sentei.network.mask import Mask
 from sentei.network.units import Listener, Neurons, Synapses, find_synapses
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.criteria.trajectory import Trajectory, recorded
 from sentei.errors import CriterionError, unknown
-from sentei.network.mask import check_groups
+from sentei.network.belonging import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 

@@ -12,7 +12,7 @@ from sentei.arguments import checked
 from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
 from sentei.losses import per_sample_losses
-from sentei.network.mask import check_groups
+from sentei.network.belonging import check_groups
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Pass

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError
-from sentei.network.mask import positions_in
+from sentei.network.belonging import positions_in
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError, GroupError
-from sentei.network.mask import check_groups
+from sentei.network.belonging import check_groups
 from sentei.network.units import Group, Neurons, tensor_of
 from sentei.probe.probe import Probe
 

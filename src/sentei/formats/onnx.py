@@ -13,7 +13,7 @@ from sentei.errors import DataError, FileError, StructureError
 from sentei.formats.onnx_by_torch import onnx_by_torch
 from sentei.nests import tensors
 from sentei.network.encoding.carrying import carried
-from sentei.network.encoding.onnx_graph import metadata, onnx_bytes
+from sentei.network.encoding.onnx_graph import metadata, onnx_bytes, onnx_size
 from sentei.network.encoding.size import skeleton
 from sentei.network.encoding.stages import Stage, Weighted, stages
 from sentei.network.mask import Mask
@@ -93,7 +93,7 @@ def _planned(
                 "norm behind it folded in (NaN or infinity). Train it again."
             )
     data = onnx_bytes(row, shape, card)
-    planned = len(onnx_bytes(stages(skeleton(model), shape, mask, forward), shape, card))
+    planned = onnx_size(stages(skeleton(model), shape, mask, forward), shape, card)
     if len(data) != planned:
         raise FileError(f"{path} would have {len(data)} bytes; {planned} were planned")
     return data

@@ -23,6 +23,7 @@ from sentei.arguments import checked
 from sentei.card import Card, set_card_
 from sentei.errors import FileError, GroupError, StructureError
 from sentei.formats.rebuilding import fit_to_tensors_
+from sentei.network.belonging import check_tensors
 from sentei.network.encoding.architecture import build, tensors_of
 from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.packing import (
@@ -34,7 +35,7 @@ from sentei.network.encoding.packing import (
     unpack,
 )
 from sentei.network.encoding.size import skeleton
-from sentei.network.mask import Mask, check_tensors
+from sentei.network.mask import Mask
 
 _UNREADABLE = (
     *(OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,12 +14,14 @@ from torch.optim import Optimizer
 from sentei.arguments import checked
 from sentei.errors import GroupError, unknown
 from sentei.html_table import html_table
+from sentei.network.alive_weights import AliveWeights
+from sentei.network.belonging import check_groups, positions_in
+from sentei.network.members import Members, positions_where
 from sentei.network.optimizer_state import states_of
-from sentei.network.reindex import Place, Reindexing, has_select, remaining_positions
+from sentei.network.reindex import Place, Reindexing, has_select
 from sentei.network.units import (
     KINDS,
     Group,
-    Listener,
     Neurons,
     Synapses,
     named,
@@ -62,15 +64,15 @@ class Mask:
         Raises:
             GroupError: the mask does not hold the group.
         """
-        return self._alive[self._own(group)].clone()
+        return self._of(group).alive.clone()
 
     def dead(self, group: Group) -> Tensor:
         """Return the positions of a group's dead members, int64, ascending."""
-        return (~self._alive[self._own(group)]).nonzero().flatten()
+        return self._of(group).dead
 
     def count(self, group: Group) -> int:
         """Return how many members of a group are alive."""
-        return int(self._alive[self._own(group)].sum())
+        return self._of(group).count
 
     def without(self, doomed: Mapping[Any, Tensor | Sequence[int]]) -> Mask:
         """Return a mask in which the members at these positions of each group are dead too."""
@@ -85,7 +87,7 @@ class Mask:
 
         The groups must be the mask's own.
         """
-        return Mask({**self._alive, **alive})
+        return self._with([Members(self._of(g).group, members) for g, members in alive.items()])
 
     def joined(self, other: Mask) -> Mask:
         """Return a mask in which every member that is dead in either mask is dead.
@@ -102,11 +104,42 @@ class Mask:
         return Mask(alive).without({group: other.dead(group) for group in with_dead})
 
     def _changed(self, members: Mapping[Any, Tensor | Sequence[int]], *, alive: bool) -> Mask:
-        changed = dict(self._alive)
+        changed = []
         for group, given in members.items():
-            own = self._own(group)
-            changed[own] = changed[own].index_fill(0, positions_in(own, given), alive)
-        return Mask(changed)
+            own = self._of(group)
+            positions = positions_in(own.group, given)
+            changed.append(Members(own.group, own.alive.index_fill(0, positions, alive)))
+        return self._with(changed)
+
+    def _with(self, changed: Sequence[Members]) -> Mask:
+        """Return a mask with these members of these groups.
+
+        What was counted of other groups, and of weights of which these have no entries, is kept:
+        after a small cut in a large network little is counted again.
+        """
+        mask = Mask._holding(
+            [*{**self._members, **{each.group: each for each in changed}}.values()]
+        )
+        touched = set[str]().union(*(each.parameters for each in changed))
+        mask._left.update((name, left) for name, left in self._left.items() if name not in touched)
+        return mask
+
+    @classmethod
+    def _holding(cls, members: Iterable[Members]) -> Mask:
+        """Return the mask with these members, which it shares."""
+        found = {each.group: each for each in members}
+        mask = cls({group: each.alive for group, each in found.items()})
+        mask._members.update(found)
+        return mask
+
+    @cached_property
+    def _members(self) -> dict[Group, Members]:
+        return {group: Members(group, alive) for group, alive in self._alive.items()}
+
+    @cached_property
+    def _left(self) -> dict[str, AliveWeights]:
+        """What `weights_left` returned, by parameter."""
+        return {}
 
     def died_since(self, before: Mask) -> dict[Group, Tensor]:
         """Return the positions that are dead in this mask and alive in `before`.
@@ -119,16 +152,15 @@ class Mask:
         died = {}
         for group, alive in self._alive.items():
             was_alive = before._alive.get(group, torch.ones_like(alive))
-            positions = (was_alive & ~alive).nonzero().flatten()
+            positions = positions_where(was_alive & ~alive)
             if positions.numel():
                 died[group] = positions
         return died
 
-    def _own(self, group: Group) -> Group:
-        """Return the mask's own object for a group: an equal group may hold other indices."""
-        for own in self._alive:
-            if own == group:
-                return own
+    def _of(self, group: Group) -> Members:
+        """Return the members of the mask's own group: an equal group may hold other indices."""
+        if group in self._members:
+            return self._members[group]
         held = ", ".join(f"{g.kind} {g.name!r} ({g.size})" for g in self._alive) or "none"
         raise GroupError(
             f"the mask does not hold {group.kind} group {group.name!r} of size {group.size}; "
@@ -178,14 +210,14 @@ class Mask:
     def _places(self, *roles: str) -> dict[Place, Tensor]:
         """Return the positions of dead units in the parts with these roles, sorted, by place."""
         positions: dict[Place, list[Tensor]] = {}
-        for group in self._alive:
-            dead = self.dead(group)
-            if isinstance(group, Neurons) and dead.numel():
-                for role in roles:
-                    for part in getattr(group, role):
-                        place = part.parameter, part.dim
-                        positions.setdefault(place, []).append(part.index[dead].flatten())
-        return {place: torch.cat(found).unique() for place, found in positions.items()}
+        for each in self._members.values():
+            for role in roles:
+                for place, where in each.gone.get(role, {}).items():
+                    positions.setdefault(place, []).append(where)
+        return {
+            place: found[0] if len(found) == 1 else torch.cat(found).unique()
+            for place, found in positions.items()
+        }
 
     def living(self, parameter: str, shape: Sequence[int]) -> Tensor:
         """Return which entries of a weight are alive, bool in the weight's shape.
@@ -193,26 +225,44 @@ class Mask:
         Entries in the rows and columns of dead units are dead.
         """
         alive = self._between_alive_units(parameter, shape)
-        for group, members in self._alive.items():
-            if isinstance(group, Synapses) and group.parameter == parameter:
-                alive &= members.reshape(alive.shape)
+        for members in self._synapses(parameter):
+            alive &= members.alive.reshape(alive.shape)
         return alive
+
+    def weights(self, parameter: str, shape: Sequence[int]) -> AliveWeights:
+        """Return `living` with counts."""
+        if self.outlines:
+            return self._left.get(parameter) or AliveWeights(tuple(shape))
+        return AliveWeights(tuple(shape), (self.living(parameter, shape).flatten(),))
 
     def ends_alive(self, synapses: Synapses) -> Tensor:
         """Return which synapses, dead or alive, connect units that are alive, (size,) bool."""
         return self._between_alive_units(synapses.parameter, synapses.shape).flatten()
 
+    def _synapses(self, parameter: str) -> list[Members]:
+        """Return the groups of synapses that are the entries of a weight."""
+        return [
+            members
+            for group, members in self._members.items()
+            if isinstance(group, Synapses) and group.parameter == parameter
+        ]
+
     def _between_alive_units(self, parameter: str, shape: Sequence[int]) -> Tensor:
         alive = torch.ones(tuple(shape), dtype=torch.bool)
-        for (name, dim), positions in self.gone.items():
-            if name == parameter:
-                if dim >= alive.ndim or int(positions.max()) >= alive.shape[dim]:
-                    raise GroupError(
-                        f"{parameter!r} has {int(positions.max()) + 1} or more positions along "
-                        f"dimension {dim}; shape={tuple(shape)} has not. Pass its own shape."
-                    )
-                alive.index_fill_(dim, positions, False)
+        for dim, positions in self._gone_of(parameter, shape).items():
+            alive.index_fill_(dim, positions, False)
         return alive
+
+    def _gone_of(self, parameter: str, shape: Sequence[int]) -> dict[int, Tensor]:
+        """Return the positions that `shrink` removes from a weight, by dimension."""
+        gone = {dim: where for (name, dim), where in self.gone.items() if name == parameter}
+        for dim, positions in gone.items():
+            if dim >= len(shape) or int(positions.max()) >= shape[dim]:
+                raise GroupError(
+                    f"{parameter!r} has {int(positions.max()) + 1} or more positions along "
+                    f"dimension {dim}; shape={tuple(shape)} has not. Pass its own shape."
+                )
+        return gone
 
     def check(self, model: nn.Module) -> None:
         """Raise GroupError if a model does not have the mask's groups.
@@ -296,16 +346,57 @@ class Mask:
         All its units are alive, with their new sizes and positions. A dead synapse between two
         alive units stays dead. Groups without an alive unit are left out, as `find_units` would.
         """
+        return Mask({left: self._alive_in(own, left) for own, left in self._groups_left()})
+
+    def outline(self) -> Mask:
+        """Return `shrunk` as counts: its members are on the meta device, without positions."""
+        left, members = {}, []
+        for own, after in self._groups_left(places=False):
+            count = after.size
+            if isinstance(own, Synapses) and isinstance(after, Synapses):
+                found = left[after.parameter] = self.weights_left(own)
+                count = found.count
+            nowhere = torch.empty(after.size, dtype=torch.bool, device="meta")
+            members.append(Members(after, nowhere, count))
+        outline = Mask._holding(members)
+        outline._left.update(left)
+        return outline
+
+    @property
+    def outlines(self) -> bool:
+        """Whether this mask is an `outline`, in which no member has a position."""
+        return any(members.is_meta for members in self._alive.values())
+
+    def _groups_left(self, *, places: bool = True) -> Iterator[tuple[Group, Group]]:
+        """Yield each group of which `shrink` leaves members, before and after it.
+
+        Without `places` the groups of units have names and sizes, and no slices.
+        """
         shrinking = Reindexing(self.gone, self.wrapped)
-        return Mask(shrinking.groups_left(self._alive, self.living_in_shrunk))
+        for group, alive in self._alive.items():
+            if isinstance(group, Synapses):
+                yield group, shrinking.synapses(group, self.weights_left(group).shape)
+            elif count := self.count(group):
+                bare = shrinking.renamed(group, count)
+                yield group, shrinking.with_places(bare, group, alive) if places else bare
+
+    def _alive_in(self, own: Group, left: Group) -> Tensor:
+        if isinstance(own, Synapses):
+            return self.living_in_shrunk(own).flatten()
+        return torch.ones(left.size, dtype=torch.bool)
+
+    def weights_left(self, synapses: Synapses) -> AliveWeights:
+        """Return `living` for one layer, without the rows and columns of dead units, as counts."""
+        name = synapses.parameter
+        if name not in self._left:
+            members = [m.alive for m in self._synapses(name) if m.count < m.group.size]
+            gone = self._gone_of(name, synapses.shape)
+            self._left[name] = AliveWeights(synapses.shape, tuple(members), gone)
+        return self._left[name]
 
     def living_in_shrunk(self, synapses: Synapses) -> Tensor:
         """Return `living` for one layer without the rows and columns of dead units."""
-        alive = self.living(synapses.parameter, synapses.shape)
-        for (parameter, dim), positions in self.gone.items():
-            if parameter == synapses.parameter:
-                alive = alive.index_select(dim, remaining_positions(alive.shape[dim], positions))
-        return alive
+        return torch.from_numpy(self.weights_left(synapses).array().copy())
 
     def without_kind(self, kind: str) -> Mask:
         """Return the mask with all members of the groups of one kind alive.
@@ -315,8 +406,9 @@ class Mask:
         """
         if kind not in (*KINDS, "synapse"):
             raise ValueError(unknown("kind", kind, (*KINDS, "synapse")))
-        alive = {g: torch.ones_like(a) if g.kind == kind else a for g, a in self._alive.items()}
-        return Mask(alive)
+        return self._with(
+            [Members(g, torch.ones_like(a)) for g, a in self._alive.items() if g.kind == kind]
+        )
 
     @cached_property
     def touched(self) -> frozenset[str]:
@@ -340,71 +432,6 @@ class Mask:
         )
 
 
-def positions_in(group: Group, given: Tensor | Sequence[int]) -> Tensor:
-    """Return positions of members of a group as int64, (k,).
-
-    Raises:
-        GroupError: positions that are not whole numbers, or lie outside the group.
-    """
-    positions = torch.as_tensor(given).flatten()
-    if not positions.numel():
-        return positions.long()
-    if positions.dtype == torch.bool or positions.is_floating_point():
-        raise GroupError(
-            f"members are given as integer positions; {group.name!r} got {positions.dtype}. Turn "
-            "a bool mask into positions with .nonzero().flatten()."
-        )
-    outside = positions[(positions < 0) | (positions >= group.size)]
-    if outside.numel():
-        raise GroupError(
-            f"positions in {group.kind} group {group.name!r} run from 0 to {group.size - 1}; got "
-            f"{outside.tolist()[:5]}"
-        )
-    return positions.long()
-
-
-def members_of(
-    model: nn.Module, group: Group, given: Tensor | Sequence[int] | None = None
-) -> Tensor:
-    """Return positions of members of one of the model's groups; all members if `given` is None.
-
-    Returns:
-        (k,) int64.
-
-    Raises:
-        GroupError: the model does not have the group, or the group no such members.
-    """
-    check_groups(model, [group])
-    return torch.arange(group.size) if given is None else positions_in(group, given)
-
-
-def check_groups(model: nn.Module, groups: Iterable[Group]) -> None:
-    """Raise GroupError if a model does not have one of the groups.
-
-    Raises:
-        GroupError: a parameter of a group is missing or too small; the message names both.
-    """
-    named = model.named_parameters(remove_duplicate=False), model.named_buffers()
-    check_tensors({name: tensor for each in named for name, tensor in each}, groups)
-
-
-def check_tensors(tensors: Mapping[str, Tensor], groups: Iterable[Group]) -> None:
-    """Raise GroupError if a model with these tensors, by name, does not have one of the groups.
-
-    Raises:
-        GroupError: a parameter of a group is missing or too small; the message names both.
-    """
-    for group in groups:
-        for parameter, fits, want in _demands(group):
-            held = tensors.get(parameter)
-            if held is None or not fits(held):
-                has = "no such parameter" if held is None else f"shape {tuple(held.shape)}"
-                raise GroupError(
-                    f"group {group.name!r} is not this model's: it needs {parameter!r} with "
-                    f"{want}, the model has {has}. Find this model's groups with find_units."
-                )
-
-
 def _zero_columns(dim: int, positions: Tensor) -> Callable[[Tensor], object]:
     """Return a function that zeroes these positions along `dim` of a tensor in place."""
     return lambda tensor: tensor.index_fill_(dim, positions.to(tensor.device), 0)
@@ -426,22 +453,3 @@ def _zero_entries(alive: Tensor) -> Callable[[Tensor], object]:
         tensor.view(kind[0]).bitwise_and_(bits[kind].view(tensor.shape))
 
     return zero_
-
-
-def _demands(group: Group) -> list[tuple[str, Any, str]]:
-    """Return the parameters that a group needs in a model: (name, test for it, description)."""
-    if isinstance(group, Synapses):
-        return [(group.parameter, lambda t: tuple(t.shape) == group.shape, f"shape {group.shape}")]
-
-    def reaches(part: Listener) -> Any:
-        top = int(part.index.max()) if part.index.numel() else -1
-        return lambda tensor: tensor.ndim > part.dim and tensor.shape[part.dim] > top
-
-    return [
-        (
-            part.parameter,
-            reaches(part),
-            f"{part.index.numel()} positions along dimension {part.dim}",
-        )
-        for part in (*group.producers, *group.followers, *group.listeners)
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import prod
 
-from torch import nn
+from torch import Tensor, nn
 
 from sentei.network.mask import Mask
 from sentei.network.units import Neurons
@@ -27,9 +27,15 @@ def removed_parameters(model: nn.Module, mask: Mask) -> int:
         GroupError: the mask's groups are not the model's.
     """
     mask.check(model)
+    left = shapes_left(model, mask)
+    return sum(parameter.numel() - prod(shape) for parameter, shape in left.items())
+
+
+def shapes_left(model: nn.Module, mask: Mask) -> dict[Tensor, list[int]]:
+    """Return the shape that each parameter has after `shrink(model, mask)`."""
     named = dict(model.named_parameters(remove_duplicate=False))
-    left = {parameter: list(parameter.shape) for parameter in named.values()}
+    left: dict[Tensor, list[int]] = {own: list(own.shape) for own in named.values()}
     for (name, dim), positions in mask.gone.items():
         if name in named:  # buffers, such as running means, are no parameters
             left[named[name]][dim] -= len(positions)
-    return sum(parameter.numel() - prod(shape) for parameter, shape in left.items())
+    return left

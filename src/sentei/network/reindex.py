@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from torch import Tensor
 
-from sentei.network.units import Group, Listener, Neurons, Synapses
+from sentei.network.units import Listener, Neurons, Synapses
 
 Place = tuple[str, int]  # a parameter and one of its dimensions
 
@@ -26,42 +26,29 @@ class Reindexing:
     gone: Mapping[Place, Tensor]
     wrapped: frozenset[str]
 
-    def groups_left(
-        self, alive: Mapping[Group, Tensor], living: Callable[[Synapses], Tensor]
-    ) -> dict[Group, Tensor]:
-        """Return the groups of the shrunk network, each with which members are alive, (size,) bool.
-
-        Args:
-            alive: for every group which members are alive, (size,) bool.
-            living: returns for a layer which synapses are alive, bool in the shrunk weight's shape.
-        """
-        shrunk: dict[Group, Tensor] = {}
-        for group, kept in alive.items():
-            if isinstance(group, Synapses):
-                synapses = living(group)
-                shrunk[self._shrunk_synapses(group, tuple(synapses.shape))] = synapses.flatten()
-            elif kept.any():
-                shrunk[self._shrunk_units(group, kept)] = kept[kept]
-        return shrunk
-
-    def _shrunk_synapses(self, group: Synapses, shape: tuple[int, ...]) -> Synapses:
+    def synapses(self, group: Synapses, shape: tuple[int, ...]) -> Synapses:
+        """Return the group of a layer whose weight has `shape` in the shrunk network."""
         layer = self._renamed(group.name + ".weight").removesuffix(".weight")
         return Synapses(layer, prod(shape), self._renamed(group.parameter), shape)
 
-    def _shrunk_units(self, group: Neurons, kept: Tensor) -> Neurons:
+    def renamed(self, group: Neurons, size: int) -> Neurons:
+        """Return a group of units as it is named in the shrunk network, without its slices."""
+        layer, colon, count = group.name.partition(":")
+        name = f"{_within(layer, '1')}{colon}{count}" if layer in self.wrapped else group.name
+        return Neurons(name, group.kind, size)
+
+    def with_places(self, bare: Neurons, group: Neurons, kept: Tensor) -> Neurons:
+        """Return a renamed group with its slices; `kept`, (size,) bool, are the units that stay."""
         parts = {
             role: tuple(self._reindexed(kept, part) for part in getattr(group, role))
             for role in ("producers", "followers", "listeners")
         }
-        size = int(kept.sum())
         parts["followers"] += tuple(
             Listener(_within(part.layer, "0"), _within(part.layer, "0.index"), 0, left.index)
             for part, left in zip(group.listeners, parts["listeners"], strict=True)
             if part.layer in self.wrapped
         )
-        layer, colon, count = group.name.partition(":")
-        name = f"{_within(layer, '1')}{colon}{count}" if layer in self.wrapped else group.name
-        return replace(group, name=name, size=size, **parts)
+        return replace(bare, **parts)
 
     def _reindexed(self, kept: Tensor, part: Listener) -> Listener:
         """Return the kept units of a part, with their positions after the removal."""

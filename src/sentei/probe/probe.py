@@ -15,10 +15,11 @@ from sentei.card import card_of
 from sentei.errors import BudgetError, GroupError, unknown
 from sentei.metrics import Quality, metrics_for
 from sentei.nests import tensors
+from sentei.network.belonging import check_groups, members_of
 from sentei.network.example import undisturbed
 from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
-from sentei.network.mask import Mask, check_groups, members_of
+from sentei.network.mask import Mask
 from sentei.network.surgery.cutting import WeightRecord
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.choosing import (

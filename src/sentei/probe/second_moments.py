@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sentei.distributed import gathered, sum_across
+from sentei.network.belonging import check_groups
 from sentei.network.calls import recorded_names
-from sentei.network.mask import check_groups
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
 from sentei.probe.recording.listener_inputs import read_listener_inputs

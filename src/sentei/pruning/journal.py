@@ -190,7 +190,8 @@ class Journal:
         """
         record, tensors, about = self._record(number, ("",))
         with reading(f"step {number}", self._path(number)):
-            return record, unpack_snapshot(self._expected(record.mask), tensors, about)
+            expected = {name: t.clone() for name, t in self._expected(record.mask).items()}
+            return record, unpack_snapshot(expected, tensors, about)
 
     def network(self, number: int) -> nn.Module:
         """Return a full-size copy of the network as it was after a step."""
@@ -230,10 +231,13 @@ class Journal:
         return whole, numbers[len(whole) :]
 
     def _expected(self, mask: Mask) -> dict[str, Tensor]:
-        """Return the untouched network's tensors under a mask; a step stores only what differs."""
+        """Return the untouched network's tensors under a mask; a step stores only what differs.
+
+        They are the template's own, which the next call changes.
+        """
         self.template.load_state_dict(self.start)
         mask.apply_(self.template)
-        return {name: t.detach().clone() for name, t in self.template.state_dict().items()}
+        return {name: tensor.detach() for name, tensor in self.template.state_dict().items()}
 
     def _path(self, number: int) -> Path:
         return self.folder / "steps" / f"{number:05}.safetensors"

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import GroupError, StructureError
-from sentei.network.mask import Mask, check_groups, positions_in
+from sentei.network.belonging import check_groups, positions_in
+from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments

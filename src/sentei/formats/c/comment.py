@@ -34,12 +34,12 @@ def comment(
         f"Constants {plan.flash} bytes, static RAM {plan.ram} bytes, format {plan.format}.",
         "",
     ]
-    for head, code, constants in zip(heads, plan.codes, plan.constants, strict=True):
-        if isinstance(head, Weighted) and code is not None:
+    for head, coding, constants in zip(heads, plan.coding, plan.constants, strict=True):
+        if isinstance(head, Weighted):
             rows, columns = head.weight.shape
             lines.append(
-                f"  {head.name}: {int(head.alive.sum())} of {rows} x {columns} weights, "
-                f"{code.name}, {constants} bytes"
+                f"  {head.name}: {head.alive.count} of {rows} x {columns} weights, "
+                f"{coding}, {constants} bytes"
             )
     features = card.features if len(card.features) == inputs else ()
     scale = "" if net.input_step is None else f", as steps of {name.upper()}_INPUT_STEP"

@@ -123,7 +123,7 @@ def _values(head: Stage, is_int8: bool) -> Values | None:
     """Return the stored numbers of a block, as floats or int8; None without weights."""
     if not isinstance(head, Weighted):
         return None
-    weight = head.weight.detach().cpu().float() * head.alive.cpu()
+    weight = head.masked.detach().cpu().float()
     bias = head.bias.detach().cpu().float()
     if not bool(weight.isfinite().all()) or not bool(bias.isfinite().all()):
         raise StructureError(

@@ -111,7 +111,7 @@ class Source:
         assert isinstance(head, Weighted)
         flat = values.weights.numpy()
         if code.name != "dense":
-            flat = flat[head.alive.cpu().numpy()]
+            flat = flat[head.alive.matrix()]
         is_int8 = values.scale is not None
         kind, dtype = ("int8_t", np.int8) if is_int8 else ("float", np.float32)
         self.tables.append(Table(f"{name}_weights", kind, flat.astype(dtype)))

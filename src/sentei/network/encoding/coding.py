@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sentei.network.alive_weights import AliveWeights
+
 Alive = np.ndarray  # (rows, columns) bool
 
 
@@ -32,12 +34,6 @@ class Code:
     def bytes(self) -> int:
         """Total size of the tables, without the weights."""
         return sum(table.nbytes for table in self.tables.values())
-
-
-def smallest(alive: Alive, weight_bytes: int) -> Code:
-    """Return the code with the fewest bytes, weights included; of equals the first in `CODES`."""
-    codes = (code for encode in CODES.values() if (code := encode(alive)) is not None)
-    return min(codes, key=lambda code: code.bytes + code.weights * weight_bytes)
 
 
 def dense(alive: Alive) -> Code:
@@ -83,14 +79,69 @@ def bitmap(alive: Alive) -> Code:
     return Code("bitmap", {"bits": bits}, int(alive.sum()))
 
 
-CODES: dict[str, Callable[[Alive], Code | None]] = {
-    "dense": dense,
-    "bitmap": bitmap,
-    "csr8": csr8,
-    "csr16": csr16,
-    "gaps8": gaps8,
-    "gaps4": gaps4,
+@dataclass(frozen=True)
+class Coding:
+    """How one code is written, and what it takes.
+
+    Attributes:
+        encode: returns the code of a matrix of alive weights; None if it cannot hold it.
+        bytes: returns the size of its tables, without making them; None as above.
+        least: returns a bound that is known from the number of alive weights alone.
+    """
+
+    encode: Callable[[Alive], Code | None]
+    bytes: Callable[[AliveWeights], int | None]
+    least: Callable[[AliveWeights], int]
+
+
+CODES: dict[str, Coding] = {
+    "dense": Coding(dense, lambda _: 0, lambda _: 0),
+    "bitmap": Coding(bitmap, lambda alive: -(-alive.size // 8), lambda alive: -(-alive.size // 8)),
+    "csr8": Coding(csr8, lambda alive: _csr_bytes(alive, 1), lambda alive: alive.count),
+    "csr16": Coding(csr16, lambda alive: _csr_bytes(alive, 2), lambda alive: 2 * alive.count),
+    "gaps8": Coding(gaps8, lambda alive: alive.steps(255), lambda alive: _least_steps(alive, 255)),
+    "gaps4": Coding(
+        gaps4,
+        lambda alive: -(-alive.steps(15) // 2),
+        lambda alive: -(-_least_steps(alive, 15) // 2),
+    ),
 }
+
+
+def smallest(alive: AliveWeights, weight_bytes: int) -> tuple[str, int]:
+    """Return the name of the code with the fewest bytes, and its bytes, weights included.
+
+    Of equals it is the first in `CODES`. Nothing is encoded: positions are looked at only where a
+    code could be the smallest by its bound.
+    """
+    listed = {name: alive.size if name == "dense" else alive.count for name in CODES}
+    bounds = [
+        (coding.least(alive) + listed[name] * weight_bytes, place, name)
+        for place, (name, coding) in enumerate(CODES.items())
+    ]
+    best: tuple[int, int, str] | None = None
+    for bound in sorted(bounds):
+        if best is not None and bound > best:
+            break
+        _, place, name = bound
+        tables = CODES[name].bytes(alive)
+        if tables is not None:
+            found = tables + listed[name] * weight_bytes, place, name
+            best = found if best is None else min(best, found)
+    assert best is not None  # dense and bitmap hold any matrix
+    return best[2], best[0]
+
+
+def _csr_bytes(alive: AliveWeights, each: int) -> int | None:
+    rows, columns = alive.matrix_shape
+    if columns > 256**each:
+        return None
+    return rows * (1 if alive.fullest < 256 else 2) + each * alive.count
+
+
+def _least_steps(alive: AliveWeights, jump: int) -> int:
+    # One entry for each weight and one to run past the end; none covers more than `jump` positions.
+    return max(alive.count + 1, -(-alive.size // jump))
 
 
 def _csr(name: str, alive: Alive, kind: np.dtype) -> Code | None:

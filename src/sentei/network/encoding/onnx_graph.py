@@ -1,7 +1,8 @@
 """Serialise a network as the exact bytes of an ONNX file, without the onnx package.
 
 ONNX files are protocol buffers. A network needs a few message types and three wire types of them
-(varint, 32-bit and length-delimited). The size is known without any weights.
+(varint, 32-bit and length-delimited). The size is known without any weights: a file is a list of
+parts, and of weights on the meta device only the lengths are in it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,26 @@ OPSET, IR = 13, 8  # of 2020 and 2021: old enough for every runtime
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 
 
+Part = bytes | int  # bytes of the file, or how many there are where a tensor has no memory
+
+
 def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> bytes:
     """Return the content of an ONNX file with a free batch dimension.
 
     Args:
-        stages: of the network; weights on the meta device are written as zeros.
+        stages: of the network.
         shape: of one sample as callers pass it.
         card: what the network predicts; names of classes and features become metadata, as JSON.
     """
+    return b"".join(part for part in _file(stages, shape, card) if isinstance(part, bytes))
+
+
+def onnx_size(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> int:
+    """Return how many bytes `onnx_bytes` would return; weights may be on the meta device."""
+    return _length(_file(stages, shape, card))
+
+
+def _file(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> list[Part]:
     stages, graph = folded(stages), _Graph()
     here = "input"
     if len(shape) == 2:
@@ -50,18 +63,11 @@ def onnx_bytes(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> byt
     leaving = stages[-1].leaving
     leaving = (leaving[0], leaving[2]) if len(leaving) == 3 and len(shape) == 2 else leaving
     graph.node("Identity", [here], "output")
-    body = b"".join(
-        [
-            *graph.nodes,
-            _text(2, "network"),
-            *graph.weights,
-            _message(11, _value("input", shape)),
-            _message(12, _value("output", leaving)),
-        ]
-    )
+    values = [_message(11, _value("input", shape)), _message(12, _value("output", leaving))]
+    body = [*graph.nodes, _text(2, "network"), *graph.weights, *values]
     opset = _message(8, _text(1, "") + _integer(2, OPSET))
     head = _integer(1, IR) + _text(2, "sentei")
-    return b"".join([head, _message(7, body), opset, metadata(card)])
+    return [head, *_long_message(7, body), opset, metadata(card)]
 
 
 def metadata(card: Card) -> bytes:
@@ -80,7 +86,7 @@ class _Graph:
 
     def __init__(self):
         self.nodes: list[bytes] = []
-        self.weights: list[bytes] = []
+        self.weights: list[Part] = []
 
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
         """Add a node of operator type `kind`; return the name of its output."""
@@ -92,11 +98,14 @@ class _Graph:
     def weight(self, name: str, tensor: Tensor) -> str:
         """Add a constant as int64 or float32; return its name."""
         is_integer = not tensor.is_floating_point()
-        data = (torch.zeros(tensor.shape) if tensor.is_meta else tensor.detach().cpu()).numpy()
-        data = data.astype(np.dtype("<i8" if is_integer else "<f4"))
-        body = [*(_integer(1, side) for side in tensor.shape)]
-        body += [_integer(2, _INT64 if is_integer else _FLOAT), _text(8, name)]
-        self.weights.append(_message(5, b"".join([*body, _message(9, data.tobytes())])))
+        body = b"".join(_integer(1, side) for side in tensor.shape)
+        body += _integer(2, _INT64 if is_integer else _FLOAT) + _text(8, name)
+        if tensor.is_meta:
+            data: Part = tensor.numel() * (8 if is_integer else 4)
+        else:
+            kind = np.dtype("<i8" if is_integer else "<f4")
+            data = tensor.detach().cpu().numpy().astype(kind).tobytes()
+        self.weights += _long_message(5, [body, *_long_message(9, [data])])
         return name
 
     def reshape(self, here: str, shape: Sequence[int]) -> str:
@@ -144,8 +153,7 @@ class _Graph:
         return self.node("Div", divided, out)
 
     def _weighted(self, stage: Weighted, here: str, out: str) -> str:
-        alive = stage.alive.to(stage.weight.device)
-        weight, window = stage.weight * alive, stage.window
+        weight, window = stage.masked, stage.window
         if window is None:
             given = [here, self.weight(f"{stage.name}.weight:{out}", weight)]
             given.append(self.weight(f"{stage.name}.bias:{out}", stage.bias))
@@ -230,6 +238,14 @@ def _integer(field: int, value: int) -> bytes:
 
 def _message(field: int, body: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(body)) + body
+
+
+def _long_message(field: int, parts: Sequence[Part]) -> list[Part]:
+    return [_varint(field << 3 | 2) + _varint(_length(parts)), *parts]
+
+
+def _length(parts: Sequence[Part]) -> int:
+    return sum(part if isinstance(part, int) else len(part) for part in parts)
 
 
 def _text(field: int, text: str) -> bytes:

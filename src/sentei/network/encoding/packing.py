@@ -119,7 +119,7 @@ def pack(mask: Mask, *, places: bool = True) -> tuple[dict[str, Tensor], list[di
     """Turn a mask into tensors and JSON-able data.
 
     Args:
-        mask: any.
+        mask: any; of an outline the tensors are on the meta device.
         places: store the slices of groups that have a dead unit (they take far more room than the
             mask itself). Without them the mask can be compared and counted but not applied; give
             its dead members to the groups of `find_units` again.
@@ -131,14 +131,20 @@ def pack(mask: Mask, *, places: bool = True) -> tuple[dict[str, Tensor], list[di
     tensors: dict[str, Tensor] = {}
     entries = []
     for i, group in enumerate(mask.groups):
-        alive = mask.alive(group)
-        dies = not alive.all()
+        dies = mask.count(group) < group.size
         entry = _entry(group, i, tensors, places=places and dies)
-        entry["alive"] = int(alive.sum())
+        entry["alive"] = mask.count(group)
         if dies:
-            tensors[f"{i}/alive"] = torch.from_numpy(numpy.packbits(alive.numpy()))
+            tensors[f"{i}/alive"] = packed(mask, group)
         entries.append(entry)
     return tensors, entries
+
+
+def packed(mask: Mask, group: Group) -> Tensor:
+    """Return which members of a group are alive, a bit for each, (ceil(size / 8),) uint8."""
+    if mask.outlines:
+        return torch.empty(-(-group.size // 8), dtype=torch.uint8, device="meta")
+    return torch.from_numpy(numpy.packbits(mask.alive(group).numpy()))
 
 
 def pack_groups(groups: Sequence[Group]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from sentei.errors import StructureError
-from sentei.network.encoding.coding import Code, smallest
+from sentei.network.encoding.coding import CODES, Code, smallest
 from sentei.network.encoding.format import Numbers, c_numbers
 from sentei.network.encoding.stages import (
     Chosen,
@@ -62,7 +63,8 @@ class Plan:
     Attributes:
         format: "c", "c-int8" or "c-int8-int8".
         blocks: in the order in which they are computed.
-        codes: how the weights of each block are listed; None for blocks without weights.
+        coding: the name of the code that lists the weights of each block, such as "bitmap"; None
+            for blocks without weights.
         constants: bytes of the constant tables of each block.
         buffers: number of values in each of the two activation buffers.
         flash: bytes of all constants: weights, their positions, biases, scales and selections.
@@ -72,11 +74,16 @@ class Plan:
 
     format: str
     blocks: tuple[Block, ...]
-    codes: tuple[Code | None, ...]
+    coding: tuple[str | None, ...]
     constants: tuple[int, ...]
     buffers: tuple[int, int]
     flash: int
     ram: int
+
+    @cached_property
+    def codes(self) -> tuple[Code | None, ...]:
+        """How the weights of each block are listed; None for blocks without weights."""
+        return tuple(map(_code, self.blocks, self.coding))
 
 
 def c_plan(stages: Sequence[Stage], format: str) -> Plan:
@@ -92,20 +99,13 @@ def c_plan(stages: Sequence[Stage], format: str) -> Plan:
     if numbers.activation == 1:
         blocks = [_move_functions_before_pool(block) for block in blocks]
         _check_int8(blocks)
-    codes = tuple(
-        smallest(block.head.alive.cpu().numpy(), numbers.weight)
-        if isinstance(block.head, Weighted)
-        else None
-        for block in blocks
-    )
-    constants = tuple(
-        _constants(block.head, code, numbers) for block, code in zip(blocks, codes, strict=True)
-    )
+    listed = [_listed(block.head, numbers) for block in blocks]
+    coding, constants = zip(*listed, strict=True)
     inner = [block.out for block in blocks[: final(blocks)]]
     buffers = max(inner[::2], default=0), max(inner[1::2], default=0)
     plane = max(block.plane for block in blocks)
     ram = sum(buffers) * numbers.activation + plane * 4
-    return Plan(format, tuple(blocks), codes, constants, buffers, sum(constants), ram)
+    return Plan(format, tuple(blocks), coding, constants, buffers, sum(constants), ram)
 
 
 def final(blocks: Sequence[Block]) -> int:
@@ -132,12 +132,22 @@ def size(shape: Sequence[int]) -> int:
     return total
 
 
-def _constants(head: Stage, code: Code | None, numbers: Numbers) -> int:
-    """Return the bytes of the constant tables of one block."""
-    if isinstance(head, Weighted) and code is not None:
-        rows = len(head.weight)
-        scales = rows * 4 if numbers.weight == 1 else 0
-        return code.bytes + code.weights * numbers.weight + rows * 4 + scales
+def _code(block: Block, name: str | None) -> Code | None:
+    head = block.head
+    return CODES[name].encode(head.alive.matrix()) if name and isinstance(head, Weighted) else None
+
+
+def _listed(head: Stage, numbers: Numbers) -> tuple[str | None, int]:
+    """Return the name of the code that lists a block's weights, and the bytes of its constants."""
+    if not isinstance(head, Weighted):
+        return None, _constants(head)
+    name, listed = smallest(head.alive, numbers.weight)
+    each_row = 4 if numbers.weight == 4 else 4 + 4  # a bias, and a scale of int8 weights
+    return name, listed + each_row * len(head.weight)
+
+
+def _constants(head: Stage) -> int:
+    """Return the bytes of the constant tables of a block without weights."""
     if isinstance(head, Scaled):
         return 2 * 4 * head.entering[0]
     if isinstance(head, Chosen):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from math import prod
 from statistics import median
 
 import torch
@@ -22,17 +23,18 @@ from torch.overrides import resolve_name
 from sentei.card import card_of
 from sentei.errors import StructureError
 from sentei.network.calls import MIXING, PRODUCTS, Call, Calls
-from sentei.network.copying import copied
+from sentei.network.copying import copied, restored
 from sentei.network.encoding.format import C_FORMATS, SAFETENSORS, format_named
-from sentei.network.encoding.onnx_graph import onnx_bytes
+from sentei.network.encoding.onnx_graph import onnx_size
 from sentei.network.encoding.packing import contents, safetensors_bytes
-from sentei.network.encoding.plans import c_plan
+from sentei.network.encoding.plans import Plan, c_plan
 from sentei.network.encoding.stages import Stage, stages
 from sentei.network.example import as_found, guessed, rows
 from sentei.network.layers import Standardise
 from sentei.network.mask import Mask
+from sentei.network.parameters import shapes_left
 from sentei.network.surgery.cutting import remove_dead_
-from sentei.network.units import Neurons, Synapses, find_synapses, tensor_of
+from sentei.network.units import Neurons, find_synapses, tensor_of
 from sentei.running import Example, forward_of, own_inputs, run
 
 
@@ -66,17 +68,16 @@ def counts(model: nn.Module, mask: Mask) -> Counts:
         GroupError: the mask's groups are not the model's.
     """
     mask.check(model)
-    small = remove_dead_(skeleton(model), mask)
-    cut_synapses = any(isinstance(g, Synapses) and mask.count(g) < g.size for g in mask.groups)
-    left = mask.shrunk() if cut_synapses else Mask.full([])
-    alive: dict[object, int] = {group: left.count(group) for group in left.groups}
+    left = mask.outline()
+    alive = {group: left.count(group) for group in left.groups}
     units = (g for g in mask.groups if isinstance(g, Neurons) and g.kind != "input")
-    return Counts(
-        units=sum(mask.count(group) for group in units),
-        synapses=sum(alive.get(group, group.size) for group in find_synapses(small)),
-        parameters=sum(parameter.numel() for parameter in small.parameters()),
-        bytes=safetensors_bytes(*contents(small, left)),
-    )
+    with without_dead(model, mask) as small:
+        return Counts(
+            units=sum(mask.count(group) for group in units),
+            synapses=sum(alive.get(group, group.size) for group in find_synapses(small)),
+            parameters=sum(parameter.numel() for parameter in small.parameters()),
+            bytes=safetensors_bytes(*contents(small, left)),
+        )
 
 
 def bytes_in(model: nn.Module, mask: Mask, format: str, example: Example | None = None) -> int:
@@ -103,7 +104,15 @@ def ram_in(model: nn.Module, mask: Mask, format: str, example: Example | None = 
 
     Arguments and errors are those of `bytes_in`.
     """
-    return c_plan(_small_stages(model, mask, example)[0], format).ram
+    return _planned(model, mask, example, format).ram
+
+
+def _planned(model: nn.Module, mask: Mask, example: Example | None, format: str) -> Plan:
+    return c_plan(_small_stages(model, mask, example)[0], format)
+
+
+def _onnx_size(model: nn.Module, mask: Mask, example: Example | None) -> int:
+    return onnx_size(*_small_stages(model, mask, example), card_of(model))
 
 
 def _small_stages(
@@ -119,20 +128,32 @@ def _small_stages(
             "safetensors format."
         )
     shape = tuple(example.shape[1:])
-    small = remove_dead_(skeleton(model), mask)
-    return stages(small, shape, mask.shrunk(), forward), shape
+    with without_dead(model, mask) as small:
+        return stages(small, shape, mask.outline(), forward), shape
 
 
 def _c_bytes(model: nn.Module, mask: Mask, example: Example | None, format: str) -> int:
-    return c_plan(_small_stages(model, mask, example)[0], format).flash
+    return _planned(model, mask, example, format).flash
 
 
 # The size of a network in each format: functions (model, mask, example) -> bytes.
 SIZES: Mapping[str, Callable[[nn.Module, Mask, Example | None], int]] = {
     SAFETENSORS.name: lambda model, mask, _: counts(model, mask).bytes,
-    "onnx": lambda *network: len(onnx_bytes(*_small_stages(*network), card_of(network[0]))),
+    "onnx": _onnx_size,
     **{name: partial(_c_bytes, format=name) for name in C_FORMATS},
 }
+
+
+@contextmanager
+def without_dead(model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
+    """Give the network as it would be shrunk, without memory, for a `with` block.
+
+    A network that is on the meta device itself is cut for the block and restored after it: that
+    takes half as long as a copy.
+    """
+    bones = model if all(tensor.is_meta for tensor in model.parameters()) else skeleton(model)
+    with restored(bones):
+        yield remove_dead_(bones, mask)
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -180,12 +201,13 @@ class Cost:
             model: the network of full size; the values of its weights do not matter.
             mask: what is alive.
         """
-        small = skeleton(model)
-        weights = {name: tensor_of(small, name) for name in self.products}
-        full = {name: weight.numel() for name, weight in weights.items()}
-        remove_dead_(small, mask)
-        left = (n * weights[name].numel() // full[name] for name, n in self.products.items())
-        return sum(left) // self.samples
+        left = shapes_left(model, mask)
+        weights = {name: tensor_of(model, name) for name in self.products}
+        parts = (
+            n * prod(left[weights[name]]) // weights[name].numel()
+            for name, n in self.products.items()
+        )
+        return sum(parts) // self.samples
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import StructureError
+from sentei.network.alive_weights import AliveWeights
 from sentei.network.encoding.called_layers import called_layers
 from sentei.network.encoding.sliding import Window, convolution_window, pooling_window
 from sentei.network.layers import Select, Standardise
@@ -49,16 +50,23 @@ class Weighted(Stage):
         weight: (rows, columns) float; the columns of a convolution run over the input channels of
             the row's group, then over the kernel's rows and columns.
         bias: (rows,).
-        alive: (rows, columns) bool; dead weights are always zero.
+        alive: which weights are alive, with the same rows and columns; dead ones are zero.
         window: None for a linear layer.
         groups: number of channel groups of a convolution.
     """
 
     weight: Tensor = field(repr=False)
     bias: Tensor = field(repr=False)
-    alive: Tensor = field(repr=False)
+    alive: AliveWeights = field(repr=False)
     window: Window | None = None
     groups: int = 1
+
+    @property
+    def masked(self) -> Tensor:
+        """The weight, with dead ones zero; on the meta device it has no values to set."""
+        if self.weight.is_meta or self.alive.count == self.alive.size:
+            return self.weight
+        return self.weight * torch.from_numpy(self.alive.matrix()).to(self.weight.device)
 
 
 @dataclass(frozen=True)
@@ -266,9 +274,8 @@ def _weighted(
     """Return the stage of a linear layer or a convolution; check that it accepts its input."""
     weight: Tensor = layer.weight.detach().float()
     name = f"{path}.weight" if path else "weight"
-    alive = torch.ones(weight.shape, dtype=torch.bool)
-    if mask is not None:
-        alive = mask.living(name, weight.shape)
+    shape = tuple(weight.shape)
+    alive = AliveWeights(shape) if mask is None else mask.weights(name, shape)
     window, groups = None, 1
     if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
         window, leaving = convolution_window(layer, path, entering)
@@ -280,7 +287,7 @@ def _weighted(
                 f"{entering}; put nn.Flatten() before it, or pass an example of the right shape"
             )
         leaving = (weight.shape[0],)
-    if not weight.numel() or not bool(alive.any()):
+    if not alive.count:
         raise StructureError(
             f"layer {path!r} has no input left: the network's outputs do not depend on its inputs. "
             "Prune less."
@@ -288,7 +295,6 @@ def _weighted(
     bias = layer.bias
     bias = weight.new_zeros(len(weight)) if not isinstance(bias, Tensor) else bias.detach().float()
     flat = weight.reshape(len(weight), -1)
-    alive = alive.reshape(flat.shape)
     return Weighted(path, entering, leaving, flat, bias, alive, window, groups)
 
 
@@ -388,7 +394,7 @@ def _folded(before: Standardised, stage: Weighted) -> list[Stage] | None:
         .repeat_interleave(rows // stage.groups, 0)
         for values in (before.mean, before.std)
     )  # (rows, columns) what each weight reads
-    weight = stage.weight.double() * stage.alive.to(device) / std
+    weight = stage.masked.double() / std
     bias = stage.bias.double() - (weight * mean).sum(1)
     raw = replace(stage, weight=weight.float(), bias=bias.float())
     if before.index is None:

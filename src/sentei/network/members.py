@@ -1,0 +1,68 @@
+"""Which members of one group are alive, and what follows from that for the weights they share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy
+import torch
+from torch import Tensor
+
+from sentei.network.reindex import Place
+from sentei.network.units import Group, Listener, Neurons, Synapses
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The members of one group that are alive. Masks between which the group is the same share it.
+
+    Attributes:
+        group: the group.
+        alive: (size,) bool on the CPU; on the meta device where only the count is known.
+        known: the number of alive members if it is known; it is counted otherwise.
+    """
+
+    group: Group
+    alive: Tensor
+    known: int | None = None
+
+    @cached_property
+    def count(self) -> int:
+        """Number of alive members."""
+        # torch.sum takes 70 times as long.
+        return int(numpy.count_nonzero(self.alive.numpy())) if self.known is None else self.known
+
+    @property
+    def dead(self) -> Tensor:
+        """Positions of the dead members, int64, ascending."""
+        return positions_where(~self.alive)
+
+    @cached_property
+    def gone(self) -> Mapping[str, Mapping[Place, Tensor]]:
+        """For each role ("listeners", ...) the ascending positions of dead units, by place."""
+        found: dict[str, dict[Place, Tensor]] = defaultdict(dict)
+        if isinstance(self.group, Neurons) and self.count < self.group.size:
+            dead = self.dead
+            for role in ("producers", "followers", "listeners"):
+                parts: tuple[Listener, ...] = getattr(self.group, role)
+                for part in parts:
+                    place = part.parameter, part.dim
+                    before = found[role].get(place, dead[:0])
+                    found[role][place] = torch.cat([before, part.index[dead].flatten()]).unique()
+        return found
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names of the parameters of which the group's members are entries."""
+        group = self.group
+        if isinstance(group, Synapses):
+            return {group.parameter}
+        return {part.parameter for part in (*group.producers, *group.followers, *group.listeners)}
+
+
+def positions_where(members: Tensor) -> Tensor:
+    """Return the positions at which `members`, (size,) bool, is true, int64, ascending."""
+    return torch.from_numpy(numpy.flatnonzero(members.numpy()))  # torch.nonzero: 5 times as long
