@@ -329,6 +329,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "Mask.hold_": copied,
         "Mask.joined": {"other": w.mask},
         "Mask.living": shape,
+        "Mask.weights": shape,
         "Mask.with_": {"regrown": {w.group: [1]}},
         "Mask.zero_": {"like": torch.rand(3, 6)},
         "Neurons": {
