@@ -34,9 +34,11 @@ from sentei.probe.engines.sample_slopes import SampleSlopes
 from sentei.probe.engines.tape import UntapedError, Writes, taped
 from sentei.probe.recording.recording import Need, Override, Pass, Recording, Slope, completed
 
-# Of the largest output, for all candidates of a chunk together: more leaves the processor's cache,
-# and fewer make small products of matrices.
-_CHUNK_BYTES = 16 * 2**20
+# Candidates are computed together until each weight is used so many times on average (or else the
+# products of matrices are small), and until the largest output has so many bytes (or else calling
+# functions takes longer than what they do); but its bytes stay below the most.
+_USES, _LEAST_BYTES, _MOST_BYTES = 1024, 2**20, 16 * 2**20
+_DERIVATIVE_BYTES = 128 * 2**20  # of the largest output in four passes, for derivatives
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
 Run = Callable[[Mapping[str, Override]], Any]  # overrides -> what the loss takes of the outputs
@@ -52,7 +54,7 @@ class Gates:
         listeners: the group's listeners by the parameter names under which calls use them.
         batched: whether `torch.func.vmap` can run the model; False after the first failure.
         batched_derivatives: whether it can also compute derivatives; False after the first failure.
-        share: the part of `_CHUNK_BYTES` that a chunk may take; halved when memory runs out.
+        share: the part of the most bytes that a chunk may take; halved when memory runs out.
         untaped: why a pass has no tape, so that the model itself is run; None if it has one.
         writes: which calls write in place, as found so far.
 
@@ -226,7 +228,7 @@ class Gates:
         """
         weight = tensor_of(self.recording.model, next(iter(self.listeners)))
         units, gains = units.to(weight.device), gains.to(weight)
-        size = self._chunk(len(block.samples), 4 if operator.differentiates else 1)
+        size = self._chunk(len(block.samples), operator)
         for chunk in zip(units.split(size), gains.split(size), strict=True):
             yield from self._together(operator, losses, *chunk)
 
@@ -268,11 +270,18 @@ class Gates:
         halves = zip(units.tensor_split(2), gains.tensor_split(2), strict=True)
         return [each for half in halves for each in self._together(operator, losses, *half)]
 
-    def _chunk(self, rows: int, passes: int) -> int:
-        """How many candidates fit into one chunk of work; each takes the memory of `passes`."""
+    def _chunk(self, rows: int, operator: Operator) -> int:
+        """How many candidates are computed in one chunk of work.
+
+        For values that is as few as keep the processor busy: large tensors leave its cache.
+        """
         calls = self.recording.survey.calls[self.first :]
-        largest = max(call.bytes_out for call in calls)
-        return max(1, int(self.share * _CHUNK_BYTES) // max(1, rows * largest * passes))
+        each = max(1, rows * max(call.bytes_out for call in calls))
+        if operator.differentiates:
+            return max(1, int(self.share * _DERIVATIVE_BYTES) // (4 * each))
+        used = rows * sum(call.products for call in calls) / sum(call.entries for call in calls)
+        wanted = max(_USES / max(used, 1), _LEAST_BYTES / each)
+        return max(1, int(min(wanted, self.share * _MOST_BYTES / each)))
 
 
 def _gate(part: Listener, unit: Tensor, gain: Tensor) -> Override:

@@ -24,7 +24,7 @@ from sentei.distributed import gathered, own_blocks, sum_across
 from sentei.errors import DataError, LossError, StructureError
 from sentei.losses import Loss, PerSample, per_sample_losses
 from sentei.nests import nbytes, shapes, tensors
-from sentei.network.calls import Call, Calls, names_of
+from sentei.network.calls import PRODUCTS, Call, Calls, names_of
 from sentei.reading.data import Measured, MemoryData
 from sentei.running import run
 
@@ -64,13 +64,25 @@ class Slope:
 
 @dataclass(frozen=True)
 class CallRecord:
-    """One call of a pass: its weight, the per-unit tensors it uses, bytes per sample in and out."""
+    """One call of a pass: its weight, the per-unit tensors it uses, and its work per sample.
+
+    Attributes:
+        weight: the name of its weight.
+        tensors: the names of all tensors with an entry for each unit.
+        mixes: whether it computes new units.
+        bytes_in: bytes of what it reads of a sample.
+        bytes_out: bytes of what it returns for a sample.
+        products: multiplications with the weight for a sample.
+        entries: entries of the weight.
+    """
 
     weight: str
     tensors: tuple[str, ...]
     mixes: bool
     bytes_in: int
     bytes_out: int
+    products: int = 0
+    entries: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -420,8 +432,10 @@ def survey(model: nn.Module, samples: MemoryData) -> PassSurvey:
 
     def answer(call: Call) -> Tensor:
         result = call()
-        sizes = (tensor.nbytes // rows for tensor in (call.input, result))
-        calls.append(CallRecord(call.weight, call.tensors, call.mixes, *sizes))
+        weight, (read, made) = call.given[call.use.weight], (call.input.nbytes, result.nbytes)
+        products = PRODUCTS.get(call.function, lambda *_: 0)(weight, call.input, result)
+        work = read // rows, made // rows, products // rows, weight.numel()
+        calls.append(CallRecord(call.weight, call.tensors, call.mixes, *work))
         return result
 
     try:
