@@ -1,8 +1,8 @@
-"""Time `find_units` on a ResNet-50 and on an encoder of the size of BERT-base.
+"""Time `find_units` on a ResNet-50 at 224 by 224 and on an encoder of the size of BERT-base.
 
 Run: python benchmarks/tracing.py [resnet50 | encoder]. Prints, for each network, the number of
-samples (passes of one sample each), seconds, units, the ratio to one forward pass of a batch of as
-many samples, and peak memory.
+replays, processor seconds on one thread, units, the ratio to one forward pass of one sample, the
+same ratio where the model itself is run on the whole example (`slow`), and peak memory.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable
-from time import perf_counter
+from statistics import median
+from time import process_time
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentei.network.tracing import replay, tracing
+import sentei
+from sentei.network.tracing import tracing
+from sentei.network.tracing.replay import Replay
+
+REPEATS = 3
 
 
 class Bottleneck(nn.Module):
@@ -105,49 +110,66 @@ class Encoder(nn.Module):
         return x
 
 
+def seconds(action: Callable[[], object]) -> float:
+    """Return the processor time of a function, the median of some runs."""
+    times = []
+    for _ in range(REPEATS):
+        start = process_time()
+        action()
+        times.append(process_time() - start)
+    return median(times)
+
+
+def replays(model: nn.Module, example: Tensor) -> int:
+    """Return how many replays tracing takes."""
+    count = 0
+    originals = {name: getattr(Replay, name) for name in ("nan_columns", "changed_columns")}
+
+    def counted(original: Callable[..., object]) -> Callable[..., object]:
+        def method(self: Replay, *args: object) -> object:
+            nonlocal count
+            count += 1
+            return original(self, *args)
+
+        return method
+
+    for name, original in originals.items():
+        setattr(Replay, name, counted(original))
+    sentei.find_units(model, example)
+    for name, original in originals.items():
+        setattr(Replay, name, original)
+    return count
+
+
 def measure(name: str, build: Callable[[], nn.Module], example: Tensor) -> None:
     """Trace one network and print its row of the table."""
     torch.manual_seed(0)
     model = build().eval()
-    passes = 0
-    original = replay.Replay._run
-
-    def counted(self: replay.Replay, answer: object, example: object) -> object:
-        nonlocal passes
-        passes += 1
-        return original(self, answer, example)  # type: ignore[arg-type]
-
-    replay.Replay._run = counted  # type: ignore[method-assign]
-    start = perf_counter()
-    groups = tracing.find_units(model, example)
-    seconds = perf_counter() - start
-    replay.Replay._run = original  # type: ignore[method-assign]
-    traced = sum(
-        m.weight.shape[0] for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))
-    )
-    start = perf_counter()
+    groups = sentei.find_units(model, example)
     with torch.no_grad():
-        model(example[:1].repeat(passes, *[1] * (example.ndim - 1)))
-    forward = perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        forward = seconds(lambda: model(example[:1]))
+    fast = seconds(lambda: sentei.find_units(model, example))
+    slow = seconds(lambda: tracing.traced(model, example, inputs=False, fast=False))
     offered = sum(group.size for group in groups)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{name:12}{passes:9}{seconds:9.2f}{traced:9}{len(groups):8}{offered:9}"
-        f"{forward:11.2f}{seconds / forward:8.2f}{peak:9.2f}"
+        f"{name:12}{replays(model, example):9}{fast:9.2f}{len(groups):8}{offered:9}"
+        f"{fast / forward:8.1f}{slow / forward:8.1f}{peak:9.2f}"
     )
 
 
 def main() -> None:
     """Print the table; `resnet50` or `encoder` as an argument measures one alone."""
     wanted = sys.argv[1:] or ["resnet50", "encoder"]
+    torch.set_num_threads(1)
     print(
-        f"{'network':12}{'samples':>9}{'seconds':>9}{'rows':>9}{'groups':>8}{'offered':>9}"
-        f"{'forward s':>11}{'ratio':>8}{'peak GiB':>9}"
+        f"{'network':12}{'replays':>9}{'seconds':>9}{'groups':>8}{'offered':>9}"
+        f"{'passes':>8}{'slow':>8}{'peak GiB':>9}"
     )
     if "resnet50" in wanted:
-        measure("resnet50", resnet50, torch.randn(2, 3, 64, 64))
+        measure("resnet50", resnet50, torch.randn(1, 3, 224, 224))
     if "encoder" in wanted:
-        measure("encoder", Encoder, torch.randint(0, 30522, (2, 8)))
+        measure("encoder", Encoder, torch.randint(0, 30522, (1, 128)))
 
 
 if __name__ == "__main__":

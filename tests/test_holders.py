@@ -85,7 +85,7 @@ def encoder(kind, layers=2):
 def heads_of(net, x):
     """The heads of each layer by themselves; only those of all layers together are offered."""
     with undisturbed(net):
-        tracer = Tracer(record(net, x, inputs=False))
+        tracer = Tracer(record(net, x, inputs=False)[0])
         tracer.trace()
     return [group for group in groups(tracer) if group.kind == "head"]
 

@@ -43,7 +43,7 @@ def units_of(groups: Iterable[Neurons]) -> set[frozenset[Node]]:
 def traced(model: nn.Module, example: Tensor, *, inputs: bool = False) -> list[Neurons]:
     """Return all groups of units, whether they can be cut or not."""
     with undisturbed(model):
-        tracer = Tracer(record(model, example, inputs=inputs))
+        tracer = Tracer(record(model, example, inputs=inputs)[0])
         tracer.trace()
     return groups(tracer)
 
@@ -179,7 +179,7 @@ def test_codes_find_what_single_rows_find(name: str, inputs: bool):
     found = units_of(traced(model, x, inputs=inputs))
     hears: dict[Node, set[Node]] = defaultdict(set)
     with undisturbed(model):
-        replay = record(model, x, inputs=inputs)
+        replay, _ = record(model, x, inputs=inputs)
         for (weight, dim), source in replay.sources.items():
             for row in range(len(source.codes)):
                 heard = replay.nan_columns({(weight, dim): np.arange(len(source.codes)) == row})

@@ -173,6 +173,12 @@ class Call:
             return self.function(*given.values())
         return self.function(**given)
 
+    def on(self, given: dict[str, Any]) -> Call:
+        """Return the same call with other arguments."""
+        other = object.__new__(Call)  # `dataclasses.replace` takes as long as a small function
+        vars(other).update(vars(self), given=given, input=given[self.use.reads])
+        return other
+
     def channels(self, columns: Tensor) -> Tensor:
         """Return the input channels that columns of the weight read, (..., channels).
 

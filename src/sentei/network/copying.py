@@ -33,24 +33,36 @@ def copied(model: Module, instead: Mapping[int, Tensor] | None = None) -> Module
 
 
 @contextmanager
+def restored_attributes(model: nn.Module) -> Iterator[None]:
+    """Undo on exit what a `with` block does to the attributes of a network's modules.
+
+    Containers stay the same objects: the handles of hooks refer to them.
+    """
+    attributes = [(holder, dict(vars(holder))) for holder in holders(model).values()]
+    contents = [(v, _outer_copy(v)) for _, values in attributes for v in values.values()]
+    try:
+        yield
+    finally:
+        for holder, values in attributes:
+            vars(holder).clear()
+            vars(holder).update(values)
+        for value, before in contents:
+            _refill(value, before)
+
+
+@contextmanager
 def restored(model: nn.Module) -> Iterator[nn.Module]:
     """Undo on exit what a `with` block does to a network: to its modules, attributes and tensors.
 
     Much faster than a copy. Numbers that the block writes into the memory of a tensor stay; it has
     to give the tensor other `data`.
     """
-    attributes = {
-        id(holder): (holder, {name: _outer_copy(value) for name, value in vars(holder).items()})
-        for holder in holders(model).values()
-    }
     every = chain(model.parameters(), model.buffers())
     data = {id(tensor): (tensor, tensor.data, tensor.grad) for tensor in every}
     try:
-        yield model
+        with restored_attributes(model):
+            yield model
     finally:
-        for holder, values in attributes.values():
-            vars(holder).clear()
-            vars(holder).update(values)
         for tensor, own, grad in data.values():
             tensor.grad = None
             tensor.data = own
@@ -60,6 +72,17 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
 def _outer_copy(value: object) -> object:
     """Copy a container without what is in it."""
     return copy.copy(value) if isinstance(value, (dict, list, deque, set)) else value
+
+
+def _refill(value: object, before: object) -> None:
+    """Give a container what was in it before."""
+    if value is before or not isinstance(value, (dict, list, deque, set)):
+        return
+    value.clear()
+    if isinstance(value, (dict, set)):
+        value.update(before)  # type: ignore[arg-type]
+    else:
+        value.extend(before)  # type: ignore[arg-type]
 
 
 def kept_tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -78,13 +78,7 @@ class Tracer:
             StructureError: columns read NaN or changing numbers on the unmodified example, or a
                 replay contradicts the links.
         """
-        self._refuse(
-            self.replay.nan_columns({}), "reads NaN on the unmodified example; pass another example"
-        )
-        self._refuse(
-            self.replay.changed_columns({}, 0),
-            "reads other numbers each time the model runs on the same example",
-        )
+        self._refuse_changing()
         self.computed = Computed(self.replay, self.links)
         ambiguous = self._decode()
         self._keep_units_added_to_inputs()
@@ -260,12 +254,14 @@ class Tracer:
         labels, output = self.links.labels, self.links.offset[OUTPUT]
         random = np.random.default_rng(1)
         for seed in range(CHECKS):
+            # The first check runs the model, and so bears out its tape.
+            replay = self.replay if seed else self.replay.untaped()
             hot = random.random(len(labels)) < 0.5
             if self.hidden:
                 hot[labels[output]] = False  # units that are never cut
             by_source = self._by_source(hot[labels])
-            reads = self.replay.nan_columns(by_source) & self.linked
-            changed = self.replay.changed_columns(by_source, seed)
+            reads = replay.nan_columns(by_source) & self.linked
+            changed = replay.changed_columns(by_source, seed)
             yield reads, changed, hot[labels][self.node] & self.reads_any & self.linked
 
     def _bar_hidden_(self) -> bool:
@@ -282,6 +278,15 @@ class Tracer:
                 self.hidden.append(place)
                 self.links.bar_(self.links.nodes(place), _HIDDEN)
         return bool(self.hidden)
+
+    def _refuse_changing(self) -> None:
+        """Raise StructureError where the model computes NaN, or other numbers at each pass."""
+        model = self.replay.untaped()
+        changed = model.changed_columns({}, 0)  # NaN differs from itself
+        if changed.any():
+            nan = "reads NaN on the unmodified example; pass another example"
+            self._refuse(model.nan_columns({}), nan)
+        self._refuse(changed, "reads other numbers each time the model runs on the same example")
 
     def _refuse(self, wrong: np.ndarray, problem: str) -> None:
         """Raise StructureError for the first place with a wrong column, from (width,) bool."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sentei.network.tracing.decoding import MIXED, Tracer
 from sentei.network.tracing.inputs import INPUT, Place
-from sentei.network.tracing.links import Links, Signature, roles, signatures
+from sentei.network.tracing.links import Links, Signature, alike, roles
 from sentei.network.tracing.replay import OUTPUT, is_computed
 from sentei.network.units import Listener, Neurons, tensor_of
 
@@ -29,17 +29,12 @@ _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 def groups(tracer: Tracer) -> list[Neurons]:
     """Collect the units that can be removed into groups of units with the same signature."""
-    links = tracer.links
-    units_by_signature: dict[Signature, list[int]] = defaultdict(list)
-    for unit, signature in signatures(_roles(tracer), links).items():
-        if _is_offered(signature, unit == links.labels[links.offset[OUTPUT]]):
-            units_by_signature[signature].append(unit)
     found = []
     taken: dict[tuple[str, str], int] = defaultdict(int)
-    for signature, units in units_by_signature.items():
-        if len(units) == 1 and not _is_one_row(signature):
+    for signature, units in alike(_roles(tracer), tracer.links):
+        if not _is_offered(signature) or (len(units) == 1 and not _is_one_row(signature)):
             continue
-        parts = _parts(signature, np.array(units), links)
+        parts = _parts(signature, units, tracer.links)
         kind = _kind(parts, tracer)
         if kind == "input":
             parts["follower"] = _from_selection_on(parts["follower"], tracer)
@@ -143,11 +138,11 @@ def _own_role(tracer: Tracer, role: str, place: Place, own: Place) -> str:
     return role if trained[0] or not any(trained) else "follower"
 
 
-def _is_offered(signature: Signature, reaches_output: bool) -> bool:
-    """Return whether a unit with this signature can be pruned."""
+def _is_offered(signature: Signature) -> bool:
+    """Return whether a unit with this signature can be pruned, if it is not part of an output."""
     roles = {role for role, _, _ in signature}
     # A unit that no listener reads is dead already: the sweep removes it, no criterion ranks it.
-    return not reaches_output and "listener" in roles and len(roles & {"producer", "input"}) == 1
+    return "listener" in roles and len(roles & {"producer", "input"}) == 1
 
 
 def _is_one_row(signature: Signature) -> bool:

@@ -120,22 +120,40 @@ def roles(replay: Replay) -> list[tuple[str, Place]]:
     return list(dict.fromkeys(found))
 
 
-def signatures(having: list[tuple[str, Place]], links: Links) -> dict[int, Signature]:
-    """Return the signature of each unit by its label, in the order of the units' first positions.
+def alike(having: list[tuple[str, Place]], links: Links) -> list[tuple[Signature, np.ndarray]]:
+    """Return the units by signature, by their labels; those that are part of an output left out.
 
-    The signature holds each place where the unit has positions, with its role and how many.
+    A signature holds each place where a unit has positions, with its role and how many. Signatures
+    and units are in the order of the units' first positions.
 
     Args:
         having: the places with their roles.
         links: the units.
     """
-    entries: dict[int, list[tuple[str, Place, int]]] = defaultdict(list)
+    entries: list[tuple[str, Place, int]] = []
+    at, held = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for role, place in having:
-        labels = links.labels[links.nodes(place)]
-        units, first, count = np.unique(labels, return_index=True, return_counts=True)
-        for at in np.argsort(first):
-            entries[int(units[at])].append((role, place, int(count[at])))
-    return {unit: tuple(signature) for unit, signature in entries.items()}
+        units, first, count = np.unique(
+            links.labels[links.nodes(place)], return_index=True, return_counts=True
+        )
+        order = np.argsort(first)
+        counts, number = np.unique(count, return_inverse=True)
+        at.append(units[order])
+        held.append(len(entries) + number[order])
+        entries += [(role, place, each) for each in counts.tolist()]
+    every, numbers = np.concatenate(at), np.concatenate(held)
+    inner = every != links.labels[links.offset[OUTPUT]]
+    units, first, unit = np.unique(every[inner], return_index=True, return_inverse=True)
+    order = np.argsort(unit, kind="stable")
+    ends = np.cumsum(np.bincount(unit, minlength=len(units)))
+    numbers = numbers[inner][order]
+    found: dict[bytes, list[int]] = defaultdict(list)
+    for each in np.argsort(first).tolist():
+        found[numbers[ends[each - 1] if each else 0 : ends[each]].tobytes()].append(each)
+    return [
+        (tuple(entries[number] for number in np.frombuffer(key, numbers.dtype)), units[some])
+        for key, some in found.items()
+    ]
 
 
 def groups_of(links: Links, replay: Replay) -> np.ndarray:
@@ -143,10 +161,8 @@ def groups_of(links: Links, replay: Replay) -> np.ndarray:
 
     Units of one group have the same signature.
     """
-    numbers: dict[Signature, int] = {}
     found = np.full(len(links.labels), -1)
-    for unit, signature in signatures(roles(replay), links).items():
+    for number, (signature, units) in enumerate(alike(roles(replay), links)):
         if {"producer", "input"} & {role for role, _, _ in signature}:
-            found[unit] = numbers.setdefault(signature, len(numbers))
-    found[links.labels[links.offset[OUTPUT]]] = -1
+            found[units] = number
     return found

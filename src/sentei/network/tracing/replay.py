@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from sentei.errors import StructureError
 from sentei.nests import tensors
-from sentei.network.calls import COMPUTED, Call, Calls
+from sentei.network.calls import COMPUTED, Call, Calls, Compute
 from sentei.network.example import own_training
 from sentei.network.origins import Origin, Origins
 from sentei.network.poison import poisoned
 from sentei.network.tracing.inputs import Inputs, Place, Source
+from sentei.network.tracing.tape import Recorder
 from sentei.running import Example, run
 
 OUTPUT: Place = ("", -2)  # stands for the network's outputs; its columns are all their elements
@@ -96,11 +97,16 @@ class Replay:
         self.width = 0
         self.passes = 0
         self._script: list[tuple] = []
+        self._rows: list[Place] = []
         self._computed: list[Tensor | None] = []
         self._read: list[Tensor | None] = []
         if inputs:
             self.sources.update(self.inputs)
-        outputs = tensors(self._run(self._record, self.example))
+        torch.manual_seed(0)  # the state that the recorded pass begins with
+        recorder = Recorder(model, example, self._origins.names)
+        outputs = tensors(
+            self._run(lambda c: recorder.call(c, self._record), self.example, recorder.compute)
+        )
         if not any(out is not None for out in self._computed):
             raise StructureError(
                 "units are followed from layer to layer, but no use of a weight was seen; pass the "
@@ -108,6 +114,7 @@ class Replay:
                 "torch's own functions (linear, convolution, attention), or make groups yourself "
                 "with sentei.declare"
             )
+        self.tape = recorder.tape(outputs)
         self._outputs = [output.clone() for output in outputs]
         self._add_reader(OUTPUT, sum(output.numel() for output in outputs))
         self.slices = self._slices()
@@ -118,6 +125,7 @@ class Replay:
         """Compute a call, store its input and output, register the weight's rows and columns."""
         out = call()
         self._script.append(_signature(call))
+        self._rows.append(_rows_of(call))
         self._computed.append(out.clone() if call.mixes else None)
         self._read.append(call.input.clone() if call.mixes else None)
         for name, tensor in _computed_weights(call):
@@ -235,9 +243,9 @@ class Replay:
             return out
 
         slices = self.slices.keys() - self.sources.keys()
-        with self._poisoned({place: hot[place] for place in hot.keys() & slices}):
-            output = self._run(answer, self._inputs.poisoned(hot))
-        self._note_outputs(found, [value.isnan() for value in self._same_form(output)])
+        weights = {place: hot[place] for place in hot.keys() & slices}
+        outputs = self._replayed(answer, hot, weights)
+        self._note_outputs(found, [value.isnan() for value in outputs])
         return found
 
     def nan_weights(self, hot: Mapping[Place, np.ndarray]) -> dict[Place, np.ndarray]:
@@ -249,7 +257,11 @@ class Replay:
         Returns:
             For each dimension of each weight that the network computes, (size,) bool.
         """
-        found: dict[Place, np.ndarray] = {}
+        found: dict[Place, np.ndarray] = {
+            (name, dim): np.zeros(size, bool)
+            for name in self.computed_from
+            for dim, size in enumerate(self._shapes[name])
+        }
 
         def answer(call: Call) -> Tensor:
             for name, tensor in _computed_weights(call):
@@ -258,8 +270,7 @@ class Replay:
                     found[name, dim] = flags.cpu().numpy()
             return self._answer(call, {}, _nan_filled)
 
-        with self._poisoned(hot):
-            self._run(answer, self.example)
+        self._replayed(answer, {}, hot)
         return found
 
     def _poisoned(self, hot: Mapping[Place, np.ndarray]) -> AbstractContextManager[None]:
@@ -301,9 +312,46 @@ class Replay:
                 self._note(changed, call, _reduced(differs, call.axis, Tensor.any))
             return self._answer(call, hot, disturb)
 
-        output = self._same_form(self._run(answer, self.example))
+        output = self._replayed(answer, hot, {}, poisons=False)
         self._note_outputs(changed, [a != b for a, b in zip(output, self._outputs, strict=True)])
         return changed
+
+    def untaped(self) -> Replay:
+        """Return the same pass, replayed by running the model."""
+        other = copy.copy(self)
+        other.tape = None
+        return other
+
+    def _replayed(
+        self,
+        answer: Callable[[Call], Tensor],
+        hot: Mapping[Place, np.ndarray],
+        weights: Mapping[Place, np.ndarray],
+        *,
+        poisons: bool = True,
+    ) -> list[Tensor]:
+        """Replay with `answer`, NaN in hot slices of weights and hot elements of inputs.
+
+        Returns:
+            The tensors that the network returns.
+        """
+        example = self._inputs.poisoned(hot) if poisons else self.example
+        if self.tape is None:
+            with self._poisoned(weights):
+                return self._same_form(self._run(answer, example))
+        changed = {
+            slot: tensor
+            for slot, own, tensor in zip(
+                self.tape.inputs, tensors(self.example), tensors(example), strict=True
+            )
+            if own is not tensor
+        }
+        with self._poisoned(weights):
+            for name, _ in weights:
+                if name in self.tape.weights:
+                    changed[self.tape.weights[name]] = self._tensors[name].data
+        at = {n for n, place in enumerate(self._rows) if place in hot and hot[place].any()}
+        return self._same_form(self.tape.run(answer, at, changed))
 
     def _answer(self, call: Call, hot: Mapping[Place, np.ndarray], overwrite: Any) -> Tensor:
         """Return the recorded output, overwritten in the hot rows; compute a call that has none."""
@@ -313,7 +361,7 @@ class Replay:
         if recorded is None:
             return call()
         out = recorded.clone()
-        place = call.weight, -1 if call.use.rows is None else call.use.rows
+        place = _rows_of(call)
         rows = hot.get(place)
         if rows is not None and place in self.cold:
             rows = rows & ~self.cold[place]
@@ -332,7 +380,8 @@ class Replay:
         part = found[self.readers[call.weight, call.use.columns or 0]]
         # A column of a grouped convolution reads one channel of every group.
         if len(part):
-            part |= flags.cpu().numpy().reshape(-1, len(part)).any(0)
+            own = flags.cpu().numpy()
+            part |= own if len(own) == len(part) else own.reshape(-1, len(part)).any(0)
 
     def _note_outputs(self, found: np.ndarray, flags: list[Tensor]) -> None:
         """Set in `found` (width,) the output elements that are flagged, in place."""
@@ -351,22 +400,23 @@ class Replay:
             raise StructureError(_CHANGING.format("the output"))
         return found
 
-    def _run(self, answer: Any, example: Example) -> Any:
+    def _run(self, answer: Any, example: Example, compute: Compute | None = None) -> Any:
         """Run the model with every weight call handed to `answer`; return the model's output."""
         self.passes += 1
         torch.manual_seed(0)  # random numbers inside the network are the same in every pass
-        calls = self._calls(answer)
+        calls = self._calls(answer, compute)
         with calls:
             output = run(self.model, example)
-            if self.training:
-                with own_training(self.model):
-                    output = output, run(self.model, example)
+        if self.training:
+            with own_training(self.model), calls:
+                output = output, run(self.model, example)
         if calls.made != len(self._script):
             raise StructureError(_CHANGING.format(f"call {calls.made}"))
         return output
 
-    def _calls(self, answer: Callable[[Call], Tensor]) -> Calls:
-        return Calls(self.model, answer, plain=True, origins=self._origins)
+    def _calls(self, answer: Callable[[Call], Tensor], compute: Compute | None = None) -> Calls:
+        own = {} if compute is None else {"compute": compute}
+        return Calls(self.model, answer, plain=True, origins=self._origins, **own)
 
 
 _CHANGING = (
@@ -396,6 +446,10 @@ def _reduced(values: Tensor, axis: int, reduce: Any) -> Tensor:
     """Reduce over all dimensions but `axis`, to (size of axis,). `Tensor.amax` propagates NaN."""
     others = [dim for dim in range(values.ndim) if dim != axis % values.ndim]
     return reduce(values, dim=others) if others else values
+
+
+def _rows_of(call: Call) -> Place:
+    return call.weight, -1 if call.use.rows is None else call.use.rows
 
 
 def _signature(call: Call) -> tuple:

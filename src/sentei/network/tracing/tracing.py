@@ -12,11 +12,13 @@ from torch.nn.parameter import is_lazy
 
 from sentei.arguments import checked
 from sentei.errors import StructureError
+from sentei.network.copying import restored_attributes
 from sentei.network.example import check, smallest, undisturbed
 from sentei.network.forward import with_forward
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
 from sentei.network.tracing.offering import Offer, offer
+from sentei.network.tracing.reducing import reduced
 from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.sharing import shared_rows
 from sentei.network.units import Neurons
@@ -79,15 +81,33 @@ def not_offered(
     return traced(model, with_forward(model, example, forward), inputs=False).left_out
 
 
-def traced(model: nn.Module, example: Example, *, inputs: bool) -> Offer:
-    """Trace a network; return the groups that can be cut, and what cannot."""
-    with undisturbed(model), _on_one_thread():
-        replay = record(model, example, inputs=inputs)
-        found, tracer = _followed(model, replay, example)
-        ways = shared_rows(tracer)[:WAYS]
-        others = [_followed(model, replay.without(way), example)[0] for way in ways]
-        better = [other for other in others if len(other.groups) > len(found.groups)]
-        return max(better, key=_rank, default=found)
+def traced(model: nn.Module, example: Example, *, inputs: bool, fast: bool = True) -> Offer:
+    """Trace a network; return the groups that can be cut, and what cannot.
+
+    Args:
+        model: the network.
+        example: its inputs.
+        inputs: whether input features count as units.
+        fast: replay functions instead of the model, on a smaller example, where that shows the
+            same. What contradicts itself is traced again without, so that errors are those of the
+            model on the example.
+    """
+    with restored_attributes(model), undisturbed(model), _on_one_thread():
+        replay, seen = record(model, example, inputs=inputs, fast=fast)
+        try:
+            return _best(model, replay, seen)
+        except StructureError:
+            if replay.tape is None and seen is example:
+                raise
+    return traced(model, example, inputs=inputs, fast=False)
+
+
+def _best(model: nn.Module, replay: Replay, example: Example) -> Offer:
+    found, tracer = _followed(model, replay, example)
+    ways = shared_rows(tracer)[:WAYS]
+    others = [_followed(model, replay.without(way), example)[0] for way in ways]
+    better = [other for other in others if len(other.groups) > len(found.groups)]
+    return max(better, key=_rank, default=found)
 
 
 def _rank(offer: Offer) -> tuple[int, int, int]:
@@ -132,8 +152,19 @@ def _on_one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
+def record(
+    model: nn.Module, example: Example, *, inputs: bool, fast: bool = True
+) -> tuple[Replay, Example]:
     """Record the model's forward pass over the example, on one sample if that shows as much.
+
+    Args:
+        model: the network.
+        example: its inputs.
+        inputs: whether input features count as units.
+        fast: as for `traced`.
+
+    Returns:
+        The recorded pass; and the example, with fewer pixels or steps where that shows as much.
 
     Raises:
         StructureError: the model has lazy layers that have not run yet, or cannot be followed.
@@ -146,10 +177,11 @@ def record(model: nn.Module, example: Example, *, inputs: bool) -> Replay:
             "first input: run the model once before tracing it"
         )
     try:
-        replay = Replay(model, smallest(model, example), inputs=inputs)
-        if not replay.differs_in_training():
-            return replay
-        return Replay(model, replay.example, inputs=inputs, training=True)
+        less = reduced(model, example) if fast and not inputs else example
+        replay = Replay(model, smallest(model, less), inputs=inputs)
+        if replay.differs_in_training():
+            replay = Replay(model, replay.example, inputs=inputs, training=True)
+        return (replay if fast else replay.untaped()), less
     except StructureError:
         raise
     except Exception as error:
