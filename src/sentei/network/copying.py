@@ -71,6 +71,8 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
 
 def _outer_copy(value: object) -> object:
     """Copy a container without what is in it."""
+    if isinstance(value, (dict, list)) and type(value) in (dict, list):
+        return value.copy()  # much faster than copy.copy
     return copy.copy(value) if isinstance(value, (dict, list, deque, set)) else value
 
 

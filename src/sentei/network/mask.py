@@ -338,6 +338,11 @@ class Mask:
                 zeroing.setdefault(group.parameter, []).append(_zero_entries(alive))
         return zeroing
 
+    @property
+    def zeroed(self) -> tuple[str, ...]:
+        """Names of the parameters in which `apply_` zeroes entries."""
+        return tuple(self._zeroing)
+
     # The network after `shrink`.
 
     def shrunk(self) -> Mask:

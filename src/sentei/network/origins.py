@@ -45,35 +45,35 @@ class Origins:
 
     def note(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the origins of what a function returned, and of arguments that it changed."""
-        given = list(_tensors((args, kwargs)))
+        given = list(argument_tensors((args, kwargs)))
         self.used.update(self.names[id(t)] for t in given if id(t) in self.names)
         origins = [self.of(tensor) for tensor in given]
         if None in origins:
             self._forget(result, args)
             return
         joined = frozenset().union(*(origin for origin in origins if origin is not None))
-        for tensor in _tensors(result):
+        for tensor in argument_tensors(result):
             if id(tensor) not in self.names:
                 setattr(tensor, _MARK, joined)
 
     def _forget(self, result: Any, args: tuple[Any, ...]) -> None:
         """Unmark what a function wrote values of the pass into: its result or first argument."""
-        changed = [*_tensors(result), *_tensors(args[:1] if result is None else ())]
+        changed = [*argument_tensors(result), *argument_tensors(args[:1] if result is None else ())]
         for tensor in changed:
             for each in (tensor, tensor._base):
                 if each is not None and _MARK in vars(each):
                     delattr(each, _MARK)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def argument_tensors(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in a value; much faster than torch's own function for a few arguments."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from argument_tensors(item)
     elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))
+        yield from argument_tensors(tuple(value.values()))
 
 
 def names_of(model: nn.Module) -> dict[int, str]:

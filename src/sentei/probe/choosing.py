@@ -17,7 +17,7 @@ from sentei.errors import GroupError, StaleError
 from sentei.losses import per_sample_losses
 from sentei.nests import tensors
 from sentei.network.calls import recorded_names
-from sentei.network.surgery.certificate import TOLERANCE
+from sentei.network.surgery.comparing import TOLERANCE
 from sentei.network.units import Group, Listener, Neurons, Synapses, tensor_of
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain import find_chain

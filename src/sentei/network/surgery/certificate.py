@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from sentei.arguments import checked
 from sentei.errors import CertificateError, StructureError
+from sentei.nests import resized
 from sentei.network.copying import copied
-from sentei.network.example import at_least, resized, rows, tensors
-from sentei.network.example import check as check_example
+from sentei.network.example import rows
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
-from sentei.network.surgery.comparing import Pair, difference, paired
-from sentei.network.surgery.cutting import remove_dead_
-from sentei.network.surgery.observing import Observed, observed
-from sentei.network.surgery.size_attributes import copy_sizes_
-from sentei.network.surgery.twin import calibrate_, nudge_, redraw_
+from sentei.network.surgery.comparing import (
+    TOLERANCE,
+    TRAINING_TOLERANCE,
+    TWIN_TOLERANCE,
+    Marks,
+    difference,
+    largest_allowed,
+    paired,
+)
+from sentei.network.surgery.modes import same_in_both_modes
+from sentei.network.surgery.observing import Observed
+from sentei.network.surgery.reference import Reference, State, first_line
+from sentei.network.surgery.twin import nudge_
 from sentei.running import Example, Forward
 
-INPUTS = 64  # inputs on which networks are compared, if they are small
-NUMBERS = 2**16  # numbers in all inputs together, from which on they are fewer
-LEAST = 2
-
-# Largest difference allowed in a tensor, relative to its largest absolute value.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-TWIN_TOLERANCE = {**TOLERANCE, torch.float64: 1e-7}
-# In training mode, statistics of a batch of few samples make twins less exact.
-TRAINING_TOLERANCE = {**TWIN_TOLERANCE, torch.float32: 4e-3}
 ROUNDING = 10  # what rounding does to a value is allowed this many times
 
 
@@ -113,135 +113,108 @@ def certify(
             from itself.
     """
     example = with_forward(masked, example, forward)
-    given = rows(example) or 1
-    example = _extended(masked, example, _count(example))
-    check = _Check(example)
-    if mask is None:
-        found = check.same(masked, small, TOLERANCE)
-        training = check.training(masked, small, TOLERANCE)
-        moved = math.nan
+    # The twin of the network is made in its place and undone: of a copy, not of the caller's own.
+    reference = Reference(masked if mask is None else copied(masked), example, mask)
+    return certified(reference, small, mask, original=original, moved=True)
+
+
+def certified(
+    reference: Reference,
+    small: nn.Module,
+    mask: Mask | None,
+    *,
+    original: nn.Module | None = None,
+    moved: bool = False,
+) -> Certificate:
+    """Compare a cut network with the masked one: `certify` for several cuts of one network.
+
+    Args:
+        reference: the masked network.
+        small: the network that was cut.
+        mask: what was cut of it, which may be less than was masked.
+        original: as for `certify`.
+        moved: measure how far the cut moved the outputs; NaN if not.
+    """
+    check = _Check(reference, mask)
+    own = reference.own
+    cut = State(lambda: nullcontext(small), own.example)
+    found = check.same(own, cut, TOLERANCE)
+    twin = None if mask is None else reference.twin
+    if mask is None or twin is None:
+        training = check.training(own, cut, TOLERANCE, found)
     else:
-        found, moved = check.same(masked, small, TOLERANCE, mask), math.nan
-        twins = check.twins(masked, small, mask)
-        if twins is None:
-            training = check.training(masked, small, TOLERANCE, mask)
-        else:
-            twin, small_twin, moved = twins
-            redrawn = check.same(twin, small_twin, TWIN_TOLERANCE, mask, redrawn=True)
-            found = max(found, redrawn)
-            training = check.training(twin, small_twin, TRAINING_TOLERANCE, mask, redrawn=True)
-    if original is not None:
-        moved = check.moved(original, masked, leaking=False)
+        cut = reference.cut_twin(mask, small)
+        redrawn = check.same(twin, cut, TWIN_TOLERANCE)
+        found = max(found, redrawn)
+        training = check.training(twin, cut, TRAINING_TOLERANCE, redrawn)
+    far = math.nan
+    if moved and original is not None:
+        far = _moved(State(lambda: nullcontext(original), own.example), own)
+    elif moved and twin is not None:
+        far = _moved(reference.unmasked_twin(), twin)
+    uncompared = dict.fromkeys((*reference.notes, *check.uncompared))
     return Certificate(
-        *(rows(example) or 1, given, found, training, check.tolerance),
-        *(check.compared, moved, tuple(dict.fromkeys(check.uncompared))),
+        *(rows(own.example) or 1, reference.given, found, training, check.tolerance),
+        *(check.compared, far, tuple(uncompared)),
     )
 
 
 class Likeness:
-    """A quick test of networks that may be the cut one: a pass on two inputs for each.
+    """A quick test of networks that may be the cut one: a pass for each.
 
-    It compares outputs and layers with those of the masked network, in evaluation mode and with the
-    networks' own weights, so that it refuses most wrong cuts. `certify` proves a right one.
+    It compares outputs and layers with those of the masked network, in evaluation mode, so that it
+    refuses most wrong cuts. `certify` proves a right one.
     """
 
-    def __init__(self, masked: nn.Module, example: Example, mask: Mask, *, leaking: bool = False):
-        self._masked, self._mask = masked, mask
-        self.run = partial(observed, example=few(masked, example), leaking=leaking)
+    def __init__(self, reference: State, mask: Mask):
+        self._reference, self._mask = reference, mask
 
     @cached_property
-    def _wanted(self) -> tuple[Observed, Observed | None]:
+    def _marks(self) -> Marks | None:
         # Most wrong cuts do not run, and nothing is compared with them.
-        return self.run(self._masked), _with_marks(self._masked, self.run, self._mask)
+        try:
+            marked = self._reference.observe(dead=self._mask)
+        except Exception:  # as where the network checks its values
+            return None
+        return [alive for _, alive in marked.layers]
 
     def holds(self, got: Observed) -> bool:
-        """Return whether a network that ran with `run` computed what the masked one does."""
-        want, marked = self._wanted
+        """Return whether a network that ran as the masked one computed what that does."""
         try:
-            pairs, _ = paired(want, got, marked, "evaluation mode")
+            pairs, _ = paired(self._reference.seen(), got, self._marks, "evaluation mode")
         except CertificateError:  # outputs of other shapes
             return False
-        allowed = 10 * max((TOLERANCE.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
+        allowed = 10 * largest_allowed(pairs, TOLERANCE)
         return all(difference(a, b) <= allowed for _, a, b in pairs)
 
 
-def differs_by_seed(model: nn.Module, example: Example) -> bool:
+def differs_by_seed(state: State) -> bool:
     """Return whether a network computes other outputs under another seed."""
-    apart = _differences(observed(model, example), observed(model, example, seed=1))
-    return any(value > 0 for value in apart.values())
-
-
-def _observed_cut(small: nn.Module, observe: Callable[..., Observed]) -> Observed:
-    try:
-        return observe(small)
-    except Exception as error:  # of any kind: `forward` may check its sizes itself
-        raise CertificateError(f"the shrunk network does not run: {error}") from error
-
-
-def _with_marks(model: nn.Module, observe: Callable[..., Observed], mask: Mask) -> Observed | None:
-    """Run a network with NaN at dead units; return None if it does not run, as where it checks."""
-    try:
-        return observe(model, dead=mask)
-    except Exception:
-        return None
-
-
-def few(model: nn.Module, example: Example) -> Example:
-    """Return two inputs like those of an example; the example itself if the network needs all."""
-    if rows(example) in (None, LEAST):
-        return example
-    two = resized(at_least(example, LEAST), lambda tensor: tensor[:LEAST])
-    return two if _runs(model, two) else example
-
-
-def _extended(model: nn.Module, example: Example, count: int) -> Example:
-    """Return an example completed by noise, if the network takes another number of inputs."""
-    more = at_least(example, count)
-    return more if more is example or _runs(model, more) else example
-
-
-def _runs(model: nn.Module, example: Example) -> bool:
-    try:
-        observed(model, example)
-    except Exception:
-        return False
-    return True
-
-
-def _count(example: Example) -> int:
-    """Return on how many inputs networks are compared."""
-    numbers = sum(t.numel() for t in tensors(example)) // (rows(example) or 1)
-    return min(max(NUMBERS // max(numbers, 1), LEAST), INPUTS)
+    return any(value > 0 for value in _differences(state.seen(), state.observe(seed=1)).values())
 
 
 class _Check:
     """Compares networks on the same inputs, and keeps account of what was compared.
 
     Attributes:
-        example: the inputs.
         compared: number of tensors compared so far.
         uncompared: what could not be compared.
         tolerance: largest relative difference that was allowed in evaluation mode.
-        marked: by mode, a run of the masked network with NaN at dead units. Where they are does not
-            depend on the weights.
     """
 
-    def __init__(self, example: Example):
-        self.example = example
+    def __init__(self, reference: Reference, mask: Mask | None):
+        self._reference, self._mask = reference, mask
         self.compared = 0
         self.uncompared: list[str] = []
         self.tolerance = 0.0
-        self.marked: dict[bool, Observed | None] = {}
 
     def same(
         self,
-        reference: nn.Module,
-        other: nn.Module,
+        reference: State,
+        other: State,
         tolerances: Mapping[torch.dtype, float],
-        mask: Mask | None = None,
         *,
         training: bool = False,
-        redrawn: bool = False,
     ) -> float:
         """Return the largest relative difference between two networks.
 
@@ -249,39 +222,32 @@ class _Check:
             reference: the masked network.
             other: the smaller one.
             tolerances: by dtype.
-            mask: of the cut, to compare the results of layers; outputs alone if None.
             training: run in training mode.
-            redrawn: the networks are twins, and rectifiers leak.
 
         Raises:
             CertificateError: it is too large, or `other` does not run.
             StructureError: the reference draws random numbers.
         """
         where = f"{'training' if training else 'evaluation'} mode"
-        where += " with redrawn weights" if redrawn else ""
-        observe = partial(observed, example=self.example, training=training, leaking=redrawn)
-        try:
-            want = observe(reference)
-        except Exception:
-            check_example(reference, self.example)  # whose error says what is wrong with it
-            raise
-        got = _observed_cut(other, observe)
-        if mask is not None and training not in self.marked:
-            self.marked[training] = _with_marks(reference, observe, mask)
-            if self.marked[training] is None:
+        where += " with redrawn weights" if reference.leaking else ""
+        want, got = reference.seen(training=training), _seen_of_cut(other, training)
+        marks = None
+        if self._mask is not None:
+            marks = self._reference.marks(self._mask, reference, training=training)
+            if marks is None:
                 self.uncompared.append(f"layers in {where} (the network does not run with NaN)")
-        marked = self.marked.get(training)
-        pairs, left_out = paired(want, got, marked, where)
+        pairs, left_out = paired(want, got, marks, where)
         self.uncompared += left_out
-        allowed = max((tolerances.get(a.dtype, 1e-4) for a in _floats(pairs)), default=1e-4)
+        allowed = largest_allowed(pairs, tolerances)
         self.compared += sum(isinstance(a, Tensor) for _, a, _ in pairs)
         self.tolerance = max(self.tolerance, 0.0 if training else allowed)
         apart = {name: difference(a, b) for name, a, b in pairs}
         if found := {name: value for name, value in apart.items() if not value <= allowed}:
-            again = partial(_differences, want, marked=marked)
-            _refuse_random(again(observe(reference, seed=1)), allowed)
-            nudged = again(observe(nudge_(copied(reference))))
-            if not self._is_rounding(found, nudged, reference, other, observe):
+            again = reference.observe(training=training, seed=1)
+            _refuse_random(_differences(want, again, marks), allowed)
+            nudged = reference.observe(training=training, changed=nudge_)
+            by_rounding = _differences(want, nudged, marks)
+            if not _is_rounding(found, by_rounding, reference, other, training):
                 name = max(found, key=found.__getitem__)
                 raise CertificateError(
                     f"the shrunk network must compute what the masked one computes; in {where} "
@@ -292,97 +258,84 @@ class _Check:
 
     def training(
         self,
-        reference: nn.Module,
-        other: nn.Module,
+        reference: State,
+        other: State,
         tolerances: Mapping[torch.dtype, float],
-        mask: Mask | None = None,
-        **options: bool,
+        evaluated: float,
     ) -> float | None:
-        """Compare in training mode; None if the masked network itself cannot run in it."""
-        if (note := self._cannot_train(reference)) is not None:
-            self.uncompared.append(note)
-            return None
-        return self.same(reference, other, tolerances, mask, training=True, **options)
+        """Compare in training mode; None if the masked network itself cannot run in it.
 
-    def _cannot_train(self, model: nn.Module) -> str | None:
+        Large networks that compute the same in both modes are not run again: `evaluated` is the
+        difference in evaluation mode.
+        """
+        if reference.is_large and all(map(same_in_both_modes, (reference, other))):
+            return evaluated
         try:
-            observed(model, self.example, training=True)
+            reference.seen(training=True)
         except Exception as error:  # such as batch norm of one sample
-            return f"training mode ({_first_line(error)})"
-        return None
-
-    def moved(self, original: nn.Module, masked: nn.Module, *, leaking: bool = True) -> float:
-        """Return the largest relative difference that masking makes in outputs, in either mode."""
-        largest = 0.0
-        for training in (False, True):
-            observe = partial(observed, example=self.example, training=training, leaking=leaking)
-            if training and self._cannot_train(original) is not None:
-                continue
-            found = _differences(observe(original), observe(masked)).values()
-            largest = max([largest, *(value for value in found if math.isfinite(value))])
-            if largest:
-                break
-        return largest
-
-    def twins(
-        self, masked: nn.Module, small: nn.Module, mask: Mask
-    ) -> tuple[nn.Module, nn.Module, float] | None:
-        """Return two networks with redrawn weights, masked and cut as `small` was, and `moved`.
-
-        None, with a note, if the network cannot run with redrawn weights.
-        """
-        try:
-            whole = redraw_(copied(masked))
-            twin = copied(whole)
-            mask.apply_(twin)
-            moved = self.moved(whole, twin)
-            calibrate_(twin, self.example)
-            outputs = observed(twin, self.example, leaking=True).outputs
-            if not all(t.isfinite().all() for t in tensors(outputs) if t.is_floating_point()):
-                raise ValueError("its outputs are not finite")
-        except Exception as error:
-            self.uncompared.append(f"redrawn weights ({_first_line(error)})")
+            self.uncompared.append(f"training mode ({first_line(error)})")
             return None
-        small_twin = remove_dead_(copied(twin), mask)
-        copy_sizes_(small_twin, small)
-        return twin, small_twin, moved
+        return self.same(reference, other, tolerances, training=True)
 
-    def _is_rounding(
-        self,
-        found: Mapping[str, float],
-        nudged: Mapping[str, float],
-        reference: nn.Module,
-        other: nn.Module,
-        observe: Callable[..., Observed],
-    ) -> bool:
-        """Whether rounding explains all that differs.
 
-        A value may differ by ten times what a change of all weights in their last place does to it.
-        Whole numbers have to be equal in float64 copies of the networks.
-        """
-        exact = {name for name, value in found.items() if math.isinf(value)}
-        if any(found[name] > ROUNDING * nudged.get(name, 0.0) for name in found.keys() - exact):
-            return False
-        if not exact:
-            return True
+def _seen_of_cut(small: State, training: bool) -> Observed:
+    try:
+        return small.seen(training=training)
+    except Exception as error:  # of any kind: `forward` may check its sizes itself
+        raise CertificateError(f"the shrunk network does not run: {error}") from error
+
+
+def _moved(original: State, masked: State) -> float:
+    """Return the largest relative difference that masking makes in outputs, in either mode."""
+    largest = 0.0
+    for training in (False, True):
         try:
-            both = [copied(model).double() for model in (reference, other)]
-            example = resized(self.example, lambda t: t.double() if t.is_floating_point() else t)
-            want, got = (observe(model, example=example) for model in both)
-        except Exception:  # the network needs its own dtype
-            return False
-        apart = _differences(want, got)
-        return not any(apart.get(name, math.inf) for name in exact)
+            want = original.seen(training=training)
+            found = _differences(want, masked.seen(training=training)).values()
+        except Exception:
+            if not training:
+                raise
+            continue
+        largest = max([largest, *(value for value in found if math.isfinite(value))])
+        if largest:
+            break
+    return largest
 
 
-def _differences(want: Observed, got: Observed, marked: Observed | None = None) -> dict[str, float]:
-    return {name: difference(a, b) for name, a, b in paired(want, got, marked, "")[0]}
+def _is_rounding(
+    found: Mapping[str, float],
+    nudged: Mapping[str, float],
+    reference: State,
+    other: State,
+    training: bool,
+) -> bool:
+    """Whether rounding explains all that differs.
+
+    A value may differ by ten times what a change of all weights in their last place does to it.
+    Whole numbers have to be equal in float64 copies of the networks.
+    """
+    exact = {name for name, value in found.items() if math.isinf(value)}
+    if any(found[name] > ROUNDING * nudged.get(name, 0.0) for name in found.keys() - exact):
+        return False
+    if not exact:
+        return True
+    try:
+        want, got = (_in_float64(state).seen(training=training) for state in (reference, other))
+    except Exception:  # the network needs its own dtype
+        return False
+    apart = _differences(want, got)
+    return not any(apart.get(name, math.inf) for name in exact)
 
 
-def _floats(pairs: Iterable[Pair]) -> Iterator[Tensor]:
-    for _, a, _ in pairs:
-        if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex()):
-            yield a
+def _in_float64(state: State) -> State:
+    with state.held() as model:
+        wide = copied(model).double()
+    example = resized(state.example, lambda t: t.double() if t.is_floating_point() else t)
+    return State(lambda: nullcontext(wide), example, leaking=state.leaking)
+
+
+def _differences(want: Observed, got: Observed, marks: Marks | None = None) -> dict[str, float]:
+    return {name: difference(a, b) for name, a, b in paired(want, got, marks, "")[0]}
 
 
 def _refuse_random(apart: Mapping[str, float], allowed: float) -> None:
@@ -392,7 +345,3 @@ def _refuse_random(apart: Mapping[str, float], allowed: float) -> None:
             "the network draws random numbers when it runs (besides dropout), so that its outputs "
             "cannot be compared with those of the shrunk one; switch the noise off to shrink it"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,19 +14,27 @@ from sentei.errors import CertificateError
 from sentei.network.surgery.observing import Observed
 
 Pair = tuple[str, Any, Any]  # a name; the masked network's value and the other network's
+Marks = Sequence[Tensor]  # for each layer, where its results belong to alive units
 _DEPTH = 12  # of nested outputs
+
+# Largest difference allowed in a tensor, relative to its largest absolute value.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+TWIN_TOLERANCE = {**TOLERANCE, torch.float64: 1e-7}
+# In training mode, statistics of a batch of few samples make twins less exact.
+TRAINING_TOLERANCE = {**TWIN_TOLERANCE, torch.float32: 4e-3}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def paired(
-    want: Observed, got: Observed, marked: Observed | None, where: str
+    want: Observed, got: Observed, marks: Marks | None, where: str
 ) -> tuple[list[Pair], list[str]]:
     """Return what two networks computed in pairs: the leaves of their outputs, and their layers.
 
     Args:
         want: what the masked network computed.
         got: what the other one computed.
-        marked: what the masked one computed with NaN at dead units; outputs alone if None.
+        marks: where the results of the masked one's layers belong to alive units; outputs alone if
+            None.
         where: the mode, for messages.
 
     Returns:
@@ -36,8 +44,8 @@ def paired(
         CertificateError: the outputs are built differently, or tensors differ in shape or dtype.
     """
     pairs, left_out = _output_pairs(want.outputs, got.outputs, where)
-    if marked is not None:
-        layers, unknown = _layer_pairs(want, got, marked, where)
+    if marks is not None:
+        layers, unknown = _layer_pairs(want, got, marks, where)
         return [*pairs, *layers], [*left_out, *unknown]
     return pairs, left_out
 
@@ -72,24 +80,51 @@ def _check_form(name: str, a: Tensor, b: Tensor, where: str) -> None:
         )
 
 
+def fit(marks: Marks, seen: Observed) -> bool:
+    """Return whether marks that were found on other inputs say where layers' results are alive."""
+    return len(marks) == len(seen.layers) and all(
+        mark.ndim == result.ndim
+        and all(of in (1, size) for of, size in zip(mark.shape, result.shape, strict=True))
+        for mark, (_, result) in zip(marks, seen.layers, strict=True)
+    )
+
+
 def _layer_pairs(
-    want: Observed, got: Observed, marked: Observed, where: str
+    want: Observed, got: Observed, marks: Marks, where: str
 ) -> tuple[list[Pair], list[str]]:
     """Return the results of layers in pairs, at the positions of alive units."""
-    if [name for name, _ in want.layers] != [name for name, _ in got.layers]:
+    if want.names != got.names:
         return [], [f"layers in {where} (the networks call different functions)"]
     pairs, left_out = [], []
-    layers = zip(want.layers, got.layers, marked.layers, strict=True)
-    for i, ((name, a), (_, b), (_, mark)) in enumerate(layers):
+    layers = zip(want.layers, got.layers, marks, strict=True)
+    for i, ((name, a), (_, b), alive) in enumerate(layers):
         title = f"layer call {i + 1} ({name})"
-        alive = ~mark.isnan()
-        if a.shape == b.shape:
-            pairs.append((title, a, b))
-        elif int(alive.sum()) == b.numel():
-            pairs.append((title, a[alive], b.flatten()))
+        part = a if a.shape == b.shape else _alive_part(a, alive)
+        if part.numel() == b.numel():
+            pairs.append((title, part, b.reshape(part.shape)))
         else:
             left_out.append(f"{title} in {where}")
     return pairs, left_out
+
+
+def _alive_part(result: Tensor, alive: Tensor) -> Tensor:
+    """Return the values of a layer's result at alive positions, in order."""
+    dims = [dim for dim, size in enumerate(alive.shape) if size > 1]
+    if len(dims) == 1:  # much faster than a selection by a mask
+        return result.index_select(dims[0], alive.flatten().nonzero().flatten())
+    return result[alive.expand(result.shape)]
+
+
+def floats(pairs: Iterable[Pair]) -> Iterator[Tensor]:
+    """Yield the floating-point and complex tensors of the first network."""
+    for _, a, _ in pairs:
+        if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex()):
+            yield a
+
+
+def largest_allowed(pairs: Iterable[Pair], tolerances: Mapping[torch.dtype, float]) -> float:
+    """Return the tolerance of the coarsest dtype among the tensors that are compared."""
+    return max((tolerances.get(a.dtype, 1e-4) for a in floats(pairs)), default=1e-4)
 
 
 def difference(a: Any, b: Any) -> float:
@@ -104,6 +139,8 @@ def difference(a: Any, b: Any) -> float:
         return 0.0 if a == b else math.inf
     if not (a.is_floating_point() or a.is_complex()):
         return 0.0 if torch.equal(a, b) else math.inf
+    if (fast := _difference_of_finite(a, b)) is not None:
+        return fast
     wide = torch.complex128 if a.is_complex() else torch.float64
     a, b = a.to("cpu", wide), b.to("cpu", wide)
     same = (a == b) | (a.isnan() & b.isnan())
@@ -112,8 +149,21 @@ def difference(a: Any, b: Any) -> float:
         return 0.0
     finite = a[a.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
-    largest = float(apart.nan_to_num(math.inf).max())
+    largest = float(apart.nan_to_num(math.inf, math.inf).max())
     return largest / scale if scale else math.inf
+
+
+def _difference_of_finite(a: Tensor, b: Tensor) -> float | None:
+    """Return the difference of two finite tensors in their own dtype; None of others.
+
+    The difference of two numbers that are close is exact in their own dtype.
+    """
+    if a.dtype not in (torch.float32, torch.float64) or not a.numel() or a.device != b.device:
+        return None
+    scale, largest = float(a.abs().amax()), float((a - b).abs().amax())
+    if not (0 < scale < math.inf and largest < math.inf):
+        return None
+    return largest / scale
 
 
 def _leaves(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,14 +16,15 @@ from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
 from sentei.network.example import as_found
 from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.mask import Mask
-from sentei.network.origins import Origins
+from sentei.network.origins import Origins, argument_tensors
 from sentei.network.plain import plain_form
 from sentei.network.poison import poisoned
 from sentei.running import Example, run
 
 LAYERS = frozenset((*MIXING, *PASSING, F.scaled_dot_product_attention))
 SLOPE = 0.3  # of leaking rectifiers below 0, and of their saturated part
-_DROPOUTS = frozenset(
+SPREAD = 0.5, 2.0  # standard deviations of a layer's outputs that need no calibration
+DROPOUTS = frozenset(
     getattr(owner, name)
     for owner in (F, torch)
     for name in (
@@ -41,10 +42,19 @@ class Observed:
     Attributes:
         outputs: what the network returned.
         layers: the name of the function and the result of each call of a layer function, in order.
+            Of a run with marks instead of the result, bool, where it is free of them; 1 stands for
+            the size of each dimension along which all positions are alike.
+        calls: the names of all torch functions that were called, in order.
     """
 
     outputs: Any
     layers: list[tuple[str, Tensor]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the functions of the layers, in order."""
+        return [name for name, _ in self.layers]
 
 
 @torch.no_grad()
@@ -55,6 +65,7 @@ def observed(
     training: bool = False,
     leaking: bool = False,
     dead: Mask | None = None,
+    calibrating: bool = False,
     seed: int = 0,
 ) -> Observed:
     """Run a network without dropout and return its outputs and the results of its layers.
@@ -69,42 +80,82 @@ def observed(
         dead: mark what dead units of this mask output with NaN, by NaN in the tensors that compute
             them. It passes through every function but not through the layers that read the units,
             whose columns have to be zero.
+        calibrating: divide each layer's weight in place by the spread of its outputs at its first
+            call, where that is far from 1.
         seed: of the random numbers that the network draws.
     """
-    layers: list[tuple[str, Tensor]] = []
-    slices = {} if dead is None else dead.computing
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with as_found(model), torch.random.fork_rng(devices=[]), poisoned(held, slices):
+    with as_found(model), torch.random.fork_rng(devices=[]), _marking(model, dead):
         torch.manual_seed(seed)
-        with _Observer(model, layers, leaking=leaking, marked=dead is not None):
-            return Observed(run(model.train(training), example), layers)
+        observer = _Observer(model, leaking=leaking, marked=dead is not None)
+        observer.calibrating = calibrating
+        with observer:
+            outputs = run(model.train(training), example)
+    if observer.is_stale:  # a result from before a weight changed: what is known is computed anew
+        return observed(model, example, training=training, leaking=leaking, dead=dead, seed=seed)
+    return Observed(outputs, observer.layers, observer.calls)
+
+
+def _marking(model: nn.Module, dead: Mask | None) -> AbstractContextManager[None]:
+    if dead is None:
+        return nullcontext()
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return poisoned(held, dead.computing)
 
 
 class _Observer(Calls):
     """Torch function mode that records layers, without dropout."""
 
-    def __init__(
-        self, model: nn.Module, layers: list[tuple[str, Tensor]], *, leaking: bool, marked: bool
-    ):
+    def __init__(self, model: nn.Module, *, leaking: bool, marked: bool):
         super().__init__(model, lambda call: call(), origins=Origins(model) if marked else None)
-        self.layers, self.leaking, self.marked = layers, leaking, marked
+        self.layers: list[tuple[str, Tensor]] = []
+        self.calls: list[str] = []
+        self.leaking, self.marked = leaking, marked
+        self.calibrating, self.is_stale = False, False
+        self._used: set[int] = set()  # ids of weights that functions have read
+        self._calibrations: set[str] = set()  # names of weights that need no other calibration
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _DROPOUTS:
+        if func in DROPOUTS:
             return args[0] if args else kwargs["input"]
-        args, kwargs = _without_dropout(func, args, kwargs)
+        args, kwargs = without_dropout(func, args, kwargs)
         if func is F.multi_head_attention_forward:
             try:
                 with self:  # the packed function hides its layers: run them as separate calls
                     return multi_head_attention(*args, **kwargs)
             except NotImplementedError:
                 return func(*args, **kwargs)
+        self.calls.append(getattr(func, "__name__", ""))
         if self.leaking and func in _LEAKING:
             return _LEAKING[func](*args, **kwargs)
-        result = self._marked(func, args, kwargs) if self.marked else func(*args, **kwargs)
+        result = self._result(func, args, kwargs)
         if func in LAYERS and isinstance(result, Tensor):
-            self.layers.append((func.__name__, result.clone()))
+            kept = _without_marks(result) if self.marked else result.clone()
+            self.layers.append((func.__name__, kept))
+        return result
+
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self.marked:
+            return self._marked(func, args, kwargs)
+        if self.calibrating:
+            return self._calibrated(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _calibrated(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Compute a function; bring its results to a spread of 1 at the first use of its weight."""
+        result = func(*args, **kwargs)
+        read = {id(tensor) for tensor in argument_tensors((args, kwargs))} & self.names.keys()
+        call = self._recognise(FUNCTIONS.get(func, func), args, kwargs)
+        if call is not None and call.function in MIXING and result.is_floating_point():
+            weight = call.given[call.use.weight]
+            spread = float(result.float().std())
+            is_far = 0 < spread < torch.inf and not SPREAD[0] <= spread <= SPREAD[1]
+            if call.weight not in self._calibrations and is_far:
+                weight.div_(spread)
+                self.is_stale |= id(weight) in self._used
+                result = call()
+            self._calibrations.add(call.weight)
+        self._used |= read
         return result
 
     def _marked(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -135,6 +186,16 @@ class _Observer(Calls):
         del self.layers[before:]
 
 
+def _without_marks(result: Tensor) -> Tensor:
+    """Return where a result is no NaN, with the size 1 along dimensions that are alike."""
+    alive = ~result.isnan()
+    for dim in range(alive.ndim):
+        first = alive.narrow(dim, 0, 1) if alive.shape[dim] else alive
+        if bool((alive == first).all()):
+            alive = first
+    return alive.clone()
+
+
 def _without_dead_columns(call: Call, weight: Tensor) -> Tensor:
     """Return a weight with zeros where it reads dead units: it may hold their marks itself."""
     if call.use.columns is None or call.groups > 1 or not call.input.is_floating_point():
@@ -145,7 +206,7 @@ def _without_dead_columns(call: Call, weight: Tensor) -> Tensor:
     return weight.index_fill(call.use.columns, dead, 0) if len(dead) else weight
 
 
-def _without_dropout(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+def without_dropout(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
     """Return the arguments of a function with every probability of dropout set to 0."""
     if "dropout_p" in kwargs:
         kwargs = {**kwargs, "dropout_p": 0.0}
@@ -157,6 +218,8 @@ def _without_dropout(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, 
 
 
 def _leaky(x: Tensor, low: float, high: float) -> Tensor:
+    if (low, high) == (0.0, torch.inf):
+        return F.leaky_relu(x, SLOPE)
     below, above = low + SLOPE * (x - low), high + SLOPE * (x - high)
     return torch.where(x < low, below, torch.where(x > high, above, x))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
@@ -17,8 +18,10 @@ from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.optimizer_state import refuse_other_shapes
-from sentei.network.surgery.certificate import Likeness, certify, differs_by_seed, few
+from sentei.network.surgery.certificate import Likeness, certified, certify, differs_by_seed
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
+from sentei.network.surgery.observing import observed
+from sentei.network.surgery.reference import Reference, State, calibrated
 from sentei.network.surgery.size_attributes import (
     Attributes,
     Patch,
@@ -28,7 +31,7 @@ from sentei.network.surgery.size_attributes import (
     patches,
 )
 from sentei.network.surgery.sparse import sparsified
-from sentei.network.surgery.twin import calibrate_, redraw_
+from sentei.network.surgery.twin import redraw_
 from sentei.network.units import Neurons, tensor_of
 from sentei.running import Example, Forward
 
@@ -70,7 +73,7 @@ def shrink(
     example = with_forward(model, guessed(model) if example is None else example, forward)
     masked = copied(model)
     mask.apply_(masked)
-    small = _certified(masked, mask, example)
+    small = _smaller(Reference(masked, example, mask), mask)
     return small if sparse is None else _sparsified(small, example)
 
 
@@ -143,7 +146,7 @@ def _refuse_emptied(mask: Mask) -> None:
             )
 
 
-def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
+def _smaller(reference: Reference, mask: Mask) -> nn.Module:
     """Return the smaller network, with integer attributes changed where that is needed.
 
     Raises:
@@ -151,20 +154,20 @@ def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
             be cut are named.
     """
     try:
-        return _proved(masked, mask, example)
+        return _proved(reference, mask)
     except _FAILURES as error:
         first = error
-    read = attributes_read(masked, example)
-    for patch in _plausible(masked, mask, example, lambda: read):
+    read = attributes_read(reference.masked, reference.quick.example)
+    for patch in _plausible(reference.masked, mask, reference.quick, lambda: read):
         try:
-            return _proved(masked, mask, example, patch)
+            return _proved(reference, mask, patch)
         except _FAILURES:
             continue
-    patch, at_fault = _patch_by_group(masked, mask, example, read)
+    patch, at_fault = _patch_by_group(reference, mask, read)
     error = first
     if not at_fault:
         try:
-            return _proved(masked, mask, example, patch)
+            return _proved(reference, mask, patch)
         except _FAILURES as together:
             error = together
     names = ", ".join(repr(group.name) for group in at_fault) or "these together"
@@ -175,15 +178,26 @@ def _certified(masked: nn.Module, mask: Mask, example: Example) -> nn.Module:
     ) from error
 
 
-def _proved(masked: nn.Module, mask: Mask, example: Example, patch: Patch = ()) -> nn.Module:
+def _proved(reference: Reference, mask: Mask, patch: Patch = ()) -> nn.Module:
     """Cut a copy, change its integer attributes as `patch` says, certify it and return it."""
-    small = apply_patch_(remove_dead_(copied(masked), mask), patch)
-    certify(masked, small, example, mask=mask)
+    small = apply_patch_(remove_dead_(_copied_for(reference.masked, mask), mask), patch)
+    certified(reference, small, mask)
     return small
 
 
+def _copied_for(masked: nn.Module, mask: Mask) -> nn.Module:
+    """Return a copy of a network that a cut follows: what it cuts is not copied before."""
+    cut = {id(tensor_of(masked, name)): tensor_of(masked, name) for name, _ in mask.gone}
+    instead = {
+        key: nn.Parameter(tensor.data, tensor.requires_grad)
+        for key, tensor in cut.items()
+        if type(tensor) is nn.Parameter
+    }
+    return copied(masked, instead)
+
+
 def _patch_by_group(
-    masked: nn.Module, mask: Mask, example: Example, read: set[tuple[str, str]]
+    reference: Reference, mask: Mask, read: set[tuple[str, str]]
 ) -> tuple[Patch, list[Neurons]]:
     """Return a patch that lets each group be cut alone, and the groups without one.
 
@@ -191,41 +205,43 @@ def _patch_by_group(
     groups that cannot be cut alone are tried together.
     """
     cut = [g for g in mask.groups if isinstance(g, Neurons) and mask.dead(g).numel()]
-    found = {group: _fitting(masked, mask, [group], example, read) for group in cut}
+    found = {group: _fitting(reference, mask, [group], read) for group in cut}
     at_fault = [group for group, patch in found.items() if patch is None]
-    if len(at_fault) > 1 and (shared := _fitting(masked, mask, at_fault, example, read)):
+    if len(at_fault) > 1 and (shared := _fitting(reference, mask, at_fault, read)):
         found[at_fault[0]], at_fault = shared, []
     whole = {(path, name): value for patch in found.values() for path, name, value in patch or ()}
     return tuple((*place, value) for place, value in whole.items()), at_fault
 
 
 def _fitting(
-    masked: nn.Module,
-    mask: Mask,
-    groups: Sequence[Neurons],
-    example: Example,
-    read: set[tuple[str, str]],
+    reference: Reference, mask: Mask, groups: Sequence[Neurons], read: set[tuple[str, str]]
 ) -> Patch | None:
     """Return the first patch with which some groups can be cut, without the others."""
     alone = Mask.full(mask.groups).without({group: mask.dead(group) for group in groups})
-    for patch in _plausible(masked, alone, example, lambda: read):
+    for patch in _plausible(reference.masked, alone, reference.quick, lambda: read):
         try:
-            _proved(masked, alone, example, patch)
+            _proved(reference, alone, patch)
         except _FAILURES:
             continue
         return patch
     return None
 
 
-def _plausible(
-    masked: nn.Module, mask: Mask, example: Example, read: Attributes, **options: bool
-) -> Iterator[Patch]:
-    """Yield the patches with which a cut passes a quick test."""
-    likeness = Likeness(masked, example, mask, **options)
+def _plausible(masked: nn.Module, mask: Mask, quick: State, read: Attributes) -> Iterator[Patch]:
+    """Yield the patches with which a cut passes a quick test.
+
+    Args:
+        masked: the network.
+        mask: what is cut of it.
+        quick: the network, and inputs on which it runs fast.
+        read: as for `patches`.
+    """
+    likeness = Likeness(quick, mask)
     for patch in patches(masked, mask, read):
         with restored(masked):
             try:
-                got = likeness.run(apply_patch_(remove_dead_(masked, mask), patch))
+                cut = apply_patch_(remove_dead_(masked, mask), patch)
+                got = observed(cut, quick.example, leaking=quick.leaking)
             except Exception:  # forward may raise anything where a size is wrong
                 continue
         if likeness.holds(got):
@@ -242,17 +258,22 @@ class Trial:
     """
 
     def __init__(self, model: nn.Module, example: Example, most: int = 256):
-        self._example = few(model, example)
+        own = Reference(model, example).own
         try:
-            self._model = calibrate_(redraw_(copied(model)), self._example)
+            self._model = redraw_(copied(model))
+            example, _ = calibrated(self._model, example, own)
         except Exception:  # a network that does not run with other weights
-            self._model = model
+            self._model, example = model, own.example
+        self._example = example
         self._left = most
 
     @cached_property
     def is_random(self) -> bool:
         """Whether the network draws random numbers, so that no trial shows anything."""
-        return differs_by_seed(self._model, self._example)
+        return differs_by_seed(self._state())
+
+    def _state(self) -> State:
+        return State(lambda: nullcontext(self._model), self._example, leaking=True)
 
     def why_not(self, groups: Sequence[Neurons]) -> str | None:
         """Return why units of each group cannot be removed, all at once; None if they can.
@@ -277,7 +298,7 @@ class Trial:
                 weight = tensor_of(masked, name)
                 weight.data = weight.data.clone()
             mask.apply_(masked)
-            found = _plausible(masked, mask, self._example, self._attributes_read, leaking=True)
+            found = _plausible(masked, mask, self._state(), self._attributes_read)
             try:
                 if next(found, None) is not None:
                     return None
