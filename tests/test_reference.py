@@ -154,7 +154,7 @@ def test_a_cut_that_is_wrong_on_images_of_one_size_alone_is_refused(weights, hea
 
 
 LARGE_IMAGES = (
-    *("grouped", "separable", "group_norm", "residual_inplace", "squeeze_excite", "inverted"),
+    *("grouped", "separable", "residual_inplace", "squeeze_excite", "inverted"),
     *("layer_scale", "auxiliary", "transposed"),
 )
 
