@@ -28,7 +28,6 @@ from sentei.network.surgery.reference import Reference, State
 from sentei.network.surgery.surgery import shrink
 from sentei.network.surgery.twin import redraw_
 from sentei.network.units import Neurons
-from test_wrong_cuts import outcomes
 
 IMAGE = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 
@@ -176,7 +175,7 @@ def test_no_wrong_cut_is_certified_and_no_right_one_refused_on_reduced_inputs(na
     twin = Reference(first.masked(model), inputs, first.mask).twin
     assert twin is not None
     assert twin.example.shape[-1] < inputs.shape[-1]
-    found = list(outcomes(name, [state]))
+    found = list(wrong_cuts.outcomes(name, [state]))
     assert not [each for each in found if each[2] == each[3]]
     assert any(not wrong for _, _, wrong, _ in found)
 

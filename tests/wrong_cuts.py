@@ -9,7 +9,7 @@ training mode.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 import more_networks
 import zoo
+from sentei.errors import CertificateError
 from sentei.network.example import resized, tensors
 from sentei.network.mask import Mask
+from sentei.network.surgery.certificate import certify
 from sentei.network.surgery.cutting import remove_dead_
 from sentei.network.surgery.size_attributes import apply_patch_
 from sentei.network.surgery.surgery import shrink
@@ -180,4 +182,28 @@ def apart(want: list[Tensor], got: list[Tensor]) -> float:
     )
 
 
-Certify = Callable[..., object]
+def is_certified(cut: Cut, state: str) -> bool | None:
+    """Whether a cut passes in a state of the network; None if the cut network does not run."""
+    model, example = built(cut.network, state)
+    masked = cut.masked(model)
+    try:
+        small = cut.small(masked)
+    except Exception:
+        return None
+    try:
+        certify(masked, small, example, mask=cut.mask)
+    except CertificateError:
+        return False
+    return True
+
+
+def outcomes(name: str, states: Iterable[str]) -> Iterator[tuple[str, str, bool | None, bool]]:
+    """Yield (what, state, is it wrong, is it certified) for the cuts of a network."""
+    for cut in cuts(name):
+        wrong = cut.what != "right" and is_really_wrong(cut)
+        if cut.what != "right" and not wrong:
+            continue  # it does not run, or two equal units were swapped
+        for state in states:
+            certified = is_certified(cut, state)
+            if certified is not None:
+                yield cut.what, state, wrong, certified
