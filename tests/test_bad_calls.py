@@ -24,6 +24,7 @@ READ_MUCH = {"datasets.mnist", "datasets.letter"}  # seconds for each call that 
 OTHER_WORDS = {
     "evaluate": "data",
     "learn": "data",
+    "samples": "data",
     "units": "members",
     "unit": "members",
     "mask": "group",

@@ -8,8 +8,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from sentei import (
+    FineTune,
     Probe,
     PruneWhileTraining,
+    Recipe,
     find_synapses,
     find_units,
     linear,
@@ -17,9 +19,11 @@ from sentei import (
     ranked,
     regrowing,
     tidy,
+    train,
     twins,
     when_stalled,
 )
+from sentei.training import Distillation, evaluate
 
 _random = torch.Generator().manual_seed(3)
 A, B = torch.randn(40, 5, generator=_random), torch.randn(40, 3, generator=_random)
@@ -146,6 +150,41 @@ def test_tidying(data):
         return small.mid.out_features
 
     assert both(data, run) == (8, 8)
+
+
+def test_retraining(data):
+    def run(data):
+        model = TwoInputs()
+        units = find_units(model, example(data))
+        recipe = Recipe(2, "sgd", lr=0.05, batch_size=40, loss=huber)
+        propose = ranked("magnitude", linear("40 %", 2))
+        probe = Probe(model, data, huber)
+        *_, last = prune(model, units, probe, propose, retrain=FineTune(data, recipe))
+        assert all(not model.out.weight[:, dead].any() for dead in [last.mask.dead(units[1])])
+        return left(last.mask), last.measured.loss
+
+    found, expected = both(data, run)
+    assert found[0].keys() == expected[0].keys()
+    assert found[1] < Probe(TwoInputs(), data, huber).loss()
+
+
+def test_distillation(data):
+    def run(data):
+        model, teacher = TwoInputs(), TwoInputs()
+        with torch.no_grad():
+            teacher.out.weight.mul_(-1)
+        learn = Distillation(teacher, weight=1.0, loss=huber)
+        train(model, data, Recipe(60, "adam", lr=0.02, loss=huber, distillation=learn))
+        return huber(model(A, B), teacher(A, B)).mean().item()
+
+    assert max(both(data, run)) < 0.02 < huber(-TwoInputs()(A, B), TwoInputs()(A, B)).mean()
+
+
+def test_evaluation(data):
+    found, expected = both(data, lambda data: evaluate(TwoInputs(), data, loss=huber))
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-6)
+    assert found.accuracy is None
 
 
 def test_rewinding_by_a_plain_function(data):

@@ -42,6 +42,13 @@ def resized(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return mapped(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
+def taken(value: Any, rows: Tensor) -> Any:
+    """Return the samples at these row numbers, in this order; row numbers are on any device."""
+    if isinstance(value, Tensor):  # without the cost of walking through a nest
+        return value.index_select(0, rows.to(value.device))
+    return resized(value, lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
+
+
 def joined(parts: Sequence[Any]) -> Any:
     """Concatenate nests of the same form along dimension 0 of their tensors; one is not copied.
 

@@ -158,18 +158,12 @@ class Probe:
             known = card_of(model).loss
             if callable(loss):
                 losses.check_takes(loss, calls.output, reading.head.rows(0, SURVEY_ROWS).targets)
-            self.chosen = losses.chosen_for(loss, self._parts(reading, calls), known)
+            outputs_for = lambda batch: survey(model, batch.run_by(forward)).output  # noqa: E731
+            parts = reading.against(calls.output, outputs_for)
+            self.chosen = losses.chosen_for(loss, parts, known)
             self.loss_name, self.per_sample = self.chosen.name, self.chosen.per_sample
             self.samples = reading.finished(self.chosen, forward)
             self._engines = self._new_engines(calls)
-
-    def _parts(self, reading: Reading, calls: PassSurvey) -> Iterator[tuple[Any, Any]]:
-        """Yield the targets of each batch, with outputs for inputs of the same shape."""
-        outputs = {reading.head.form: calls.output}
-        for batch in reading:
-            if batch.form not in outputs:
-                outputs[batch.form] = survey(self.model, batch.run_by(self.forward)).output
-            yield outputs[batch.form], batch.targets
 
     def on(self, data: Any) -> Probe:
         """Return a Probe of the same network and loss on other samples."""

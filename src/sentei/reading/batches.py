@@ -56,6 +56,20 @@ def opened(data: Any, unpack: Unpack | None, dtype: torch.dtype) -> Iterator[Mem
         yield as_samples(inputs, targets, dtype)
 
 
+def beginning(data: Any, unpack: Unpack | None, dtype: torch.dtype) -> MemoryData:
+    """Return `(inputs, targets)`, or the first batch of data of another form, checked.
+
+    Raises:
+        DataError: there is none, or as `opened`.
+    """
+    if is_pair(data):
+        return as_samples(data[0], data[1], dtype)
+    first = next(opened(data, unpack, dtype), None)
+    if first is None:
+        raise DataError("there must be at least one sample; the data has no batches")
+    return first
+
+
 def as_samples(inputs: Any, targets: Any, dtype: torch.dtype) -> MemoryData:
     """Return inputs and targets, however nested, as tensors; check their rows.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sentei.errors import DataError
 from sentei.losses import Loss
 from sentei.metrics import TargetSummary
-from sentei.nests import count, joined, resized, tensors
+from sentei.nests import count, joined, resized, taken, tensors
 from sentei.running import Example, Forward, ForwardCall, own_inputs
 from sentei.samples import fingerprint
 
@@ -60,8 +60,7 @@ class MemoryData:
 
     def at(self, rows: Tensor) -> MemoryData:
         """Return the samples at these row numbers, in this order."""
-        take = lambda tensor: tensor[rows.to(tensor.device)]  # noqa: E731
-        return MemoryData(resized(self.inputs, take), resized(self.targets, take))
+        return MemoryData(taken(self.inputs, rows), taken(self.targets, rows))
 
     def run_by(self, forward: Forward | None) -> MemoryData:
         """Return the samples with the function that runs a network on their inputs."""

@@ -112,6 +112,21 @@ class Reading:
         self._first = []
         kept.clear()
 
+    def against(
+        self, of_head: Any, outputs_for: Callable[[MemoryData], Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield the targets of each batch, with outputs for inputs of the same shape.
+
+        Args:
+            of_head: the network's outputs for `head`, or for some samples of it.
+            outputs_for: returns its outputs for a batch, or for some samples of it.
+        """
+        outputs = {self.head.form: of_head}
+        for batch in self._batches:
+            if batch.form not in outputs:
+                outputs[batch.form] = outputs_for(batch)
+            yield outputs[batch.form], batch.targets
+
     def finished(self, loss: Loss, forward: Forward | None) -> Measured:
         """Read what is left, and return the samples that count.
 

@@ -3,6 +3,7 @@
 May import `reading` and the base modules; it does not depend on pruning.
 """
 
+from sentei.training.distilling import Distillation
 from sentei.training.finetune import FineTune
 from sentei.training.models import (
     annealing_cnn,
@@ -13,7 +14,7 @@ from sentei.training.models import (
     mlp,
     takes_flat,
 )
-from sentei.training.recipe import Distillation, Recipe
+from sentei.training.recipe import Recipe
 from sentei.training.seeds import seeded
 from sentei.training.train import Evaluation, History, evaluate, train
 

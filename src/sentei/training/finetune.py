@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sentei.arguments import check_entries, checked
 from sentei.describing import described
+from sentei.nests import tensors
+from sentei.reading.batches import Unpack, as_samples, beginning, is_pair
+from sentei.running import Forward
 from sentei.samples import fingerprint
+from sentei.training.feeding import check_readable
 from sentei.training.recipe import Recipe
-from sentei.training.train import Course, Pair
+from sentei.training.train import Course
 
 
 class Holding(Protocol):
@@ -32,22 +38,32 @@ class FineTune:
     update. When `prune` undoes a step, it restores this state as well.
 
     Args:
-        samples: (inputs, targets) with one row per sample.
+        samples: what `train` takes; an epoch is a pass over it.
         recipe: how to train; its `epochs` are those of one call. One epoch of Adam if None.
+        batch: takes a batch apart, as for `Probe`.
+        forward: how the network is run on inputs: callable(model, inputs) -> outputs.
         after_update: functions without arguments, called after every update once the dead weights
             are zero. If they have a `state_dict`, as a Trajectory has, it is part of the state that
             is saved and restored.
+
+    Raises:
+        DataError: the samples are of another form, or cannot be read again.
     """
 
     def __init__(
         self,
-        samples: Pair,
+        samples: Any,
         recipe: Recipe | None = None,
         *,
+        batch: Unpack | None = None,
+        forward: Forward | None = None,
         after_update: Iterable[Callable[[], object]] = (),
     ):
+        check_readable(samples)
+        beginning(samples, batch, torch.get_default_dtype())
         self.samples = samples
         self.recipe = recipe or Recipe(epochs=1)
+        self.batch, self.forward = batch, forward
         self.after_update = tuple(after_update)
         self.epoch = 0
         self._course: Course | None = None
@@ -56,8 +72,22 @@ class FineTune:
     @property
     def words(self) -> str:
         """Recipe, data and teacher as a text that is the same in every process."""
-        more = f", after_update={described(self.after_update)}" if self.after_update else ""
-        return f"FineTune({described(self.recipe)}, data {fingerprint(self.samples)}{more})"
+        parts = {
+            "batch": self.batch,
+            "forward": self.forward,
+            "after_update": self.after_update or None,
+        }
+        more = "".join(f", {name}={described(part)}" for name, part in parts.items() if part)
+        return f"FineTune({described(self.recipe)}, data {self._data}{more})"
+
+    @property
+    def _data(self) -> str:
+        """Hex digits of the samples; of what is read anew in every epoch, of its description."""
+        if is_pair(self.samples):
+            inputs, targets = self.samples
+            pair = as_samples(inputs, targets, torch.get_default_dtype())
+            return fingerprint((*tensors(pair.inputs), *tensors(pair.targets)))
+        return hashlib.sha256(str(described(self.samples)).encode()).hexdigest()[:16]
 
     def __call__(self, model: nn.Module, mask: Holding) -> None:
         """Train `model` for the recipe's epochs, and zero the dead weights after every update.
@@ -114,7 +144,7 @@ class FineTune:
 
     def _started(self, model: nn.Module) -> Course:
         if self._course is None:
-            self._course = Course(model, self.samples, self.recipe)
+            self._course = Course(model, self.samples, self.recipe, self.batch, self.forward)
             self._restore_optimizer(self._course)
         if self._course.model is not model:
             raise ValueError("a FineTune trains one network; make another for another network")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn, optim
@@ -12,6 +12,7 @@ from torch import nn, optim
 from sentei.arguments import checked
 from sentei.errors import unknown
 from sentei.losses import PerSample, per_sample
+from sentei.training.distilling import Distillation, check_softened
 
 # For each optimizer: its class, its default learning rate and other options.
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float, dict[str, float]]] = {
@@ -27,36 +28,6 @@ _FUSED = (optim.SGD, optim.Adam)
 DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda part: (1 + math.cos(math.pi * part)) / 2
 }
-
-
-@checked
-@dataclass(frozen=True)
-class Distillation:
-    """Knowledge distillation: train on the outputs of a teacher network as well as on the targets.
-
-    The loss is `(1 - weight)` times the recipe's own, plus `weight * temperature ** 2` times the
-    Kullback-Leibler divergence from the teacher's softened class probabilities to the network's.
-    The square keeps gradients the same size at every temperature.
-
-    Source: Hinton, Vinyals and Dean (2015), Distilling the Knowledge in a Neural Network,
-    section 2.
-
-    Attributes:
-        teacher: a network that outputs logits for the same inputs; it is run once, in evaluation
-            mode.
-        temperature: divides the logits of both networks before the softmax.
-        weight: weight of the teacher in the loss, from 0 to 1.
-    """
-
-    teacher: nn.Module = field(repr=False)
-    temperature: float = 4.0
-    weight: float = 0.9
-
-    def __post_init__(self):
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"a temperature must be above 0 and finite, not {self.temperature}")
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"the teacher's weight must be from 0 to 1, not {self.weight}")
 
 
 @checked
@@ -110,16 +81,8 @@ class Recipe:
             raise ValueError(f"lr must be above 0 and finite, not {self.lr}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be 0 or more and finite, not {self.weight_decay}")
-        if isinstance(self.loss, str):
-            self.check_distilled(self.loss)
-
-    def check_distilled(self, loss: str | None) -> None:
-        """Raise ValueError if there is a teacher, and a loss with this name has no softmax."""
-        if self.distillation is not None and loss not in (None, "cross_entropy"):
-            raise ValueError(
-                f"distillation softens logits of a softmax with a temperature, and {loss} has no "
-                "softmax; use loss='cross_entropy'"
-            )
+        if isinstance(self.loss, str) and self.distillation is not None:
+            check_softened(self.distillation, self.loss, None)
 
     def part_of_lr(self, epoch: float) -> float:
         """Return the factor of the learning rate after `epoch` epochs, which may be a fraction."""

@@ -1,30 +1,30 @@
-"""`train` and `evaluate`: train a network on tensors in memory, and measure accuracy and loss."""
+"""`train` and `evaluate`: train a network on samples, and measure its accuracy and loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sentei.arguments import checked
-from sentei.card import card_of
 from sentei.errors import DataError, LossError
-from sentei.losses import Loss, PerSample, check_counting, chosen, per_sample_losses
-from sentei.metrics import Quality, TargetSummary, metrics_for
-from sentei.samples import Samples, check_samples
-from sentei.training.recipe import Distillation, Recipe
+from sentei.losses import PerSample, chosen, per_sample_losses
+from sentei.metrics import Quality, metrics_for
+from sentei.nests import resized, taken, tensors
+from sentei.reading.batches import Unpack
+from sentei.reading.data import MemoryData
+from sentei.running import Forward, called
+from sentei.training.distilling import Teaching
+from sentei.training.feeding import TRIED, Feed, mode
+from sentei.training.recipe import Recipe
 from sentei.training.seeds import seeded
 
 _BATCH = 1024  # samples per batch where nothing is trained
-
-Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,15 @@ class Evaluation(_AccuracyAndLoss):
 @checked
 def train(
     model: nn.Module,
-    samples: Pair,
+    samples: Any,
     recipe: Recipe | None = None,
     *,
+    batch: Unpack | None = None,
+    forward: Forward | None = None,
     after_update: Iterable[Callable[[], object]] = (),
     progress: Callable[[int, float], object] | None = None,
 ) -> History:
-    """Train a network in place on tensors in memory, and return the mean loss of every epoch.
+    """Train a network in place on samples, and return the mean loss of every epoch.
 
     Afterwards every module has its training or evaluation mode back, the global random state is
     what it was before, and gradients are cleared. The same recipe, network and data give the same
@@ -83,18 +85,24 @@ def train(
 
     Args:
         model: the network; it is trained on the device that its parameters are on.
-        samples: (inputs, targets) with one row per sample.
+        samples: what a `Probe` takes. `(inputs, targets)` and a Dataset are read in an order that
+            `Recipe.seed` draws anew for each epoch, in batches of `Recipe.batch_size`. A loader or
+            another iterable of batches is read once in every epoch, with its own batches in its own
+            order; what it draws from torch's global random state depends on seed and epoch alone.
         recipe: how to train; ten epochs of Adam if None.
+        batch: takes a batch apart, as for `Probe`.
+        forward: how the network is run on inputs: callable(model, inputs) -> outputs.
         after_update: functions without arguments, called in this order after every update of the
             weights.
         progress: called after every epoch with its number, from 1, and its mean loss.
 
     Raises:
-        DataError: the network cannot learn from the samples; nothing is changed then.
+        DataError: the network cannot learn from the samples; nothing is changed then, unless a
+            later batch of a loader is to blame.
         LossError: the loss does not fit the samples, and nothing is changed; or it is not finite,
             and the weights are those of the last update.
     """
-    course = Course(model, samples, recipe or Recipe())
+    course = Course(model, samples, recipe or Recipe(), batch, forward)
     calls, losses = tuple(after_update), []
     for epoch in range(course.recipe.epochs):
         losses.append(course.epoch(epoch, calls))
@@ -111,13 +119,37 @@ class Course:
     and pass its number.
     """
 
-    def __init__(self, model: nn.Module, samples: Pair, recipe: Recipe):
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Any,
+        recipe: Recipe,
+        batch: Unpack | None = None,
+        forward: Forward | None = None,
+    ):
         self.model, self.recipe = model, recipe
-        self.samples, self.loss = _ready(model, samples, recipe.loss)
-        recipe.check_distilled(self.loss.name)
+        feed = Feed(model, samples, batch, forward)
+        self.samples, self.loss = feed.learnt(recipe.loss, recipe.batch_size)
+        if recipe.decay is not None and self.updates is None:
+            raise DataError(
+                f"decay={recipe.decay!r} follows the updates of an epoch, and this data has no "
+                "length; pass a loader or a list of batches with a length, or leave decay= out"
+            )
         self.optimizer = recipe.optimizer_for(model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.teacher = _teacher_outputs(recipe.distillation, model, self.samples.inputs)
+        self.teaching, self.told = None, None
+        if recipe.distillation is not None:
+            self.teaching = Teaching(recipe.distillation, self.loss)
+            self.teaching.check(feed, self.samples.head.rows(0, TRIED).inputs)
+            if isinstance(self.samples, MemoryData):
+                self.told = self.teaching.outputs(self.samples.inputs)
+
+    @property
+    def updates(self) -> int | None:
+        """How many updates an epoch has; None where the data has no length."""
+        if isinstance(self.samples, MemoryData):
+            return -(-len(self.samples) // self.recipe.batch_size)
+        return self.samples.updates
 
     def epoch(self, number: int, after_update: Iterable[Callable[[], object]]) -> float:
         """Train for one epoch, and return its mean loss.
@@ -128,53 +160,78 @@ class Course:
 
         Raises:
             LossError: the loss is not finite.
+            DataError: there are no samples, or a batch is not what the network takes.
         """
-        total = 0.0
-        with _mode(self.model, training=True), seeded(self.recipe.seed, number):
-            order = torch.randperm(self.samples.rows).to(self.samples.targets.device)
-            batches = order.split(self.recipe.batch_size)
-            for update, rows in enumerate(batches):
-                self._set_learning_rate(number + update / len(batches))
-                loss = self._losses(rows).mean()
+        total, rows = 0.0, 0
+        with mode(self.model, training=True), seeded(self.recipe.seed, number):
+            for update, (batch, told) in enumerate(self._batches()):
+                self._set_learning_rate(number, update)
+                loss = self._losses(batch, told).mean()
                 value = loss.item()
                 if not math.isfinite(value):
                     raise _not_finite(value, number, update, self.recipe)
                 self.optimizer.zero_grad()
-                loss.backward()
+                self._backward(loss)
                 self.optimizer.step()
                 for call in after_update:
                     call()
-                total += value * len(rows)
+                total += value * len(batch)
+                rows += len(batch)
         self.optimizer.zero_grad()
-        return total / self.samples.rows
+        if not rows:
+            raise DataError(f"an epoch must have samples; epoch {number + 1} found none to read")
+        return total / rows
 
-    def _set_learning_rate(self, epoch: float) -> None:
-        if self.recipe.decay is None:
+    def _batches(self) -> Iterator[tuple[MemoryData, Any]]:
+        """Yield the batches of an epoch, each with what the teacher says of it."""
+        samples, teaching = self.samples, self.teaching
+        if isinstance(samples, MemoryData):
+            order = torch.randperm(len(samples)).to(tensors(samples.targets)[0].device)
+            for rows in order.split(self.recipe.batch_size):
+                yield samples.at(rows), None if teaching is None else taken(self.told, rows)
+        else:
+            for batch in samples.batches():
+                yield batch, None if teaching is None else teaching.outputs(batch.inputs)
+
+    def _set_learning_rate(self, epoch: int, update: int) -> None:
+        if self.recipe.decay is None or self.updates is None:
             return
-        factor = self.recipe.part_of_lr(epoch)
+        factor = self.recipe.part_of_lr(epoch + update / self.updates)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
-    def _losses(self, rows: Tensor) -> Tensor:
-        inputs, targets = self.samples.at(rows)
-        outputs = self.model(inputs)
-        losses = per_sample_losses(self.loss.per_sample, outputs, targets)
-        distill = self.recipe.distillation
-        if distill is None or self.teacher is None:
+    def _losses(self, batch: MemoryData, told: Any) -> Tensor:
+        outputs = called(self.model, batch.inputs)
+        measured = self.loss.takes(outputs)
+        if self.loss.name is not None and not isinstance(self.samples, MemoryData):
+            chosen(self.loss.name, measured, batch.targets)
+        losses = per_sample_losses(self.loss.per_sample, measured, batch.targets)
+        if self.teaching is None:
             return losses
-        soft = F.log_softmax(outputs / distill.temperature, 1)
-        divergence = F.kl_div(soft, self.teacher[rows], reduction="none", log_target=True).sum(1)
-        scale = distill.weight * distill.temperature**2
-        return losses * (1 - distill.weight) + divergence * scale
+        return self.teaching.losses(losses, outputs, told, batch.targets)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Compute gradients; raise LossError if there is none."""
+        if loss.requires_grad:
+            loss.backward()
+        groups = self.optimizer.param_groups
+        if all(parameter.grad is None for group in groups for parameter in group["params"]):
+            raise LossError(
+                "the loss must depend on weights of the network that are trained, and it depends "
+                "on none. forward= must run the network in its first argument, and neither it nor "
+                "the loss may detach what it computes."
+            )
 
 
 @checked
 def evaluate(
     model: nn.Module,
-    samples: Pair,
+    samples: Any,
     *,
     loss: str | PerSample | None = None,
     batch_size: int = _BATCH,
+    batch: Unpack | None = None,
+    forward: Forward | None = None,
 ) -> Evaluation:
     """Measure accuracy, or R², and mean loss of a network in evaluation mode.
 
@@ -182,12 +239,15 @@ def evaluate(
 
     Args:
         model: any network whose outputs the loss accepts.
-        samples: (inputs, targets) with one row per sample.
+        samples: what a `Probe` takes. More than 1 GiB of a loader is read twice, and both times it
+            must give the same samples in the same order.
         loss: a name, or a callable(outputs, targets) that returns one loss per sample. If None,
             the loss of the network's `Card`, else cross entropy, for targets that are class
             numbers; see `sentei.losses.chosen`. Samples whose class numbers are all -100 are left
             out.
         batch_size: samples to run at once.
+        batch: takes a batch apart, as for `Probe`.
+        forward: how the network is run on inputs: callable(model, inputs) -> outputs.
 
     Raises:
         DataError: there are no samples, or the network cannot take them.
@@ -196,66 +256,18 @@ def evaluate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    ready, measured = _ready(model, samples, loss)
-    metrics = metrics_for(measured, TargetSummary.of([ready.targets]))
+    feed = Feed(model, samples, batch, forward)
+    ready, measured = feed.measured(loss)
+    metrics = metrics_for(measured, ready.summary)
     total, sums = 0.0, torch.zeros(metrics.width, dtype=torch.float64)
-    with _mode(model, training=False), torch.no_grad():
-        for inputs, targets in zip(*(part.split(batch_size) for part in ready), strict=True):
-            outputs = model(inputs)
-            losses = per_sample_losses(measured.per_sample, outputs, targets)
+    with mode(model, training=False), torch.no_grad():
+        for block in map(feed.moved, ready.blocks(ready.boundaries(batch_size))):
+            outputs = measured.takes(called(model, resized(block.inputs, Tensor.clone)))
+            losses = per_sample_losses(measured.per_sample, outputs, block.targets)
             total += losses.double().sum().item()
-            sums += metrics.sums(outputs, targets)
-    return Evaluation.of(total / ready.rows, metrics.quality(sums))
-
-
-def _ready(model: nn.Module, samples: Pair, loss: str | PerSample | None) -> tuple[Samples, Loss]:
-    """Check the samples against the model, and choose the loss.
-
-    Returns:
-        The samples that count, on the model's device, with targets as the loss takes them; and the
-        loss.
-    """
-    inputs, targets = samples
-    check_samples(inputs, targets)
-    parameter = next(model.parameters(), None)
-    ready = Samples(inputs, targets).to(inputs.device if parameter is None else parameter.device)
-    outputs = _outputs_for(model, ready.inputs[:2])
-    found = chosen(loss, outputs, ready.targets, card_of(model).loss)
-    counts = found.counts(ready.targets)
-    if counts is not None:
-        check_counting(int(counts.sum()), len(counts))
-        ready = ready.at(counts.nonzero().flatten())
-    return Samples(ready.inputs, found.fitted(ready.targets)), found
-
-
-def _outputs_for(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Run the model in evaluation mode; raise DataError if it cannot take the inputs."""
-    with _mode(model, training=False), torch.no_grad(), seeded(0):
-        try:
-            return model(inputs)
-        except (RuntimeError, ValueError, TypeError) as error:
-            shape = ", ".join(map(str, ("N", *inputs.shape[1:])))
-            raise DataError(
-                f"the model cannot take inputs of shape ({shape}) and type {inputs.dtype}: {error}"
-            ) from error
-
-
-def _teacher_outputs(
-    distillation: Distillation | None, model: nn.Module, inputs: Tensor
-) -> Tensor | None:
-    """Return the teacher's softened log-probabilities, (N, classes); None without distillation."""
-    if distillation is None:
-        return None
-    teacher, temperature = distillation.teacher, distillation.temperature
-    given, needed = _outputs_for(teacher, inputs[:2]).shape, _outputs_for(model, inputs[:2]).shape
-    if given != needed:
-        raise DataError(
-            f"teacher and network must output the same classes; the teacher's outputs have shape "
-            f"{tuple(given)} for two samples and the network's {tuple(needed)}"
-        )
-    with _mode(teacher, training=False), torch.no_grad():
-        parts = [F.log_softmax(teacher(part) / temperature, 1) for part in inputs.split(_BATCH)]
-    return torch.cat(parts)
+            first = [*tensors(outputs), torch.zeros(0)][0]
+            sums += metrics.sums(first, block.targets)
+    return Evaluation.of(total / len(ready), metrics.quality(sums))
 
 
 def _not_finite(value: float, epoch: int, update: int, recipe: Recipe) -> LossError:
@@ -264,15 +276,3 @@ def _not_finite(value: float, epoch: int, update: int, recipe: Recipe) -> LossEr
         f"the loss must stay finite; it is {value} at epoch {epoch + 1}, update {update + 1}, with "
         f"{recipe.optimizer} and {lr}. Lower lr, or standardise the inputs."
     )
-
-
-@contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Set training or evaluation mode in a `with` block; every module gets its own mode back."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode

@@ -14,6 +14,7 @@ from sentei.papers.annealing.distortion import epoch_of
 from sentei.pruning.rules.proposals import ranked
 from sentei.pruning.rules.schedules import cubic
 from sentei.pruning.while_training.during import PruneWhileTraining
+from sentei.reading.data import MemoryData
 from sentei.training import Recipe, evaluate
 from sentei.training.seeds import seeded
 from sentei.training.train import Course
@@ -53,7 +54,7 @@ def serious(seed: int, epochs: int, images: int, keep: str = "25 %") -> dict[str
     ).attach(course.optimizer)
     result: dict[str, Any] = {"test": []}
     for epoch in range(epochs):
-        course.samples = epoch_of(samples, seed, epoch)
+        course.samples = MemoryData(*epoch_of(samples, seed, epoch))
         course.epoch(epoch, ())
         result["test"].append(list(evaluate(model, test, batch_size=BATCH)))
     result["kept"] = sum(pruner.mask.count(group) for group in groups)

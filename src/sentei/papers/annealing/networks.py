@@ -21,6 +21,7 @@ from sentei.papers.annealing.distortion import epoch_of
 from sentei.pruning.rules.proposals import Proposal, ranked
 from sentei.pruning.rules.schedules import fsa, geometric, linear, multiples_of
 from sentei.pruning.while_training.during import PruneWhileTraining
+from sentei.reading.data import MemoryData
 from sentei.samples import Samples
 from sentei.training import Recipe, evaluate
 from sentei.training.models import annealing_cnn
@@ -118,7 +119,7 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     for epoch in range(epochs):
         start = perf_counter()
         if chosen.distorted:
-            course.samples = epoch_of(samples, seed, epoch, chosen.distorted)
+            course.samples = MemoryData(*epoch_of(samples, seed, epoch, chosen.distorted))
         course.epoch(epoch, ())
         result["seconds"].append(perf_counter() - start)
         result["train"].append(list(evaluate(network, samples.first(SEEN), batch_size=BATCH)))

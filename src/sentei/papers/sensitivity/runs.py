@@ -137,9 +137,9 @@ def attached(
     Raises:
         ScheduleError: there would never be a check.
     """
-    network, samples, epochs = running.model, running.samples, running.recipe.epochs
-    updates = -(-samples.rows // running.recipe.batch_size)
-    example = samples.inputs[:64]
+    network, samples, epochs = running.model, running.samples.head, running.recipe.epochs
+    updates = running.updates or 0
+    example, measured = samples.rows(0, 64).inputs, samples.rows(0, 2_000)
     try:
         pruner = PruneWhileTraining(
             network,
@@ -147,7 +147,7 @@ def attached(
             propose,
             every=rule.every * updates,
             total=epochs * updates,
-            probe=Probe(network, samples.first(2_000)),
+            probe=Probe(network, (measured.inputs, measured.targets)),
             trajectory=Trajectory(network, sums),
             delete=rule.way == "delete",
             example=example,

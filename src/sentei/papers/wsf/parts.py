@@ -19,8 +19,9 @@ from sentei.network.units import Group, Synapses, find_synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.rules.proposals import Proposal
 from sentei.pruning.while_training.during import PruneWhileTraining
+from sentei.training.distilling import Distillation
 from sentei.training.models import mlp
-from sentei.training.recipe import Distillation, Recipe
+from sentei.training.recipe import Recipe
 from sentei.training.train import evaluate, train
 
 EVIDENCE = 4096  # samples that criteria and regrowth are computed from
