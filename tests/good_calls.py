@@ -423,6 +423,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         "only.check": {**sizes, "groups": [w.group], "starts": {w.group: 6}},
         "per_byte": {"units": "magnitude", "synapses": "magnitude"},
         "prune": {**copied, "probe": w.copys_probe, "evaluate": None, "keeping": None}
+        | {"metric": None}
         | {"progress": False},
         "ranked": {"keep": {"*": "50 %"}, "at_least": 1, "multiples_of": 1, "alike": ["*"]}
         | {"racing": False},

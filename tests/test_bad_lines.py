@@ -231,7 +231,8 @@ WITHOUT_EFFECT = {
         *("--board arduino-uno --repair mean", "--schedule one_shot --keep 3 --steps 4"),
         *("--schedule one_at_a_time --keep 3", "--emulate", "--emulate --out a.onnx"),
         *("--out a.onnx --format c", "--out a.c --format safetensors", "--metric-at-least 0.9"),
-        *("--metric-at-most 0.1", "--metric a:b --loss-within 1", "--budget 1KiB --metric a:b"),
+        *("--metric-at-most 0.1", "--metric-within 0.1", "--budget 1KiB --metric a:b"),
+        "--metric a:b --metric-at-least 0 --metric-lower-is-better",
     ],
     "fit": [
         *("--resume", "--budget 1KiB --board arduino-uno", "--emulate", "--out a.c --format onnx"),

@@ -1,6 +1,7 @@
 """The command line on models, weights, data and losses of the user's own."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from commands import run
-from sentei import datasets, formats, training
+from sentei import datasets, formats, rows, training
 from sentei.cli import failures
 from sentei.errors import DataError
 
@@ -311,13 +312,59 @@ def test_a_metric_of_ones_own_is_the_floor(there, capsys):
     assert "metric.py, line 10: AttributeError" in err
 
 
+METRICS = """
+from own import rows
+def parts():
+    return rows(121), rows(122), rows(123)
+def right(network, data):
+    x, y = data
+    share = float((network(x).argmax(1) == y).float().mean())
+    return {"right": share, "wrong": 1 - share}
+"""
+
+
+def test_a_metric_stands_beside_accuracy_and_loss(there, capsys, tmp_path):
+    (there / "right.py").write_text(METRICS)
+    own = ("prune", "own.py:net", "--data", "right.py:parts", "--metric", "right.py:right")
+    run_ = tmp_path / "run"
+    out = ("--journal", run_, "--out", tmp_path / "r.safetensors")
+    done = found(*own, "--units-at-most", 6, *out, capsys=capsys)
+    for facts in (done["before"], done["after"]):  # of test samples
+        assert facts["metrics"]["right"] == pytest.approx(facts["accuracy"], abs=1e-6)
+    for row in rows(run_):  # of validation samples
+        assert row["right"] == pytest.approx(row["accuracy"], abs=1e-6)
+    assert rows(run_)[0]["accuracy"] != done["before"]["accuracy"]
+    line = (*own, "--units-at-most", 7, "--out", tmp_path / "s.safetensors", "--quiet")
+    _, shown, _ = run(*line, capsys=capsys)
+    assert re.search(r"^right +0\.\d+ +0\.\d+ *$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "floor",
+    [
+        ("--metric-within", "right=0.1"),
+        ("--metric-within", "wrong=0.1", "--metric-lower-is-better"),
+        ("--accuracy-within", "0.1"),
+    ],
+)
+def test_floors_of_a_metric_and_of_accuracy_are_of_one_kind(floor, there, capsys, tmp_path):
+    (there / "right.py").write_text(METRICS)
+    line = ("prune", "own.py:net", "--data", "right.py:parts", "--metric", "right.py:right")
+    out = ("--journal", tmp_path / "run", "--out", tmp_path / "r.safetensors")
+    found(*line, "--retrain-epochs", 9, *floor, *out, capsys=capsys)
+    right = [row["right"] for row in rows(tmp_path / "run")]
+    assert 1 < len(right) < 9  # the floor ends the run, at none of its first steps
+    assert all(share >= right[0] - 0.1 - 1e-6 for share in right)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         (["--metric-at-least", "0.9"], "no effect without --metric"),
         (["--metric", "own.py:number"], "must name a function of the network"),
         (["--metric", "own.py:net", "--metric-at-least", "a=b"], "a number, or NAME=NUMBER"),
-        (["--metric", "own.py:net", "--accuracy-within", "0.1"], "exclude each other"),
+        (["--metric", "own.py:net", "--metric-within", "-1"], "a change of 0 or more"),
+        (["--metric", "own.py:net", "--metric-lower-is-better"], "no effect without"),
         (["--multiply-adds-at-most", "many"], "a count like 40 or a percentage"),
         (["--latency-at-most", "soon"], "--latency-at-most"),
     ],

@@ -74,12 +74,8 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
         ONE_BUDGET,
         Needs("--paths", "--budget --board"),
         Needs("--keep --steps", "--schedule"),
-        Needs("--metric-at-least --metric-at-most", "--metric"),
-        Excludes(
-            "--metric",
-            "--accuracy-within --accuracy-at-least --loss-within",
-            "the floors of a metric of your own are --metric-at-least and --metric-at-most",
-        ),
+        Needs("--metric-at-least --metric-at-most --metric-within", "--metric"),
+        Needs("--metric-lower-is-better", "--metric-within"),
         Excludes("--synapses", "--inputs --repair --twins", "it removes single weights, not units"),
         Excludes(
             "--twins",

@@ -29,16 +29,21 @@ class Metric:
     Attributes:
         metric: Your own metric: file.py:name of a function of the network, or of the network and
             the validation samples (inputs, targets), that returns a number, or numbers by name.
-            It is measured at every step; accuracy and loss of steps are then those of the training
-            samples.
+            It is measured at every step, and on the test samples before and after.
         metric_at_least: Undo a step that lowers the metric below this: 0.9, or NAME=0.9 where the
             function returns numbers by name.
         metric_at_most: Undo a step that raises the metric above this, in the same form.
+        metric_within: Undo a step that lowers the metric by more than this since the start, in the
+            same form.
+        metric_lower_is_better: Smaller values of the metric are better, as of an error:
+            --metric-within limits how far it rises.
     """
 
     metric: str | None = None
     metric_at_least: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
     metric_at_most: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    metric_within: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    metric_lower_is_better: bool = False
 
     def floors(self) -> list[Limit]:
         """Return the limits that every step has to keep to.
@@ -46,7 +51,10 @@ class Metric:
         Raises:
             ValueError: one that is no number, and no name and number.
         """
+        within = [_named(text) for text in self.metric_within or ()]
+        lower = self.metric_lower_is_better
         return [
+            *(limits.metric_within(*each, lower_is_better=lower) for each in within),
             *(limits.metric_at_least(*_named(text)) for text in self.metric_at_least or ()),
             *(limits.metric_at_most(*_named(text)) for text in self.metric_at_most or ()),
         ]
@@ -73,7 +81,7 @@ class Metric:
 
         Args:
             function: of the network, or of the network and (inputs, targets).
-            samples: the validation samples.
+            samples: what (inputs, targets) are.
         """
         both = len(_required(function)) > 1
 

@@ -181,7 +181,8 @@ def prune(
         resume=output.resume,
     )
     reached = goal is None or goal(steps[-1].measured, steps[0].measured)
-    return finish(start, steps[-1], output, format, reached=reached)
+    at_end = None if own is None else metric.measured_on(own, start.split.test)
+    return finish(start, steps[-1], output, format, reached=reached, metric=at_end)
 
 
 def _proposal(
@@ -232,7 +233,6 @@ def _run_steps(
     samples: int,
     propose: Any,
     *,
-    metric: Any,
     verbose: bool,
     **settings: Any,
 ) -> list[Any]:
@@ -251,7 +251,7 @@ def _run_steps(
         probe,
         propose,
         retrain=None if start.retrain is None else start.retrain(),
-        evaluate=start.split.validation if metric is None else metric,
+        evaluate=start.split.validation,
         mask=start.mask,
         **settings,
     )

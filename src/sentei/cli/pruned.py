@@ -213,7 +213,15 @@ def started(
     )
 
 
-def finish(start: Start, step: Step, output: Output, format: str, *, reached: bool) -> Result:
+def finish(
+    start: Start,
+    step: Step,
+    output: Output,
+    format: str,
+    *,
+    reached: bool,
+    metric: Callable[[nn.Module], Any] | None = None,
+) -> Result:
     """Shrink the network of the last step, compare it with the start, and write it and its page.
 
     Args:
@@ -222,6 +230,7 @@ def finish(start: Start, step: Step, output: Output, format: str, *, reached: bo
         output: what is to be written.
         format: the format of the network's file.
         reached: whether the last step meets the goals of the run.
+        metric: a function of the user's that measures a network on test samples.
     """
     import sentei
     from sentei.cli.deployment import CALIBRATION, ship
@@ -232,8 +241,8 @@ def finish(start: Start, step: Step, output: Output, format: str, *, reached: bo
     inputs, test, left = start.split.train.inputs, start.split.test, step.mask.shrunk()
     masked = step.network()
     small = sentei.shrink(masked, step.mask, inputs[:64])
-    before = facts(start.before, start.file, test, start.mask, start.loss)
-    after = facts(small, step.measured.bytes_in(format), test, left, start.loss)
+    before = facts(start.before, start.file, test, start.mask, start.loss, metric)
+    after = facts(small, step.measured.bytes_in(format), test, left, start.loss, metric)
     certificate = str(sentei.certify(masked, small, inputs[:64], mask=step.mask))
     settings = {"emulate": output.emulate, "scaling": needed(start.split)}
     shipped = ship(small, output.out, left, format, inputs[:CALIBRATION], test, **settings)

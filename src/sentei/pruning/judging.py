@@ -33,9 +33,9 @@ class Judge:
     Args:
         model: the network of the run.
         probe: the Probe of the run.
-        evaluate: samples, or a Probe, on which accuracy and loss are measured; or a function of the
-            network that returns other metrics. Accuracy and loss are then those of `probe`, as they
-            are for None.
+        evaluate: samples, or a Probe, on which accuracy and loss are measured; those of `probe` if
+            None. Or `metric`, with accuracy and loss of `probe`.
+        metric: a function of the network that returns other metrics.
 
     Attributes:
         probe: measures accuracy and loss.
@@ -45,13 +45,24 @@ class Judge:
 
     Raises:
         GroupError: a Probe of another model.
-        TypeError: a function that cannot be called with the network alone.
+        TypeError: a function that cannot be called with the network alone; or two functions.
     """
 
-    def __init__(self, model: nn.Module, probe: Probe, evaluate: Any = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        evaluate: Any = None,
+        metric: MetricFunction | None = None,
+    ):
         self.model, self.probe = model, probe
-        self.function: MetricFunction | None = None
+        self.function = metric
         if _is_function(evaluate):
+            if metric is not None:
+                raise TypeError(
+                    "prune: `evaluate` and `metric` are both functions of the network; return all "
+                    "metrics from one, and pass samples as evaluate="
+                )
             self.function = evaluate
         elif evaluate is not None:
             self.probe = evaluate if isinstance(evaluate, Probe) else probe.on(evaluate)
@@ -94,13 +105,8 @@ class Judge:
     def _own(self, taken: Mapping[str, float]) -> dict[str, float]:
         if self.function is None:
             return {}
-        with undisturbed(self.model):
-            returned = self.function(self.model)
-        found = returned if isinstance(returned, Mapping) else {ALONE: returned}
-        numbers = {name: self._number(name, value) for name, value in found.items()}
+        numbers = own_metrics(self.function, self.model)
         for name in numbers:
-            if not isinstance(name, str) or not name:
-                raise MetricError(f"metrics have names; {self.name} returned {shown(name)} as one")
             if name in COLUMNS or name in taken or name == R2:
                 raise MetricError(
                     f"{name!r} is measured by the Probe; {self.name} has to return its metric "
@@ -108,17 +114,32 @@ class Judge:
                 )
         return on_main(lambda: numbers)  # other ranks may have counted in another order
 
-    def _number(self, name: object, value: Any) -> float:
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.item()
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
-        if number is None or not math.isfinite(number):
-            which = "a number or a dict of numbers" if name == ALONE else f"a number as {name!r}"
-            raise MetricError(
-                f"{self.name} has to return {which}, finite at every step; it returned "
-                f"{shown(value)}"
-            )
-        return number
+
+def own_metrics(function: MetricFunction, model: nn.Module) -> dict[str, float]:
+    """Return the metrics of a network by name, from a function that it leaves undisturbed.
+
+    Raises:
+        MetricError: the function returns something else than finite numbers.
+    """
+    with undisturbed(model):
+        returned = function(model)
+    found = returned if isinstance(returned, Mapping) else {ALONE: returned}
+    who = _qualified_name(function)
+    if unnamed := [name for name in found if not isinstance(name, str) or not name]:
+        raise MetricError(f"metrics have names; {who} returned {shown(unnamed[0])} as one")
+    return {name: _number(who, name, value) for name, value in found.items()}
+
+
+def _number(who: str, name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    if number is None or not math.isfinite(number):
+        which = "a number or a dict of numbers" if name == ALONE else f"a number as {name!r}"
+        raise MetricError(
+            f"{who} has to return {which}, finite at every step; it returned {shown(value)}"
+        )
+    return number
 
 
 def _is_function(evaluate: Any) -> bool:

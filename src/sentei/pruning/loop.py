@@ -15,7 +15,7 @@ from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import no_groups
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.probe import Probe
-from sentei.pruning.judging import Judge
+from sentei.pruning.judging import Judge, MetricFunction
 from sentei.pruning.progress_line import ProgressLine
 from sentei.pruning.rules.conditions import Condition, limit_of
 from sentei.pruning.rules.proposals import Cut, Proposal
@@ -34,6 +34,7 @@ def prune(
     keeping: Condition | None = None,
     retrain: Retrain | None = None,
     evaluate: Any = None,
+    metric: MetricFunction | None = None,
     journal: str | Path | None = None,
     resume: bool = False,
     mask: Mask | None = None,
@@ -62,7 +63,8 @@ def prune(
             dead weights zero, and what is not zero afterwards is set to zero. Methods `state_dict`
             and `load_state_dict` are optional: with them, undo and resume restore its state.
         evaluate: samples, or a Probe, on which accuracy and loss are measured; those of `probe` if
-            None. Or a function of the masked network that returns other metrics: a number, which is
+            None. Or a function as `metric`, with accuracy and loss of `probe`.
+        metric: a function of the masked network that returns other metrics: a number, which is
             named "metric", or a dict of numbers by name, the same names at every step. It is called
             after every cut, in evaluation mode, without gradients; torch's random state, buffers
             and modes are restored afterwards. Its numbers are in `step.measured.metrics`, and
@@ -83,13 +85,13 @@ def prune(
             or `probe` or `evaluate` belong to another model.
         BudgetError: even the smallest network cannot meet `until`, the untouched network breaches
             `keeping`, or one of them limits a metric that is not measured.
-        MetricError: `evaluate` returns no finite numbers, or other names than at the step before.
+        MetricError: `metric` returns no finite numbers, or other names than at the step before.
         JournalError: `journal` holds a run already and `resume` is false, or another run; it is
             damaged; another process writes to it; or it was removed while the run goes on.
         FileError: a step cannot be written, because the disk is full or the folder read-only.
     """
     refuse_finished(model)
-    judge = Judge(model, probe, evaluate)
+    judge = Judge(model, probe, evaluate, metric)
     if not groups:
         raise no_groups(model, probe.example)
     budget, floor = limit_of(until), limit_of(keeping)

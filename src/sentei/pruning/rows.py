@@ -26,13 +26,13 @@ def rows(run: Sequence[Step] | str | Path) -> list[Row]:
         JournalError: no run folder, or a damaged one.
     """
     if isinstance(run, str | Path):
-        return _stored(read_run(run))
+        return _stored(read_run(run, runnable=False))
     return [step.row() for step in run]
 
 
 def _stored(run: SavedRun) -> list[Row]:
     found = run.records
-    if run.samples is not None and "forward" not in run.card:
+    if run.runs and run.samples is not None and "forward" not in run.card:
         outline = Outline(run.start, run.samples.inputs[:2])
         found = [replace(r, measured=r.measured.of(outline, r.mask)) for r in found]
     return [row(record.number, record.measured, record.removed) for record in found]

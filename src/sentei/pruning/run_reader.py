@@ -41,6 +41,7 @@ class SavedRun:
     Attributes:
         folder: its path.
         start: the untouched network.
+        runs: whether `start` can be run; if not, it only holds the weights.
         groups: the groups that could be cut, in the run's order.
         records: every step that can be read, step 0 first.
         samples: some of the samples that the run was measured on; None if it stored none.
@@ -52,6 +53,7 @@ class SavedRun:
 
     folder: Path
     start: nn.Module
+    runs: bool
     groups: list[Group]
     records: list[Record]
     samples: Samples | None
@@ -66,7 +68,9 @@ class SavedRun:
         return self._journal.network(number)
 
 
-def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
+def read_run(
+    folder: str | Path, model: nn.Module | None = None, *, runnable: bool = True
+) -> SavedRun:
     """Read a run folder, also one whose run is not finished or was interrupted.
 
     The network is not run or traced: its groups are stored with their slices.
@@ -75,6 +79,7 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
         folder: given to `prune` as `journal=`.
         model: a network of the run's class and full size, needed where the folder cannot describe
             it; a copy is used.
+        runnable: whether the network has to run.
 
     Raises:
         JournalError: no run folder, one of another version, one without a step, or one that does
@@ -84,7 +89,9 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
     card = read_card(folder)
     tensors, words = read_tensors(folder / START, "the untouched network")
     groups = stored_groups(folder, card, tensors, words)
-    start = _network(folder, words.get("architecture"), model, stripped(WEIGHTS, tensors))
+    weights, architecture = stripped(WEIGHTS, tensors), words.get("architecture")
+    runs = runnable or model is not None or architecture is not None
+    start = _network(folder, architecture, model, weights) if runs else _holder(weights)
     if model is None:
         with reading("what the network predicts", folder / START):
             set_card_(start, Card.from_data(words.get("card", {})))
@@ -99,6 +106,7 @@ def read_run(folder: str | Path, model: nn.Module | None = None) -> SavedRun:
     return SavedRun(
         folder=folder,
         start=start,
+        runs=runs,
         groups=groups,
         records=records,
         samples=samples,
@@ -124,6 +132,20 @@ def _measured_on(
         if len(inputs) != len(targets):
             raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets")
         return Samples(inputs, targets), loss
+
+
+def _holder(weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return a module that has weights of these names and cannot be run."""
+    root = nn.Module()
+    for name, tensor in weights.items():
+        *path, last = name.split(".")
+        at = root
+        for part in path:
+            if part not in dict(at.named_children()):
+                at.add_module(part, nn.Module())
+            at = at.get_submodule(part)
+        at.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
+    return root
 
 
 def _network(

@@ -23,6 +23,7 @@ from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import Inventory
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Synapses, find_synapses
+from sentei.pruning.judging import MetricFunction, own_metrics
 from sentei.pruning.tidying import Tidied
 from sentei.training import evaluate
 
@@ -62,8 +63,12 @@ def facts(
     samples: Any,
     mask: Mask | None = None,
     loss: PerSample | None = None,
+    metric: MetricFunction | None = None,
 ) -> Facts:
-    """Measure a network; `file` is its file, or the number of bytes that its file would take."""
+    """Measure a network, also with a function of it that returns more metrics, if there is one.
+
+    `file` is its file, or the number of bytes that its file would take.
+    """
     inputs = samples.inputs
     groups = [*find_units(network, inputs[:2]), *find_synapses(network)]
     full = Mask.full(groups)
@@ -81,7 +86,7 @@ def facts(
         batch_latency=latency(network, inputs[:256]),
         accuracy=measured.accuracy,
         loss=measured.loss,
-        metrics=measured.metrics,
+        metrics={**measured.metrics, **({} if metric is None else own_metrics(metric, network))},
     )
 
 
@@ -106,8 +111,9 @@ def before_and_after(before: Facts, after: Facts) -> Table:
         points = 100 * (after.accuracy - before.accuracy)
         shown = [f"{value:.2%}" for value in (before.accuracy, after.accuracy)]
         table.add_row("accuracy", *shown, f"{points:+.2f} points")
-    for (name, old), (_, new) in zip(texts(before.metrics), texts(after.metrics), strict=True):
-        table.add_row(name, old, new, "")
+    old, new = dict(texts(before.metrics)), dict(texts(after.metrics))
+    for name in [*old, *(new.keys() - old.keys())]:
+        table.add_row(name, old.get(name, "-"), new.get(name, "-"), "")
     table.add_row("loss", f"{before.loss:.4f}", f"{after.loss:.4f}", "")
     return table
 
