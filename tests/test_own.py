@@ -15,7 +15,7 @@ from torch import nn
 
 from commands import run
 from sentei import datasets, formats, rows, training
-from sentei.cli import failures
+from sentei.cli import failures, references
 from sentei.errors import DataError
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own"
@@ -34,6 +34,10 @@ class Net(nn.Module):
         self.first, self.second = nn.Linear(6, width), nn.Linear(width, 3)
     def forward(self, x):
         return self.second(self.first(x).tanh())
+
+class Odd(Net):
+    def forward(self, x):
+        raise ValueError("own words")
 
 def net():
     torch.manual_seed(0)
@@ -118,6 +122,12 @@ def folder(tmp_path_factory):
     torch.save({**state, "first.bias": torch.zeros(9)}, path / "shape.pt")
     torch.save({**state, "first.bias": torch.full((8,), torch.nan)}, path / "nan.pt")
     torch.save([1, 2], path / "list.pt")
+    steps = {"state": {0: {"exp_avg": torch.zeros(8, 6)}}, "param_groups": [{"lr": 0.1}]}
+    ema = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"ema": ema, "optimizer": steps}, path / "one.pt")
+    torch.save({"net": state, "ema": {"shadow": ema}, "optimizer": steps}, path / "two.pt")
+    torch.save({"model": state, "ema": ema, "optimizer": steps}, path / "usual.pt")
+    torch.save({"optimizer": steps}, path / "optimizer.pt")
     torch.save(nn.Linear(6, 3), path / "whole.pt")
     (path / "text.pt").write_text("weights\n")
     return path
@@ -183,6 +193,30 @@ def test_every_file_of_weights(weights, data, there, capsys):
     line = ("rank", "own.py:Net", "--weights", weights, "--data", data)
     scores = found(*line, capsys=capsys)["scores"]["first"]
     assert scores == pytest.approx(scores_of(network), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "shift"),
+    [
+        ("one.pt", 1),
+        ("two.pt:net", 0),
+        ("two.pt:ema.shadow", 1),
+        ("usual.pt", 0),
+        ("usual.pt:ema", 1),
+    ],
+)
+def test_a_checkpoint_with_several_state_dicts(weights, shift, there, capsys):
+    network = Net()
+    state = torch.load("state.pt", weights_only=True)
+    network.load_state_dict({name: tensor + shift for name, tensor in state.items()})
+    line = ("rank", "own.py:Net", "--weights", weights, "--data", "own.py:parts")
+    code, out, err = run(*line, "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["scores"]["first"] == pytest.approx(scores_of(network), abs=1e-5)
+    assert ("--weights usual.pt:ema" in err) == (weights == "usual.pt")  # what is not taken is said
+    line = ("prune", *line[1:], "--units-at-most", 6, "--out", "w.safetensors")
+    done = found(*line, capsys=capsys)
+    assert done["before"]["bytes"] == Path(weights.partition(":")[0]).stat().st_size
 
 
 DATA = ["parts", "arrays", "named", "batches", "split", "as_it_is"]
@@ -312,6 +346,36 @@ def test_a_metric_of_ones_own_is_the_floor(there, capsys):
     assert "metric.py, line 10: AttributeError" in err
 
 
+def test_a_loss_of_ones_own_in_every_command(there, tmp_path, capsys):
+    (there / "chain.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))\n"
+    )
+    own = ("chain.py:net", "--data", "own.py:parts", "--loss", "own.py:margin")
+    page = tmp_path / "page.html"
+    found("explain", *own, "--out", page, capsys=capsys)
+    margin = nn.functional.multi_margin_loss
+    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(60))
+    chain = references.referred("chain.py:net")()
+    with torch.no_grad():
+        loss = float(margin(chain(x), x[:, :3].argmax(1)))
+    baseline = re.search(r'"baseline":([\d.]+)', page.read_text())
+    assert baseline is not None
+    assert float(baseline[1]) == pytest.approx(loss, rel=1e-5)
+    done = found("export", *own, "--out", tmp_path / "net.c", capsys=capsys)
+    share = float((chain(x).argmax(1) == x[:, :3].argmax(1)).double().mean())
+    assert done["accuracy"] == pytest.approx(share)
+    line = ("--budgets", "250B", "--formats", "c", "--paths", "units", "--retrain-epochs", 60)
+    out = ("--out", tmp_path / "figure")
+    curves = found("compare", *own, *line, *out, capsys=capsys)["budgets"]
+    plain = found("compare", *own[:3], *line, *out, capsys=capsys)["budgets"]
+    assert curves[0]["points"][0]["bytes"] <= 250
+    assert curves[0]["untouched"] == plain[0]["untouched"]
+    assert curves[0]["points"] != plain[0]["points"]
+
+
 METRICS = """
 from own import rows
 def parts():
@@ -383,6 +447,29 @@ def test_budgets_in_multiply_adds_and_in_time(there, capsys):
     assert found(*own, "--latency-at-most", "10 s", capsys=capsys)["after"]["units"] == 8
 
 
+def test_a_convolution_goes_along_the_rows_of_a_table(there, tmp_path, capsys):
+    rows = "".join(
+        f"{i % 7},{i * 13 % 5},{1000 + i * 7 % 11},{i % 4},c{i % 3}\n" for i in range(90)
+    )
+    (there / "four.csv").write_text("a,b,c,d,kind\n" + rows)
+    table, file = ("--data", "four.csv"), tmp_path / "row.safetensors"
+    line = ("train", "--model", "conv:1x4:5:3", *table, "--epochs", 2, "--out", file)
+    trained = found(*line, capsys=capsys)
+    assert trained["loss"] < 3  # standardised; as they are, c is above 1000
+    small = ("--units-at-most", 3, "--out", tmp_path / "row.c")
+    done = found("prune", file, *table, *small, capsys=capsys)
+    assert (done["before"]["units"], done["after"]["units"]) == (5, 3)
+    assert done["written"]["accuracy"] == pytest.approx(done["after"]["accuracy"])
+
+
+@pytest.mark.parametrize("model", ["conv:2x8:4:26", "conv:1x4x4:4:26"])
+def test_rows_have_no_channels_and_no_height(model, there, capsys):
+    code, _, err = run("train", "letter", "--model", model, "--quiet", capsys=capsys)
+    assert code == failures.REFUSED
+    assert "rows of 16 values without channels" in err
+    assert "conv:1x16:8:10" in err
+
+
 def test_the_networks_of_papers_and_specs_come_first(there, capsys):
     (there / "conv.py").write_text("raise RuntimeError\n")
     line = ("units", "conv:2x12:4:3", "--shape", 2, 12)
@@ -416,6 +503,8 @@ BAD = {
             "list": "must hold a state_dict, .*; it holds a list",
             "whole": r"torch.load\(weights_only=True\) cannot read it",
             "text": r"torch.load\(weights_only=True\) cannot read it",
+            "two": "2 state_dicts of this network; choose one: --weights two.pt:net or --weigh",
+            "optimizer": "must hold a state_dict, .*; it holds a dict with 'optimizer'",
         }.items()
     },
     **{
@@ -429,6 +518,15 @@ BAD = {
             "values": "targets are float32.*--loss",
         }.items()
     },
+    "no state_dict": (
+        ["units", "own.py:Net", "--weights", "two.pt:emma"],
+        "two.pt: unknown state_dict 'emma'",
+    ),
+    "no weights": (["units", "own.py:Net", "--weights", "no.pt:a"], "no file no.pt with weights"),
+    "forward": (
+        ["rank", "own.py:Odd", "--data", "own.py:parts"],
+        r"it fails: own words.*own.py, line 18\)",
+    ),
     "data of another width": (
         ["rank", "package.inner:net", "--data", "mnist"],
         r"the network must take the inputs of mnist|fails|has no units|can be removed",
@@ -436,10 +534,6 @@ BAD = {
     "no loss": (
         ["rank", "own.py:net", "--data", "own.py:parts", "--loss", "own.py:number"],
         "--loss own.py:number must name a function",
-    ),
-    "loss of a page": (
-        ["explain", "own.py:net", "--data", "own.py:parts", "--loss", "own.py:margin"],
-        "explain needs a loss that sentei knows by its name",
     ),
 }
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -506,6 +506,7 @@ def test_an_undo_rewinds_exactly(name):
     assert torch.equal(state(network), wanted)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.sampled_from(sorted(OPTIMIZERS)))
 def test_a_new_process_goes_on_to_the_same_bytes(calls, name):
     network, tune = fresh(name)

@@ -126,7 +126,7 @@ def compare(
     out
         Name of the figure without a suffix; it is written as PNG and SVG.
     """
-    from sentei.cli.loading import loaded, named_only, own_loss
+    from sentei.cli.loading import loaded, own_loss
     from sentei.experiments import comparing
 
     repairs = ways.repairs or ("none", "least_squares")
@@ -134,15 +134,14 @@ def compare(
     todo = comparing.ways(ways.criteria, chosen, ways.retrain or (0,))
     run.start()
     network, mask, split = loaded(model, data, loss, weights)
+    own = own_loss(loss)
     if sizes.budgets is None:
         seeds = range(data.seed, data.seed + steps.seeds)
         settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
-        own = own_loss(loss)
         return _by_units(model, network, split, todo, out, mask=mask, loss=own, **settings)
-    named_only(loss, "--budgets")
     units = seeded((ways.criteria or ["ablation"])[0], data.seed)
     settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
-    return _by_size(network, split, sizes, out, mask=mask, units=units, **settings)
+    return _by_size(network, split, sizes, out, mask=mask, units=units, loss=own, **settings)
 
 
 def _by_units(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from sentei.datasets import Scaling
     from sentei.formats.c.compiled import Compiled
+    from sentei.losses import PerSample
     from sentei.network.mask import Mask
 
 CALIBRATION = 512  # samples that int8 activations are calibrated on
@@ -63,6 +64,7 @@ def ship(
     *,
     emulate: bool = False,
     scaling: Scaling | None = None,
+    loss: PerSample | None = None,
 ) -> Result:
     """Write a network to a file; return its size and, for C, how good the emitted code is.
 
@@ -75,6 +77,7 @@ def ship(
         test: (inputs, targets) that the emitted code is measured on.
         emulate: whether to run the C file on an emulated board too.
         scaling: what inputs have to be standardised with before the network; None if nothing.
+        loss: the user's own loss; None for that of the network's `Card`.
     """
     import sentei
     from sentei.card import card_of
@@ -101,7 +104,7 @@ def ship(
     elif card.predicts == "values" and not targets.is_floating_point():
         measured = Result({}, (_difference(small, Compiled(out)(inputs), inputs),))
     else:
-        measured = _measured(Compiled(out), card.loss, inputs, targets)
+        measured = _measured(Compiled(out), loss or card.loss, inputs, targets)
     emulated = _emulated(out, *test) if emulate else Result({})
     sizes = {"bytes": flash, "ram": ram, "accuracy": None, "metrics": {}, **_told(scaling)}
     return Result(
@@ -110,15 +113,18 @@ def ship(
     )
 
 
-def _measured(code: Compiled, loss: str | None, inputs: Tensor, targets: Tensor) -> Result:
+def _measured(
+    code: Compiled, loss: str | PerSample | None, inputs: Tensor, targets: Tensor
+) -> Result:
     """Return the accuracy of compiled code, or R² where it predicts values."""
     from sentei.errors import LossError
     from sentei.losses import chosen
     from sentei.metrics import TargetSummary, metrics_for, texts
 
     outputs, count = code(inputs), f"{len(inputs):,} test samples"
+    own, known = (loss, None) if callable(loss) else (None, loss)
     try:
-        metrics = metrics_for(chosen(None, outputs, targets, loss), TargetSummary.of([targets]))
+        metrics = metrics_for(chosen(own, outputs, targets, known), TargetSummary.of([targets]))
     except LossError as error:
         return Result({}, (f"The emitted code is not measured: {error}",))
     found = metrics.quality(metrics.sums(outputs, targets))

@@ -25,12 +25,11 @@ def explain(
         The HTML file to write; it loads no other files.
     """
     from sentei.cli.command_line import command
-    from sentei.cli.loading import loaded, named_only
+    from sentei.cli.loading import loaded, own_loss
     from sentei.reporting.page import of_network, write
 
-    named_only(loss, "sentei explain")
     run.start()
     network, mask, split = loaded(model, data, loss, weights)
     words = {"command": command(), "seed": data.seed}
-    page = write(of_network(network, split, mask, words=words), out)
+    page = write(of_network(network, split, mask, own_loss(loss), words), out)
     return Result({"out": page}, (f"Page: {page}",))

@@ -45,7 +45,7 @@ def export(
         The name of --format in the first release.
     """
     from sentei.cli.deployment import CALIBRATION, format_of, ship
-    from sentei.cli.loading import loaded, named_only, needed
+    from sentei.cli.loading import loaded, needed, own_loss
 
     if not Path(model).exists() and not is_reference(model):
         raise FileNotFoundError(f"there is no file {model}: export takes a network that is trained")
@@ -54,12 +54,12 @@ def export(
         name = model.rpartition(":")[2] if is_reference(model) else Path(model).stem
         out = Path(name + format_named(asked or "c").suffix)
     named = format_of(out, asked)
-    named_only(loss, "sentei export")
     run.start()
     network, mask, split = loaded(model, data, loss, weights)
     calibration = split.train.inputs[:CALIBRATION]
     left = mask if mask.groups else None
-    return ship(network, out, left, named, calibration, split.test, scaling=needed(split))
+    settings = {"scaling": needed(split), "loss": own_loss(loss)}
+    return ship(network, out, left, named, calibration, split.test, **settings)
 
 
 def _asked(format: str | None, to: str | None) -> str | None:

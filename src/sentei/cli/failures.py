@@ -38,7 +38,7 @@ def words(error: BaseException) -> str:
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, (CycloptsError, PruningError, ValueError)) and said:
-        return said
+        return said if (place := _own_place(error)) is None else f"{said} ({place})"
     said = f"{type(error).__name__}: {said}"
     if (place := own_line(error)) is None:
         place = "an error that sentei does not expect"
@@ -47,6 +47,19 @@ def words(error: BaseException) -> str:
             f"{SHOW} is 1."
         )
     return f"{place}: {said}"
+
+
+def _own_place(error: BaseException) -> str | None:
+    """Return the user's own line that an error, or what it came from, was raised in.
+
+    None if there is none, or if the message names it already.
+    """
+    places: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        places += filter(None, [own_line(cause)])
+        cause = cause.__cause__
+    return places[-1] if places and places[-1] not in str(error) else None
 
 
 def _of_system(error: OSError) -> str:

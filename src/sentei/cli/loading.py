@@ -211,16 +211,6 @@ def own_loss(loss: str | None) -> PerSample | None:
     return cast("PerSample", found)
 
 
-def named_only(loss: str | None, what: str) -> None:
-    """Refuse a loss of the user's own where only named ones are known.
-
-    Raises:
-        ValueError: it is a reference.
-    """
-    if loss is not None and references.is_reference(loss):
-        raise ValueError(f"{what} needs a loss that sentei knows by its name; {loss} is your own")
-
-
 def with_samples(network: nn.Module, data: Data, *, own: bool = False) -> tuple[nn.Module, Split]:
     """Load data for a network that is to be trained; return the network as it takes them.
 
@@ -269,7 +259,8 @@ def _samples(network: nn.Module, data: Data) -> Split:
 def _fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
     """Load data in the shape that the network takes: images, or rows of their values.
 
-    For a network of the user's own class this is tried; data of the user's own stay as they are.
+    A one-dimensional convolution over one channel takes rows as that channel. For a network of the
+    user's own class shapes are tried; data of the user's own stay as they are.
 
     Raises:
         DataError: the network takes neither.
@@ -280,7 +271,19 @@ def _fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
     from sentei.network.holders import is_foreign
 
     if not data.is_own and not is_foreign(network):
-        return data.load(flat=training.takes_flat(network), **settings)
+        flat = training.takes_flat(network)
+        split = data.load(flat=flat, **settings)
+        if _takes_one_row(network) and len(split.shape) != 2:
+            return _as_channel(split if len(split.shape) == 1 else data.load(flat=True, **settings))
+        if not flat and len(split.shape) == 1:
+            width = split.shape[0]
+            raise DataError(
+                f"{data.data} has rows of {width} values without channels, and the network begins "
+                f"with a convolution over several channels or over images. Name one that takes "
+                f"rows: widths such as {width}-100-10, or conv:1x{width}:8:10, whose convolutions "
+                "go along a row."
+            )
+        return split
     split = data.load(flat=False, **settings)
     try:
         with undisturbed(network):
@@ -294,6 +297,28 @@ def _fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
                 f"sample; {error}"
             ) from error
         return rows
+
+
+def _takes_one_row(network: nn.Module) -> bool:
+    """Return whether a network begins with a one-dimensional convolution over one channel."""
+    from torch import nn
+
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    first = next((layer for layer in network.modules() if isinstance(layer, kinds)), None)
+    return isinstance(first, nn.Conv1d) and first.in_channels == 1
+
+
+def _as_channel(split: Split) -> Split:
+    """Return data whose inputs are rows with each row as one channel, (N, 1, values)."""
+    parts = {
+        part: samples._replace(inputs=samples.inputs.unsqueeze(1))
+        for part, samples in (
+            ("train", split.train),
+            ("validation", split.validation),
+            ("test", split.test),
+        )
+    }
+    return replace(split, **parts)
 
 
 def trained_(network: nn.Module, split: Split, recipe: Recipe, what: str) -> None:

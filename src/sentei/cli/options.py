@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
-from cyclopts.types import ExistingFile
 
 from sentei import storage
-from sentei.cli import screen
+from sentei.cli import screen, weights
 from sentei.cli.bounds import Count, Seed, Threads
 from sentei.cli.references import is_reference
 from sentei.errors import FileError
@@ -72,11 +71,13 @@ Model = Annotated[
     ),
 ]
 Weights = Annotated[
-    ExistingFile | None,
+    Path | None,
     Parameter(
         group=NETWORK,
+        validator=weights.check,
         help="File with the weights of your own network: one that sentei saved (also of a network "
-        "that was pruned), a safetensors file, or a state_dict that torch.save wrote.",
+        "that was pruned), a safetensors file, or a state_dict that torch.save wrote. FILE:name "
+        "takes one of several in a checkpoint.",
     ),
 ]
 Criterion = Annotated[

@@ -26,6 +26,7 @@ from sentei.cli.options import (
 )
 from sentei.cli.screen import Result
 from sentei.cli.stopping import resumed_by
+from sentei.cli.weights import of_file
 from sentei.network.encoding.format import FORMATS
 from sentei.pruning.rules import limits
 
@@ -206,11 +207,18 @@ def started(
         before=copied(network),
         mask=mask,
         split=split,
-        file=Path(model) if Path(model).exists() else weights or counts(network, mask).bytes,
+        file=_file(model, weights) or counts(network, mask).bytes,
         about=words_for(split, command(), data.seed),
         retrain=(lambda: sentei.FineTune(split.train, recipe)) if retrain_epochs else None,
         loss=own,
     )
+
+
+def _file(model: str, weights: Path | None) -> Path | None:
+    """Return the file that a network was loaded from; None if it was trained or built."""
+    if Path(model).exists():
+        return Path(model)
+    return None if weights is None else of_file(weights)[0]
 
 
 def finish(
@@ -244,7 +252,7 @@ def finish(
     before = facts(start.before, start.file, test, start.mask, start.loss, metric)
     after = facts(small, step.measured.bytes_in(format), test, left, start.loss, metric)
     certificate = str(sentei.certify(masked, small, inputs[:64], mask=step.mask))
-    settings = {"emulate": output.emulate, "scaling": needed(start.split)}
+    settings = {"emulate": output.emulate, "scaling": needed(start.split), "loss": start.loss}
     shipped = ship(small, output.out, left, format, inputs[:CALIBRATION], test, **settings)
     page = None if output.report is None else sentei.report(step.folder, output.report)
     return Result(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentei.errors import FileError
+from sentei.cli.screen import note
+from sentei.errors import FileError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,27 +17,46 @@ if TYPE_CHECKING:
 INSIDE = ("state_dict", "model_state_dict", "model", "weights")  # where checkpoints keep weights
 PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers add to every name
 SHOWN = 3
+DEPTH = 3  # of dicts in a checkpoint that are searched
 
 
-def filled(network: nn.Module, path: Path) -> tuple[nn.Module, Mask]:
+def of_file(named: Path) -> tuple[Path, str | None]:
+    """Return the file that `--weights` names, and what is taken from it: `FILE` or `FILE:name`."""
+    file, colon, name = str(named).rpartition(":")
+    return (named, None) if named.exists() or not colon else (Path(file), name)
+
+
+def check(_: Any, named: Path | None) -> None:
+    """Check that there is a file of weights, if one is named.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if named is not None and not of_file(named)[0].is_file():
+        raise ValueError(f"there is no file {of_file(named)[0]} with weights")
+
+
+def filled(network: nn.Module, named: Path) -> tuple[nn.Module, Mask]:
     """Load weights into a network; return it and its mask, in evaluation mode.
 
     A file that sentei saved may be of a pruned network of this class: the network is cut to it.
 
     Args:
         network: the whole network; changed in place.
-        path: a file of sentei's, a safetensors file, or a state_dict that `torch.save` wrote. Of a
-            checkpoint with more in it, the state_dict is taken. Nothing in it is executed.
+        named: a file of sentei's, a safetensors file, or a state_dict that `torch.save` wrote. Of a
+            checkpoint with more in it, the state_dict is taken: under one of the names `INSIDE`, or
+            the only one, or that with the name behind a colon. Nothing in it is executed.
 
     Raises:
-        FileError: the file is damaged, or its weights are not those of the network; the message
-            names some of them.
+        FileError: the file is damaged, its weights are not those of the network (the message
+            names some of them), or it has several state_dicts and none is named.
     """
     from sentei import Mask, formats
 
-    if _is_sentei_s(path):
+    path, name = of_file(named)
+    if name is None and _is_sentei_s(path):
         return formats.load(path, into=network), formats.load_mask(path)
-    state = _without_prefix(_state(path), network)
+    state = _without_prefix(_chosen(_read(path), network, path, name), network)
     _check(state, network, path)
     network.load_state_dict(dict(state))
     return network.eval(), Mask.full([])
@@ -52,8 +72,8 @@ def _is_sentei_s(path: Path) -> bool:
         return False
 
 
-def _state(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a file by name."""
+def _read(path: Path) -> Any:
+    """Read what a file holds: tensors by name, as a rule."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -63,33 +83,72 @@ def _state(path: Path) -> Mapping[str, Tensor]:
     except (SafetensorError, OSError):
         pass
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types of error for damaged files
         raise FileError(
             f"{path} is no safetensors file, and torch.load(weights_only=True) cannot read it: "
             f"{str(error).splitlines()[0]}. Write it with torch.save(model.state_dict(), path)."
         ) from error
+
+
+def _chosen(held: Any, network: nn.Module, path: Path, name: str | None) -> Mapping[str, Tensor]:
+    """Return the state_dict with this name in a checkpoint; without a name, the one to take."""
+    known = dict(_state_dicts(held, network))
+    if name is not None:
+        if name not in known:
+            raise FileError(f"{path}: {unknown('state_dict', name, known)}")
+        return known[name]
+    usual, at = held, []
     for key in INSIDE:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not _holds_tensors(found):
-        kind = f"{type(found).__name__}" + (
-            f" with {', '.join(map(repr, list(found)[:SHOWN]))}"
-            if isinstance(found, Mapping)
-            else ""
-        )
+        if isinstance(usual, Mapping) and isinstance(usual.get(key), Mapping):
+            usual = usual[key]
+            at.append(key)
+    others = [other for other in known if other != ".".join(at)]
+    if isinstance(usual, Mapping) and _holds_tensors(usual):
+        if at and others:
+            note(f"weights: {'.'.join(at)} of {path}; others: {_choices(path, others)}")
+        return usual
+    if len(known) == 1:
+        return next(iter(known.values()))
+    if known:
         raise FileError(
-            f"{path} must hold a state_dict, or a dict with one under "
-            f"{', '.join(map(repr, INSIDE))}; it holds a {kind}. Write it with "
-            "torch.save(model.state_dict(), path)."
+            f"{path} holds {len(known)} state_dicts of this network; choose one: "
+            f"{_choices(path, known)}"
         )
-    return found
+    names = f" with {', '.join(map(repr, list(usual)[:SHOWN]))}" * isinstance(usual, Mapping)
+    raise FileError(
+        f"{path} must hold a state_dict, or a dict with one under "
+        f"{', '.join(map(repr, INSIDE))}; it holds a {type(usual).__name__}{names}. Write it with "
+        "torch.save(model.state_dict(), path)."
+    )
+
+
+def _choices(path: Path, names: Iterable[str]) -> str:
+    return " or ".join(f"--weights {path}:{name}" for name in names)
+
+
+def _state_dicts(
+    held: Any, network: nn.Module, at: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Yield the mappings in a checkpoint that have names of the network's, with their places."""
+    if not isinstance(held, Mapping) or len(at) > DEPTH:
+        return
+    if _holds_tensors(held):
+        if at and _without_prefix(held, network).keys() & network.state_dict().keys():
+            yield ".".join(at), held
+        return
+    for name, inner in held.items():
+        yield from _state_dicts(inner, network, (*at, str(name)))
 
 
 def _holds_tensors(found: Mapping[Any, Any]) -> bool:
     from torch import Tensor
 
-    return bool(found) and all(isinstance(value, Tensor) for value in found.values())
+    return (
+        bool(found)
+        and all(isinstance(name, str) for name in found)
+        and all(isinstance(value, Tensor) for value in found.values())
+    )
 
 
 def _without_prefix(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:

@@ -11,6 +11,7 @@ from sentei.criteria import Criterion
 from sentei.datasets import Split
 from sentei.errors import BudgetError, DataError, UnreachableError
 from sentei.formats.c.compiled import shipped
+from sentei.losses import PerSample
 from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS, c_numbers
 from sentei.network.mask import Mask
@@ -86,6 +87,7 @@ def accuracy_at_budgets(
     formats: Sequence[str] = FORMATS,
     mask: Mask | None = None,
     units: str | Criterion = "ablation",
+    loss: str | PerSample | None = None,
     retrain: int = 0,
     samples: int = 2_000,
     seed: int = 0,
@@ -105,6 +107,7 @@ def accuracy_at_budgets(
         formats: C formats: "c" for float32, "c-int8" or "c-int8-int8".
         mask: what is dead before pruning starts.
         units: criterion that orders units.
+        loss: as for `Probe`; retraining uses it too.
         retrain: number of training epochs after every step.
         samples: number of training samples that a criterion uses.
         seed: seed of retraining.
@@ -121,11 +124,11 @@ def accuracy_at_budgets(
     sizes = sorted({int(MemoryBudget("c", budget).bytes) for budget in budgets}, reverse=True)
     ways = {path: [per_byte(f, units, stops=tuple(sizes)) for f in formats] for path in paths}
     todo = [restricted(path, propose) for path, each in ways.items() for propose in each]
-    recipe = Recipe(epochs=retrain, seed=seed) if retrain else None
+    recipe = Recipe(epochs=retrain, seed=seed, loss=loss) if retrain else None
     curves = []
     for done, way in enumerate(todo):
         steps = []
-        for step in _steps(model, split, way, mask, recipe, samples):
+        for step in _steps(model, split, way, mask, recipe, samples, loss):
             _accuracy(step)  # refused at once where there is none
             steps.append(step)
             if on_progress is not None:
@@ -144,12 +147,13 @@ def _steps(
     mask: Mask | None,
     recipe: Recipe | None,
     samples: int,
+    loss: str | PerSample | None,
 ) -> Iterator[Step]:
     """Prune along one path to the smallest budget, or as far as possible if that is not reached."""
     least = bytes_at_most(min(way.propose.stops), way.propose.format)
     for until in (least, None):
         worker = copied(model)
-        probe = Probe(worker, split.train.first(samples))
+        probe = Probe(worker, split.train.first(samples), loss)
         groups: list[Group] = [*find_units(worker, probe.example), *find_synapses(worker)]
         retrain = FineTune(split.train, recipe) if recipe is not None else None
         held = split.validation
