@@ -465,7 +465,7 @@ def test_a_convolution_goes_along_the_rows_of_a_table(there, tmp_path, capsys):
 @pytest.mark.parametrize("model", ["conv:2x8:4:26", "conv:1x4x4:4:26"])
 def test_rows_have_no_channels_and_no_height(model, there, capsys):
     code, _, err = run("train", "letter", "--model", model, "--quiet", capsys=capsys)
-    assert code == failures.REFUSED
+    assert code == failures.USAGE
     assert "rows of 16 values without channels" in err
     assert "conv:1x16:8:10" in err
 
