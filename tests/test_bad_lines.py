@@ -237,6 +237,7 @@ WITHOUT_EFFECT = {
     "fit": [
         *("--resume", "--budget 1KiB --board arduino-uno", "--emulate", "--out a.c --format onnx"),
     ],
+    "units": ["--data letter --shape 16"],
     "surface": ["--points 5 --literal-grid"],
     "compare": [
         *("--paths both", "--formats c", "--retrain-epochs 1"),

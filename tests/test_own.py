@@ -90,6 +90,9 @@ def other_shapes():
 def two_inputs():
     return tuple(((x, x), y) for x, y in parts())
 
+def two_targets():
+    return tuple((x, {"a": y, "b": y}) for x, y in parts())
+
 def no_rows():
     return tuple((x[:0], y[:0]) for x, y in parts())
 
@@ -476,6 +479,117 @@ def test_the_networks_of_papers_and_specs_come_first(there, capsys):
     assert [g["units"] for g in found(*line, capsys=capsys)["groups"]] == [4]
 
 
+TWO = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.out = nn.Linear(5, 8), nn.Linear(3, 8), nn.Linear(8, 2)
+    def forward(self, a, b):
+        return self.out((self.a(a) + self.b(b)).tanh())
+
+def part(seed):
+    g = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(90, 5, generator=g), torch.randn(90, 3, generator=g)
+    return (a, b), torch.stack([a[:, 0] * b[:, 0], a[:, 1]], 1)
+
+def pairs():
+    return part(0), part(1), part(2)
+
+def named():
+    return [({"a": a, "b": b}, y) for (a, b), y in pairs()]
+
+def batches():
+    return [[(a[:50], b[:50], y[:50]), (a[50:], b[50:], y[50:])] for (a, b), y in pairs()]
+
+def other():
+    train, validation, ((a, b), y) = pairs()
+    return train, validation, ((a, b[:, :2]), y)
+
+def huber(outputs, targets):
+    return F.huber_loss(outputs, targets, reduction="none").mean(1)
+
+def worst(network, data):
+    x, y = data
+    out = network(**x) if isinstance(x, dict) else network(*x)
+    return float((out - y).abs().mean(0).max())
+"""
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    (tmp_path / "two.py").write_text(TWO)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("data", ["pairs", "named", "batches"])
+def test_a_network_of_two_inputs_from_training_to_the_smaller_one(data, two, capsys):
+    own = ("--data", f"two.py:{data}", "--loss", "two.py:huber")
+    line = ("train", "--model", "two.py:Two", *own, "--epochs", 9, "--lr", 0.02)
+    trained = found(*line, "--out", "t.safetensors", capsys=capsys)
+    own = ("two.py:Two", "--weights", "t.safetensors", *own)
+    network = formats.load("t.safetensors", into=references.referred("two.py:Two")())
+    inputs, targets = references.referred("two.py:part")(1)
+    with torch.no_grad():
+        by_hand = nn.functional.huber_loss(network(*inputs), targets)
+    assert trained["loss"] == pytest.approx(float(by_hand), rel=1e-5)
+    scores = found("rank", *own, capsys=capsys)["scores"]
+    assert [len(values) for values in scores.values()] == [8]
+    line = ("prune", *own, "--metric", "two.py:worst", "--metric-within", 0.3)
+    line = (*line, "--metric-lower-is-better", "--retrain-epochs", 1, "--units-at-most", 5)
+    done = found(*line, "--journal", "run", "--out", "small.safetensors", capsys=capsys)
+    assert (done["before"]["units"], done["after"]["units"]) == (8, 5)
+    small = formats.load("small.safetensors", into=references.referred("two.py:Two")())
+    inputs, targets = references.referred("two.py:part")(2)
+    with torch.no_grad():
+        worst = (small(*inputs) - targets).abs().mean(0).max()
+    assert done["after"]["metrics"]["metric"] == pytest.approx(float(worst), rel=1e-5)
+
+
+def test_other_commands_take_two_inputs_or_say_why_not(two, capsys):
+    own = ("two.py:Two", "--data", "two.py:pairs", "--loss", "two.py:huber")
+    line = ("units", "two.py:Two", "--data", "two.py:pairs")
+    assert [g["units"] for g in found(*line, capsys=capsys)["groups"]] == [8]
+    for command, more in {
+        "surface": ["--points", 3],
+        "tidy": [],
+        "compare": ["--criteria", "magnitude", "--steps", 2, "--seeds", 1],
+        "fit": ["--budget", "700 B", "--paths", "units"],
+    }.items():
+        assert found(command, *(own if command != "tidy" else own[:3]), *more, capsys=capsys)
+    for command, more in {
+        "explain": [],
+        "export": ["--out", "n.c"],
+        "fit": ["--budget", "700 B", "--out", "n.c"],
+        "prune": ["--units-at-most", 5, "--report", "page.html", "--journal", "r"],
+        "compare": ["--budgets", "300B"],
+    }.items():
+        code, out, err = run(command, *own, *more, "--quiet", capsys=capsys)
+        assert (code, out) == (failures.USAGE, ""), command
+        assert "for networks of one input, and two.py:pairs has shape (5,) and shape (3,)" in err
+    code, _, err = run("units", "two.py:Two", "--shape", 5, "--quiet", capsys=capsys)
+    assert code == failures.USAGE
+    assert "For several inputs name --data" in err
+    code, _, err = run("rank", own[0], "--data", "two.py:other", "--quiet", capsys=capsys)
+    assert code == failures.USAGE
+    assert "train, validation and test must have one shape" in err
+
+
+def test_pages_and_figures_of_an_own_network(there, tmp_path, capsys):
+    own = ("own.py:net", "--data", "own.py:parts")
+    page, run_ = tmp_path / "page.html", tmp_path / "run"
+    line = ("prune", *own, "--units-at-most", 6, "--report", page, "--journal", run_)
+    found(*line, "--out", tmp_path / "s.safetensors", capsys=capsys)
+    assert page.stat().st_size > 10_000
+    line = ("figures", run_, "--model", "own.py:net", "--into", tmp_path / "figures")
+    assert found(*line, capsys=capsys)["figures"]
+
+
 # What is refused.
 
 BAD = {
@@ -513,7 +627,8 @@ BAD = {
             "two": "must give a Split, or train, validation and test data.* a tuple of 2",
             "number": "must give a Split, or train, .* it gives a int",
             "other_shapes": r"the inputs of train, validation and test must have one shape",
-            "two_inputs": "inputs are one tensor and targets are one tensor. From Python",
+            "two_inputs": r"must take the inputs of own.py:two_inputs, shape \(6,\) and shape",
+            "two_targets": "targets are one tensor. From Python",
             "no_rows": "own.py:no_rows, train: .*at least one sample",
             "values": "targets are float32.*--loss",
         }.items()
@@ -621,6 +736,76 @@ def test_damaged_images_and_folders_without_any(tmp_path):
     shutil.rmtree(tmp_path / "parts" / "test" / "dark")
     with pytest.raises(ValueError, match="test has none of dark"):
         datasets.load(tmp_path / "parts")
+
+
+def one_image(folder, image, name="0.png", **saved):
+    """Write an image as one of a class, beside grey ones."""
+    draw(folder, 20, colour=False)
+    (folder / "dark" / "0.png").unlink()
+    image.save(folder / "dark" / name, **saved)
+    split = datasets.load(folder, flat=False)
+    return torch.cat([part.inputs for part in (split.train, split.validation, split.test)])
+
+
+DEEP = np.arange(0, 48 * 1365, 1365, dtype=np.uint16).reshape(8, 6)
+EIGHT = (DEEP // 257).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [(m, 1) for m in ("1", "L", "LA", "I;16")]
+    + [(m, 3) for m in ("P", "PA", "RGB", "RGBA", "CMYK")],
+)
+def test_every_kind_of_pixels(mode, channels, tmp_path):
+    """An opaque image of any kind is what it is in grey or in colours."""
+    grey = Image.fromarray(EIGHT)
+    image = Image.fromarray(DEEP) if mode == "I;16" else grey.convert("RGB").convert(mode)
+    name = "0.tif" if mode in ("CMYK", "PA") else "0.png"
+    if mode == "PA":
+        image, name = grey.convert("P"), "0.png"
+    found = one_image(tmp_path, image, name)
+    shown = DEEP / 65535 if mode == "I;16" else np.asarray(image.convert("RGB"))[..., 0] / 255
+    assert found.shape[1] == channels
+    assert (found - torch.tensor(shown).float()).abs().flatten(1).amax(1).min() < 1e-6
+
+
+def test_an_image_is_turned_as_its_camera_says(tmp_path):
+    upright = Image.fromarray(np.repeat(EIGHT[..., None], 3, 2))
+    turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    assert turned.size != upright.size
+    found = one_image(tmp_path, turned, exif=exif)
+    expected = torch.tensor(np.asarray(upright)).permute(2, 0, 1) / 255
+    assert (found == expected).flatten(1).all(1).sum() == 1
+
+
+CLEAR = np.full((8, 6, 4), 255, np.uint8)
+CLEAR[2, 3, 3] = 254
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "saved", "words"),
+    [
+        (Image.fromarray(CLEAR), "0.png", {}, "must not be transparent.*0.png"),
+        (Image.fromarray(CLEAR).convert("LA"), "0.png", {}, "must not be transparent"),
+        (Image.fromarray(EIGHT), "0.png", {"transparency": 0}, "must not be transparent"),
+        (Image.fromarray(EIGHT).convert("P"), "0.png", {"transparency": 0}, "must not be transp"),
+        (Image.fromarray(EIGHT.astype(np.float32)), "0.tif", {}, "8 or 16 bits"),
+        (Image.fromarray(EIGHT.astype(np.int32)), "0.tif", {}, "8 or 16 bits"),
+        *(
+            (
+                Image.fromarray(EIGHT),
+                name,
+                {"save_all": True, "append_images": [Image.fromarray(EIGHT + 1)]},
+                "2 frames. Save each as a file",
+            )
+            for name in ("0.png", "0.tif", "0.webp")
+        ),
+    ],
+)
+def test_images_without_known_colours_are_refused(image, name, saved, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        one_image(tmp_path, image, name, **saved)
 
 
 def test_images_from_the_shell(tmp_path, monkeypatch, capsys):

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import DataError
+from sentei.nests import resized, taken
 
 
 class Samples(NamedTuple):
     """Inputs and targets with one row per sample; a plain `(inputs, targets)` tuple.
 
     Attributes:
-        inputs: (N, ...).
+        inputs: (N, ...), a tensor; of a network with several inputs a tuple or dict of tensors.
         targets: (N,) int64 class numbers, or float values.
     """
 
-    inputs: Tensor
+    inputs: Any
     targets: Tensor
 
     @property
@@ -37,15 +38,15 @@ class Samples(NamedTuple):
         """
         if count < 1:
             raise ValueError(f"at least one sample has to be taken; got count={count}")
-        return Samples(self.inputs[:count], self.targets[:count])
+        return Samples(resized(self.inputs, lambda t: t[:count]), self.targets[:count])
 
     def at(self, rows: Tensor) -> Samples:
         """Return the samples at these row numbers, in this order."""
-        return Samples(self.inputs.index_select(0, rows), self.targets.index_select(0, rows))
+        return Samples(taken(self.inputs, rows), taken(self.targets, rows))
 
     def to(self, device: torch.device) -> Samples:
         """Return the samples, moved to a device."""
-        return Samples(self.inputs.to(device), self.targets.to(device))
+        return Samples(resized(self.inputs, lambda t: t.to(device)), self.targets.to(device))
 
 
 class Digest:

@@ -126,7 +126,7 @@ def compare(
     out
         Name of the figure without a suffix; it is written as PNG and SVG.
     """
-    from sentei.cli.loading import loaded, own_loss
+    from sentei.cli.loading import loaded, one_input, own_loss
     from sentei.experiments import comparing
 
     repairs = ways.repairs or ("none", "least_squares")
@@ -139,6 +139,7 @@ def compare(
         seeds = range(data.seed, data.seed + steps.seeds)
         settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
         return _by_units(model, network, split, todo, out, mask=mask, loss=own, **settings)
+    one_input(split, "a C file")
     units = seeded((ways.criteria or ["ablation"])[0], data.seed)
     settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
     return _by_size(network, split, sizes, out, mask=mask, units=units, loss=own, **settings)

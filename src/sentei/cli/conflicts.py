@@ -89,6 +89,7 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
         ),
     ),
     "fit": (JOURNAL, ONE_BUDGET),
+    "units": (Excludes("--data", "--shape", "inputs of the data have a shape"),),
     "surface": (Excludes("--literal-grid", "--points", "it sets the number of gains"),),
     "compare": (
         Needs("--paths --formats --retrain-epochs", "--budgets"),

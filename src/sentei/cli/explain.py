@@ -25,11 +25,12 @@ def explain(
         The HTML file to write; it loads no other files.
     """
     from sentei.cli.command_line import command
-    from sentei.cli.loading import loaded, own_loss
+    from sentei.cli.loading import loaded, one_input, own_loss
     from sentei.reporting.page import of_network, write
 
     run.start()
     network, mask, split = loaded(model, data, loss, weights)
+    one_input(split, "the page of sentei explain")
     words = {"command": command(), "seed": data.seed}
     page = write(of_network(network, split, mask, own_loss(loss), words), out)
     return Result({"out": page}, (f"Page: {page}",))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from sentei.cli.options import NETWORK, OUTPUT, Data, Loss, OutFile, Run, Weights
 from sentei.cli.references import is_reference
 from sentei.cli.screen import Result
-from sentei.network.encoding.format import FORMATS, SUFFIXES, format_named
+from sentei.network.encoding.format import C_FORMATS, FORMATS, SUFFIXES, format_named
 
 CHOICES = f"""The format to write: {", ".join(FORMATS)}. c-int8 stores weights as int8 numbers,
 c-int8-int8 activations as well. If left out, the suffix of --out decides; c without --out."""
@@ -45,7 +45,7 @@ def export(
         The name of --format in the first release.
     """
     from sentei.cli.deployment import CALIBRATION, format_of, ship
-    from sentei.cli.loading import loaded, needed, own_loss
+    from sentei.cli.loading import loaded, needed, one_input, own_loss
 
     if not Path(model).exists() and not is_reference(model):
         raise FileNotFoundError(f"there is no file {model}: export takes a network that is trained")
@@ -56,8 +56,10 @@ def export(
     named = format_of(out, asked)
     run.start()
     network, mask, split = loaded(model, data, loss, weights)
-    calibration = split.train.inputs[:CALIBRATION]
+    calibration = split.train.first(CALIBRATION).inputs
     left = mask if mask.groups else None
+    if named in C_FORMATS:
+        one_input(split, f"format {named}")
     settings = {"scaling": needed(split), "loss": own_loss(loss)}
     return ship(network, out, left, named, calibration, split.test, **settings)
 

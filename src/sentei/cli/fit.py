@@ -80,6 +80,7 @@ def fit(
     For a board, the format is c-int8, or c-int8-int8 if a float sample leaves no RAM, unless
     --format names another.
     """
+    from sentei.nests import tensors
     from sentei.network.layers import standardises
     from sentei.reporting.tables import tried
 
@@ -92,8 +93,10 @@ def fit(
     )
     run.start()
     output.begin()
-    start = started(model, data, loss, retrain_epochs, weights)
-    inputs, floats = start.split.train.inputs[0].numel(), standardises(start.network)
+    one = output.for_one_input(format)
+    start = started(model, data, loss, retrain_epochs, weights, one_input_for=one)
+    inputs = sum(tensor[0].numel() for tensor in tensors(start.split.train.inputs))
+    floats = standardises(start.network)
     room = room_of(budget, output.format, format, inputs, floats=floats)
     found = _searched(
         start,
@@ -225,7 +228,7 @@ def _accuracy_as_written(split: Split, format: str, step: Step) -> float | None:
 
     if format not in C_FORMATS or step.measured.by_class is None:
         return step.measured.accuracy
-    calibration = split.train.inputs[:CALIBRATION]
+    calibration = split.train.first(CALIBRATION).inputs
     small = shrink(step.network(), step.mask, calibration[:64])
     return shipped(small, calibration, step.mask.shrunk(), format, split.validation)
 

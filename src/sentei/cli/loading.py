@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sentei.cli import references
-from sentei.errors import FileError, StructureError
+from sentei.errors import DataError, FileError, StructureError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -221,7 +222,7 @@ def with_samples(network: nn.Module, data: Data, *, own: bool = False) -> tuple[
     """
     from sentei import card_of, set_card_
 
-    split = _fitting(network, data, standardise=own)
+    split = fitting(network, data, standardise=own)
     network = network if own else standardising(network, split)
     known = {"classes": split.named_classes, "features": split.named_features}
     set_card_(network, replace(card_of(network), **known))
@@ -253,10 +254,10 @@ def _samples(network: nn.Module, data: Data) -> Split:
     from sentei.network.layers import standardises
 
     predicts = card_of(network).predicts
-    return _fitting(network, data, standardise=not standardises(network), predicts=predicts)
+    return fitting(network, data, standardise=not standardises(network), predicts=predicts)
 
 
-def _fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
+def fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
     """Load data in the shape that the network takes: images, or rows of their values.
 
     A one-dimensional convolution over one channel takes rows as that channel. For a network of the
@@ -266,7 +267,6 @@ def _fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
         DataError: the network takes neither.
     """
     from sentei import training
-    from sentei.errors import DataError
     from sentei.network.example import check, undisturbed
     from sentei.network.holders import is_foreign
 
@@ -287,16 +287,40 @@ def _fitting(network: nn.Module, data: Data, **settings: Any) -> Split:
     split = data.load(flat=False, **settings)
     try:
         with undisturbed(network):
-            check(network, split.train.inputs[:2])
+            check(network, split.train.first(2).inputs)
         return split
     except DataError as error:
         rows = split if data.is_own else data.load(flat=True, **settings)
         if rows.shape == split.shape:
             raise DataError(
-                f"the network must take the inputs of {data.data}, shape {split.shape} for one "
-                f"sample; {error}"
+                f"the network must take the inputs of {data.data}, "
+                f"{inputs_words(split.train.inputs)} for one sample; {error}"
             ) from error
         return rows
+
+
+def inputs_words(inputs: Any) -> str:
+    """Return the shapes of one sample's inputs in words: "shape (6,)", or several by name."""
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{name} of {inputs_words(each)}" for name, each in inputs.items())
+    if isinstance(inputs, (tuple, list)):
+        return " and ".join(map(inputs_words, inputs))
+    return f"shape {tuple(inputs.shape[1:])}"
+
+
+def one_input(split: Split, what: str) -> None:
+    """Refuse data for networks of several inputs where one is needed.
+
+    Raises:
+        DataError: the inputs are no single tensor.
+    """
+    from torch import Tensor
+
+    if not isinstance(split.train.inputs, Tensor):
+        raise DataError(
+            f"{what} is for networks of one input, and {split.name} has "
+            f"{inputs_words(split.train.inputs)}"
+        )
 
 
 def _takes_one_row(network: nn.Module) -> bool:

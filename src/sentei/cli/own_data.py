@@ -30,6 +30,7 @@ def own_split(reference: str, *, regression: bool = False) -> Split:
         FileNotFoundError, OwnCodeError: as `references.made`.
     """
     from sentei.datasets import Split
+    from sentei.nests import tensors
 
     found = references.made(reference, "the data")
     if isinstance(found, Split):
@@ -50,7 +51,8 @@ def own_split(reference: str, *, regression: bool = False) -> Split:
         for part, data in zip(PARTS, found, strict=True)
     ]
     _check_alike(reference, parts)
-    names = tuple(f"value {place}" for place in range(train.inputs[0].numel()))
+    values = sum(tensor[0].numel() for tensor in tensors(train.inputs))
+    names = tuple(f"value {place}" for place in range(values))
     return Split(reference, train, validation, test, names, _classes(parts))
 
 
@@ -66,10 +68,10 @@ def _samples(what: str, data: Any, *, regression: bool) -> Samples:
         found = in_memory(data)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
-    if not isinstance(found.inputs, Tensor) or not isinstance(found.targets, Tensor):
+    if not isinstance(found.targets, Tensor):
         raise DataError(
-            f"{what}: on the command line inputs are one tensor and targets are one tensor. From "
-            "Python, sentei.Probe takes any nest of them."
+            f"{what}: on the command line targets are one tensor. From Python, sentei.Probe takes "
+            "any nest of them."
         )
     targets = found.targets
     if regression and not targets.is_floating_point():
@@ -79,13 +81,22 @@ def _samples(what: str, data: Any, *, regression: bool) -> Samples:
 
 def _check_alike(reference: str, parts: list[Samples]) -> None:
     for name in ("inputs", "targets"):
-        forms = {(tuple(p.shape[1:]), p.dtype) for p in (getattr(part, name) for part in parts)}
+        forms = {_form(getattr(part, name)) for part in parts}
         if len(forms) > 1:
-            said = ", ".join(f"{shape} {dtype}" for shape, dtype in forms)
+            said = ", ".join(sorted(forms))
             raise DataError(
                 f"{reference}: the {name} of train, validation and test must have one shape and "
                 f"type; they have {said}"
             )
+
+
+def _form(nest: Any) -> str:
+    """Return shapes and types of one sample as a text."""
+    if isinstance(nest, Mapping):
+        return f"{{{', '.join(f'{name}: {_form(each)}' for name, each in nest.items())}}}"
+    if isinstance(nest, (tuple, list)):
+        return f"({', '.join(map(_form, nest))})"
+    return f"{tuple(nest.shape[1:])} {nest.dtype}" if hasattr(nest, "shape") else repr(nest)
 
 
 def _classes(parts: list[Samples]) -> tuple[str, ...]:

@@ -167,7 +167,8 @@ def prune(
     propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
     run.start()
     output.begin()
-    start = started(model, data, loss, repairs.retrain_epochs, weights)
+    one = output.for_one_input(format)
+    start = started(model, data, loss, repairs.retrain_epochs, weights, one_input_for=one)
     steps = _run_steps(
         start,
         _groups(start, inputs=scoring.inputs, synapses=removed.synapses),
@@ -224,7 +225,7 @@ def _groups(start: Start, *, inputs: bool, synapses: bool) -> list[Group]:
 
     if synapses:
         return [*sentei.find_synapses(start.network)]
-    return [*sentei.find_units(start.network, start.split.train.inputs[:64], inputs=inputs)]
+    return [*sentei.find_units(start.network, start.split.train.first(64).inputs, inputs=inputs)]
 
 
 def _run_steps(

@@ -149,6 +149,14 @@ class Output:
         check_tools(format, self.emulate)
         return format
 
+    def for_one_input(self, format: str) -> str | None:
+        """Return what is written for networks of one input only; None if nothing."""
+        from sentei.network.encoding.format import C_FORMATS
+
+        if self.report is not None:
+            return "the page of --report"
+        return f"format {format}" if format in C_FORMATS else None
+
     def begin(self) -> None:
         """Note that the run in the --journal folder can be continued, if there is one."""
         if self.journal is not None:
@@ -181,7 +189,13 @@ class Start:
 
 
 def started(
-    model: str, data: Data, loss: str | None, retrain_epochs: int, weights: Path | None = None
+    model: str,
+    data: Data,
+    loss: str | None,
+    retrain_epochs: int,
+    weights: Path | None = None,
+    *,
+    one_input_for: str | None = None,
 ) -> Start:
     """Load a network, or train it, and return it with what a run needs besides.
 
@@ -191,15 +205,18 @@ def started(
         loss: name of the loss; None for the one that the network's file names.
         retrain_epochs: number of training epochs after every step.
         weights: a file with the weights of one's own network.
+        one_input_for: what is asked for that takes networks of one input only; None if nothing.
     """
     import sentei
     from sentei.cli.command_line import command
-    from sentei.cli.loading import loaded, own_loss
+    from sentei.cli.loading import loaded, one_input, own_loss
     from sentei.network.copying import copied
     from sentei.network.encoding.size import counts
     from sentei.reporting.page.story import words_for
 
     network, mask, split = loaded(model, data, loss, weights)
+    if one_input_for is not None:
+        one_input(split, one_input_for)
     own = own_loss(loss)
     recipe = sentei.Recipe(epochs=max(retrain_epochs, 1), seed=data.seed, loss=own)
     return Start(
@@ -246,15 +263,18 @@ def finish(
     from sentei.cli.screen import head
     from sentei.reporting.tables import before_and_after, facts
 
-    inputs, test, left = start.split.train.inputs, start.split.test, step.mask.shrunk()
+    test, left = start.split.test, step.mask.shrunk()
+    example, calibration = (start.split.train.first(n).inputs for n in (64, CALIBRATION))
     masked = step.network()
-    small = sentei.shrink(masked, step.mask, inputs[:64])
+    small = sentei.shrink(masked, step.mask, example)
     before = facts(start.before, start.file, test, start.mask, start.loss, metric)
     after = facts(small, step.measured.bytes_in(format), test, left, start.loss, metric)
-    certificate = str(sentei.certify(masked, small, inputs[:64], mask=step.mask))
+    certificate = str(sentei.certify(masked, small, example, mask=step.mask))
     settings = {"emulate": output.emulate, "scaling": needed(start.split), "loss": start.loss}
-    shipped = ship(small, output.out, left, format, inputs[:CALIBRATION], test, **settings)
-    page = None if output.report is None else sentei.report(step.folder, output.report)
+    shipped = ship(small, output.out, left, format, calibration, test, **settings)
+    page = (
+        None if output.report is None else sentei.report(step.folder, output.report, start.before)
+    )
     return Result(
         {
             "before": before,

@@ -50,7 +50,7 @@ def rank(
     run.start()
     network, _, split = loaded(model, data, loss, weights)
     probe = sentei.Probe(network, split.train.first(samples), own_loss(loss))
-    groups = some_units(network, split.train.inputs[:64])
+    groups = some_units(network, split.train.first(64).inputs)
     scored = {group.name: scores(first, probe, group) for group in groups}
     found: dict[str, Any] = {"criterion": criterion, "scores": _lists(scored)}
     shown = []

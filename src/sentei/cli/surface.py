@@ -68,7 +68,7 @@ def surface(
     run.start()
     network, _, split = loaded(model, data, loss, weights)
     probe = sentei.Probe(network, split.train.first(samples), own_loss(loss))
-    groups = {each.name: each for each in some_units(network, split.train.inputs[:64])}
+    groups = {each.name: each for each in some_units(network, split.train.first(64).inputs)}
     if group is not None and group not in groups:
         raise ValueError(unknown("group", group, groups))
     chosen = groups[group] if group is not None else list(groups.values())[-1]

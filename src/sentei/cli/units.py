@@ -20,6 +20,8 @@ MODEL = """File of a network that sentei saved (.safetensors), your own network 
 package.module:name, or layer widths such as 784-64-32-10:relu; nothing is trained."""
 SHAPE = """Shape of one input, such as 3 32 32 (channels, height, width). If left out, the width of
 a linear layer that comes first, else that of an MNIST image: 1 28 28."""
+DATA = """Data whose inputs the network is tried on, in place of random ones: named as for other
+commands, your own as file.py:name. Networks of several inputs need it."""
 MNIST = (1, 28, 28)
 
 
@@ -30,6 +32,7 @@ def units(
     shape: Annotated[
         list[Count] | None, Parameter(group=NETWORK, help=SHAPE, consume_multiple=True)
     ] = None,
+    data: Annotated[str | None, Parameter(group=NETWORK, help=DATA)] = None,
     inputs: Annotated[
         bool, Parameter(group=REMOVED, help="List input features too, as a group.")
     ] = False,
@@ -46,7 +49,8 @@ def units(
 
     shown.start()
     network = untrained(model, weights)
-    found = inventory(network, _example(network, shape), inputs=inputs)
+    example = _example(network, shape) if data is None else _of_data(network, data)
+    found = inventory(network, example, inputs=inputs)
     return Result(_data(found), _shown(found))
 
 
@@ -73,9 +77,17 @@ def _example(network: nn.Module, shape: Sequence[int] | None) -> Tensor:
         words = " ".join(map(str, shape))
         raise DataError(
             f"--shape has to name the shape of one input of the network, and {words} does not fit: "
-            f"{error}"
+            f"{error} For several inputs name --data."
         ) from error
     return example
+
+
+def _of_data(network: nn.Module, data: str) -> Any:
+    """Return two inputs of the data, as the network takes them."""
+    from sentei.cli.loading import fitting
+    from sentei.cli.options import Data
+
+    return fitting(network, Data(data), standardise=True).train.first(2).inputs
 
 
 def _data(found: Inventory) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sentei.samples import Samples
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 PARTS |= {"test": "test"}
+GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L")  # modes of Pillow
 SHOWN = 3
 
 
@@ -29,7 +30,8 @@ def image_folder(folder: Path, seed: int = 0, flat: bool = True, size: str | Non
     The folder has a folder for each class, and three stratified parts are drawn; or it has folders
     train, validation (or val) and test with a folder for each class in each of them. Without
     validation, a twelfth of train, stratified, becomes validation. Images are grey (one channel) if
-    all of them are, else they have three channels: red, green, blue.
+    all of them are, else they have three channels: red, green, blue. They are turned as their EXIF
+    orientation says. Transparent pixels and several frames in a file are refused.
 
     Args:
         folder: the folder.
@@ -122,7 +124,7 @@ def _shape(files: Sequence[Path], wanted: tuple[int, int] | None) -> tuple[int, 
     for file in files:
         with _opened(file) as image:
             sizes.setdefault((image.height, image.width), file)
-            grey = grey and image.mode in ("1", "L", "I;16")
+            grey = grey and image.mode in GREY
     if len(sizes) > 1 and wanted is None:
         shown = [f"{h}x{w} ({file})" for (h, w), file in list(sizes.items())[:SHOWN]]
         raise DataError(
@@ -152,7 +154,7 @@ def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Return an image as (channels, height, width), from 0 to 1."""
     channels, height, width = shape
     with _opened(file) as image:
-        deep = image.mode == "I;16"
+        deep = image.mode.startswith("I;16")
         found = image if deep else image.convert("L" if channels == 1 else "RGB")
         if (found.height, found.width) != (height, width):
             found = found.resize((width, height))
@@ -163,15 +165,39 @@ def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 def _opened(file: Path) -> Any:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise ImportError("reading images needs Pillow: pip install 'sentei[images]'") from error
     try:
-        image = Image.open(file)
-        image.load()
+        with Image.open(file) as image:
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            image.load()
+            found = ImageOps.exif_transpose(image)  # as viewers show it
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{file} cannot be read as an image: {error}") from error
-    return image
+    if frames > 1:
+        raise DataError(
+            f"a file must hold one image; {file} holds {frames} frames. Save each as a file."
+        )
+    _check_values(file, found)
+    return found
+
+
+def _check_values(file: Path, image: Any) -> None:
+    """Refuse images whose pixels have no colours from 0 to 1."""
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"pixels must have 8 or 16 bits, so that their largest value is known; {file} has 32. "
+            "Save it as an image of 8 or 16 bits, or give the values in an .npz."
+        )
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return
+    if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        raise DataError(
+            f"pixels must not be transparent, because their colour is that of what lies behind; "
+            f"some of {file} are. Lay it on a background: Image.alpha_composite(Image.new('RGBA', "
+            "image.size, 'white'), image.convert('RGBA')).convert('RGB')."
+        )
 
 
 def _drawn(folder: Path, read: dict[str, Samples], seed: int) -> tuple[Samples, Samples, Samples]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import DataError
+from sentei.nests import tensors
 from sentei.samples import Samples
 
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -83,8 +84,8 @@ class Split:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.train.inputs.shape[1:])
+        """Shape of one input; of the first, where a network has several."""
+        return tuple(tensors(self.train.inputs)[0].shape[1:])
 
     @property
     def named_features(self) -> tuple[str, ...]:
@@ -114,7 +115,8 @@ class Split:
 
     def __repr__(self) -> str:
         rows = f"{self.train.rows:,} / {self.validation.rows:,} / {self.test.rows:,}"
-        return f"Split({self.name!r}: {rows} samples of shape {self.shape})"
+        shapes = " and ".join(str(tuple(t.shape[1:])) for t in tensors(self.train.inputs))
+        return f"Split({self.name!r}: {rows} samples of shape {shapes})"
 
 
 @checked

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sentei.formats.safetensors import Contents
 from sentei.losses import PerSample
 from sentei.metrics import texts
+from sentei.nests import resized
 from sentei.network.encoding.size import counts, latency, multiply_adds
 from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import Inventory
@@ -69,8 +70,8 @@ def facts(
 
     `file` is its file, or the number of bytes that its file would take.
     """
-    inputs = samples.inputs
-    groups = [*find_units(network, inputs[:2]), *find_synapses(network)]
+    one, two, many = (resized(samples.inputs, lambda t, n=n: t[:n]) for n in (1, 2, 256))
+    groups = [*find_units(network, two), *find_synapses(network)]
     full = Mask.full(groups)
     if mask is not None:
         full = full.without({g: mask.dead(g) for g in mask.groups if g.kind == "synapse"})
@@ -81,9 +82,9 @@ def facts(
         synapses=size.synapses,
         parameters=size.parameters,
         bytes=file if isinstance(file, int) else Path(file).stat().st_size,
-        multiply_adds=multiply_adds(network, inputs[:1]),
-        latency=latency(network, inputs[:1]),
-        batch_latency=latency(network, inputs[:256]),
+        multiply_adds=multiply_adds(network, one),
+        latency=latency(network, one),
+        batch_latency=latency(network, many),
         accuracy=measured.accuracy,
         loss=measured.loss,
         metrics={**measured.metrics, **({} if metric is None else own_metrics(metric, network))},
