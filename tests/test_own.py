@@ -796,7 +796,7 @@ CLEAR[2, 3, 3] = 254
             (
                 Image.fromarray(EIGHT),
                 name,
-                {"save_all": True, "append_images": [Image.fromarray(EIGHT + 1)]},
+                {"save_all": True, "append_images": [Image.fromarray(255 - EIGHT)]},
                 "2 frames. Save each as a file",
             )
             for name in ("0.png", "0.tif", "0.webp")
