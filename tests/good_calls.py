@@ -426,10 +426,13 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         | {"metric": None}
         | {"progress": False},
         "ranked": {"keep": {"*": "50 %"}, "at_least": 1, "multiples_of": 1, "alike": ["*"]}
-        | {"racing": False},
+        | {"racing": False, "lazy": False},
         "rows": {"run": w.folder / "run"},
         "when_stalled.check": sizes,
         "ranked.check": sizes,
+        "ranked.load_state_dict": {
+            "state": sentei.ranked("ablation", w.schedule, lazy=True).state_dict()
+        },
         "regrowing.__call__": synapses,
         "report": {"journal": w.folder / "run", "path": w.folder / "page.html", "model": None},
         "save": {"path": w.folder / "new.safetensors"},

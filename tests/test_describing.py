@@ -190,7 +190,8 @@ def test_what_holds_itself_is_described():
         (
             sentei.ranked("ablation", sentei.one_at_a_time()),
             "ranked(criterion='ablation', schedule=one_at_a_time(), within='network', repair=None, "
-            "keep=None, at_least=0, multiples_of=1, alike=tuple(), racing=False)",
+            "keep=None, at_least=0, multiples_of=1, alike=tuple(), racing=False, "
+            "lazy=False)",
         ),
         (sentei.criteria.magnitude, "magnitude"),  # decorated with torch.no_grad
         (sentei.twins(15), "twins(degrees=15, centre='half', repair='affine', order='best_first')"),

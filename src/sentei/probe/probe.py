@@ -110,6 +110,7 @@ class Probe:
         mask: which members are alive, as last passed to `update_`; all at first.
         one_at_a_time: how many values each took a forward pass of their own, because
             `torch.func.vmap` could not run the model for many units at once.
+        forgotten: how many times `forget_` was called; the first time when the Probe was made.
 
     Raises:
         BudgetError: `memory` is no size.
@@ -146,7 +147,7 @@ class Probe:
         self._loss = loss
         self.forward = forward
         self._mask = Mask.full(())
-        self.one_at_a_time = 0
+        self.one_at_a_time = self.forgotten = 0
         self.forget_()
         dtype = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
         reading = Reading(data, batch, samples, self._half, dtype)
@@ -383,6 +384,7 @@ class Probe:
         """Drop all recordings; call after training, an undo or any other change of weights."""
         self._engines: Engines | None = None
         self.moments = MomentCache()
+        self.forgotten += 1
 
     @contextmanager
     def measuring(self) -> Iterator[Recording]:

@@ -72,9 +72,8 @@ class Entrants:
         first: Mapping[Group, Tensor],
     ) -> Entrants:
         """Return the units of groups, with first-order estimates of the alive ones."""
-        ends = [*accumulate(len(first[group]) for group in groups)]
-        places = dict(zip(groups, map(slice, [0, *ends], ends), strict=False))
-        return cls(count, places, floors, torch.cat([first[group] for group in groups]))
+        estimates = torch.cat([first[group] for group in groups])
+        return cls(count, places_of(groups, first), floors, estimates)
 
     def __post_init__(self) -> None:
         self._first = self.scores.clone()
@@ -106,21 +105,45 @@ class Entrants:
         self.scores[self.left] = (self._sums[self.left, 0] + rises) / total
 
     def _may_go(self) -> Tensor:
-        """Return which units may be among the `count` lowest of those that need not stay."""
-        free = torch.zeros(len(self.scores), dtype=torch.bool)
-        stays = free.clone()
-        for group, own in self.places.items():
-            lower, upper = self._lower[own], self._upper[own]
-            above = len(lower) - torch.searchsorted(lower.sort().values, upper, right=True)
-            below = torch.searchsorted(upper.sort().values, lower)
-            free[own] = above >= self.floors[group]  # so many of its group have higher scores
-            stays[own] = below >= len(lower) - self.floors[group]
-        if not self.count:
-            return torch.zeros_like(free)
-        bounds = self._upper[free].sort().values
-        # So many units that are free to go have scores up to the last of these bounds.
-        last = bounds[self.count - 1] if len(bounds) >= self.count else inf
-        return (self._lower <= last) & ~stays
+        return may_go(self.count, self.places, self.floors, self._lower, self._upper)
+
+
+def may_go(
+    count: int,
+    places: Mapping[Group, slice],
+    floors: Mapping[Group, int],
+    lower: Tensor,
+    upper: Tensor,
+) -> Tensor:
+    """Return which units may be among the `count` lowest of those that need not stay, (units,).
+
+    Args:
+        count: how many units go.
+        places: the places of each group's units.
+        floors: how many units of each group stay at least.
+        lower: (units,) bounds of their scores.
+        upper: (units,) bounds of their scores.
+    """
+    free = torch.zeros(len(lower), dtype=torch.bool)
+    stays = free.clone()
+    for group, own in places.items():
+        above = lower[own].sort().values
+        higher = len(above) - torch.searchsorted(above, upper[own], right=True)
+        below = torch.searchsorted(upper[own].sort().values, lower[own])
+        free[own] = higher >= floors[group]  # so many of its group have higher scores
+        stays[own] = below >= len(above) - floors[group]
+    if not count:
+        return torch.zeros_like(free)
+    bounds = upper[free].sort().values
+    # So many units that are free to go have scores up to the last of these bounds.
+    last = bounds[count - 1] if len(bounds) >= count else inf
+    return (lower <= last) & ~stays
+
+
+def places_of(groups: Sequence[Group], units: Mapping[Group, Tensor]) -> dict[Group, slice]:
+    """Return the places of groups' units, one group after the other."""
+    ends = [*accumulate(len(units[group]) for group in groups)]
+    return dict(zip(groups, map(slice, [0, *ends], ends), strict=False))
 
 
 def race(
