@@ -55,6 +55,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/repeats.py
 	$(BIN)/python benchmarks/repairs.py
+	$(BIN)/python benchmarks/growth.py
 
 # Networks of other libraries, in an environment of its own (6 GB). Takes hours; what is measured
 # already is kept, so it may be stopped and called again. Writes docs/networks.md.

@@ -252,7 +252,9 @@ def test_units_of_widths_and_of_a_file(tmp_path, capsys):
     code, said, err = run("units", path, "--shape", 3, 5, 5, "--json", capsys=capsys)
     assert (code, err) == (0, "")
     found = json.loads(said)
-    assert list(found) == ["parameters", "removable", "share", "groups", "not_offered"]
+    keys = ["parameters", "removable", "share", "groups", "not_offered", "estimates"]
+    assert list(found) == keys
+    assert [each["work"] for each in found["estimates"]][-1] == "ablation"
     (group,) = found["groups"]
     assert group == {
         "name": "0",

@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     "explain": (["explain", NET, "--data", "letter"], "out"),
     "info": (["info", NET], "bytes tensors dead card"),
-    "units": (["units", NET], "parameters removable share groups not_offered"),
+    "units": (["units", NET], "parameters removable share groups not_offered estimates"),
     "export": (["export", NET, "--data", "letter", "--format", "onnx"], "out format bytes"),
     "export c": (["export", NET, "--data", "letter"], "out format bytes ram accuracy"),
     "tidy": (["tidy", NET, *LETTER], "finds norms difference samples out"),

@@ -24,6 +24,7 @@ from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import Inventory
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Synapses, find_synapses
+from sentei.probe.estimates import Estimate
 from sentei.pruning.judging import MetricFunction, own_metrics
 from sentei.pruning.tidying import Tidied
 from sentei.training import evaluate
@@ -207,6 +208,18 @@ def contents(about: Contents) -> Group:
         count = f"{dead[name]:,}" if name in dead else ""
         tensors.add_row(name, size, f"{prod(shape):,}", count)
     return Group(head, "", tensors)
+
+
+def foretold(costs: Sequence[Estimate]) -> Table:
+    """Tabulate what work on a network would cost: passes of one sample, time and memory."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("work")
+    for name in ("passes", "seconds", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in costs:
+        passes = f"{each.passes:,.0f}" if each.passes else ""
+        table.add_row(each.work, passes, f"{each.seconds:.2g}", f"{each.memory / 1e6:,.0f} MB")
+    return table
 
 
 def offered(found: Inventory) -> FirstFitting:

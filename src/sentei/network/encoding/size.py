@@ -15,6 +15,7 @@ from functools import partial
 from itertools import groupby
 from math import prod
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -210,21 +211,39 @@ class Cost:
         return sum(parts) // self.samples
 
 
+class Counted(NamedTuple):
+    """One call of a pass: its weight, its multiply-adds, and bytes of its input and output."""
+
+    weight: str
+    products: int
+    bytes: int
+
+
 @torch.no_grad()
-def cost(model: nn.Module, example: Example) -> Cost:
-    """Count multiplications with a weight in one forward pass, as `multiply_adds` does."""
-    products: list[tuple[str, int]] = []
+def calls_counted(model: nn.Module, example: Example) -> list[Counted]:
+    """Return the calls with a weight of one pass in evaluation mode, in the order they are made.
+
+    Raises:
+        StructureError: as `multiply_adds`.
+    """
+    products: list[Counted] = []
 
     def record(call: Call) -> Tensor:
         out = call()
-        products.append((call.weight, _products(call, out)))
+        products.append(Counted(call.weight, _products(call, out), call.input.nbytes + out.nbytes))
         return out
 
     with as_found(model), Calls(model.eval(), record):
         run(model, example)
+    return products
+
+
+def cost(model: nn.Module, example: Example) -> Cost:
+    """Count multiplications with a weight in one forward pass, as `multiply_adds` does."""
+    products = calls_counted(model, example)
     total: Counter[str] = Counter()
-    for weight, pairs in groupby(products, key=lambda pair: pair[0]):
-        amounts = [amount for _, amount in pairs]
+    for weight, calls in groupby(products, key=lambda call: call.weight):
+        amounts = [call.products for call in calls]
         # Cross-attention is recorded as three uses of the whole packed weight; torch itself uses a
         # third of it each time.
         thirds = 3 if weight.endswith("in_proj_weight") and len(amounts) == 3 else 1
