@@ -23,10 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.flop_counter import FlopCounterMode
 
 import sentei
 from networks_torch_pruning import ATTENTION, SHARE, attention_heads, fit_heads_, last_layers
 from networks_zoo.case import Case
+from sentei.probe.choosing import listeners_of
+from sentei.probe.engines.gates import Gates
+from sentei.probe.engines.tape import taped
+from sentei.probe.recording.recording import Pass
 from sentei.pruning.while_training.lazy_probe import LazyProbe
 
 Times = dict[str, float]  # seconds, by what took them
@@ -156,8 +161,81 @@ def torch_pruning(network: str, image: Tensor) -> tuple[float | None, str]:
     return None, why
 
 
+# Exact ablation: what a unit costs, in passes of the network.
+
+SAMPLED = 8  # units of each group that are timed
+
+
+def image_classifier(network: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a network of torchvision with images of 64 by 64 pixels and their classes."""
+    return built(network), torch.randn(128, 3, 64, 64), torch.randint(0, 1000, (128,))
+
+
+def sequence_classifier() -> tuple[nn.Module, Tensor, Tensor]:
+    """Return an encoder of six layers with sequences of 32 words and their classes."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "num_attention_heads": 8, "intermediate_size": 512}
+    sizes |= {"vocab_size": 1000, "num_hidden_layers": 6, "num_labels": 5}
+    config = BertConfig(**sizes)
+    words = torch.randint(0, 1000, (256, 32))
+    return BertForSequenceClassification(config).eval(), words, torch.randint(0, 5, (256,))
+
+
+ABLATED = {
+    "resnet18": partial(image_classifier, "resnet18"),
+    "mobilenet_v2": partial(image_classifier, "mobilenet_v2"),
+    "encoder": sequence_classifier,
+}
+
+
+@torch.no_grad()
+def ablating(network: str, row: str, repeats: int) -> list[Figure]:
+    """Measure ablation on one block of samples, for some units of each group.
+
+    A unit's cost holds its part of the recording. Its share is the part of the network's
+    floating-point operations that is behind it.
+    """
+    model, inputs, targets = ABLATED[network]()
+    groups = sentei.find_units(model, inputs[:2])
+    probe = sentei.Probe(model, (inputs, targets), "cross_entropy", memory="4 GiB")
+    with probe.measuring() as recording:
+        block = next(block for _, block in recording.passes("kept"))
+        return [
+            unit_cost(row, group, Gates(recording, listeners_of(model, group)), block, repeats)
+            for group in groups
+        ]
+
+
+def unit_cost(row: str, group: sentei.Neurons, engine: Gates, block: Pass, repeats: int) -> Figure:
+    """Return what a unit of a group costs, in passes of the network on the same samples."""
+    recording, units = engine.recording, torch.arange(min(SAMPLED, group.size))
+    whole = partial(recording.output, block.samples)
+    found: list[Times] = []
+    for _ in range(repeats + 1):
+        times: Times = {}
+        timed(times, "pass", whole)
+        timed(times, "record", partial(taped, recording, block, engine.listeners, engine.writes))
+        timed(times, "units", partial(engine.rises, block, units))
+        each = (times["units"] - times["record"]) / len(units)
+        found.append(times | {"unit": each + times["record"] / group.size})
+    first, more = (operations(partial(engine.rises, block, units[:k])) for k in (1, len(units)))
+    share = (more - first) / (len(units) - 1) / operations(whole)
+    note = f"share {share:.3f}, reach {1.2 * share + 0.02:.3f}, {group.size} units"
+    return Figure(row, group.name, ratio(found[1:], "unit", "pass"), note=note)
+
+
+def operations(action: Callable[[], Any]) -> int:
+    """Return the floating-point operations of an action: of products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        action()
+    return counter.get_total_flops()
+
+
 ROWS: dict[str, Row] = {
     **{f"cut {name}": partial(cutting, network) for name, network in CUT_NETWORKS.items()},
+    **{f"ablate {name}": partial(ablating, name) for name in ABLATED},
 }
 
 

@@ -418,7 +418,7 @@ def broken(model, tmp_path_factory):
 
 def test_all_commands_that_take_a_network_are_known():
     takes = {name for name in COMMANDS if "--model" in str(_names(name))}
-    assert takes == {*TAKES_A_NETWORK, "info"}
+    assert takes == {*TAKES_A_NETWORK, "info", "figures"}  # figures: of a run, the class at most
 
 
 def _names(command):

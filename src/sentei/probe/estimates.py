@@ -33,7 +33,8 @@ class _Work:
     copies: int
 
 
-# Seconds fitted to `benchmarks/growth.py`, passes to `benchmarks/tracing.py`; memory measured once.
+# Seconds fitted to `benchmarks/growth.py`; passes of finding from `benchmarks/tracing.py`, those of
+# shrinking the most that a certificate is meant to take; memory measured once.
 FINDING = _Work(0.04, 0.007, 15, 3)
 SHRINKING = _Work(0.014, 0.0053, 12, 5)
 TAYLOR = 3  # a pass, and one back that multiplies twice as often

@@ -72,7 +72,8 @@ def check_softened(how: Distillation, name: str | None, predicts: str | None) ->
         name: of the recipe's loss; None for a callable.
         predicts: what the callable predicts, as in `losses.Loss`.
     """
-    if how.loss is not None or name == "cross_entropy" or predicts == "classes":
+    softmax = name == "cross_entropy" if name else predicts == "classes"
+    if softmax or how.loss is not None:
         return
     what = f"{name} has" if name else "a loss of your own on these targets may have"
     raise ValueError(

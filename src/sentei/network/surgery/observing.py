@@ -150,7 +150,12 @@ class _Observer(Calls):
             weight = call.given[call.use.weight]
             spread = float(result.float().std())
             is_far = 0 < spread < torch.inf and not SPREAD[0] <= spread <= SPREAD[1]
-            if call.weight not in self._calibrations and is_far:
+            # Buffers are as they were once the run is over, also those that are weights.
+            if (
+                call.weight not in self._calibrations
+                and is_far
+                and isinstance(weight, nn.Parameter)
+            ):
                 weight.div_(spread)
                 self.is_stale |= id(weight) in self._used
                 result = call()
