@@ -176,7 +176,7 @@ def sequence_classifier() -> tuple[nn.Module, Tensor, Tensor]:
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 128, "num_attention_heads": 8, "intermediate_size": 512}
+    sizes: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 8, "intermediate_size": 512}
     sizes |= {"vocab_size": 1000, "num_hidden_layers": 6, "num_labels": 5}
     config = BertConfig(**sizes)
     words = torch.randint(0, 1000, (256, 32))
