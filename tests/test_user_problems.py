@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations
 import sentei
 from sentei import Mask, Probe, find_units, prune, ranked, shrink
 from sentei.errors import StructureError
+from sentei.network.copying import copied
 
 X = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(12) % 5
@@ -28,7 +29,7 @@ def smaller(model, example, groups=None, part=3):
     groups = find_units(model, example) if groups is None else groups
     doomed = {group: torch.arange(group.size)[: group.size // part] for group in groups}
     mask = Mask.full(groups).without(doomed)
-    masked = copy.deepcopy(model)
+    masked = copied(model)  # find_units leaves what the network keeps as it was
     mask.apply_(masked)
     small = shrink(masked, mask, example)
     call = (lambda net: net(**example)) if isinstance(example, dict) else lambda net: net(example)
