@@ -156,7 +156,7 @@ def test_a_pruner_that_waited_goes_on_waiting(tmp_path):
     assert outcomes[1] == outcomes[0]
 
 
-@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("limit", [2, 3])  # one unit is computed without vmap
 def test_memory_that_runs_out_halves_the_batch_and_nothing_else(limit, monkeypatch):
     torch.manual_seed(0)
     model = torch.nn.Sequential(
@@ -184,19 +184,16 @@ def test_memory_that_runs_out_halves_the_batch_and_nothing_else(limit, monkeypat
     assert torch.allclose(probe.rises_without(group), exact, atol=1e-6)
     assert probe.one_at_a_time == 0
     assert max(sizes) <= limit
-    assert sum(sizes) >= 10
+    assert sum(sizes) >= 8
 
 
 def test_memory_that_does_not_hold_one_unit_is_an_error(monkeypatch):
     model, data, group = problem()
 
-    def vmap(function):
-        def run(units, gains):
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+    def output(tape, overrides):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
 
-        return run
-
-    monkeypatch.setattr(torch.func, "vmap", vmap)
+    monkeypatch.setattr("sentei.probe.engines.tape.Tape.output", output)
     monkeypatch.setattr("sentei.probe.choosing.find_chain", lambda *_: None)
     probe = Probe(model, data)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
