@@ -89,6 +89,23 @@ def test_memory_by_hand():
     assert most == 2 << 30  # more is read again at each pass
 
 
+def test_passes_are_timed_on_one_thread():
+    class Threads(nn.Module):
+        def forward(self, x):
+            used.add(torch.get_num_threads())
+            return x
+
+    used, own = set(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    model = nn.Sequential(nn.Linear(4, 10), Threads(), nn.Linear(10, 3))
+    groups = sentei.find_units(model, torch.randn(2, 4))
+    used.clear()
+    estimates(model, torch.randn(2, 4), groups, 10)
+    found = torch.get_num_threads()
+    torch.set_num_threads(own)
+    assert (used, found) == ({1}, 2)
+
+
 def test_estimates_follow_samples_and_leave_the_network_alone():
     model, x = convolutional(), torch.randn(2, 2, 8, 8)
     groups = sentei.find_units(model, x)

@@ -19,6 +19,7 @@ import torch
 
 from sentei import storage
 from sentei.errors import JournalError
+from sentei.running import on_threads
 
 Result = dict[str, Any]
 ENDING = ".json"
@@ -90,7 +91,7 @@ def run(
 def _execute(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Result]]:
     """Yield each job with its result, in this process or from a pool of processes."""
     if processes == 1 or len(jobs) < 2:
-        with one_thread():
+        with on_threads(1):  # a job's result does not depend on other running jobs
             for job in jobs:
                 yield job, job.function(**job.settings)
         return
@@ -123,17 +124,6 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, so that a job's result does not depend on other running jobs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _use_one_thread() -> None:

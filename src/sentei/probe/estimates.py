@@ -20,7 +20,7 @@ from sentei.nests import resized
 from sentei.network.encoding.size import Counted, calls_counted, latency
 from sentei.network.example import rows, smallest, undisturbed
 from sentei.network.units import Neurons
-from sentei.running import Example
+from sentei.running import Example, on_threads
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def estimates(
         samples: how many samples a criterion is measured on.
     """
     calls: list[Counted] = []
-    with undisturbed(model):
+    with undisturbed(model), on_threads(1):
         one = smallest(model, example)
         count = rows(one) or 1
         with suppress(StructureError):  # multiply-adds that are not known

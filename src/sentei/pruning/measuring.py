@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sentei.distributed import on_main
@@ -29,7 +27,7 @@ from sentei.network.example import guessed, smallest, undisturbed
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink
 from sentei.probe.probe import Probe
-from sentei.running import Example
+from sentei.running import Example, on_threads
 
 log = logging.getLogger("sentei")
 
@@ -67,7 +65,7 @@ class Outline:
         model = self._whole()
 
         def timed() -> tuple[float, float]:
-            with undisturbed(model), _threads(threads):
+            with undisturbed(model), on_threads(threads):
                 small, whole = latencies([shrink(model, mask, self.example), model], self._one)
             return small, whole
 
@@ -91,16 +89,6 @@ class Outline:
                 "and its latency cannot be measured any more; measure again"
             )
         return self._model
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

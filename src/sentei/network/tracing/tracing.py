@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -22,7 +19,7 @@ from sentei.network.tracing.reducing import reduced
 from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.sharing import shared_rows
 from sentei.network.units import Neurons
-from sentei.running import Example, Forward
+from sentei.running import Example, Forward, on_threads
 
 WAYS = 4  # of taking rows for shared ones are tried, each in a trace of its own
 
@@ -92,7 +89,7 @@ def traced(model: nn.Module, example: Example, *, inputs: bool, fast: bool = Tru
             same. What contradicts itself is traced again without, so that errors are those of the
             model on the example.
     """
-    with restored_attributes(model), undisturbed(model), _on_one_thread():
+    with restored_attributes(model), undisturbed(model), on_threads(1):
         replay, seen = record(model, example, inputs=inputs, fast=fast)
         try:
             return _best(model, replay, seen)
@@ -138,18 +135,6 @@ def _followed(model: nn.Module, replay: Replay, example: Example) -> tuple[Offer
     others = left_out(tracer, [*found.groups, *found.refused])
     whys += [each for each in others if (each.parameter, each.dim) not in known]
     return replace(found, left_out=whys), tracer
-
-
-@contextmanager
-def _on_one_thread() -> Iterator[None]:
-    # A replay is thousands of small operations. On a busy machine, several threads that wait for
-    # each other at every operation have taken twenty times as long as one thread.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def record(
