@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from sentei.network.example import tensors
 from sentei.network.holders import holders
 
 _CONTAINERS = (dict, list, tuple, deque)
+_REFILLED = (dict, list, deque, set)
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -39,7 +40,12 @@ def restored_attributes(model: nn.Module) -> Iterator[None]:
     Containers stay the same objects: the handles of hooks refer to them.
     """
     attributes = [(holder, dict(vars(holder))) for holder in holders(model).values()]
-    contents = [(v, _outer_copy(v)) for _, values in attributes for v in values.values()]
+    contents = [  # most are empty, and are copied fast as a tuple
+        (value, copy.copy(value) if value else ())
+        for _, values in attributes
+        for value in values.values()
+        if isinstance(value, _REFILLED)
+    ]
     try:
         yield
     finally:
@@ -69,22 +75,15 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
             tensor.grad = grad
 
 
-def _outer_copy(value: object) -> object:
-    """Copy a container without what is in it."""
-    if isinstance(value, (dict, list)) and type(value) in (dict, list):
-        return value.copy()  # much faster than copy.copy
-    return copy.copy(value) if isinstance(value, (dict, list, deque, set)) else value
-
-
-def _refill(value: object, before: object) -> None:
+def _refill(value: Any, before: Any) -> None:
     """Give a container what was in it before."""
-    if value is before or not isinstance(value, (dict, list, deque, set)):
+    if not value and not before:
         return
     value.clear()
     if isinstance(value, (dict, set)):
-        value.update(before)  # type: ignore[arg-type]
+        value.update(before)
     else:
-        value.extend(before)  # type: ignore[arg-type]
+        value.extend(before)
 
 
 def kept_tensors(model: nn.Module) -> Iterator[Tensor]:

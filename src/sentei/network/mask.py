@@ -16,7 +16,7 @@ from sentei.errors import GroupError, unknown
 from sentei.html_table import html_table
 from sentei.network.alive_weights import AliveWeights
 from sentei.network.belonging import check_groups, positions_in
-from sentei.network.members import Members, positions_where
+from sentei.network.members import Members, ascending, positions_where
 from sentei.network.optimizer_state import states_of
 from sentei.network.reindex import Place, Reindexing, has_select
 from sentei.network.units import (
@@ -215,7 +215,7 @@ class Mask:
                 for place, where in each.gone.get(role, {}).items():
                     positions.setdefault(place, []).append(where)
         return {
-            place: found[0] if len(found) == 1 else torch.cat(found).unique()
+            place: found[0] if len(found) == 1 else ascending(*found)
             for place, found in positions.items()
         }
 

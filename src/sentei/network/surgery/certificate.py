@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -159,33 +158,21 @@ def certified(
     )
 
 
-class Likeness:
-    """A quick test of networks that may be the cut one: a pass for each.
+def resembles(reference: State, got: Observed) -> bool:
+    """Return whether a network that may be the cut one returned what the masked one returns.
 
-    It compares outputs and layers with those of the masked network, in evaluation mode, so that it
-    refuses most wrong cuts. `certify` proves a right one.
+    A quick test that refuses most wrong cuts: `certify` proves a right one.
+
+    Args:
+        reference: the masked network.
+        got: what the other one computed in evaluation mode.
     """
-
-    def __init__(self, reference: State, mask: Mask):
-        self._reference, self._mask = reference, mask
-
-    @cached_property
-    def _marks(self) -> Marks | None:
-        # Most wrong cuts do not run, and nothing is compared with them.
-        try:
-            marked = self._reference.observe(dead=self._mask)
-        except Exception:  # as where the network checks its values
-            return None
-        return [alive for _, alive in marked.layers]
-
-    def holds(self, got: Observed) -> bool:
-        """Return whether a network that ran as the masked one computed what that does."""
-        try:
-            pairs, _ = paired(self._reference.seen(), got, self._marks, "evaluation mode")
-        except CertificateError:  # outputs of other shapes
-            return False
-        allowed = 10 * largest_allowed(pairs, TOLERANCE)
-        return all(difference(a, b) <= allowed for _, a, b in pairs)
+    try:
+        pairs, _ = paired(reference.seen(), got, None, "evaluation mode")
+    except CertificateError:  # outputs of other shapes
+        return False
+    allowed = 10 * largest_allowed(pairs, TOLERANCE)
+    return all(difference(a, b) <= allowed for _, a, b in pairs)
 
 
 def differs_by_seed(state: State) -> bool:

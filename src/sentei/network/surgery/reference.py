@@ -141,7 +141,7 @@ class Reference:
             weights = _weights(model)
         held = partial(_with_weights, self.masked, weights)
         with held() as model:
-            example, seen = calibrated(model, self._example, self.own)
+            example, seen = calibrated(model, first(self._example, LEAST), self.own)
         if not all(t.isfinite().all() for t in tensors(seen.outputs) if t.is_floating_point()):
             raise ValueError("its outputs are not finite")
         return State(held, example, leaking=True).keep(seen)
@@ -205,21 +205,17 @@ class Reference:
         return self._marks[key]
 
 
-def calibrated(model: nn.Module, example: Example, own: State) -> tuple[Example, Observed]:
+def calibrated(model: nn.Module, few: Example, own: State) -> tuple[Example, Observed]:
     """Calibrate a network on the smallest inputs known on which it computes in the same way.
 
     Args:
         model: whose weights are divided in place, as `observed` does.
-        example: inputs; two of them, or 64 where they are small, are taken.
+        few: inputs, which are made smaller if possible.
         own: the network with its own weights; its inputs are taken if the network takes no others.
 
     Returns:
         The inputs, and what the network computed on them.
     """
-    count = _count(example, LEAST)
-    few = own.example
-    if rows(example) is not None:
-        few = resized(at_least(example, count), lambda tensor: tensor[:count])
     observe = partial(observed, model, leaking=True, calibrating=True)
     for each in (*smaller(few), few):
         try:
@@ -229,6 +225,17 @@ def calibrated(model: nn.Module, example: Example, own: State) -> tuple[Example,
         if each is few or _is_alike(seen, own.seen()):
             return each, seen
     return own.example, observe(example=own.example)
+
+
+def first(example: Example, least: int) -> Example:
+    """Return the first samples of an example: `least`, or up to 64 where they are small.
+
+    Noise completes them. An example whose tensors do not hold samples is returned as it is.
+    """
+    if rows(example) is None:
+        return example
+    count = _count(example, least)
+    return resized(at_least(example, count), lambda tensor: tensor[:count])
 
 
 def _is_alike(less: Observed, whole: Observed) -> bool:

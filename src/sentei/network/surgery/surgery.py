@@ -18,10 +18,10 @@ from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.optimizer_state import refuse_other_shapes
-from sentei.network.surgery.certificate import Likeness, certified, certify, differs_by_seed
+from sentei.network.surgery.certificate import certified, certify, differs_by_seed, resembles
 from sentei.network.surgery.cutting import WeightRecord, remove_dead_
 from sentei.network.surgery.observing import observed
-from sentei.network.surgery.reference import Reference, State, calibrated
+from sentei.network.surgery.reference import Reference, State, calibrated, first
 from sentei.network.surgery.size_attributes import (
     Attributes,
     Patch,
@@ -236,7 +236,6 @@ def _plausible(masked: nn.Module, mask: Mask, quick: State, read: Attributes) ->
         quick: the network, and inputs on which it runs fast.
         read: as for `patches`.
     """
-    likeness = Likeness(quick, mask)
     for patch in patches(masked, mask, read):
         with restored(masked):
             try:
@@ -244,7 +243,7 @@ def _plausible(masked: nn.Module, mask: Mask, quick: State, read: Attributes) ->
                 got = observed(cut, quick.example, leaking=quick.leaking)
             except Exception:  # forward may raise anything where a size is wrong
                 continue
-        if likeness.holds(got):
+        if resembles(quick, got):
             yield patch
 
 
@@ -258,17 +257,17 @@ class Trial:
     """
 
     def __init__(self, model: nn.Module, example: Example, most: int = 256):
-        own = Reference(model, example).own
+        own = State(lambda: nullcontext(model), example)
         try:
             self._model = redraw_(copied(model))
-            example, _ = calibrated(self._model, example, own)
+            # Only evaluation is tried: statistics of a batch are not needed.
+            self._example, _ = calibrated(self._model, first(example, least=1), own)
         except Exception:  # a network that does not run with other weights
-            self._model, example = model, own.example
-        self._example = example
+            self._model, self._example = model, example
         self._left = most
 
     @cached_property
-    def is_random(self) -> bool:
+    def _is_random(self) -> bool:
         """Whether the network draws random numbers, so that no trial shows anything."""
         return differs_by_seed(self._state())
 
@@ -280,9 +279,11 @@ class Trial:
 
         Another share is removed of each, about a third, so that shapes that fit only in certain
         numbers are found. A group that is tried alone may keep a multiple of `ROUND` units instead:
-        some kernels take such widths only.
+        some kernels take such widths only. A network that draws random numbers shows nothing.
         """
         why = self._why_not({group: _left(group, turn) for turn, group in enumerate(groups)})
+        if why is not None and self._is_random:
+            return None
         if why is not None and len(groups) == 1 and groups[0].size > ROUND:
             return self._why_not({groups[0]: groups[0].size * 3 // 4 // ROUND * ROUND})
         return why

@@ -10,6 +10,7 @@ from math import gcd
 import torch
 from torch import nn
 
+from sentei.network.members import ascending
 from sentei.network.surgery.surgery import Trial
 from sentei.network.tracing.grouping import NotOffered
 from sentei.network.tracing.inputs import Place
@@ -56,9 +57,9 @@ def offer(
         unread: rows that no layer reads, by place; they go with others if shapes need it.
         example: inputs.
     """
+    if not found:
+        return Offer([], {})
     trial = Trial(model, example)
-    if not found or trial.is_random:
-        return Offer([*found], {})
     divided = _Divided(model, found)
     refused = _refused(trial, found, divided)
     instead: dict[Neurons, list[Neurons]] = {}
@@ -98,7 +99,8 @@ class _Divided:
         by_place: dict[Place, list[Neurons]] = defaultdict(list)
         for group in found:
             for part in getattr(group, role):
-                if part.index.unique().numel() < self._tensors[part.parameter].shape[part.dim]:
+                size = self._tensors[part.parameter].shape[part.dim]
+                if len(ascending(part.index.flatten())) < size:
                     by_place[part.parameter, part.dim].append(group)
         return by_place
 
