@@ -27,7 +27,7 @@ MEASURES_UNITS_ONLY = {
     *("distinctiveness", "obs", "sietsma-dow", "skeletonization", "variance"),
     "weight_change-angle",
 }
-SYNAPSES_ONLY = {"gradient", "wsf"}
+SYNAPSES_ONLY = {"gradient", "wanda", "wsf"}
 # Weights by their place, so that permuting them is a new training.
 REMEMBERS = {"karnin", *(name for name in CRITERIA if name.startswith("weight_change"))}
 MEANS_NOTHING = {"random"}

@@ -68,6 +68,7 @@ from sentei.pruning.rules.limits import parameters_at_most as parameters_at_most
 from sentei.pruning.rules.limits import ram_at_most as ram_at_most
 from sentei.pruning.rules.limits import synapses_at_most as synapses_at_most
 from sentei.pruning.rules.limits import units_at_most as units_at_most
+from sentei.pruning.rules.patterns import pattern as pattern
 from sentei.pruning.rules.proposals import Cut as Cut
 from sentei.pruning.rules.proposals import below as below
 from sentei.pruning.rules.proposals import only as only

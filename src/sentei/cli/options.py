@@ -42,7 +42,7 @@ CRITERIA = {
         *("magnitude", "obd", "random", "taylor1", "taylor1-absolute", "taylor1-per-sample"),
         *("taylor2", "taylor2-diagonal"),
     ),
-    "Synapses": ("gradient",),
+    "Synapses": ("gradient", "wanda"),
     "Only in Python, with a Trajectory of the training": (
         *("karnin", "weight_change", "weight_change-angle", "weight_change-l2"),
         *("weight_change-mean_abs", "wsf"),

@@ -36,6 +36,7 @@ from sentei.criteria.derivatives import (
     taylor1,
     taylor2,
 )
+from sentei.criteria.layer_inputs import wanda
 from sentei.criteria.movement import gradient, karnin, wsf
 from sentei.criteria.repairs.affine import affine, least_squares, mean, twin
 from sentei.criteria.repairs.least_loss import LeastLoss, least_loss
@@ -92,6 +93,7 @@ __all__ = [
     "taylor2",
     "twin",
     "variance",
+    "wanda",
     "weight_change",
     "wsf",
 ]
@@ -119,6 +121,7 @@ CRITERIA: dict[str, Criterion] = {
     "taylor2": taylor2,
     "taylor2-diagonal": Taylor2("diagonal"),
     "variance": variance,
+    "wanda": wanda,
     "weight_change": weight_change,
     "weight_change-angle": WeightChange("angle"),
     "weight_change-l2": WeightChange("l2"),

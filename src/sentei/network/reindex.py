@@ -29,7 +29,8 @@ class Reindexing:
     def synapses(self, group: Synapses, shape: tuple[int, ...]) -> Synapses:
         """Return the group of a layer whose weight has `shape` in the shrunk network."""
         layer = self._renamed(group.name + ".weight").removesuffix(".weight")
-        return Synapses(layer, prod(shape), self._renamed(group.parameter), shape)
+        parameter = self._renamed(group.parameter)
+        return Synapses(layer, prod(shape), parameter, shape, columns=group.columns)
 
     def renamed(self, group: Neurons, size: int) -> Neurons:
         """Return a group of units as it is named in the shrunk network, without its slices."""

@@ -96,6 +96,11 @@ class Synapses:
         size: number of weights.
         parameter: qualified name of the weight.
         shape: shape of the weight; a member's position is its index in the flattened weight.
+        columns: the dimension of the weight that indexes what the layer reads; None where only a
+            run of the network shows it, as for a layer that is not torch's own.
+
+    Raises:
+        GroupError: `columns` is neither 0 nor 1.
     """
 
     name: str
@@ -103,6 +108,14 @@ class Synapses:
     parameter: str = field(compare=False)
     shape: tuple[int, ...] = field(compare=False, repr=False)
     kind: str = "synapse"
+    columns: int | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.columns not in (None, 0, 1):
+            raise GroupError(
+                "columns= is the dimension of the weight that indexes inputs, 0 or 1, or None if "
+                f"it is not known; got columns={self.columns}"
+            )
 
 
 Group = Neurons | Synapses
@@ -136,10 +149,18 @@ def find_synapses(model: nn.Module) -> list[Synapses]:
             and not isinstance(owner, (nn.Embedding, nn.EmbeddingBag))
         ):
             taken = any(group.name == layer for group in found)
-            found.append(
-                Synapses(name if taken else layer, parameter.numel(), name, tuple(parameter.shape))
-            )
+            own, shape = name if taken else layer, tuple(parameter.shape)
+            columns = _columns_of(owner)
+            found.append(Synapses(own, parameter.numel(), name, shape, columns=columns))
     return found
+
+
+def _columns_of(layer: nn.Module) -> int | None:
+    """Return the dimension of a layer's weights that indexes its inputs; None if not known."""
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return 0
+    known = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+    return 1 if isinstance(layer, (*known, nn.RNNBase, nn.RNNCellBase)) else None
 
 
 def named(groups: Sequence[Group]) -> dict[tuple[str, str], Group]:

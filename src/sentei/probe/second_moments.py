@@ -15,6 +15,7 @@ from sentei.network.belonging import check_groups
 from sentei.network.calls import recorded_names
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
+from sentei.probe.input_moments import InputMoments, layouts_of, mean_squares
 from sentei.probe.recording.listener_inputs import read_listener_inputs
 from sentei.probe.recording.recording import Recording
 
@@ -220,13 +221,25 @@ class InverseCovariance:
 
 @dataclass
 class MomentCache:
-    """Cache of second moments and inverse covariances by group and listener.
+    """Cache of second moments and inverse covariances by listener, and of what layers read.
 
-    An entry is dropped when weights before its listener change.
+    An entry is dropped when weights before its layer change.
     """
 
     _moments: dict[tuple[Neurons, bool], dict[str, SecondMoments]] = field(default_factory=dict)
     _inverses: dict[tuple[Neurons, str], InverseCovariance] = field(default_factory=dict)
+    _squares: dict[str, InputMoments] = field(default_factory=dict)
+
+    def input_squares(self, recording: Recording, weight: str) -> InputMoments | None:
+        """Return the mean squares of what a weight's columns read; None if they are not known.
+
+        One pass over the samples computes those of all weights.
+        """
+        if weight not in self._squares:
+            missing = {n: x for n, x in layouts_of(recording).items() if n not in self._squares}
+            if weight in missing:
+                self._squares |= mean_squares(recording, missing)
+        return self._squares.get(weight)
 
     def second_moments(
         self, recording: Recording, group: Neurons, *, precise: bool = True
@@ -254,11 +267,13 @@ class MomentCache:
         return found
 
     def forget_(self, recording: Recording, position: int) -> None:
-        """Drop all moments of listeners after the call at `position`, whose weights changed."""
+        """Drop all moments of layers after the call at `position`, whose weights changed."""
         for group, precise in [*self._moments]:
             if max(recording.survey.readers(listeners_of(recording.model, group))) > position:
                 del self._moments[group, precise]
                 self._inverses = {k: v for k, v in self._inverses.items() if k[0] != group}
+        users = recording.survey.users
+        self._squares = {n: m for n, m in self._squares.items() if max(users(n)) <= position}
 
 
 def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:

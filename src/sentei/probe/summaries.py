@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+from sentei.errors import StructureError
 from sentei.losses import per_sample_losses
+from sentei.network.belonging import check_groups
+from sentei.network.calls import recorded_names
 from sentei.network.copying import copied
 from sentei.network.example import undisturbed
+from sentei.network.layout import Layout
 from sentei.network.mask import Mask
-from sentei.network.units import Group, Listener
+from sentei.network.units import Group, Listener, Synapses
 from sentei.probe.choosing import listeners_of
+from sentei.probe.input_moments import InputMoments, layouts_of, mean_products
 from sentei.probe.probe import Probe
 from sentei.probe.recording.listener_inputs import input_gradients
 from sentei.probe.recording.recording import Pass, device_of
 from sentei.probe.second_moments import InverseCovariance, SecondMoments
 from sentei.running import run
+
+T = TypeVar("T")
 
 _ROWS = 2500  # samples per batch when a masked copy is run
 
@@ -47,6 +56,67 @@ def inverse_covariances(probe: Probe, group: Group) -> dict[Listener, InverseCov
     units = probe.check_units(group)
     with probe.measuring() as recording:
         return probe.moments.inverse_covariances(recording, units, probe.alive(group))
+
+
+@torch.no_grad()
+def input_squares(probe: Probe, group: Synapses) -> InputMoments:
+    """Return the mean square of what each column of a layer's weight reads.
+
+    One pass over the samples gives those of all layers; they are kept until weights before a layer
+    change.
+
+    Raises:
+        StructureError: the weight is used in other ways than by matrix products or convolutions.
+        GroupError, StaleError: as `Probe.rises_without`.
+    """
+    with probe.measuring() as recording:
+        found = probe.moments.input_squares(recording, _recorded_name(probe, group))
+    return _known(found, group)
+
+
+@torch.no_grad()
+def input_products(probe: Probe, group: Synapses) -> InputMoments:
+    """Return the mean products of what any two columns of a layer's weight read, in one pass.
+
+    They take the square of the columns in memory, and are not kept.
+
+    Raises:
+        StructureError, GroupError, StaleError: as `input_squares`.
+    """
+    name = _recorded_name(probe, group)
+    with probe.measuring() as recording:
+        layout = _known(layouts_of(recording, [name]).get(name), group)
+        return mean_products(recording, name, layout)
+
+
+@torch.no_grad()
+def layout_of(probe: Probe, group: Synapses) -> Layout:
+    """Return how a layer's weight is a matrix, which a run on a few samples shows.
+
+    Raises:
+        StructureError, GroupError, StaleError: as `input_squares`.
+    """
+    name = _recorded_name(probe, group)
+    with probe.measuring() as recording:
+        return _known(layouts_of(recording, [name]).get(name), group)
+
+
+def _recorded_name(probe: Probe, group: Synapses) -> str:
+    """Return the name under which calls use a layer's weight; the group must be the model's."""
+    check_groups(probe.model, [group])
+    return recorded_names(probe.model)[group.parameter]
+
+
+def _known(found: T | None, group: Synapses) -> T:
+    """Return what was found of a layer; raise StructureError if it is None."""
+    if found is None:
+        raise StructureError(
+            "what synapses read is known where all calls that use their weight are matrix "
+            f"products, or all are convolutions; for {group.parameter!r} that is not so (it is "
+            "used by another function, looked up like an embedding, or not used at all). Score "
+            f'{group.name!r} with "magnitude", or leave it out with pick(groups, without=...).'
+        )
+    return found
 
 
 def mean_squared_gradient(probe: Probe, group: Group) -> Tensor:

@@ -1,8 +1,8 @@
-"""Read the inputs of a group's listeners, and the loss's gradients by them, block by block."""
+"""Read the inputs of layers' calls, and the loss's gradients by them, block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -13,10 +13,37 @@ from sentei.network.units import Listener
 from sentei.probe.recording.recording import Pass, Recording
 
 OnInput = Callable[[str, Tensor], None]
+OnCall = Callable[[Call], None]
 
 
 class _StopPass(Exception):  # noqa: N818 - control flow, not an error
-    """Raised inside a forward pass to end it after the last listener."""
+    """Raised inside a forward pass to end it after the last call."""
+
+
+def read_calls(
+    recording: Recording, block: Pass, weights: Collection[str], on_call: OnCall
+) -> None:
+    """Run the network up to the last call of some weights, and pass each call to `on_call`.
+
+    Nothing is recorded; call outputs already recorded for the block are replayed.
+
+    Args:
+        recording: the recording of the network.
+        block: the samples.
+        weights: names under which calls use the weights.
+        on_call: called with each call before it is made.
+    """
+    last = max(recording.survey.readers(weights))
+
+    def read(call: Call, kept: Tensor | None) -> None:  # noqa: ARG001 - the input is what counts
+        on_call(call)
+        if call.position == last:
+            raise _StopPass
+
+    try:
+        recording.replay(block, dict.fromkeys(weights, read))
+    except _StopPass:
+        return
 
 
 def read_listener_inputs(
@@ -24,28 +51,20 @@ def read_listener_inputs(
 ) -> None:
     """Run the network up to the last listener and pass each listener's input to `on_input`.
 
-    Nothing is recorded.
-
     Args:
         recording: the recording of the network.
-        block: the samples; call outputs already recorded for them are replayed.
+        block: the samples.
         listeners: by the parameter names under which calls use them.
         on_input: called with the listener's name and the input of one of its calls, (size, n): a
             row for each unit, over samples, positions and the unit's columns.
     """
-    last = max(recording.survey.readers(listeners))
 
-    def read(call: Call, kept: Tensor | None) -> None:  # noqa: ARG001 - the input is what counts
+    def read(call: Call) -> None:
         part = listeners[call.weight]
         if call.use.columns == part.dim:
             on_input(call.weight, unit_rows(call.input, call, part))
-        if call.position == last:
-            raise _StopPass
 
-    try:
-        recording.replay(block, dict.fromkeys(listeners, read))
-    except _StopPass:
-        return
+    read_calls(recording, block, listeners, read)
 
 
 def input_gradients(
