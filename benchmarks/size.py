@@ -132,7 +132,7 @@ def torch_pruning(network: str, image: Tensor) -> tuple[float | None, str]:
     """Return the seconds in which Torch-Pruning cuts a third of a new copy, or why it cannot."""
     import torch_pruning as tp  # pyright: ignore[reportMissingImports]
 
-    why = ""
+    why, taken = "", None
     for way in ATTENTION:
         model = built(network)
         heads, ignored = attention_heads(model), last_layers(Case(model, image))
@@ -158,7 +158,7 @@ def torch_pruning(network: str, image: Tensor) -> tuple[float | None, str]:
             why = f"Torch-Pruning: {type(error).__name__}: {str(error)[:80]}"
             continue
         return taken, ""
-    return None, why
+    return taken, f"{why} (timed; what it leaves does not run)" if taken else why
 
 
 # Exact ablation: what a unit costs, in passes of the network.
@@ -261,10 +261,11 @@ def timed(times: Times, what: str, action: Callable[[], Any]) -> Any:
 def counted(model: nn.Module, example: Tensor) -> Iterator[list[float]]:
     """Count passes of one sample at full size: how many of them the pixels of each pass make."""
     made: list[float] = []
+    whole = example.numel()
 
     def note(module: nn.Module, args: tuple[Any, ...]) -> None:
         if type(module) is type(model) and args and args[0].device.type != "meta":
-            made.append(args[0].numel() / example.numel())
+            made.append(args[0].numel() / whole)  # asking another tensor would end a recording
 
     handle = register_module_forward_pre_hook(note)
     try:

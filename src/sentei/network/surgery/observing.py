@@ -16,9 +16,10 @@ from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
 from sentei.network.example import as_found
 from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.mask import Mask
-from sentei.network.origins import Origins, argument_tensors
+from sentei.network.origins import Origins
 from sentei.network.plain import plain_form
 from sentei.network.poison import poisoned
+from sentei.network.torch_functions import argument_tensors
 from sentei.running import Example, run
 
 LAYERS = frozenset((*MIXING, *PASSING, F.scaled_dot_product_attention))

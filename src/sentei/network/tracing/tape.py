@@ -12,7 +12,7 @@ function has returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,21 +23,10 @@ from sentei.nests import tensors
 from sentei.network.calls import Call
 from sentei.network.copying import kept_tensors
 from sentei.network.example import Example
+from sentei.network.torch_functions import FORM, argument_tensors, name_of, rebuilt
 
 _NESTED = frozenset((tuple, list, dict, slice))  # what arguments are made of, once recorded
 MOST = 2**31  # bytes of the results that a tape holds
-
-# What a function without a tensor in its result may ask of a tensor; all else depends on values.
-_FORM = frozenset(
-    (
-        *("shape", "size", "dim", "ndim", "ndimension", "numel", "nelement", "stride", "__len__"),
-        *("dtype", "device", "layout", "type", "names", "is_cuda", "is_cpu", "is_mps", "is_meta"),
-        *("is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_complex", "is_signed"),
-        *("is_floating_point", "is_inference", "is_leaf", "is_contiguous", "is_same_size"),
-        *("requires_grad", "requires_grad_", "retains_grad", "grad_fn", "grad", "__hash__"),
-        *("element_size", "itemsize", "nbytes", "storage_offset", "get_device", "result_type"),
-    )
-)
 
 
 class Slot(int):
@@ -105,7 +94,7 @@ class Recorder:
         """Compute and record a function that uses no weight."""
         if function is Tensor.__iter__:
             return iter(self.compute(torch.unbind, args, {}))
-        given = [*_flat(args), *_flat(kwargs)] if self.why is None else []
+        given = argument_tensors((args, kwargs)) if self.why is None else []
         before = self._versions(given)
         result = function(*args, **kwargs)
         if self.why is None:
@@ -114,7 +103,7 @@ class Recorder:
 
     def call(self, call: Call, compute: Callable[[Call], Tensor]) -> Tensor:
         """Compute and record a call that uses a weight."""
-        given = [*_flat(call.given)] if self.why is None else []
+        given = argument_tensors(call.given) if self.why is None else []
         before = self._versions(given)
         result = compute(call)
         if self.why is None:
@@ -173,20 +162,20 @@ class Recorder:
     ) -> None:
         reads = frozenset(self._slot(tensor) for tensor in given)
         fixed = call is None and reads <= self._fixed
-        name = _name(function)
+        name = name_of(function)
         if any(torch.is_autocast_enabled(device) for device in {t.device.type for t in given}):
             raise _UntapedError("it chooses types by autocast")
         if name == "__set__" or not all(map(_is_plain, (*args, *kwargs.values()))):
             raise _UntapedError("it gives a tensor other memory, or a function to a function")
-        if not fixed and not _is_of_tensors(result) and name not in _FORM:
+        if not fixed and not _is_of_tensors(result) and name not in FORM:
             raise _UntapedError(f"its code reads values ({name})")
         changed = (t for t, version in zip(given, before, strict=True) if t._version != version)
         writes = tuple(dict.fromkeys(self._slot(tensor) for tensor in changed))
-        found = [*_flat(result)]
+        found = argument_tensors(result)
         if not found and not writes:
             return
         gives = tuple(self._new(tensor, fixed=fixed) for tensor in found)
-        own = _mapped(tuple(args), self._slot), _mapped(dict(kwargs), self._slot)
+        own = rebuilt(tuple(args), self._place_of), rebuilt(dict(kwargs), self._place_of)
         self._append(Step(function, *own, reads, gives, writes, call), fixed=fixed)
 
     def _append(self, step: Step, *, fixed: bool) -> None:
@@ -233,6 +222,9 @@ class Recorder:
         slot = self._new(tensor, fixed=name is None)
         self._roots[f"constant {slot}" if name is None else name] = slot
         return slot
+
+    def _place_of(self, leaf: Any) -> Any:
+        return self._slot(leaf) if isinstance(leaf, Tensor) else leaf
 
     def _new(self, tensor: Tensor, *, fixed: bool) -> Slot:
         slot = self._slots.get(id(tensor))
@@ -297,7 +289,7 @@ class Tape:
                 result = step.function(*[_filled(value, values) for value in step.args], **kwargs)
             else:
                 result = answer(step.call.on(kwargs))
-            for slot, tensor in zip(step.gives, _flat(result), strict=True):
+            for slot, tensor in zip(step.gives, argument_tensors(result), strict=True):
                 values[slot] = tensor
         return [values[slot] for slot in self.outputs]
 
@@ -333,7 +325,7 @@ def _filled(value: Any, values: Sequence[Tensor]) -> Any:
     if type(value) is Slot:
         return values[value]
     if type(value) in _NESTED:
-        return _mapped(value, lambda slot: values[slot], Slot)
+        return rebuilt(value, lambda leaf: values[leaf] if type(leaf) is Slot else leaf)
     return value
 
 
@@ -341,12 +333,6 @@ def _random_state() -> list[Tensor]:
     """Return the states of torch's random generators that are in use."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *cuda]
-
-
-def _name(function: Any) -> str:
-    """Return the name of a function; for the getter of a property, such as a shape, that of it."""
-    name = getattr(function, "__name__", "")
-    return getattr(function.__self__, "__name__", "") if name == "__get__" else name
 
 
 def _is_plain(argument: Any) -> bool:
@@ -365,30 +351,3 @@ def _is_of_tensors(value: Any) -> bool:
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return all(map(_is_of_tensors, value))
     return value is None or isinstance(value, Tensor)
-
-
-def _flat(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in arguments or results."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _flat(item)
-    elif isinstance(value, dict):
-        yield from _flat(tuple(value.values()))
-    elif isinstance(value, slice):
-        yield from _flat((value.start, value.stop, value.step))
-
-
-def _mapped(value: Any, change: Callable[[Any], Any], kind: type = Tensor) -> Any:
-    """Return arguments with what is of a kind changed."""
-    if isinstance(value, kind):
-        return change(value)
-    if isinstance(value, dict):
-        return {name: _mapped(item, change, kind) for name, item in value.items()}
-    if isinstance(value, slice):
-        return slice(*_mapped((value.start, value.stop, value.step), change, kind))
-    if isinstance(value, (tuple, list)):
-        items = [_mapped(item, change, kind) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value

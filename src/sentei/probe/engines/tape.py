@@ -13,7 +13,7 @@ gives values, not derivatives: a custom autograd function is recorded by what it
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,29 +23,11 @@ from torch import Tensor
 
 from sentei.nests import mapped, tensors
 from sentei.network.calls import Call, Calls, names_of
+from sentei.network.torch_functions import FORM, argument_tensors, leaves, name_of, rebuilt
 from sentei.probe.recording.recording import Override, Pass, Recording
 
 # The number of a call -> positions of the tensors that it writes into, among all that it is given.
 Writes = dict[int, list[int]]
-
-# What functions without a tensor in their result may ask of a tensor; all else depends on values.
-_FORM = {
-    *("shape", "size", "dim", "ndim", "ndimension", "dtype", "device", "layout", "names", "stride"),
-    *("numel", "nelement", "element_size", "itemsize", "nbytes", "__len__", "__hash__", "is_leaf"),
-    *(
-        "is_cuda",
-        "is_cpu",
-        "is_mps",
-        "is_meta",
-        "is_sparse",
-        "is_quantized",
-        "is_nested",
-        "grad_fn",
-    ),
-    *("is_mkldnn", "is_complex", "is_floating_point", "is_signed", "is_inference", "is_contiguous"),
-    *("requires_grad", "requires_grad_", "retains_grad", "storage_offset", "get_device"),
-    *("result_type", "can_cast", "is_same_size", "grad_fn"),
-}
 
 
 class UntapedError(Exception):
@@ -134,7 +116,7 @@ class Tape:
         """
         values: dict[int, Tensor] = {}
         for step in self.steps:
-            found = _flat(step(values, overrides))
+            found = argument_tensors(step(values, overrides))
             if [tensor.shape for tensor in found] != [shape for _, shape in step.results]:
                 raise UntapedError("the shape of a result depends on values behind a listener")
             values |= zip((slot for slot, _ in step.results), found, strict=True)
@@ -202,7 +184,7 @@ class _Recorder:
     def answer(self, call: Call) -> Any:
         """Return the result of a call that uses a weight."""
         self.recording.check(call)
-        depends = any(self._slot(tensor) is not None for tensor in _flat(call.given))
+        depends = any(self._slot(tensor) is not None for tensor in argument_tensors(call.given))
         value = self.block.call_outputs.get(call.position) if call.mixes else None
         listener = call if call.weight in self.listeners else None
         if not depends and listener is None and value is not None:
@@ -220,8 +202,8 @@ class _Recorder:
         if not tensors(out):
             raise UntapedError("the model's outputs are no tensors")
         for step in self.steps:
-            step.arguments = _over(step.arguments, _released)
-            step.holes = [(at, _over(hole, _released)) for at, hole in step.holes]
+            step.arguments = rebuilt(step.arguments, _released)
+            step.holes = [(at, rebuilt(hole, _released)) for at, hole in step.holes]
         numbered = mapped(out, self._number)
         last = {slot for slot in map(self._number, tensors(out)) if isinstance(slot, Slot)}
         return Tape(_needed(self.steps, last), numbered)
@@ -236,7 +218,7 @@ class _Recorder:
         kept: Tensor | None = None,
     ) -> Any:
         """Execute a call, or take its recorded value; record it if it depends on a listener."""
-        given = _flat((*args, *kwargs.values()))
+        given = argument_tensors((*args, *kwargs.values()))
         depends = listener is not None or any(self._slot(tensor) is not None for tensor in given)
         self.made += 1
         written = [given[at] for at in self.writes.get(self.made, ()) if at < len(given)]
@@ -248,7 +230,7 @@ class _Recorder:
         changed = [at for at, (old, new) in enumerate(pairs) if old != new]
         if changed and self.made not in self.writes:
             self.new_writes[self.made] = changed
-        found = _flat(result)
+        found = argument_tensors(result)
         if step is None:
             for tensor in found:
                 self._constant(tensor)
@@ -257,8 +239,8 @@ class _Recorder:
             self._note_views(given, found)
             step.results = [(self._new_slot(tensor), tensor.shape) for tensor in found]
             self.steps.append(step)
-        elif _asks(function) not in _FORM:
-            raise UntapedError(f"{_asks(function)} reads values that depend on a listener")
+        elif name_of(function) not in FORM:
+            raise UntapedError(f"{name_of(function)} reads values that depend on a listener")
         return result
 
     def _step(
@@ -274,7 +256,7 @@ class _Recorder:
         fresh = {id(t): self._fresh(t) for t in written if self._slot(t) is None}
         step = Step(function, [], tuple(kwargs), [])
         for at, argument in enumerate((*args, *kwargs.values())):
-            own = _over(argument, lambda leaf: fresh.get(id(leaf)) or self._place(leaf))
+            own = rebuilt(argument, lambda leaf: fresh.get(id(leaf)) or self._place(leaf))
             step.arguments.append(None if _slots(own) else own)
             if _slots(own):
                 step.holes.append((at, own))
@@ -283,7 +265,7 @@ class _Recorder:
     def _place(self, leaf: Any) -> Any:
         """Return the number of a tensor, or what holds it if it does not depend on a listener."""
         if not isinstance(leaf, Tensor):
-            if _flat(leaf):
+            if argument_tensors(leaf):
                 raise UntapedError(f"tensors are given in a {type(leaf).__name__}")
             return leaf
         slot = self._slot(leaf)
@@ -329,7 +311,7 @@ class _Recorder:
         if not self.steps or id(tensor) in self.names:
             return
         events = self.recording.survey.events
-        if not any(tensor is held for e in events for held in _flat((e.args, e.kwargs))):
+        if not any(tensor is held for e in events for held in argument_tensors((e.args, e.kwargs))):
             raise UntapedError("a tensor is used that no torch function returned")
 
     def _is_overwritten(self, tensor: Tensor) -> bool:
@@ -368,12 +350,6 @@ def _again(call: Call, **given: Any) -> Tensor:
     return replace(call, given=given)()
 
 
-def _asks(function: Any) -> str:
-    """Return the name of a function, or of the attribute that it gets."""
-    name = getattr(function, "__name__", str(function))
-    return getattr(function.__self__, "__name__", name) if name == "__get__" else name
-
-
 def _versions(given: Sequence[Tensor]) -> list[int]:
     """Return numbers that grow when the tensors are changed in place."""
     if any(tensor.is_inference() for tensor in given):
@@ -387,35 +363,9 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """Yield the leaves of what a torch function is given or returns."""
-    if isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _leaves(part)
-    elif isinstance(value, dict):
-        yield from _leaves([*value.values()])
-    elif isinstance(value, slice):
-        yield from (value.start, value.stop, value.step)
-    else:
-        yield value
-
-
-def _flat(value: Any) -> list[Tensor]:
-    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
-
-
 def _slots(value: Any) -> set[Slot]:
-    found = [leaf for leaf in _leaves(value) if isinstance(leaf, Slot | Fresh)]
+    found = [leaf for leaf in leaves(value) if isinstance(leaf, Slot | Fresh)]
     return {leaf.slot if isinstance(leaf, Fresh) else leaf for leaf in found}
-
-
-def _over(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of an argument of a torch function with every leaf changed."""
-    if type(value) in (tuple, list):
-        return type(value)([_over(part, change) for part in value])
-    if isinstance(value, dict):
-        return {name: _over(part, change) for name, part in value.items()}
-    return change(value)
 
 
 def _released(leaf: Any) -> Any:
@@ -424,10 +374,12 @@ def _released(leaf: Any) -> Any:
 
 def _filled(hole: Any, values: dict[int, Tensor]) -> Any:
     """Return an argument with the tensors that have been computed in place of their numbers."""
-    if type(hole) is Slot:
-        return values[hole]
-    if type(hole) is Fresh:
-        return values.setdefault(hole.slot, hole.before.clone())
-    if isinstance(hole, (tuple, list, dict)):
-        return _over(hole, lambda part: _filled(part, values))
-    return hole
+
+    def fill(leaf: Any) -> Any:
+        if type(leaf) is Slot:
+            return values[leaf]
+        if type(leaf) is Fresh:
+            return values.setdefault(leaf.slot, leaf.before.clone())
+        return leaf
+
+    return rebuilt(hole, fill)
