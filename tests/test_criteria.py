@@ -24,7 +24,7 @@ from sentei.criteria.agreement import spearman
 
 MEASURES_UNITS_ONLY = {
     *("ablation", "ablation-affine", "ablation-least-squares", "badness", "contribution"),
-    *("distinctiveness", "obs", "sietsma-dow", "skeletonization", "variance"),
+    *("distinctiveness", "sietsma-dow", "skeletonization", "variance"),
     "weight_change-angle",
 }
 SYNAPSES_ONLY = {"gradient", "wanda", "wsf"}

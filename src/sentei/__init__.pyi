@@ -70,7 +70,6 @@ from sentei.pruning.rules.limits import synapses_at_most as synapses_at_most
 from sentei.pruning.rules.limits import units_at_most as units_at_most
 from sentei.pruning.rules.patterns import pattern as pattern
 from sentei.pruning.rules.proposals import Cut as Cut
-from sentei.pruning.rules.proposals import below as below
 from sentei.pruning.rules.proposals import only as only
 from sentei.pruning.rules.proposals import ranked as ranked
 from sentei.pruning.rules.regrowth import regrowing as regrowing
@@ -84,6 +83,7 @@ from sentei.pruning.rules.schedules import multiples_of as multiples_of
 from sentei.pruning.rules.schedules import one_at_a_time as one_at_a_time
 from sentei.pruning.rules.schedules import one_shot as one_shot
 from sentei.pruning.rules.stalling import when_stalled as when_stalled
+from sentei.pruning.rules.thresholds import below as below
 from sentei.pruning.rules.twins import twins as twins
 from sentei.pruning.run import Step as Step
 from sentei.pruning.searching import search as search

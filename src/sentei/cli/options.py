@@ -36,11 +36,11 @@ RUN = Group("Run", sort_key=8)
 CRITERIA = {
     "Units": (
         *("ablation", "ablation-affine", "ablation-least-squares", "badness", "contribution"),
-        *("distinctiveness", "obs", "sietsma-dow", "skeletonization", "variance"),
+        *("distinctiveness", "sietsma-dow", "skeletonization", "variance"),
     ),
     "Units or synapses": (
-        *("magnitude", "obd", "random", "taylor1", "taylor1-absolute", "taylor1-per-sample"),
-        *("taylor2", "taylor2-diagonal"),
+        *("magnitude", "obd", "obs", "random", "taylor1", "taylor1-absolute"),
+        *("taylor1-per-sample", "taylor2", "taylor2-diagonal"),
     ),
     "Synapses": ("gradient", "wanda"),
     "Only in Python, with a Trajectory of the training": (

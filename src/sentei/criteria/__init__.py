@@ -22,10 +22,10 @@ from sentei.criteria.activity import (
     badness,
     contribution,
     distinctiveness,
-    obs,
     sietsma_dow,
     variance,
 )
+from sentei.criteria.brain_surgeon import Obs, obs
 from sentei.criteria.change import WeightChange, weight_change
 from sentei.criteria.derivatives import (
     Obd,
@@ -57,6 +57,7 @@ __all__ = [
     "Fixed",
     "LeastLoss",
     "Obd",
+    "Obs",
     "Probe",
     "Random",
     "Repair",

@@ -12,7 +12,7 @@ from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Listener, Neurons, tensor_of
 from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
-from sentei.probe.summaries import inverse_covariances, mean_squared_gradient, second_moments
+from sentei.probe.summaries import mean_squared_gradient, second_moments
 
 CENTRES = ("half", "mean", "minmax", "none")
 CONSTANT = 1e-12  # a unit whose variance is below this part of its mean square is constant
@@ -131,28 +131,6 @@ def badness(probe: Probe, group: Group) -> Tensor:
     Source: Hagiwara (1990), as described by Gedeon and Harris (1991); the square is our reading.
     """
     return -mean_squared_gradient(probe, _units(group, "badness"))
-
-
-@checked
-def obs(probe: Probe, group: Group) -> Tensor:
-    """Optimal brain surgeon for units: change in the listeners when a unit is removed and repaired.
-
-    The score is half the mean squared change of the listeners' pre-activations after all other
-    alive units compensate for the unit by least squares: |w_k|^2 / (2 [C^-1]_kk), with C the
-    covariance of the alive units. This is optimal brain surgeon on all outgoing weights of a unit
-    at once, with the squared error of the pre-activations in place of the loss. It predicts removal
-    with `repair="least_squares"`.
-
-    Returns:
-        (size,) float64, summed over listeners; lowest removed first.
-
-    Source: Hassibi and Stork (1993); for units Stahlberger and Riedmiller (1996), whose Hessian
-    this is if everything after the listeners is linear.
-    """
-    total = torch.zeros(_units(group, "obs").size, dtype=torch.float64)
-    for part, inverse in inverse_covariances(probe, group).items():
-        total += inverse.unexplained.cpu() * squared_listener_weights(probe, part) / 2
-    return total
 
 
 @checked

@@ -15,13 +15,14 @@ from sentei.network.belonging import check_groups
 from sentei.network.calls import recorded_names
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
-from sentei.probe.input_moments import InputMoments, layouts_of, mean_squares
+from sentei.probe.input_moments import InputMoments, layouts_of, mean_products, mean_squares
 from sentei.probe.recording.listener_inputs import read_listener_inputs
 from sentei.probe.recording.recording import Recording
 
 log = logging.getLogger("sentei")
 
 RIDGE = 1e-9  # added to each unit's variance, as a part of it: below the resolution of float32
+KEPT = 2**28  # bytes of products of what layers read that are kept
 SINGULAR = 1e-7  # unexplained part of its variance at or below which a unit is a mix of the others
 
 
@@ -229,6 +230,25 @@ class MomentCache:
     _moments: dict[tuple[Neurons, bool], dict[str, SecondMoments]] = field(default_factory=dict)
     _inverses: dict[tuple[Neurons, str], InverseCovariance] = field(default_factory=dict)
     _squares: dict[str, InputMoments] = field(default_factory=dict)
+    _products: dict[str, InputMoments] = field(default_factory=dict)
+
+    def input_products(self, recording: Recording, weight: str) -> InputMoments | None:
+        """Return the mean products of what a weight's columns read; None if they are not known.
+
+        Those of the latest layers are kept, as many as do not take too much memory.
+        """
+        if weight not in self._products:
+            layout = layouts_of(recording, [weight]).get(weight)
+            if layout is None:
+                return None
+            found = mean_products(recording, weight, layout)
+            while (
+                self._products
+                and sum(m.means.nbytes for m in (found, *self._products.values())) > KEPT
+            ):
+                del self._products[next(iter(self._products))]
+            self._products[weight] = found
+        return self._products[weight]
 
     def input_squares(self, recording: Recording, weight: str) -> InputMoments | None:
         """Return the mean squares of what a weight's columns read; None if they are not known.
@@ -272,8 +292,9 @@ class MomentCache:
             if max(recording.survey.readers(listeners_of(recording.model, group))) > position:
                 del self._moments[group, precise]
                 self._inverses = {k: v for k, v in self._inverses.items() if k[0] != group}
-        users = recording.survey.users
-        self._squares = {n: m for n, m in self._squares.items() if max(users(n)) <= position}
+        for kept in (self._squares, self._products):
+            for name in [n for n in kept if max(recording.survey.users(n)) > position]:
+                del kept[name]
 
 
 def _names(model: nn.Module, group: Neurons) -> dict[Listener, str]:

@@ -17,7 +17,7 @@ from sentei.network.layout import Layout
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Synapses
 from sentei.probe.choosing import listeners_of
-from sentei.probe.input_moments import InputMoments, layouts_of, mean_products
+from sentei.probe.input_moments import InputMoments, layouts_of
 from sentei.probe.probe import Probe
 from sentei.probe.recording.listener_inputs import input_gradients
 from sentei.probe.recording.recording import Pass, device_of
@@ -78,15 +78,14 @@ def input_squares(probe: Probe, group: Synapses) -> InputMoments:
 def input_products(probe: Probe, group: Synapses) -> InputMoments:
     """Return the mean products of what any two columns of a layer's weight read, in one pass.
 
-    They take the square of the columns in memory, and are not kept.
+    They take the square of the columns in memory.
 
     Raises:
         StructureError, GroupError, StaleError: as `input_squares`.
     """
-    name = _recorded_name(probe, group)
     with probe.measuring() as recording:
-        layout = _known(layouts_of(recording, [name]).get(name), group)
-        return mean_products(recording, name, layout)
+        found = probe.moments.input_products(recording, _recorded_name(probe, group))
+    return _known(found, group)
 
 
 @torch.no_grad()

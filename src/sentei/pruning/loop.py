@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sentei.arguments import checked
+from sentei.errors import GroupError
 from sentei.network.finished import refuse_finished
 from sentei.network.folding import fold_, sweep_
 from sentei.network.mask import Mask
@@ -118,7 +120,7 @@ def _from_here(run: Run, line: ProgressLine) -> Iterator[Step]:
             if cut is None or cut == refused:
                 break
             mask = apply_cut_(run.model, step.mask, cut, run.probe.example)
-            run.retrain_and_update_(mask)
+            run.retrain_and_update_(mask, refit=bool(cut.updates))
             measured = run.judge.measure(mask)
             if run.keeping is not None and not run.keeping(measured, start):
                 run.undo(step.mask)
@@ -132,12 +134,12 @@ def _from_here(run: Run, line: ProgressLine) -> Iterator[Step]:
 
 
 def apply_cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask:
-    """Apply a cut to the model: fold its repair, zero the removed weights, sweep what became dead.
+    """Apply a cut: update weights, fold the repair, zero what is removed, sweep what became dead.
 
     Args:
         model: changed in place.
         mask: what is alive before the cut.
-        cut: what is removed, its repair, and which synapses are regrown.
+        cut: what is removed, its repair and updates, and which synapses are regrown.
         example: inputs on which `sweep_` measures constant outputs.
 
     Returns:
@@ -147,7 +149,12 @@ def apply_cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask
 
 
 def mask_cut_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
-    """Apply a cut to the model as `apply_cut_` does, but without the sweep; return the new mask."""
+    """Apply a cut to the model as `apply_cut_` does, but without the sweep; return the new mask.
+
+    Raises:
+        GroupError: the cut updates a parameter that the model does not have, or to another shape.
+    """
+    _update_weights_(model, cut.updates)
     for group, units in cut.doomed.items():
         mix = {part: cut.mix[part] for part in _listeners(group) if part in cut.mix}
         if mix and isinstance(group, Neurons):
@@ -155,6 +162,22 @@ def mask_cut_(model: nn.Module, mask: Mask, cut: Cut) -> Mask:
     mask = mask.without(cut.doomed).with_(cut.regrown)
     mask.apply_(model)
     return mask
+
+
+@torch.no_grad()
+def _update_weights_(model: nn.Module, updates: Mapping[str, Tensor]) -> None:
+    """Set parameters to new weights, after all of them are checked."""
+    held = dict(model.named_parameters(remove_duplicate=False))
+    for name, weight in updates.items():
+        shape = tuple(held[name].shape) if name in held else None
+        if shape != tuple(weight.shape):
+            has = "no such parameter" if shape is None else f"shape {shape}"
+            raise GroupError(
+                f"the updates of a Cut are whole parameters; {name!r} was given shape "
+                f"{tuple(weight.shape)}, the model has {has}"
+            )
+    for name, weight in updates.items():
+        held[name].copy_(weight)
 
 
 def _listeners(group: Group) -> tuple[Listener, ...]:

@@ -242,13 +242,19 @@ class Run:
         total = sum(starts.values())
         return Progress(step.number + 1, None, total, alive, self.undone, starts)
 
-    def retrain_and_update_(self, mask: Mask) -> None:
+    def retrain_and_update_(self, mask: Mask, *, refit: bool = False) -> None:
         """Update the probes after a cut; then retrain, and drop what the probes recorded.
 
         Dead weights that the retrainer has changed are set to zero again, which is logged once.
+
+        Args:
+            mask: what is alive after the cut.
+            refit: whether the cut also changed weights that stay.
         """
         for probe in self.probes:
             probe.update_(mask)
+            if refit:
+                probe.forget_()
         if self.retrain is None:
             return
         self.retrain(self.model, mask)

@@ -15,8 +15,9 @@ from sentei.criteria.change import WeightChange
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
-from sentei.pruning.rules.proposals import Cut, Proposal, below, lowest, mixed, ranked
+from sentei.pruning.rules.proposals import Cut, Proposal, lowest, mixed, ranked
 from sentei.pruning.rules.schedules import Progress, linear
+from sentei.pruning.rules.thresholds import below
 
 FINISH = 0.7  # checks are made in the first 70 % of training
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.criteria import Criterion, Fixed, ablation, criterion, scores
+from sentei.criteria.brain_surgeon import Compensating, living
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.describing import described
 from sentei.errors import CriterionError, GroupError, ScheduleError, unknown
@@ -42,18 +42,21 @@ class Cut:
             `network.folding.fold_`.
         regrown: positions of dead synapses that become alive again.
         scores: the scores of every group, kept for the journal; not compared by `==`.
+        updates: new weights of whole parameters, by name, such as those in which the remaining
+            synapses make up for removed ones. What is dead becomes zero in them.
     """
 
     doomed: Mapping[Group, Tensor]
     mix: Mapping[Listener, Tensor] = field(default_factory=dict)
     regrown: Mapping[Synapses, Tensor] = field(default_factory=dict)
     scores: Mapping[Group, Tensor] = field(default_factory=dict, repr=False)
+    updates: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Cut):
             return NotImplemented
-        mine = (self.doomed, self.mix, self.regrown)
-        theirs = (other.doomed, other.mix, other.regrown)
+        mine = (self.doomed, self.mix, self.regrown, self.updates)
+        theirs = (other.doomed, other.mix, other.regrown, other.updates)
         return all(map(_same, mine, theirs))
 
     __hash__ = None  # type: ignore[assignment]
@@ -212,7 +215,9 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             doomed.update(found)
         if not doomed and any_now and not waits:
             return None  # the groups may not lose any of their remaining members
-        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
+        mix = mixed(self.repair, probe, doomed, mask)
+        updates = compensated(self.criterion, probe, doomed, mask)
+        return Cut(doomed, mix, scores=judged, updates=updates)
 
     def check(
         self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
@@ -294,63 +299,6 @@ class _Wanted:
     in_all: int | None
 
 
-@checked
-@dataclass(frozen=True)
-class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
-    """Remove units or synapses whose score is below a threshold, the lowest scores first.
-
-    Nothing is proposed while no score is below the threshold. A group is never emptied.
-
-    Args:
-        criterion: a name or a function (probe, group) -> scores.
-        threshold: members with a lower score are removed. If `relative`, it is a multiple of the
-            group's median score.
-        cap: the largest part of a group that one step removes, as a fraction of its size at the
-            start; one member may always be removed.
-        relative: whether to multiply the threshold by the median score of the group's alive
-            members.
-        repair: as for `ranked`.
-
-    Raises:
-        ValueError: an unknown criterion or repair, a threshold that is not finite, or a cap that is
-            not above 0 and at most 1.
-    """
-
-    criterion: str | Criterion
-    threshold: float
-    cap: float = 0.1
-    relative: bool = False
-    repair: str | Repair | None = None
-
-    def __post_init__(self) -> None:
-        criterion(self.criterion)
-        if self.repair is not None:
-            repair(self.repair)
-        if not isfinite(self.threshold) or not 0 < self.cap <= 1:
-            raise ValueError(
-                f"below needs a finite threshold and a cap above 0, at most 1; got "
-                f"threshold={self.threshold}, cap={self.cap}"
-            )
-
-    def __call__(
-        self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress
-    ) -> Cut | None:
-        """Return the cut for this step; None if every score is at the threshold or above."""
-        judged = {group: scores(self.criterion, probe, group) for group in groups}
-        doomed: dict[Group, Tensor] = {}
-        for group in groups:
-            alive = judged[group][mask.alive(group)]
-            if alive.numel() < 2:
-                continue
-            under = alive < self.threshold * (float(alive.median()) if self.relative else 1.0)
-            most = max(int(self.cap * progress.starts.get(group, group.size)), 1)
-            count = min(int(under.sum()), most, alive.numel() - 1)
-            doomed.update(lowest(judged, mask, [group], count) if count else {})
-        if not doomed:
-            return None
-        return Cut(doomed, mixed(self.repair, probe, doomed, mask), scores=judged)
-
-
 def mixed(
     how: str | Repair | None, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
 ) -> dict[Listener, Tensor]:
@@ -370,6 +318,28 @@ def mixed(
                 mix.update(repair(how)(probe, group, units, after))
     _log_padded_listeners(probe, mix)
     return mix
+
+
+def compensated(
+    how: str | Criterion, probe: Probe, doomed: Mapping[Group, Tensor], mask: Mask
+) -> dict[str, Tensor]:
+    """Return the weights with which remaining synapses make up for removed ones, by parameter.
+
+    Args:
+        how: the criterion that chose them; only some compensate, such as "obs".
+        probe: data that the weights are fitted on.
+        doomed: positions to remove, for each group.
+        mask: what is alive before the cut.
+    """
+    chosen = criterion(how)
+    if not isinstance(chosen, Compensating):
+        return {}
+    after = mask.without(doomed)
+    return {
+        group.parameter: chosen.compensated(probe, group, living(after, group)).weight
+        for group in doomed
+        if isinstance(group, Synapses)
+    }
 
 
 @checked
