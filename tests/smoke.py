@@ -19,7 +19,7 @@ from sentei.formats.c.compiled import Compiled, compiler
 from sentei.network.encoding.format import FORMATS
 
 NEED_MORE = {"sentei.integrations.keras", "sentei.integrations.keras_layers"}
-NEED_MORE |= {"sentei.integrations.lightning"}  # extras, which a plain install does not have
+NEED_MORE |= {"sentei.integrations.lightning", "sentei.integrations.transformers"}  # extras
 
 
 def every_module():

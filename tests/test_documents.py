@@ -15,8 +15,12 @@ REFERENCE = sorted(path for path in (DOCS / "reference").glob("*.md") if path.st
 NOT_RUN = {"index", "yolo"}  # a table; code for a package that is not among the tests'
 QUESTIONS = sorted(p for p in (DOCS / "questions").glob("*.md") if p.stem not in NOT_RUN)
 MODULES = ("criteria", "datasets", "formats", "training")
-# Their libraries take seconds to import; `tests/test_integrations.py` runs whole examples of them.
+# Their libraries take seconds to import; their own tests run whole examples of them.
 INTEGRATIONS = {f"integrations.{name}.PruneWhileTraining" for name in ("keras", "lightning")}
+INTEGRATIONS |= {
+    f"integrations.transformers.{name}"
+    for name in ("PruningCallback", "save_pretrained", "Saved", "from_pretrained")
+}
 
 
 def public() -> dict[int, set[str]]:

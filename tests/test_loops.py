@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from own_loops import LOOPS, X, Y, network
+from own_loops import LOOPS, X, network
 from sentei import (
     GroupError,
     PruneWhileTraining,
@@ -35,6 +35,7 @@ ROWS_OF_THE_GUIDE = {
     "schedule-free": ("schedule-free",),
     "accelerate": ("accelerate",),
     "`torch.compile`": ("compiled",),
+    "Hugging Face": (),  # tested in tests/test_trainer.py
 }
 
 UNITS = find_units(network(), X)
@@ -319,46 +320,6 @@ def test_the_guide_has_a_row_for_every_loop():
     for row, (words, loops) in zip(table, ROWS_OF_THE_GUIDE.items()):
         assert words in row
         assert all(LOOPS[loop].equal is ("| no |" not in row) for loop in loops if loop in LOOPS)
-
-
-@pytest.mark.slow  # transformers is slow to import
-@pytest.mark.filterwarnings("ignore")  # what other packages warn of is not ours
-def test_the_trainer_of_hugging_face_prunes_by_a_callback(tmp_path):
-    transformers = pytest.importorskip("transformers")
-
-    class Prune(transformers.TrainerCallback):
-        def __init__(self, pruner):
-            self.pruner = pruner
-
-        def on_train_begin(self, args, state, control, optimizer=None, **_):
-            self.pruner.attach(optimizer)
-
-        def on_train_end(self, args, state, control, **_):
-            self.pruner.detach()
-
-    class Classifier(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = network().float()
-
-        def forward(self, x, labels=None):
-            logits = self.net(x)
-            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-    model = Classifier()
-    rows = [{"x": x, "labels": y} for x, y in zip(X.float(), Y, strict=True)]
-    pruner = PruneWhileTraining(
-        model, find_synapses(model), ranked("magnitude", linear("50 %", 2)), every=4, total=8
-    )
-    arguments = transformers.TrainingArguments(
-        str(tmp_path), max_steps=10, per_device_train_batch_size=8, gradient_accumulation_steps=2,
-        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
-    )  # fmt: skip
-    transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[Prune(pruner)]).train()
-    assert (pruner.updates, pruner.events) == (10, 2)
-    for link in pruner.groups:
-        weight = model.get_parameter(link.parameter).flatten()
-        assert (weight == 0).sum() == len(pruner.mask.dead(link)) > 0
 
 
 def test_detach_works_after_something_else_has_cut_a_parameter():

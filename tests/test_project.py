@@ -50,7 +50,7 @@ ROOMS = {
     "datasets": set(),
     "formats.c": NETWORK,
     "formats": NETWORK | {"formats.c"},
-    "integrations": PRUNING | {"pruning.while_training"},
+    "integrations": PRUNING | {"pruning.while_training", "formats"},
     "reporting.page": PRUNING | {"datasets"},
     "reporting": PRUNING | {"reporting.page", "formats", "training", "datasets"},
     "experiments": PRUNING | {"reporting", "formats", "formats.c", "training", "datasets"},

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -135,3 +136,52 @@ def writable_folder(path: str | Path, within: str | Path | None = None) -> None:
             f"{within} cannot be written: there is no permission to write in {there}. Choose "
             "another path."
         )
+
+
+def new_folder_at(path: str | Path) -> Path:
+    """Return the place of a folder that is to be written whole: it is new, or an empty folder.
+
+    Raises:
+        FileError: something is there already, or no folder can be made there.
+    """
+    target = Path(path).absolute()
+    writable_folder(target.parent, path)
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise FileError(f"{path} is a file or a link; name a new folder.")
+    if target.exists() and any(target.iterdir()):
+        raise FileError(f"{path} is not empty; name a new folder, or remove what is in it.")
+    return target
+
+
+@contextlib.contextmanager
+def written_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder, renamed to `target` at the end of the block; removed on any error.
+
+    Args:
+        target: as `new_folder_at` returns it.
+
+    Raises:
+        FileError: the folder cannot be written (a full disk, no permission).
+    """
+    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.part"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            _flush(file)
+        if target.exists():
+            target.rmdir()  # empty; some systems rename no folder over another
+        temporary.replace(target)
+    except OSError as error:
+        raise FileError(
+            f"cannot write {target}: {error.strerror or error}. Free some space or choose another "
+            "path."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

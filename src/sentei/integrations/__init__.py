@@ -1,4 +1,4 @@
-"""Callbacks that prune while Keras or Lightning trains; each needs an optional dependency.
+"""Callbacks that prune while other libraries train, and their files; each needs an extra.
 
-May import `pruning.while_training`, and all that it may import.
+May import `pruning.while_training` and `formats`, and all that `pruning.while_training` may import.
 """
