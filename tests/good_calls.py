@@ -29,6 +29,7 @@ PACKAGES = {
 # What sentei makes and a caller only reads, and what is a type or a table.
 NOT_CALLED = {
     *(
+        "Block",
         "Inventory",
         "NotOffered",
         "Step",
@@ -421,6 +422,14 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         },
         "explain": {"path": w.folder / "page.html"},
         "export": {"path": w.folder / "net.c", "mask": None},
+        "each_block": {
+            "model": w.model,
+            "blocks": "2",
+            "weights": None,
+            "out": None,
+            "inputs": w.x,
+            "batch": 4,
+        },
         "find_units": {"inputs": False},
         "inventory": {"inputs": False},
         "fixed": {"scores": [1.0, 2.0]},

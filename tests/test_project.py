@@ -29,7 +29,7 @@ PROBE = NETWORK | {"reading", "probe.recording", "probe.engines", "probe"}
 CRITERIA = PROBE | {"criteria.repairs", "criteria"}
 PRUNING = CRITERIA | {"pruning.rules", "pruning"}
 ALL_BELOW_PAPERS = PRUNING | {
-    *("pruning.while_training", "formats", "formats.c", "training", "datasets"),
+    *("block_by_block", "pruning.while_training", "formats", "formats.c", "training", "datasets"),
     *("reporting", "reporting.page", "experiments"),
 }
 ROOMS = {
@@ -43,6 +43,7 @@ ROOMS = {
     "probe": NETWORK | {"reading", "probe.recording", "probe.engines"},
     "criteria.repairs": PROBE,
     "criteria": PROBE | {"criteria.repairs"},
+    "block_by_block": PROBE,
     "pruning.rules": CRITERIA,
     "pruning": CRITERIA | {"pruning.rules"},
     "pruning.while_training": PRUNING,

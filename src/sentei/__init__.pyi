@@ -5,6 +5,8 @@ from sentei import datasets as datasets
 from sentei import errors as errors
 from sentei import formats as formats
 from sentei import training as training
+from sentei.block_by_block.blocks import Block as Block
+from sentei.block_by_block.blocks import each_block as each_block
 from sentei.card import Card as Card
 from sentei.card import card_of as card_of
 from sentei.card import set_card_ as set_card_

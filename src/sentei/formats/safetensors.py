@@ -28,6 +28,7 @@ from sentei.network.encoding.architecture import build, tensors_of
 from sentei.network.encoding.carrying import carried
 from sentei.network.encoding.packing import (
     FORMAT,
+    INDEX,
     MASK,
     contents,
     layout,
@@ -81,7 +82,7 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     """Load the network of a file, in evaluation mode, with the dtypes it was saved in.
 
     Args:
-        path: a file that `save` wrote.
+        path: a file that `save` wrote, or a folder that `each_block` wrote.
         into: a new model of the class that was saved, as large as before pruning; it is cut to the
             shapes in the file and filled. Needed only if the file does not describe the network.
 
@@ -204,10 +205,8 @@ def _read(path: str | Path) -> _File:
     """Read a file and check the types of its metadata."""
     path = Path(path)
     try:
-        with safe_open(path, "pt") as file:
-            card = _card(path, file.metadata() or {})
-            # Clone, because the library maps tensors from the file, and they change with it.
-            stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        about, stored = _stored_in_folder(path) if path.is_dir() else _stored(path)
+        card = _card(path, about)
     except _UNREADABLE as error:
         raise FileError(
             f"{path} cannot be read as a safetensors file: {error}. If it exists, it is truncated "
@@ -230,6 +229,20 @@ def _read(path: str | Path) -> _File:
         mask_entries=_typed(path, card, "mask", list, lambda entry: isinstance(entry, dict)),
         card=_known(path, card),
     )
+
+
+def _stored(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a file."""
+    with safe_open(path, "pt") as file:
+        # Clone, because the library maps tensors from the file, and they change with it.
+        return file.metadata() or {}, {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
+
+
+def _stored_in_folder(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a folder of files with an index."""
+    index = json.loads((path / INDEX).read_text())
+    files = {name: _stored(path / name)[1] for name in {*index["weight_map"].values()}}
+    return index["metadata"], {n: files[file][n] for n, file in index["weight_map"].items()}
 
 
 def _card(path: Path, about: Mapping[str, str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sentei.network.mask import Mask
 from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
 
 FORMAT = 1  # of the file; raised with every change that an older sentei could not read
+INDEX = "model.safetensors.index.json"  # of a folder of files, as other libraries name it
 MASK = "sentei.mask/"  # what the names of a mask's tensors begin with
 
 # safetensors' names for what torch can hold, in the order in which it lays tensors out.
