@@ -136,6 +136,76 @@ def test_blocks_without_tensors_are_left_out_and_counted(name, tmp_path):
         assert again.config.layer_types == ["full_attention"] * 2 + ["sliding_attention"]
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("llama", {"num_attention_heads": 2, "num_key_value_heads": 1}),
+        ("qwen2", {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6}),
+        ("t5", {"num_heads": 2}),
+    ],
+)
+def test_fewer_heads_are_not_taken_for_smaller_ones(name, numbers, tmp_path):
+    """Half as many heads of 6, and as many of 3, have the same tensors."""
+    four = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model, x = build(name, **({"num_heads": 4, "d_kv": 6} if name == "t5" else four))
+    groups = [g for g in sentei.find_units(model, x) if g.kind == "head"]
+    mask = sentei.Mask.full(groups).without({g: range(g.size // 2) for g in groups})
+    small = sentei.shrink(model, mask, x)
+    saved = save_pretrained(small, tmp_path / "small", x)
+    assert (saved.plain, dict(saved.changed)) == (True, numbers), saved.why
+    again = auto(name).from_pretrained(tmp_path / "small")
+    assert torch.equal(logits(again, x), logits(small, x))
+
+
+def test_groups_that_are_kept_alike_are_described_by_the_configuration(tmp_path):
+    model, x = build("llama", num_hidden_layers=3)
+    with torch.no_grad():  # without `alike`, the second layer would lose most
+        for parameter in model.model.layers[1].parameters():
+            parameter.mul_(0.5)
+    groups = sentei.find_units(model, x)
+    last_word = {"forward": lambda m, words: m(words).logits[:, -1]}
+    probe = sentei.Probe(model, (x["input_ids"], torch.tensor([3, 5])), **last_word)
+    plain = []
+    for alike in ((), ("*.self_attn.*", "*.mlp.*")):
+        propose = sentei.ranked("magnitude", sentei.one_shot("60 %"), alike=alike)
+        mask, starts = sentei.Mask.full(groups), {g: g.size for g in groups}
+        size = sum(starts.values())
+        cut = propose(probe, groups, mask, sentei.Progress(1, 1, size, size, starts=starts))
+        small = sentei.shrink(model, mask.without(cut.doomed), x)
+        plain.append(save_pretrained(small, tmp_path / f"{len(alike)}", x).plain)
+    assert plain == [False, True]
+
+
+def narrower(model, kept):
+    """Return a network without some entries of its stream, as norms without a mean allow it.
+
+    The statistics of a root mean square of fewer entries are larger by the same factor in all.
+    """
+    more = 24 / len(kept)
+    numbers = {"hidden_size": len(kept), "rms_norm_eps": model.config.rms_norm_eps * more}
+    config = type(model.config).from_dict({**model.config.to_dict(), **numbers})
+    small = type(model)(config).eval()
+    with torch.no_grad():
+        for (name, value), whole in zip(small.named_parameters(), model.parameters()):
+            dims = [dim for dim in range(value.ndim) if value.shape[dim] != whole.shape[dim]]
+            for dim in dims:
+                whole = whole.index_select(dim, kept)  # noqa: PLW2901
+            value.copy_(whole * (more**0.5 if "norm" in name else 1))
+    small.config = model.config  # as `shrink` leaves it
+    return small
+
+
+def test_the_width_of_a_stream_and_its_eps_follow(tmp_path):
+    model, x = build("llama")
+    small = narrower(model, torch.arange(18))  # a multiple of the heads
+    saved = save_pretrained(small, tmp_path / "small", x)
+    assert saved.plain, saved.why
+    assert saved.changed["hidden_size"] == 18
+    assert saved.changed["rms_norm_eps"] == pytest.approx(4e-6 / 3, rel=1e-12)
+    again = auto("llama").from_pretrained(tmp_path / "small")
+    assert torch.equal(logits(again, x), logits(small, x))
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gemma", "t5"])
 @pytest.mark.parametrize("uneven", [False, True])
 def test_tied_weights_stay_tied(name, uneven, tmp_path):
@@ -232,6 +302,20 @@ def test_equal_sizes_are_not_enough(tmp_path):
     model.vit.layernorm = Halved(24)
     with pytest.raises(CertificateError, match="again has outputs that differ by 1 of the largest"):
         save_pretrained(model, tmp_path / "small", x)
+    assert not files(tmp_path)
+
+
+class Slightly(nn.LayerNorm):
+    def forward(self, input):
+        return super().forward(input) * 1.02
+
+
+def test_half_precision_hides_no_difference(tmp_path):
+    model, x = build("vit")
+    model.vit.layernorm = Slightly(24)
+    model.bfloat16()
+    with pytest.raises(CertificateError, match=r"differ by 0\.0"):
+        save_pretrained(model, tmp_path / "small", {"pixel_values": x["pixel_values"].bfloat16()})
     assert not files(tmp_path)
 
 
