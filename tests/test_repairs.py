@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,6 +118,64 @@ def test_least_squares_is_what_numpy_finds(seed, gone):
     assert torch.allclose(error(told), error(best), rtol=1e-5, atol=1e-10)
 
 
+def without_output_bias(seed=3):
+    model, x, y = one_hidden(size=8)
+    model[2] = nn.Linear(8, 4, bias=False).double()
+    return model, x, y
+
+
+@pytest.mark.parametrize("gone", [[2], [1, 4, 6]])
+def test_without_a_bias_the_fit_has_no_constant(gone):
+    model, x, y = without_output_bias()
+    (group,) = hand.hidden(model)
+    (mix,) = least_squares(
+        Probe(model, (x, y)), group, torch.tensor(gone), Mask.full([group]).without({group: gone})
+    ).values()
+    outputs = model[:2](x).detach().numpy()
+    stay = [unit for unit in range(8) if unit not in gone]
+    expected = np.linalg.lstsq(outputs[:, stay], outputs[:, gone], rcond=None)[0]
+    assert np.abs(mix[:, stay].numpy() - expected.T).max() < 1e-6
+    assert not mix[:, -1].any()
+    small = removed(model, Probe(model, (x, y)), group, gone, "least_squares")
+    lost = (small(x) - model(x)).detach()
+    alone = removed(model, Probe(model, (x, y)), group, gone, "twin")
+    assert lost.square().mean() < (alone(x) - model(x)).detach().square().mean()
+    assert small[2].bias is None
+
+
+@pytest.mark.parametrize("how", ["affine", "least_squares"])
+def test_a_scaled_copy_goes_without_a_trace_or_a_bias(how):
+    model, x, y = without_output_bias()
+    with torch.no_grad():
+        model[1] = nn.ReLU()
+        model[0].weight[5], model[0].bias[5] = 2 * model[0].weight[1], 2 * model[0].bias[1]
+    (group,) = hand.hidden(model)
+    small = removed(model, Probe(model, (x, y)), group, [5], how)
+    assert (small(x) - model(x)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("how", ["affine", "least_squares"])
+def test_ablation_after_a_repair_without_a_bias(how):
+    model, x, y = without_output_bias()
+    (group,) = hand.hidden(model)
+    probe = Probe(model, (x, y))
+    found = Ablation(repair=repair(how))(probe, group)
+    for unit in range(group.size):
+        small = removed(model, Probe(model, (x, y)), group, [unit], how)
+        rise = Probe(small, (x, y)).loss() - probe.loss()
+        assert abs(float(found[unit]) - rise) < 1e-6
+
+
+def test_least_loss_without_a_bias_loses_less_than_its_start():
+    model, x, y = without_output_bias()
+    (group,) = hand.hidden(model)
+    after = {
+        how: Probe(removed(model, Probe(model, (x, y)), group, [0, 3], how), (x, y)).loss()
+        for how in ("least_squares", "least_loss")
+    }
+    assert after["least_loss"] < after["least_squares"] - 1e-6
+
+
 def test_the_inverse_is_updated_to_what_it_would_be_computed_as():
     model, x, y = one_hidden(nn.Tanh, size=12)
     probe, (group,) = Probe(model, (x, y)), hand.hidden(model)
@@ -180,9 +239,6 @@ def test_ablation_after_least_squares_on_networks_of_every_kind(name):
     y = torch.rand_like(out)
     probe = Probe(model, (x, y), squares)
     for group in groups:
-        biased = all(
-            getattr(model.get_submodule(p.layer), "bias", None) is not None for p in group.listeners
-        )
         layer = model.get_submodule(group.listeners[0].layer)
         if getattr(layer, "transposed", False) and layer.groups > 1:
             with pytest.raises(StructureError, match="no unit can replace another"):
@@ -190,7 +246,7 @@ def test_ablation_after_least_squares_on_networks_of_every_kind(name):
         elif any(isinstance(model.get_submodule(p.layer), nn.RNNBase) for p in group.listeners):
             with pytest.raises(StructureError, match="Measure without a repair"):
                 Ablation("affine")(probe, group)
-        elif biased:
+        else:
             assert_measured(model, probe, group, "affine", x, y, squares, 1e-9)
 
 

@@ -49,7 +49,7 @@ def fold_(model: nn.Module, group: Neurons, units: Tensor, mix: Mapping[Listener
                 f"a mix for group {group.name!r} may use only units that stay; it uses units that "
                 "are removed: set their shares to zero"
             )
-        if weights[:, -1].count_nonzero() and _bias(model, part) is None:
+        if weights[:, -1].count_nonzero() and bias_of(model, part) is None:
             raise StructureError(
                 f"listener {part.layer!r} has no bias to hold a constant; give it one (bias=True)"
             )
@@ -63,7 +63,7 @@ def _fold_into_(model: nn.Module, part: Listener, units: Tensor, rows: Tensor) -
     stays = torch.ones(len(part.index)).index_fill(0, units, 0)
     whole, constant = folded(weight, part, stays, lambda columns: columns[units], rows)
     weight.copy_(whole)
-    bias = _bias(model, part)
+    bias = bias_of(model, part)
     if bias is not None:
         bias += constant.reshape(bias.shape)
 
@@ -107,6 +107,8 @@ def folded_call(
 ) -> Tensor:
     """Compute a listener's call with k units folded into the others; arguments as in `folded`."""
     weight, constant = folded(call.given[call.use.weight], part, stays, take, rows)
+    if call.use.columns != part.dim:  # the weight is tied: another call looks its rows up
+        return call(weight=weight)
     return call(weight=weight) + constant.reshape(-1, *[1] * (-1 - call.axis))
 
 
@@ -128,7 +130,7 @@ def unexplained(o: Tensor, index: Tensor, units: Tensor, rows: Tensor) -> Tensor
     return lost
 
 
-def _bias(model: nn.Module, part: Listener) -> Tensor | None:
+def bias_of(model: nn.Module, part: Listener) -> Tensor | None:
     """Return the bias of a listener's layer, with one entry for each row; None if it has none."""
     bias = getattr(model.get_submodule(part.layer), "bias", None)
     return bias if isinstance(bias, Tensor) else None
@@ -217,7 +219,7 @@ def _foldable(model: nn.Module, part: Listener) -> bool:
     """Return whether a constant input of a listener can be folded exactly into its bias."""
     layer = model.get_submodule(part.layer)
     shared = getattr(layer, "groups", 1) > 1 or getattr(layer, "transposed", False)
-    return _bias(model, part) is not None and not is_padded(model, part) and not shared
+    return bias_of(model, part) is not None and not is_padded(model, part) and not shared
 
 
 def is_padded(model: nn.Module, part: Listener) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sentei.distributed import gathered, sum_across
 from sentei.network.belonging import check_groups
 from sentei.network.calls import recorded_names
+from sentei.network.folding import bias_of
 from sentei.network.units import Listener, Neurons
 from sentei.probe.choosing import listeners_of
 from sentei.probe.input_moments import InputMoments, layouts_of, mean_products, mean_squares
@@ -36,6 +37,7 @@ class SecondMoments:
         sums: (size,) float64 sums of o - origin.
         products: (size, size) float64 sums of products of o - origin.
         low, high: (size,) float64 least and largest o.
+        has_constant: whether the listener has a bias, so that a fit of a unit may hold a constant.
     """
 
     count: int
@@ -44,6 +46,7 @@ class SecondMoments:
     products: Tensor
     low: Tensor
     high: Tensor
+    has_constant: bool = True
 
     @cached_property
     def means(self) -> Tensor:
@@ -54,6 +57,16 @@ class SecondMoments:
     def covariance(self) -> Tensor:
         """(size, size) float64 covariance of the units' outputs, divided by `count`."""
         return self.about(self.means) / self.count
+
+    @property
+    def centre(self) -> Tensor:
+        """(size,) float64 what fits leave to a constant: the means; 0 if there is none."""
+        return self.means if self.has_constant else torch.zeros_like(self.means)
+
+    @property
+    def spread(self) -> Tensor:
+        """(size, size) float64 mean products about `centre`: what least squares fits."""
+        return self.covariance if self.has_constant else self.about(self.centre) / self.count
 
     def about(self, centre: Tensor) -> Tensor:
         """Return the (size, size) float64 sums of products of o - centre."""
@@ -121,7 +134,9 @@ def accumulate(
     for name, total in totals.items():
         extremes = gathered(ranges[name])
         low, high = extremes[:, 0].amin(0), extremes[:, 1].amax(0)
-        found[name] = SecondMoments(int(totals_of[name]), origins[name], *total, low, high)
+        biased = bias_of(recording.model, listeners[name]) is not None
+        own = int(totals_of[name]), origins[name], *total, low, high
+        found[name] = SecondMoments(*own, has_constant=biased)
     return found
 
 
@@ -132,7 +147,7 @@ def _float64(like: Tensor) -> dict:
 
 @dataclass(frozen=True, eq=False)
 class InverseCovariance:
-    """The inverse P of the covariance of a group's alive units.
+    """The inverse P of the covariance of a group's alive units: of `SecondMoments.spread`.
 
     The least-squares fit of unit k by the other units has the coefficients -P_kj / P_kk and the
     residual variance 1 / P_kk. When units are removed, P is updated instead of computed again.
@@ -154,7 +169,7 @@ class InverseCovariance:
         Logs, under `label`, how many units are constant or mixes of others.
         """
         at = alive.nonzero().flatten()
-        own = moments.covariance[at[:, None], at]
+        own = moments.spread[at[:, None], at]
         variances = own.diagonal().clamp(min=0)
         floor = variances.mean() * RIDGE if len(at) else variances
         ridged = own + torch.diag(variances * RIDGE + floor * RIDGE + 1e-300)
@@ -162,7 +177,7 @@ class InverseCovariance:
         if failed:  # rounding errors exceed the ridge
             ridged += torch.diag(variances * SINGULAR + floor)
             factor = torch.linalg.cholesky(ridged)
-        inverse = torch.zeros_like(moments.covariance)
+        inverse = torch.zeros_like(moments.products)
         inverse[at[:, None], at] = torch.cholesky_inverse(factor)
         result = cls(moments, alive.clone(), inverse)
         unexplained = result.unexplained[at]
@@ -215,8 +230,8 @@ class InverseCovariance:
         return self._with_constants(units, coefficients)
 
     def _with_constants(self, units: Tensor, coefficients: Tensor) -> Tensor:
-        """Append the constant of each fit, which makes the means agree."""
-        constants = self.moments.means[units] - coefficients @ self.moments.means
+        """Append the constant of each fit, which makes the means agree; 0 without a bias."""
+        constants = self.moments.centre[units] - coefficients @ self.moments.centre
         return torch.cat([coefficients, constants[:, None]], 1)
 
 

@@ -229,7 +229,7 @@ class _Tidying:
         while self.mask.count(group) > max(group.least, 1):
             parts = inverse_covariances(self.probe, group).items()
             shares = [
-                s.unexplained / s.moments.covariance.diagonal().clamp(min=1e-300) for _, s in parts
+                s.unexplained / s.moments.spread.diagonal().clamp(min=1e-300) for _, s in parts
             ]
             unexplained = (
                 torch.stack(shares).amax(0).cpu()

@@ -45,7 +45,8 @@ class SingleSurvivor:
 
     Attributes:
         affine: if True, fit o_b = s o_a + r by least squares: exact for duplicates, scaled copies
-            and complements. If False, s = 1 and r = 0: exact for duplicates only.
+            and complements; r = 0 where the listener has no bias. If False, s = 1 and r = 0: exact
+            for duplicates only.
         partners: for each unit of the group, the position of the unit that replaces it; -1 for the
             best fit. In a chain (a replaces b, b replaces c) the remaining unit at its end replaces
             all.
@@ -101,10 +102,10 @@ class SingleSurvivor:
         self, moments: SecondMoments, units: Tensor, alive: Tensor, partners: Tensor, alone: bool
     ) -> Tensor:
         """(k, size + 1) float64 mix for one listener."""
-        covariance, means = moments.covariance.cpu(), moments.means.cpu()
+        covariance, means = moments.spread.cpu(), moments.centre.cpu()
         if self.affine:
             variances = covariance.diagonal().clamp(min=0)
-            varies = variances > 1e-20 * (variances + means.square())
+            varies = variances > 1e-20 * (variances + moments.means.cpu().square())
             scale = covariance[units] / torch.where(varies, variances, 1.0)
             scale = torch.where(varies, scale, 0.0)
             explained = scale * covariance[units]  # part of the unit's variance
@@ -135,6 +136,8 @@ def least_squares(
     probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False
 ) -> Mix:
     """Replace each removed unit by its least-squares fit: all remaining units and a constant.
+
+    A listener without a bias holds no constant; its fit is of the remaining units alone.
 
     One inverse covariance serves all units and all steps: it is updated when units are removed. If
     the covariance is singular (some units are mixes of others), a ridge makes it invertible, and a

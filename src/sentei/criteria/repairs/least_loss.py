@@ -19,6 +19,7 @@ from sentei.probe.choosing import listeners_of, mixes_by_name
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Override, Pass, Recording
+from sentei.probe.second_moments import InverseCovariance
 from sentei.probe.summaries import inverse_covariances
 
 
@@ -67,9 +68,7 @@ class LeastLoss:
         directions = {}
         for part, inverse in inverse_covariances(probe, group).items():
             remaining_inverse = inverse.without((inverse.alive & ~alive).nonzero().flatten())
-            directions[part] = _uncorrelated_directions(
-                remaining_inverse.inverse.cpu(), alive, remaining_inverse.moments.means.cpu()
-            )
+            directions[part] = _uncorrelated_directions(remaining_inverse, alive)
         with probe.measuring() as recording:
             probe.check_smooth(recording, 1)
             return _Fit(recording, group, units, start, directions).after(self.updates)
@@ -78,15 +77,19 @@ class LeastLoss:
 least_loss = LeastLoss()
 
 
-def _uncorrelated_directions(inverse: Tensor, alive: Tensor, means: Tensor) -> Tensor:
-    """(size + 1, alive + 1) directions of a mix, one a column, whose outputs are uncorrelated."""
+def _uncorrelated_directions(remaining: InverseCovariance, alive: Tensor) -> Tensor:
+    """(size + 1, alive + 1) directions of a mix, one a column, whose outputs are uncorrelated.
+
+    The last changes the constant alone; it is missing where a listener has no bias.
+    """
+    inverse, means = remaining.inverse.cpu(), remaining.moments.centre.cpu()
     at = alive.nonzero().flatten()
     size = len(alive)
     directions = torch.zeros(size + 1, len(at) + 1, dtype=torch.float64)
     directions[at, : len(at)] = torch.linalg.cholesky(inverse[at[:, None], at])
     directions[-1, : len(at)] = -(means[at] @ directions[at, : len(at)])
     directions[-1, -1] = 1
-    return directions
+    return directions if remaining.moments.has_constant else directions[:, :-1]
 
 
 class _Fit:

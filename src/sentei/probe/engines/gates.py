@@ -307,8 +307,9 @@ def _folds(part: Listener, unit: Tensor, mix: Tensor) -> Override:
 
     def folds(call: Call, kept: Tensor | None) -> Tensor:  # noqa: ARG001 - the weight changes
         # Under vmap the unit's position is not available as a number: select by a sum.
-        hit = (torch.arange(len(part.index), device=unit.device) == unit).to(call.input)
-        row = mix.to(call.input)[unit]
+        weight = call.given[call.use.weight]
+        hit = (torch.arange(len(part.index), device=unit.device) == unit).to(weight)
+        row = mix.to(weight)[unit]
         return folded_call(
             call, part, 1 - hit, lambda columns: torch.tensordot(hit, columns, 1)[None], row[None]
         )
