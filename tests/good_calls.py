@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 import types
@@ -310,6 +311,14 @@ def usual(w: World) -> dict[str, Any]:
     }
 
 
+def normed() -> dict[str, Any]:
+    """Return a network with a batch norm, and its groups."""
+    layers = torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3)
+    part = hand.part("1", "weight", 0, 6)
+    group = dataclasses.replace(hand.group("0", 6, "2"), followers=(part,))
+    return {"model": torch.nn.Sequential(*layers), "groups": [group]}
+
+
 def special(w: World) -> dict[str, dict[str, Any]]:
     """Return the good values that a name does not share with all others."""
     synapses = {"groups": w.synapses, "mask": Mask.full(w.synapses)}
@@ -468,6 +477,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
         },
         "shrink": {"sparse": None},
         "shrink_": {**copied, "trajectory": None},
+        "slimming": normed(),
         "surface": surface,
         "training.Distillation": {"loss": "half_squared_error"},
         "training.evaluate": {"batch": None},

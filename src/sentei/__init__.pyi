@@ -91,6 +91,8 @@ from sentei.pruning.run import Step as Step
 from sentei.pruning.searching import search as search
 from sentei.pruning.tidying import tidy as tidy
 from sentei.pruning.while_training.during import PruneWhileTraining as PruneWhileTraining
+from sentei.pruning.while_training.penalties import group_lasso as group_lasso
+from sentei.pruning.while_training.penalties import slimming as slimming
 from sentei.reporting.page import explain as explain
 from sentei.reporting.page import report as report
 from sentei.training import FineTune as FineTune
