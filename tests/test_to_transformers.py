@@ -265,6 +265,7 @@ def test_a_number_that_the_architecture_forbids_is_left_to_sentei(tmp_path):
     saved = save_pretrained(small, tmp_path / "small", x)
     assert "is refused" in saved.why
     assert "not a multiple" in saved.why
+    assert "\n" not in saved.why
     assert files(tmp_path / "small") == {
         "config.json",
         "generation_config.json",

@@ -27,7 +27,7 @@ from sentei.network.encoding.architecture import tensors_of
 from sentei.network.encoding.carrying import carried
 from sentei.network.example import check, undisturbed
 from sentei.network.forward import with_forward
-from sentei.network.holders import public_integers, restore_integers_
+from sentei.network.holders import public_integers
 from sentei.network.mask import Mask
 from sentei.network.units import Group, find_synapses
 from sentei.pruning.rules.proposals import Proposal
@@ -190,7 +190,7 @@ def _plainly(model: PreTrainedModel, fit: Fit, folder: Path, example: Example) -
         shell.save_pretrained(folder, state_dict={theirs[n]: weights[own[n]] for n in theirs})
         why = _unlike(model, type(model).from_pretrained(folder), example)
     except Exception as error:  # an architecture may forbid some numbers, with any error
-        why = f"is refused: {error}"
+        why = f"is refused: {' '.join(str(error).split())}"
     if why is not None:
         for file in folder.iterdir():
             file.unlink()
@@ -378,7 +378,7 @@ class PruningCallback(TrainerCallback, ExportableState):
                 "one PruningCallback prunes a model; give one the groups and proposals of both"
             )
         if state.global_step and held and held["attributes"]:
-            restore_integers_(model, held["attributes"]["sizes"])
+            _fit_(model, tensors_of(model), held["attributes"]["sizes"])
             return self._groups_of(model), from_json(held["attributes"]["pruning"])
         if earlier is not None and earlier.model is model:
             return earlier.groups, before
@@ -413,12 +413,19 @@ def _steps_per_epoch(args: TrainingArguments, loader: Any) -> int | None:
 
 def _cut_to_checkpoint(model: nn.Module, given: Mapping[str, Tensor], *_: Any) -> None:
     """Cut a model to the sizes of the tensors that are about to be loaded into it."""
+    own = tensors_of(model)
+    if any(own[name].shape != given[name].shape for name in own.keys() & given.keys()):
+        _fit_(model, given, {})
+
+
+def _fit_(
+    model: nn.Module, given: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Fit a model to tensors by name, of which shared ones may be given once."""
     own, first = tensors_of(model), {}
     for name, tensor in own.items():
         if name in given:
             first.setdefault(id(tensor), name)
-    if all(own[name].shape == given[name].shape for name in first.values()):
-        return
-    smaller = {name: given[name].to(own[name].dtype) for name in first.values()}
+    tensors = {name: given[name].to(own[name].dtype) for name in first.values()}
     tied = {n: first[id(t)] for n, t in own.items() if first.get(id(t), n) != n}
-    fit_to_tensors_(model, smaller, tied, {})
+    fit_to_tensors_(model, tensors, tied, attributes)
