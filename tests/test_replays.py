@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from joined_networks import JOINED
 from more_networks import MORE
 from place_networks import PLACES
 from sentei.network.example import smallest, undisturbed
+from sentei.network.forward import with_forward
 from sentei.network.tracing.reducing import reduced
 from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.tracing import record, traced
@@ -229,6 +231,42 @@ def test_a_pass_that_functions_do_not_determine_has_no_tape(name: str):
     assert replay.tape is None
     assert described(model, x, fast=True) == described(model, x, fast=False)
     assert torch.equal(state, torch.get_rng_state())
+
+
+class Runner:
+    """An object whose method runs a network, with tensors in what it holds."""
+
+    def __init__(self, shift: Tensor):
+        self.held = ({"shift": shift},)
+
+    def forward(self, model: nn.Module, x: Tensor) -> Tensor:
+        return model(x + self.held[0]["shift"])
+
+    def adding(self, model: nn.Module, x: Tensor) -> Tensor:
+        self.held[0]["shift"].add_(0)
+        return self.forward(model, x)
+
+
+def _shifted(model: nn.Module, x: Tensor, shift: Tensor) -> Tensor:
+    return model(x + shift)
+
+
+@pytest.mark.parametrize("how", ["closure", "partial", "method", "written"])
+def test_tensors_that_forward_keeps_are_the_same_in_every_pass(how: str):
+    torch.manual_seed(0)
+    model, x, shift = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)), *torch.randn(2, 5)
+    x = x.repeat(4, 1)
+    forward = {
+        "closure": lambda model, x: model(x + shift),
+        "partial": partial(_shifted, shift=shift),
+        "method": Runner(shift).forward,
+        "written": Runner(shift).adding,
+    }[how]
+    with undisturbed(model):
+        replay, _ = record(model, with_forward(model, x, forward), inputs=False)
+    assert (replay.tape is not None) == (how != "written")
+    groups = [sentei.find_units(model, x, forward=forward), sentei.find_units(model, x)]
+    assert groups[0] == groups[1]
 
 
 def test_a_network_that_differs_at_each_pass_is_refused_as_before():

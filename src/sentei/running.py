@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import CellType
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from sentei.nests import resized
 
+_DEPTH = 4  # of objects in objects that a function keeps
+_EMPTY = CellType()  # a variable of an outer function that has no value yet
 Example = Tensor | tuple | list | Mapping[str, Any]
 Forward = Annotated[
     Callable[[nn.Module, Any], Any],
@@ -60,6 +63,31 @@ def own_inputs(example: Example) -> Example:
 def forward_of(example: Example) -> Forward | None:
     """Return the function that runs networks on an example; None if it has none."""
     return example.forward if isinstance(example, ForwardCall) else None
+
+
+def constants(example: Example) -> Iterator[Tensor]:
+    """Yield the tensors that the function of an example keeps, which are the same in every pass.
+
+    Those that it closes over, and those of the object whose method it is.
+    """
+    forward = forward_of(example)
+    if forward is not None:
+        yield from _kept(forward, 0)
+
+
+def _kept(value: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _kept(item, depth)
+    elif isinstance(value, Mapping):
+        yield from _kept([*value.values()], depth)
+    elif depth < _DEPTH and not isinstance(value, (nn.Module, type)):
+        cells = getattr(value, "__closure__", None) or ()
+        held = [cell.cell_contents for cell in cells if cell != _EMPTY]
+        held += [getattr(value, name, None) for name in ("__self__", "func", "args", "keywords")]
+        yield from _kept([*held, *getattr(value, "__dict__", {}).values()], depth + 1)
 
 
 def _eagerly(model: nn.Module) -> AbstractContextManager[Any]:

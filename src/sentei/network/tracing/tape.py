@@ -24,6 +24,7 @@ from sentei.network.calls import Call
 from sentei.network.copying import kept_tensors
 from sentei.network.example import Example
 from sentei.network.torch_functions import FORM, argument_tensors, name_of, rebuilt
+from sentei.running import constants
 
 _NESTED = frozenset((tuple, list, dict, slice))  # what arguments are made of, once recorded
 MOST = 2**31  # bytes of the results that a tape holds
@@ -86,7 +87,8 @@ class Recorder:
         self._used: dict[int, int] = {}  # memory: the first step behind a change that reads it
         self._bytes = 0
         self._roots: dict[str, Slot] = {}
-        self._constants = {id(tensor) for tensor in kept_tensors(model)} - names.keys()
+        kept = (*kept_tensors(model), *constants(example))
+        self._constants = {id(tensor) for tensor in kept} - names.keys()
         self._inputs = [self._new(t, fixed=not t.is_floating_point()) for t in tensors(example)]
         self._seed = _random_state()
 
