@@ -28,8 +28,13 @@ class Outline:
 
 
 def outline(model: nn.Module) -> Outline:
-    """Return the outline of a network, which may be on the meta device."""
-    tensors = model.state_dict()
+    """Return the outline of a network, which may be on the meta device.
+
+    No configuration says what `shrink` puts into the place of a removed layer: sentei's own modules
+    without parameters. Their buffers are left out.
+    """
+    ours = tuple(f"{path}." for path, module in model.named_modules() if _is_ours(module))
+    tensors = {n: t for n, t in model.state_dict().items() if not n.startswith(ours)}
     places: dict[str, set[int]] = defaultdict(set)
     for name in tensors:
         for prefix, place in _numbers(name):
@@ -79,6 +84,11 @@ def distance(now: Outline, wanted: Outline) -> int:
     return far + sum(
         now.numbers.get(name, wanted.numbers[name]) != wanted.numbers[name] for name in shared
     )
+
+
+def _is_ours(module: nn.Module) -> bool:
+    own = type(module).__module__.startswith("sentei.")
+    return own and next(module.parameters(), None) is None
 
 
 def _numbers(name: str) -> Iterator[tuple[str, int]]:
