@@ -245,8 +245,9 @@ def test_a_network_that_cannot_run_in_training_mode_is_compared_in_evaluation_mo
     proof = certify(Fails(False), Fails(False), X)
     assert proof.training_difference is None
     assert str(proof) == (
-        "same function on 64 inputs (10 of them given): 1 tensors differ by 0.0e+00 at most "
-        "(allowed 1.0e-04); not compared: training mode (expected more than 1 value)"
+        "same function on 64 inputs (54 of them random): largest relative difference 0.0e+00 over "
+        "1 tensor, within the allowed 1.0e-04; not compared: training mode (expected more than 1 "
+        "value)"
     )
     with pytest.raises(CertificateError, match="does not run: expected more than 1 value"):
         certify(Fails(True, False), Fails(True), X)
@@ -259,8 +260,8 @@ def test_a_network_that_cannot_run_in_training_mode_is_compared_in_evaluation_mo
 def test_a_certificate_says_in_words_what_was_compared():
     proof = certify(Says([8.0, 0.0]), Says([8.0, 0.0002], training=[[8.0, 0.0004]]), X)
     assert str(proof) == (
-        "same function on 64 inputs (10 of them given): 2 tensors differ by 2.5e-05 at most, "
-        "5.0e-05 in training mode (allowed 1.0e-04)"
+        "same function on 64 inputs (54 of them random): largest relative difference 2.5e-05 over "
+        "2 tensors, within the allowed 1.0e-04; 5.0e-05 in training mode"
     )
     with pytest.raises(FrozenInstanceError):
         proof.difference = 0.0
@@ -269,6 +270,7 @@ def test_a_certificate_says_in_words_what_was_compared():
 def test_how_many_inputs_are_compared():
     several = certify(nn.Identity(), nn.Identity(), torch.rand(70, 2))
     assert (several.inputs, several.real) == (70, 70)
+    assert "on 70 inputs: " in str(several)
     large = certify(nn.Identity(), nn.Identity(), torch.rand(1, 3, 224, 224))
     assert (large.inputs, large.real) == (2, 1)
     middle = certify(nn.Identity(), nn.Identity(), torch.rand(1, 2**12))

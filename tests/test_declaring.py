@@ -206,6 +206,10 @@ def wrong_ones(group):
             {**right, role: {n: p for n, p in right[role].items() if n != name}},
         )
         yield f"dimension of {name}", changed(1 - dim, index)
+        twice, beyond = index.clone(), index.clone()
+        twice[0], beyond[0] = index[1], index.max() + 1
+        yield f"a position of two units in {name}", changed(dim, twice)
+        yield f"a position beyond the end in {name}", changed(dim, beyond)
         if len(places) > 1:
             yield f"fewer units in {name}", changed(dim, index[1:])
         for first, second in itertools.combinations(range(group.size), 2):

@@ -866,6 +866,17 @@ def test_bad_sizes_of_convolutional_networks(spec, words):
 # The worked example.
 
 
+def test_the_guide_has_the_commands_of_the_worked_example():
+    guide = (EXAMPLE.parent.parent / "docs" / "guides" / "own-model.md").read_text()
+    script = (EXAMPLE / "run.sh").read_text().replace("\\\n", " ")
+    shell = guide.partition("## From Python")[0]
+    texts = [script, "\n".join(re.findall(r"^```sh\n(.*?)^```", shell, re.MULTILINE | re.DOTALL))]
+    lines = [[line for line in text.splitlines() if line.startswith("sentei ")] for text in texts]
+    said, typed = ([shlex.split(line, comments=True) for line in each] for each in lines)
+    assert len(said) == 5
+    assert said == typed
+
+
 def test_the_worked_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     for file in EXAMPLE.glob("*.*"):
         shutil.copy(file, tmp_path)
@@ -873,9 +884,18 @@ def test_the_worked_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     script = (tmp_path / "run.sh").read_text().replace("\\\n", " ")
     lines = [line for line in script.splitlines() if line.startswith("sentei ")]
     assert len(lines) == 5
+    out = ""
     for line in lines:
         code, out, err = run(*shlex.split(line)[1:], capsys=capsys)
         assert (code, bool(out)) == (0, True), err
+        if line.startswith("sentei units"):
+            assert "each row counts all of its own" in out  # shares add up to more than 100 %
+            assert "A pass is one run" in out
+        if line.startswith("sentei prune"):
+            assert out.count("metric (close)") == 1
+            assert "removed 29/48" in err
+            assert "undone: 0. After each kept step metric_at_least('metric', 0.9) holds." in err
+    assert "dead" not in out  # the last is info: no synapse is dead
     assert (tmp_path / "run").is_dir()
     small = formats.inspect(tmp_path / "small.safetensors")
     assert small.entries < formats.inspect(tmp_path / "sensor.safetensors").entries * 0.7

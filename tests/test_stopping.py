@@ -90,7 +90,7 @@ def test_a_stopped_run_is_continued_by_the_command_that_is_named(net, tmp_path):
     words = ["prune", net, *LETTER, "--units-at-most", "2", "--retrain-epochs", "1"]
     whole = [*words, "--out", "whole.safetensors"]
     assert subprocess.run([*SENTEI, *whole], cwd=tmp_path, check=True).returncode == 0
-    code, out, err = stopped([*words, "--journal", "run"], "pruning 2/12", tmp_path)
+    code, out, err = stopped([*words, "--journal", "run"], "removed 2/12", tmp_path)
     assert (code, out) == (130, "")
     (said,) = re.findall(r"sentei: stopped\. .*\n", err)
     last, command = re.findall(r"run holds steps 0 to (\d+)\. Continue with: (.*)\n", said)[0]

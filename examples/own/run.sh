@@ -1,7 +1,8 @@
 #!/bin/sh
-# Train, prune and export a network of one's own, on data and a loss of one's own.
-# Run it in this folder: sh run.sh (about half a minute)
+# Train and prune a network of one's own, on data and a loss of one's own.
+# Run it in this folder: sh run.sh (about a minute)
 set -e
+rm -rf run # a run folder holds one run
 
 # What can be removed? Nothing is trained for this; --shape is that of one input.
 sentei units model.py:Sensor --shape 2 64

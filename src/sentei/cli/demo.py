@@ -74,7 +74,7 @@ def demo(
     )
     journals.note(journal, words_for(split, command(), seed))
     steps = []
-    with progress("pruning", groups[0].size) as advance:
+    with progress("removed", groups[0].size) as advance:
         for step in pruning:
             steps.append(step)
             advance(step.number, f"{step.measured.accuracy:.2%} with {step.measured.units} units")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sentei.datasets import Samples
+    from sentei.pruning.measuring import Measurement
     from sentei.pruning.rules.limits import Limit
+    from sentei.reporting.tables import Facts
+
+_Measured = TypeVar("_Measured", "Measurement", "Facts")
 
 
 @Parameter(name="*", group=UNTIL)
@@ -91,7 +95,24 @@ class Metric:
             return references.called(str(self.metric), function, "the metric", network, *more)
 
         vars(measured).pop("__wrapped__")  # it takes the network alone
+        measured.__name__ = str(self.metric).rpartition(":")[2]
         return measured
+
+
+def titled(found: _Measured, function: Callable[..., Any] | None) -> _Measured:
+    """Return measurements as they are shown: a metric without a name gets its function's too.
+
+    Args:
+        found: what was measured.
+        function: of `Metric.measured_on`; None without one.
+    """
+    from sentei.pruning.judging import ALONE
+
+    if function is None or ALONE not in found.metrics:
+        return found
+    title = f"{ALONE} ({function.__name__})"
+    names = {ALONE: title}
+    return replace(found, metrics={names.get(n, n): value for n, value in found.metrics.items()})
 
 
 def _required(function: Any) -> list[inspect.Parameter]:

@@ -24,7 +24,7 @@ from sentei.cli.options import (
     listed,
     seeded,
 )
-from sentei.cli.own_metric import Metric
+from sentei.cli.own_metric import Metric, titled
 from sentei.cli.pruned import (
     Output,
     RetrainEpochs,
@@ -40,6 +40,8 @@ from sentei.errors import unknown
 from sentei.pruning.rules import schedules
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sentei.network.units import Group
 
 SCHEDULES: dict[str, Callable[[Any, int | None], schedules.Schedule]] = {
@@ -174,7 +176,7 @@ def prune(
         _groups(start, inputs=scoring.inputs, synapses=removed.synapses),
         scoring.samples,
         propose,
-        metric=None if own is None else metric.measured_on(own, start.split.validation),
+        None if own is None else metric.measured_on(own, start.split.validation),
         verbose=repairs.repair is not None or removed.twins is not None,
         until=goal,
         keeping=floors,
@@ -233,6 +235,7 @@ def _run_steps(
     groups: list[Group],
     samples: int,
     propose: Any,
+    metric: Callable[[nn.Module], Any] | None,
     *,
     verbose: bool,
     **settings: Any,
@@ -253,16 +256,18 @@ def _run_steps(
         propose,
         retrain=None if start.retrain is None else start.retrain(),
         evaluate=start.split.validation,
+        metric=metric,
         mask=start.mask,
         **settings,
     )
     level = logging.INFO if verbose else logging.WARNING
     total, steps = sum(group.size for group in groups), []
-    with logged_once("sentei", level), progress("pruning", total) as advance:
+    logs = logged_once("sentei", level), logged_once("sentei.pruning", logging.INFO)
+    with logs[0], logs[1], progress("removed", total) as advance:
         for step in run:
             if not steps:
                 note(step.folder, start.about)
             steps.append(step)
             removed = total - sum(step.mask.count(group) for group in groups)
-            advance(removed, str(step.measured))
+            advance(removed, str(titled(step.measured, metric)))
     return steps

@@ -24,6 +24,7 @@ from sentei.cli.options import (
     Samples,
     listed,
 )
+from sentei.cli.own_metric import titled
 from sentei.cli.screen import Result
 from sentei.cli.stopping import resumed_by
 from sentei.cli.weights import of_file
@@ -288,7 +289,7 @@ def finish(
         },
         (
             head("On test samples, which no earlier stage used"),
-            before_and_after(before, after),
+            before_and_after(titled(before, metric), titled(after, metric)),
             certificate,
             *shipped.shown,
             *([] if page is None else [f"Page: {page}"]),

@@ -133,7 +133,7 @@ def _shown(found: Inventory) -> list[Any]:
     if found.groups:
         share = found.share(found.removable)
         words = f"{found.removable:,} of {found.parameters:,} parameters ({share:.1%}) can go"
-        shown = [head(f"Offered: {words}"), offered(found)]
+        shown = [head(f"Offered: {words}"), offered(found), *_overlap(found)]
     else:
         shown = [head(f"Nothing is offered: none of {found.parameters:,} parameters can go")]
     if found.not_offered:
@@ -141,8 +141,19 @@ def _shown(found: Inventory) -> list[Any]:
     return shown
 
 
+def _overlap(found: Inventory) -> list[str]:
+    """Say why the parameters of all groups are fewer than the sum of the rows, where they are."""
+    if sum(each.parameters for each in found.offered) == found.removable:
+        return []
+    return ["Groups share parameters: each row counts all of its own, the last row each one once."]
+
+
 def _costs(costs: Sequence[Estimate], samples: int) -> list[Any]:
     from sentei.reporting.tables import foretold
 
-    words = f"Estimated cost on one thread, of criteria on {samples:,} samples"
-    return [head(words), foretold(costs)] if costs else []
+    words = f"Estimated cost on one thread; criteria are estimated for {samples:,} samples"
+    meaning = (
+        "A pass is one run of the network on one sample, and times are of this machine. Name "
+        "another number of samples with --samples."
+    )
+    return [head(words), foretold(costs), meaning] if costs else []

@@ -130,7 +130,7 @@ def _from_here(run: Run, line: ProgressLine) -> Iterator[Step]:
         line.kept(step)
         yield step
     line.end(step)
-    run.warn_if_not_reached(step, start)
+    run.tell_end(step, start)
 
 
 def apply_cut_(model: nn.Module, mask: Mask, cut: Cut, example: Example) -> Mask:

@@ -32,6 +32,7 @@ from sentei.pruning.run_files import SAMPLE, reading
 from sentei.pruning.step_files import Record, Retrain, Snapshot
 
 log = logging.getLogger("sentei")
+ends = logging.getLogger("sentei.pruning")  # how runs ended: commands show it
 
 SAMPLE_ROWS = 1000  # samples stored in a journal, at most
 
@@ -318,8 +319,13 @@ class Run:
             self.restore(mask)
             raise
 
-    def warn_if_not_reached(self, step: Step, start: Measurement) -> None:
-        """Log a warning if the run ended before its budget was reached."""
+    def tell_end(self, step: Step, start: Measurement) -> None:
+        """Log how many steps were undone, and a warning if the budget was not reached."""
+        if self.keeping is not None:
+            ends.info(
+                "Steps kept: %d, undone: %d. After each kept step %s holds.",
+                *(step.number, self.undone, self.keeping),
+            )
         if self.until is not None and not self.until(step.measured, start):
             floor = "" if self.keeping is None else f" that satisfies {self.keeping}"
             log.warning(

@@ -200,13 +200,14 @@ def contents(about: Contents) -> Group:
     tensors.add_column("tensor")
     tensors.add_column("shape", justify="right")
     tensors.add_column("entries", justify="right")
-    tensors.add_column("dead", justify="right")
     layers = [group for group in about.mask.groups if isinstance(group, Synapses)]
     dead = {layer.parameter: len(about.mask.dead(layer)) for layer in layers}
+    if dead:
+        tensors.add_column("dead", justify="right")
     for name, shape in about.tensors.items():
         size = " × ".join(map(str, shape))
-        count = f"{dead[name]:,}" if name in dead else ""
-        tensors.add_row(name, size, f"{prod(shape):,}", count)
+        counted = [f"{dead[name]:,}" if name in dead else ""] if dead else []
+        tensors.add_row(name, size, f"{prod(shape):,}", *counted)
     return Group(head, "", tensors)
 
 

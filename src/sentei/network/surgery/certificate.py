@@ -65,15 +65,18 @@ class Certificate:
 
     def __str__(self) -> str:
         training = self.training_difference
-        also = "" if training is None else f", {training:.1e} in training mode"
-        notes = [f"not compared: {', '.join(self.uncompared)}"] if self.uncompared else []
+        drawn = self.inputs - self.real
+        notes = [] if training is None else [f"{training:.1e} in training mode"]
+        if self.uncompared:
+            notes.append(f"not compared: {', '.join(self.uncompared)}")
         if self.moved == 0:
             notes.append("the cut changed no output")
         return "; ".join(
             [
-                f"same function on {self.inputs} inputs ({self.real} of them given): "
-                f"{self.compared} tensors differ by {self.difference:.1e} at most{also} (allowed "
-                f"{self.tolerance:.1e})",
+                f"same function on {self.inputs} inputs"
+                + f" ({drawn} of them random)" * (drawn > 0)
+                + f": largest relative difference {self.difference:.1e} over {self.compared} "
+                + f"tensor{'s' * (self.compared != 1)}, within the allowed {self.tolerance:.1e}",
                 *notes,
             ]
         )
