@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import sentei
+
 transformers = pytest.importorskip("transformers", reason="pip install 'sentei[transformers]'")
 
 WORDS = {"input_ids": torch.arange(16).view(2, 8)}
@@ -62,6 +64,12 @@ def build(name, **more):
     torch.manual_seed(0)
     made = getattr(transformers, kind)(getattr(transformers, config)(**{**settings, **more}))
     return made.eval(), example
+
+
+def inner_units(model, example, **call):
+    """Return the feed-forward units and the heads: what lies inside of blocks."""
+    groups = sentei.find_units(model, example, **call)
+    return [group for group in groups if group.kind in ("neuron", "head")]
 
 
 def auto(name):

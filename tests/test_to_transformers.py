@@ -16,7 +16,15 @@ import sentei
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from hugging_face import NETWORKS, WORDS, auto, build, logits, transformers
+from hugging_face import (
+    NETWORKS,
+    WORDS,
+    auto,
+    build,
+    inner_units,
+    logits,
+    transformers,
+)
 from sentei.errors import CertificateError, DataError, FileError
 from sentei.integrations import transformers as for_transformers
 from sentei.integrations.fitting_config import fits, why_not
@@ -28,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 def shrunk(model, example, kind=None, uneven=False):
     """Remove a third of each group of a kind; of later layers one more where they are uneven."""
-    groups = [g for g in sentei.find_units(model, example) if kind in (None, g.kind)]
+    groups = [g for g in inner_units(model, example) if kind in (None, g.kind)]
     groups = [g for g in groups if "pooler" not in g.name]
     doomed = {g: range(g.size // 3 + uneven * i) for i, g in enumerate(groups)}
     return sentei.shrink(model, sentei.Mask.full(groups).without(doomed), example)
@@ -168,7 +176,7 @@ def test_groups_that_are_kept_alike_are_described_by_the_configuration(tmp_path)
     with torch.no_grad():  # without `alike`, the second layer would lose most
         for parameter in model.model.layers[1].parameters():
             parameter.mul_(0.5)
-    groups = sentei.find_units(model, x)
+    groups = inner_units(model, x)
     last_word = {"forward": lambda m, words: m(words).logits[:, -1]}
     probe = sentei.Probe(model, (x["input_ids"], torch.tensor([3, 5])), **last_word)
     plain = []
@@ -283,7 +291,7 @@ def test_a_number_that_the_architecture_forbids_is_left_to_sentei(tmp_path):
 def test_what_was_loaded_generates_the_same_words(tmp_path):
     model, _ = build("llama", use_cache=True)
     model.generation_config.max_new_tokens = 5
-    groups = sentei.find_units(model, WORDS, forward=lambda m, x: m(**x, use_cache=False).logits)
+    groups = inner_units(model, WORDS, forward=lambda m, x: m(**x, use_cache=False).logits)
     mask = sentei.Mask.full(groups).without({g: range(1 + i) for i, g in enumerate(groups[:2])})
     call = {"forward": lambda m, x: m(**x, use_cache=False).logits}
     small = sentei.shrink(model, mask, WORDS, **call)

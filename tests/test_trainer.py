@@ -13,7 +13,7 @@ from sentei.errors import CriterionError, StructureError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from hugging_face import WORDS, build, transformers
+from hugging_face import WORDS, build, inner_units, transformers
 from sentei.integrations.json_state import from_json, to_json
 from sentei.integrations.transformers import (
     PruningCallback,
@@ -54,7 +54,7 @@ def trainer(model, folder, *callbacks, rows=ROWS, **settings):
 
 
 def units(model):
-    return find_units(model, WORDS)
+    return inner_units(model, WORDS)
 
 
 DELETED = {"delete": True, "example": WORDS}
