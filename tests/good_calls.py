@@ -439,7 +439,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
             "inputs": w.x,
             "batch": 4,
         },
-        "find_units": {"inputs": False},
+        "find_units": {"inputs": False, "depth": True},
         "inventory": {"inputs": False},
         "fixed": {"scores": [1.0, 2.0]},
         "formats.inspect": path,

@@ -10,7 +10,7 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.errors import CriterionError
-from sentei.network.units import Group, Listener, Neurons
+from sentei.network.units import Branches, Group, Listener, Neurons, Synapses
 from sentei.probe.probe import Probe
 
 
@@ -19,7 +19,8 @@ from sentei.probe.probe import Probe
 class Ablation:
     """Rise in mean loss when each unit alone is removed: exact, for any network and loss.
 
-    Removing a unit sets the columns that read it to zero in all its listeners. Dead units score 0.
+    Removing a unit sets the columns that read it to zero in all its listeners; removing a branch,
+    its parameters. Dead units score 0.
 
     Attributes:
         repair: the repair applied before each removal, by name or as a function; None for none. The
@@ -40,14 +41,21 @@ class Ablation:
         """Return the rises in mean loss, (size,) float64; lowest removed first.
 
         Raises:
-            CriterionError: the group is a group of synapses.
+            CriterionError: the group is a group of synapses; or of branches, with a repair.
         """
-        if not isinstance(group, Neurons):
+        if isinstance(group, Synapses):
             raise CriterionError(
                 f"ablation scores whole units; {group.name!r} is a group of synapses. Score "
                 'synapses with "magnitude"'
             )
-        mix = None if self.repair is None else self._mixes(probe, group, self.repair)
+        if self.repair is not None and isinstance(group, Branches):
+            raise CriterionError(
+                f"a repair gives the outputs of units to others; {group.name!r} is a group of "
+                "branches. Score branches without a repair"
+            )
+        mix = None
+        if self.repair is not None and isinstance(group, Neurons):
+            mix = self._mixes(probe, group, self.repair)
         return probe.rises_without(group, mix=mix)
 
     def _mixes(self, probe: Probe, group: Neurons, how: str | Repair) -> dict[Listener, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
-from sentei.network.units import Group, Listener, Neurons, tensor_of
+from sentei.network.units import Group, Listener, Neurons, members_word, tensor_of
 from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
 from sentei.probe.summaries import mean_squared_gradient, second_moments
@@ -204,7 +204,8 @@ def _units(group: Group, what: str) -> Neurons:
     """The group; raises CriterionError if it is a group of synapses."""
     if not isinstance(group, Neurons):
         raise CriterionError(
-            f"{what} scores whole units; {group.name!r} is a group of synapses. Score synapses "
+            f"{what} scores whole units; {group.name!r} is a group of {members_word(group)}. "
+            "Score synapses "
             'with "magnitude"'
         )
     return group

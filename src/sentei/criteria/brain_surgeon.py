@@ -15,10 +15,10 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.criteria.activity import squared_listener_weights
 from sentei.criteria.repairs.compensation import DAMPING, damped, refitted, saliencies, swept
-from sentei.errors import GroupError
+from sentei.errors import CriterionError, GroupError
 from sentei.network.layout import Layout
 from sentei.network.mask import Mask
-from sentei.network.units import Group, Neurons, Synapses
+from sentei.network.units import Branches, Group, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.probe.summaries import input_products, inverse_covariances
 
@@ -101,13 +101,18 @@ class Obs:
         Raises:
             StructureError: synapses whose weight is used in other ways than by matrix products or
                 convolutions.
-            CriterionError: H has no inverse.
+            CriterionError: H has no inverse, or a group of branches.
         """
         if isinstance(group, Neurons):
             total = torch.zeros(group.size, dtype=torch.float64)
             for part, inverse in inverse_covariances(probe, group).items():
                 total += inverse.unexplained.cpu() * squared_listener_weights(probe, part) / 2
             return total
+        if isinstance(group, Branches):
+            raise CriterionError(
+                f"obs scores units and synapses; {group.name!r} is a group of branches. Score "
+                'branches with "ablation"'
+            )
         problem = _Problem.of(probe, group, self.damping)
         alive = problem.layout.matrices(living(probe.mask, group).to(problem.weights.device))
         found = saliencies(problem.weights, problem.products, alive)

@@ -12,7 +12,7 @@ from sentei.arguments import checked
 from sentei.criteria.trajectory import Trajectory, recorded
 from sentei.errors import CriterionError, unknown
 from sentei.network.belonging import check_groups
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Branches, Group, Neurons
 from sentei.probe.probe import Probe
 
 
@@ -72,7 +72,7 @@ class WeightChange:
         """Return the changes, (size,) float64; lowest removed first.
 
         Raises:
-            CriterionError: no trajectory, or kind "angle" for a group of synapses.
+            CriterionError: no trajectory, kind "angle" for a group of synapses, or branches.
         """
         if self.kind == "angle" and not isinstance(group, Neurons):
             raise CriterionError(
@@ -96,6 +96,11 @@ def _owned(group: Group) -> list[tuple[str, int | None, Tensor]]:
     """The weights of a group's members: parameter, dimension (None if flattened) and positions."""
     if isinstance(group, Neurons):
         return [(p.parameter, p.dim, p.index) for p in group.producers or group.listeners]
+    if isinstance(group, Branches):
+        raise CriterionError(
+            f"a change of weights is measured for units and synapses; {group.name!r} is a group of "
+            'branches. Score branches with "ablation"'
+        )
     return [(group.parameter, None, torch.arange(group.size).reshape(-1, 1))]
 
 

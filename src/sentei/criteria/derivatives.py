@@ -16,7 +16,7 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.errors import CriterionError, unknown
 from sentei.losses import LOSSES, PerSample, absolute_error, predicted
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Neurons, members_word
 from sentei.probe.probe import CURVATURES, Probe
 from sentei.probe.recording.recording import Slope
 
@@ -144,8 +144,8 @@ def skeletonization(probe: Probe, group: Group) -> Tensor:
     """
     if not isinstance(group, Neurons):
         raise CriterionError(
-            f"skeletonization scores whole units; {group.name!r} is a group of synapses. Score "
-            'synapses with "taylor1" or "obd"'
+            f"skeletonization scores whole units; {group.name!r} is a group of "
+            f'{members_word(group)}. Score synapses with "taylor1" or "obd"'
         )
     if probe.loss_name is None:
         raise CriterionError(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Synapses, members_word
 from sentei.probe.probe import Probe
 from sentei.probe.summaries import input_squares
 
@@ -36,9 +36,10 @@ def wanda(probe: Probe, group: Group) -> Tensor:
     language models (arXiv 2306.11695). They take the root of the sum over tokens, which ranks the
     synapses of a layer equally.
     """
-    if isinstance(group, Neurons):
+    if not isinstance(group, Synapses):
         raise CriterionError(
-            f"wanda scores single synapses; {group.name!r} is a group of {group.kind}s. Use groups "
+            f"wanda scores single synapses; {group.name!r} is a group of {members_word(group)}. "
+            "Use groups "
             'from find_synapses; the like for units is "contribution"'
         )
     moments = input_squares(probe, group)

@@ -13,7 +13,7 @@ from sentei.criteria.trajectory import recorded
 from sentei.errors import CriterionError
 from sentei.losses import per_sample_losses
 from sentei.network.belonging import check_groups
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Branches, Group, Neurons, Synapses, members_word
 from sentei.probe.probe import Probe
 from sentei.probe.recording.recording import Pass
 
@@ -35,9 +35,10 @@ def wsf(probe: Probe, group: Group) -> Tensor:
 
     Source: Bulin and Smidl (2017), Insight of Neural Network by Removing Synapses.
     """
-    if isinstance(group, Neurons):
+    if not isinstance(group, Synapses):
         raise CriterionError(
-            f"wsf scores single synapses; {group.name!r} is a group of {group.kind}s. Use groups "
+            f"wsf scores single synapses; {group.name!r} is a group of {members_word(group)}. "
+            "Use groups "
             "from find_synapses; the sweep removes units that have no synapses left"
         )
     trajectory = recorded(probe, "wsf", group)
@@ -62,11 +63,16 @@ def karnin(probe: Probe, group: Group) -> Tensor:
         first.
 
     Raises:
-        CriterionError: no trajectory.
+        CriterionError: no trajectory, or a group of branches.
 
     Source: Karnin (1990), A simple procedure for pruning back-propagation trained neural networks.
     """
     check_groups(probe.model, [group])
+    if isinstance(group, Branches):
+        raise CriterionError(
+            f"karnin scores units and synapses; {group.name!r} is a group of branches. Score "
+            'branches with "ablation"'
+        )
     if not isinstance(group, Neurons):
         return _karnin(probe, group, group.parameter).flatten()
     total = torch.zeros(group.size, dtype=torch.float64)
@@ -99,9 +105,10 @@ def gradient(probe: Probe, group: Group) -> Tensor:
         LossError: the loss is not finite.
         StaleError: weights changed without `Probe.update_` or `Probe.forget_`.
     """
-    if isinstance(group, Neurons):
+    if not isinstance(group, Synapses):
         raise CriterionError(
-            f"gradient scores single synapses; {group.name!r} is a group of {group.kind}s. Use "
+            f"gradient scores single synapses; {group.name!r} is a group of {members_word(group)}. "
+            "Use "
             "groups from find_synapses"
         )
     weight = probe.model.get_parameter(group.parameter)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.errors import CriterionError
 from sentei.network.belonging import positions_in
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Neurons, members_word
 from sentei.probe.probe import Probe
 
 Units = Annotated[int | Sequence[int] | Tensor, "a position, or several in a list or a tensor"]
@@ -83,8 +83,8 @@ def _checked(group: Group, unit: Units, gains: Gains) -> tuple[Tensor, Tensor]:
     """
     if not isinstance(group, Neurons):
         raise CriterionError(
-            f"a surface needs a group of whole units; {group.name!r} is a group of synapses. "
-            "Choose a group from find_units"
+            f"a surface needs a group of whole units; {group.name!r} is a group of "
+            f"{members_word(group)}. Choose a group from find_units"
         )
     values = torch.as_tensor(gains, dtype=torch.float64)
     if not values.isfinite().all():

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sentei.arguments import checked
 from sentei.errors import CriterionError, GroupError
 from sentei.network.belonging import check_groups
-from sentei.network.units import Group, Neurons, tensor_of
+from sentei.network.units import Branch, Branches, Group, Neurons, tensor_of
 from sentei.probe.probe import Probe
 
 
@@ -22,12 +22,14 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
     """Weight magnitude: |w| of a synapse, the Euclidean norm of a unit's incoming weights.
 
     Biases do not count. An input feature has no incoming weights; the weights that read it are
-    used.
+    used. Of a branch all its weights count.
 
     Returns:
         (size,) float64; lowest removed first.
     """
     check_groups(probe.model, [group])
+    if isinstance(group, Branches):
+        return torch.stack([_norm(probe.model, branch) for branch in group.branches])
     if not isinstance(group, Neurons):
         return probe.model.get_parameter(group.parameter).abs().double().flatten().cpu()
     squares = torch.zeros(group.size, dtype=torch.float64)
@@ -37,6 +39,13 @@ def magnitude(probe: Probe, group: Group) -> Tensor:
             slices = weight.double().cpu().movedim(part.dim, 0)[part.index]
             squares += slices.square().flatten(1).sum(1)
     return squares.sqrt()
+
+
+def _norm(model: nn.Module, branch: Branch) -> Tensor:
+    """Return the Euclidean norm of a branch's weights, () float64."""
+    weights = [tensor_of(model, name) for name in branch.parameters]
+    squares = [w.double().square().sum().cpu() for w in weights if w.ndim > 1]
+    return torch.stack([torch.zeros((), dtype=torch.float64), *squares]).sum().sqrt()
 
 
 @checked

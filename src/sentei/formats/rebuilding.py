@@ -11,6 +11,7 @@ from sentei.network.attention import FewerHeads
 from sentei.network.encoding.architecture import tensors_of
 from sentei.network.holders import restore_integers_
 from sentei.network.layers import Select, refresh_
+from sentei.network.zeros import Form, stand_in_
 
 SHOWN = 5  # largest number of names in a message
 
@@ -20,6 +21,7 @@ def fit_to_tensors_(
     tensors: Mapping[str, Tensor],
     tied: Mapping[str, str],
     attributes: Mapping[str, Mapping[str, int]],
+    zeros: Mapping[str, Form] | None = None,
 ) -> nn.Module:
     """Give a network the shapes, tensor values and integer attributes of a saved one, in place.
 
@@ -29,6 +31,8 @@ def fit_to_tensors_(
         tensors: every parameter and persistent buffer by name, shared ones once.
         tied: for each further name of a shared tensor, its name in `tensors`.
         attributes: integer attributes of modules that are not torch's own, by path.
+        zeros: the forms of the zeros in the place of the layers of removed branches, by path; no
+            branch was removed if None.
 
     Returns:
         The network; a new module only if the network itself is a layer that needs a Select or fewer
@@ -37,6 +41,7 @@ def fit_to_tensors_(
     Raises:
         StructureError: the tensors are not those of this network, whole or cut.
     """
+    stand_in_(network, zeros or {})
     network = _with_selects(network, tensors, attributes)
     network = _with_fewer_heads(network, tensors)
     given = {**tensors, **{name: tensors[first] for name, first in tied.items()}}

@@ -37,6 +37,7 @@ from sentei.network.encoding.packing import (
 )
 from sentei.network.encoding.size import skeleton
 from sentei.network.mask import Mask
+from sentei.network.zeros import Form, check_form
 
 _UNREADABLE = (
     *(OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError),
@@ -100,9 +101,9 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
             # Try on the meta device first: an error is raised before `into` changes.
             meta = {name: torch.empty_like(t, device="meta") for name, t in file.tensors.items()}
             outline = skeleton(bare).to("meta")  # also the few tensors that keep values in one
-            fit_to_tensors_(outline, meta, file.tied, file.attributes)
+            fit_to_tensors_(outline, meta, file.tied, file.attributes, file.zeros)
         network = _described(file) if bare is None else bare
-        filled = fit_to_tensors_(network, file.tensors, file.tied, file.attributes)
+        filled = fit_to_tensors_(network, file.tensors, file.tied, file.attributes, file.zeros)
         if file.card != Card():
             set_card_(filled, file.card)
         return (into if into is not None and filled is bare else filled).eval()
@@ -180,6 +181,7 @@ class _File:
     written_by: str
     architecture: dict[str, Any] | None
     attributes: dict[str, dict[str, int]]
+    zeros: dict[str, Form]
     tied: dict[str, str]
     mask_entries: list[Any]
     card: Card
@@ -225,6 +227,7 @@ def _read(path: str | Path) -> _File:
         written_by=str(card.get("sentei")),
         architecture=card.get("architecture"),
         attributes=_typed(path, card, "attributes", dict, _is_integers),
+        zeros=_typed(path, card, "zeros", dict, _is_form),
         tied=tied,
         mask_entries=_typed(path, card, "mask", list, lambda entry: isinstance(entry, dict)),
         card=_known(path, card),
@@ -291,6 +294,14 @@ def _known(path: Path, card: Mapping[str, Any]) -> Card:
 
 def _is_integers(values: Any) -> bool:
     return isinstance(values, dict) and all(type(value) is int for value in values.values())
+
+
+def _is_form(form: Any) -> bool:
+    try:
+        check_form(form)
+    except ValueError:
+        return False
+    return form is not None
 
 
 def _described(file: _File) -> nn.Module:

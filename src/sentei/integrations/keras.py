@@ -12,7 +12,7 @@ from sentei.arguments import checked
 from sentei.criteria import scores
 from sentei.errors import CriterionError, StructureError
 from sentei.network.mask import Mask
-from sentei.network.units import Group, Synapses
+from sentei.network.units import Group, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.rules.proposals import Proposal
 from sentei.pruning.rules.schedules import Progress
@@ -281,7 +281,7 @@ def _check_reads_weights_only(propose: Any, probe: Probe, group: Group) -> None:
 def _zeroed_kernels(group: Group) -> list[str]:
     if isinstance(group, Synapses):
         return [group.parameter]
-    return [part.parameter for part in group.listeners]
+    return [part.parameter for part in group.listeners] if isinstance(group, Neurons) else []
 
 
 def _optimizer_state(model: Any, kernel: Any) -> list[Any]:

@@ -191,4 +191,5 @@ def parts_of(group: Group) -> list[tuple[str, str]]:
     """Return the (layer name, kernel name) pairs of a group."""
     if isinstance(group, Synapses):
         return [(group.name, group.parameter)]
-    return [(part.layer, part.parameter) for part in (*group.producers, *group.listeners)]
+    parts = (*group.producers, *group.listeners) if isinstance(group, Neurons) else ()
+    return [(part.layer, part.parameter) for part in parts]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import GroupError
-from sentei.network.units import Group, Listener, Synapses
+from sentei.network.units import Branches, Group, Listener, Synapses
 
 
 def positions_in(group: Group, given: Tensor | Sequence[int]) -> Tensor:
@@ -81,6 +81,10 @@ def _demands(group: Group) -> list[tuple[str, Any, str]]:
     """Return the parameters that a group needs in a model: (name, test for it, description)."""
     if isinstance(group, Synapses):
         return [(group.parameter, lambda t: tuple(t.shape) == group.shape, f"shape {group.shape}")]
+
+    if isinstance(group, Branches):
+        names = dict.fromkeys(name for each in group.branches for name in each.parameters)
+        return [(name, lambda _: True, "any shape") for name in names]
 
     def reaches(part: Listener) -> Any:
         top = int(part.index.max()) if part.index.numel() else -1

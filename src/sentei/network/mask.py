@@ -20,7 +20,9 @@ from sentei.network.members import Members, ascending, positions_where
 from sentei.network.optimizer_state import states_of
 from sentei.network.reindex import Place, Reindexing, has_select
 from sentei.network.units import (
+    BRANCH,
     KINDS,
+    Branches,
     Group,
     Neurons,
     Synapses,
@@ -28,6 +30,7 @@ from sentei.network.units import (
     refuse_shared_positions,
     tensor_of,
 )
+from sentei.network.zeros import path_around
 
 
 @checked
@@ -207,6 +210,31 @@ class Mask:
         """Positions that `shrink` removes, by parameter and dimension."""
         return self._places("producers", "followers", "listeners")
 
+    @cached_property
+    def silenced(self) -> frozenset[str]:
+        """Names of the parameters of dead branches, which are zero as a whole."""
+        return frozenset(
+            name
+            for each in self._members.values()
+            for lost in each.lost
+            for name in lost.parameters
+        )
+
+    @cached_property
+    def stand_ins(self) -> dict[str, Any]:
+        """What `shrink` puts into the place of modules that dead branches alone need, by path."""
+        lost = (branch for each in self._members.values() for branch in each.lost)
+        return {path: form for branch in lost for path, form in branch.zeros.items()}
+
+    @cached_property
+    def outside_branches(self) -> Mask:
+        """The mask in which units that go with a dead branch as a whole are not removed as well."""
+        if not self.stand_ins:
+            return self
+        left = Reindexing({}, frozenset(), self.stand_ins)
+        own = (g for g in self._alive if isinstance(g, Neurons) and not left.is_left(g))
+        return self._with([Members(g, torch.ones_like(self._alive[g])) for g in own])
+
     def _places(self, *roles: str) -> dict[Place, Tensor]:
         """Return the positions of dead units in the parts with these roles, sorted, by place."""
         positions: dict[Place, list[Tensor]] = {}
@@ -248,7 +276,7 @@ class Mask:
         ]
 
     def _between_alive_units(self, parameter: str, shape: Sequence[int]) -> Tensor:
-        alive = torch.ones(tuple(shape), dtype=torch.bool)
+        alive = torch.full(tuple(shape), parameter not in self.silenced)
         for dim, positions in self._gone_of(parameter, shape).items():
             alive.index_fill_(dim, positions, False)
         return alive
@@ -274,7 +302,7 @@ class Mask:
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Zero in place the columns that read dead units, and the dead synapses.
+        """Zero in place columns that read dead units, dead synapses, and dead branches' parameters.
 
         Raises:
             GroupError: the groups are not the model's; nothing has changed then.
@@ -333,6 +361,8 @@ class Mask:
         zeroing: dict[str, list[Callable[[Tensor], object]]] = {}
         for (name, dim), where in self.unread.items():
             zeroing.setdefault(name, []).append(_zero_columns(dim, where))
+        for name in sorted(self.silenced):
+            zeroing.setdefault(name, []).append(Tensor.zero_)
         for group, alive in self._alive.items():
             if isinstance(group, Synapses) and not alive.all():
                 zeroing.setdefault(group.parameter, []).append(_zero_entries(alive))
@@ -377,11 +407,16 @@ class Mask:
 
         Without `places` the groups of units have names and sizes, and no slices.
         """
-        shrinking = Reindexing(self.gone, self.wrapped)
+        shrinking = Reindexing(self.gone, self.wrapped, self.stand_ins)
         for group, alive in self._alive.items():
             if isinstance(group, Synapses):
-                yield group, shrinking.synapses(group, self.weights_left(group).shape)
-            elif count := self.count(group):
+                if path_around(group.parameter, self.stand_ins) is None:
+                    yield group, shrinking.synapses(group, self.weights_left(group).shape)
+            elif not (count := self.count(group)):
+                continue
+            elif isinstance(group, Branches):
+                yield group, shrinking.branches(group, alive)
+            elif shrinking.is_left(group):
                 bare = shrinking.renamed(group, count)
                 yield group, shrinking.with_places(bare, group, alive) if places else bare
 
@@ -409,15 +444,15 @@ class Mask:
         Raises:
             ValueError: an unknown kind, with the nearest known one.
         """
-        if kind not in (*KINDS, "synapse"):
-            raise ValueError(unknown("kind", kind, (*KINDS, "synapse")))
+        if kind not in (*KINDS, "synapse", BRANCH):
+            raise ValueError(unknown("kind", kind, (*KINDS, "synapse", BRANCH)))
         return self._with(
             [Members(g, torch.ones_like(a)) for g, a in self._alive.items() if g.kind == kind]
         )
 
     @cached_property
     def touched(self) -> frozenset[str]:
-        """Names of the layers that compute, pass on or read a dead unit."""
+        """Names of the layers that compute, pass on or read a dead unit of a group of units."""
         return frozenset(
             part.layer
             for group in self._alive

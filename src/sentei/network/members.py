@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sentei.network.reindex import Place
-from sentei.network.units import Group, Listener, Neurons, Synapses
+from sentei.network.units import Branch, Branches, Group, Listener, Neurons, Synapses
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +55,19 @@ class Members:
         return found
 
     @property
+    def lost(self) -> list[Branch]:
+        """The dead branches of a group of branches; none of another group."""
+        branches = self.group.branches if isinstance(self.group, Branches) else ()
+        return [branches[at] for at in self.dead.tolist()] if branches else []
+
+    @property
     def parameters(self) -> set[str]:
         """Names of the parameters of which the group's members are entries."""
         group = self.group
         if isinstance(group, Synapses):
             return {group.parameter}
+        if isinstance(group, Branches):
+            return {name for branch in group.branches for name in branch.parameters}
         return {part.parameter for part in (*group.producers, *group.followers, *group.listeners)}
 
 

@@ -48,6 +48,15 @@ def states_of(given: Optimizers, parameter: Tensor) -> Iterator[dict[str, Any]]:
             yield optimizer.state[parameter]
 
 
+def forget_(given: Optimizers, parameter: Tensor) -> None:
+    """Take a parameter that is no longer in the network from each optimizer."""
+    parameter.grad = None
+    for optimizer in with_inner(given):
+        optimizer.state.pop(parameter, None)
+        for group in optimizer.param_groups:
+            group["params"] = [own for own in group["params"] if own is not parameter]
+
+
 def refuse_other_shapes(given: Optimizers) -> None:
     """Check that what the optimizers keep can be cut with the weights.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sentei.network.mask import Mask
 from sentei.network.units import Neurons
+from sentei.network.zeros import path_around
 
 
 def smallest(groups: Iterable[Neurons]) -> Mask:
@@ -34,8 +35,13 @@ def removed_parameters(model: nn.Module, mask: Mask) -> int:
 def shapes_left(model: nn.Module, mask: Mask) -> dict[Tensor, list[int]]:
     """Return the shape that each parameter has after `shrink(model, mask)`."""
     named = dict(model.named_parameters(remove_duplicate=False))
-    left: dict[Tensor, list[int]] = {own: list(own.shape) for own in named.values()}
+    stay: set[Tensor | None] = {
+        own for name, own in named.items() if not path_around(name, mask.stand_ins)
+    }
+    left: dict[Tensor, list[int]] = {
+        own: list(own.shape) if own in stay else [0] for own in named.values()
+    }
     for (name, dim), positions in mask.gone.items():
-        if name in named:  # buffers, such as running means, are no parameters
+        if named.get(name) in stay:  # buffers, such as running means, are no parameters
             left[named[name]][dim] -= len(positions)
     return left

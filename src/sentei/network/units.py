@@ -1,4 +1,4 @@
-"""Define what can be pruned: groups of units (neurons, channels, heads, inputs) and of synapses.
+"""Define what can be pruned: groups of units, of synapses, and of residual branches.
 
 A group of units stores which slices of which parameters belong to each of its units. Everything
 else in the package works with groups and positions within them, and does not depend on the types of
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from sentei.errors import GroupError
 # rows, torch's weight norm ends the process.
 _NEED_ONE = re.compile(r"\.parametrizations\.|\bweight_[gv]$|\b(weight|bias)_(ih|hh|hr)\w*$")
 KINDS = ("neuron", "channel", "head", "input")
+BRANCH = "branch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,54 @@ class Synapses:
             )
 
 
-Group = Neurons | Synapses
+@dataclass(frozen=True)
+class Branch:
+    """One residual branch: layers whose result is added to a stream, and which do nothing else.
+
+    Attributes:
+        name: the layer that computes the result (with ":2", ":3", … where it computes several).
+        parameters: qualified names of the parameters that only the branch uses. With zeros in them
+            its result is zero.
+        gates: those of them that its result is proportional to; none where a norm comes last.
+        zeros: for each module that computes nothing else, what `shrink` puts into its place: the
+            form of its results, as `network.zeros.Zeros` takes it.
+    """
+
+    name: str
+    parameters: tuple[str, ...] = field(repr=False)
+    gates: tuple[str, ...] = field(default=(), repr=False)
+    zeros: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@checked
+@dataclass(frozen=True)
+class Branches:
+    """The residual branches of a network: each is one unit, and is removed whole.
+
+    Attributes:
+        name: of the group.
+        size: number of branches.
+        branches: the branches, in the order in which they are added.
+    """
+
+    name: str
+    size: int
+    branches: tuple[Branch, ...] = field(compare=False, repr=False)
+    kind: str = BRANCH
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each branch."""
+        return tuple(branch.name for branch in self.branches)
+
+
+Group = Neurons | Synapses | Branches
+_PLURALS = {"synapse": "synapses", BRANCH: "branches"}
+
+
+def members_word(group: Group) -> str:
+    """Return what the members of a group are called in messages, such as "synapses"."""
+    return _PLURALS.get(group.kind, f"{group.kind}s")
 
 
 def tensor_of(model: nn.Module, name: str) -> Tensor:

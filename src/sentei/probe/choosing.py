@@ -18,12 +18,12 @@ from sentei.losses import per_sample_losses
 from sentei.nests import tensors
 from sentei.network.calls import recorded_names
 from sentei.network.surgery.comparing import TOLERANCE
-from sentei.network.units import Group, Listener, Neurons, Synapses, tensor_of
+from sentei.network.units import Branch, Branches, Group, Listener, Neurons, Synapses, tensor_of
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain import find_chain
 from sentei.probe.engines.gates import Gates
 from sentei.probe.engines.synapses import SynapseGates
-from sentei.probe.engines.whole_passes import WholePasses
+from sentei.probe.engines.whole_passes import BranchPasses, WholePasses
 from sentei.probe.recording.recording import (
     Need,
     Pass,
@@ -114,7 +114,10 @@ class Engines:
 
         A chain for synapses is one for the columns of their weight.
         """
-        recording, listeners = self.recording, listeners_of(self.recording.model, group)
+        recording = self.recording
+        if isinstance(group, Branches):
+            return BranchPasses(recording, group)
+        listeners = listeners_of(recording.model, group)
         unit = torch.tensor([_column(group, member)])
         zeroed = zeroed_columns(recording.model, listeners, unit)
         chain = find_chain(recording, listeners, self.losses)
@@ -165,7 +168,15 @@ def zeroed_columns(
     }
 
 
-def listeners_of(model: nn.Module, group: Group) -> dict[str, Listener]:
+def zeroed_in(model: nn.Module, group: Group) -> set[str]:
+    """Return the names under which calls use the parameters that a cut of a group changes."""
+    if isinstance(group, Branches):
+        names = recorded_names(model)
+        return {names[name] for branch in group.branches for name in branch.parameters}
+    return {*listeners_of(model, group)}
+
+
+def listeners_of(model: nn.Module, group: Neurons | Synapses) -> dict[str, Listener]:
     """Return a group's listeners by the parameter names under which calls use them.
 
     Listeners of the same parameter and dimension are joined into one with all their columns. For
@@ -186,7 +197,7 @@ def listeners_of(model: nn.Module, group: Group) -> dict[str, Listener]:
     return found
 
 
-def _column(group: Group, member: int) -> int:
+def _column(group: Neurons | Synapses, member: int) -> int:
     """Return the unit itself, or the column of the weight that a synapse is in."""
     if isinstance(group, Neurons):
         return member
@@ -211,6 +222,8 @@ def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str,
 
 def largest_weights(model: nn.Module, group: Group) -> Tensor:
     """(size,) the largest absolute weight of each member: that reads a unit, or is the synapse."""
+    if isinstance(group, Branches):
+        return torch.stack([_largest(model, branch) for branch in group.branches])
     if isinstance(group, Neurons):
         return largest_weight_read(model, listeners_of(model, group)).cpu()
     return model.get_parameter(group.parameter).detach().abs().flatten().cpu()
@@ -225,6 +238,12 @@ def largest_weight_read(model: nn.Module, listeners: Mapping[str, Listener]) -> 
         columns = weight.amax(other) if other else weight
         largest.append(columns[part.index.to(weight.device)].amax(1))
     return torch.stack(largest).amax(0)
+
+
+def _largest(model: nn.Module, branch: Branch) -> Tensor:
+    """Return the largest absolute entry of the parameters that silence a branch, ()."""
+    each = [tensor_of(model, name).detach().abs().amax().double() for name in branch.parameters]
+    return torch.stack(each).amax().cpu()
 
 
 def check_recording(recording: Recording) -> None:

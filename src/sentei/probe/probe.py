@@ -21,14 +21,14 @@ from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.cutting import WeightRecord
-from sentei.network.units import Group, Listener, Neurons
+from sentei.network.units import Branches, Group, Listener, Neurons, Synapses
 from sentei.probe.choosing import (
     Engine,
     Engines,
     UnitEngine,
     check_recording,
-    listeners_of,
     mixes_by_name,
+    zeroed_in,
 )
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain_derivatives import check_smooth
@@ -364,7 +364,7 @@ class Probe:
         if self._engines is None or not changed:
             return
         recording = self._engines.recording
-        names = {name for group in changed for name in listeners_of(self.model, group)}
+        names = {name for group in changed for name in zeroed_in(self.model, group)}
         survey = recording.survey
         first = min((at for name in names for at in survey.users(name)), default=0)
         first = first if survey.elsewhere.isdisjoint(names) else 0
@@ -409,14 +409,23 @@ class Probe:
         return Engines(recording, CandidateLosses(self.loss_name, self.per_sample))
 
     def check_units(self, group: Group) -> Neurons:
-        """Return the group; raise GroupError if it is of synapses, or of another model."""
-        if not isinstance(group, Neurons):
+        """Return the group; raise GroupError if it is no group of units, or of another model."""
+        self._check_removable(group)
+        if isinstance(group, Branches):
+            raise GroupError(
+                f"outputs are measured of units that layers read; {group.name!r} is a group of "
+                "branches. Use a criterion for branches, such as ablation."
+            )
+        assert isinstance(group, Neurons)
+        return group
+
+    def _check_removable(self, group: Group) -> None:
+        if isinstance(group, Synapses):
             raise GroupError(
                 f"removal is measured for whole units only; {group.name!r} is a group of "
                 "synapses. Use a criterion for synapses, such as magnitude."
             )
         check_groups(self.model, [group])
-        return group
 
     def check_smooth(self, recording: Recording, order: int) -> None:
         """Raise CriterionError if the loss cannot be differentiated `order` times (1 or 2)."""
@@ -431,7 +440,7 @@ class Probe:
         shape: tuple[int, ...] = (),
     ) -> Tensor:
         """As `_per_member`, for what is defined for units only."""
-        self.check_units(group)
+        self._check_removable(group)
         any_engine = cast("Callable[[Engine, Pass, Tensor], Tensor]", measure)
         return self._per_member(group, units, any_engine, shape)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from sentei.distributed import sum_across
 from sentei.errors import DataError
 from sentei.network.example import undisturbed
-from sentei.network.units import Group
+from sentei.network.units import Group, Neurons
 from sentei.probe.choosing import Engines, UnitEngine, listeners_of
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.sample_slopes import SampleSlopes
@@ -40,7 +40,7 @@ class _Job:
         engine: measures them.
     """
 
-    group: Group
+    group: Neurons
     matter: Tensor
     units: Tensor
     engine: UnitEngine
@@ -168,7 +168,9 @@ def _jobs(recording: Recording, probe: Probe, units: Mapping[Group, Tensor]) -> 
     for group, own in units.items():
         matter, engine = engines.engine_for(group, own)
         if engine is not None:
-            jobs.append(_Job(group, matter, own[matter], cast("UnitEngine", engine)))
+            jobs.append(
+                _Job(probe.check_units(group), matter, own[matter], cast("UnitEngine", engine))
+            )
     return jobs
 
 

@@ -18,7 +18,7 @@ from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
-from sentei.network.units import Group, Neurons, find_synapses
+from sentei.network.units import Group, Synapses, find_synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
@@ -76,7 +76,7 @@ class restricted:  # noqa: N801 - used like a function: restricted("units:50", p
 
 
 def _kind(group: Group) -> str:
-    return "unit" if isinstance(group, Neurons) else "synapse"
+    return "synapse" if isinstance(group, Synapses) else "unit"
 
 
 @dataclass(frozen=True)

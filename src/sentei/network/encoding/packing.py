@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,7 +19,8 @@ from sentei.errors import FileError, StructureError
 from sentei.network.encoding.architecture import describe, tensors_of
 from sentei.network.holders import public_integers
 from sentei.network.mask import Mask
-from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
+from sentei.network.units import BRANCH, KINDS, Branch, Branches, Group, Listener, Neurons, Synapses
+from sentei.network.zeros import check_form, stand_ins
 
 FORMAT = 1  # of the file; raised with every change that an older sentei could not read
 INDEX = "model.safetensors.index.json"  # of a folder of files, as other libraries name it
@@ -61,6 +63,8 @@ def contents(model: nn.Module, mask: Mask | None = None) -> tuple[dict[str, Tens
         architecture = None
     card = {"format": FORMAT, "sentei": _version(), "architecture": architecture}
     card |= {"attributes": public_integers(model), "tied": tied}
+    if forms := stand_ins(model):
+        card["zeros"] = forms
     if known := card_of(model).data():
         card["card"] = known
     if mask is not None and any(mask.count(group) < group.size for group in mask.groups):
@@ -167,7 +171,7 @@ def unpack_groups(tensors: Mapping[str, Tensor], entries: Any) -> list[Group]:
         FileError: `tensors` and `entries` are not what `pack_groups` returns.
     """
     try:
-        if any(entry["kind"] != "synapse" and "places" not in entry for entry in entries):
+        if any(entry["kind"] in KINDS and "places" not in entry for entry in entries):
             raise ValueError("a group of units has no places")
         return [_group(entry, i, tensors) for i, entry in enumerate(entries)]
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -207,6 +211,8 @@ def _entry(group: Group, i: int, tensors: dict[str, Tensor], *, places: bool) ->
     entry = {"kind": group.kind, "name": group.name, "size": group.size}
     if isinstance(group, Synapses):
         entry |= {"parameter": group.parameter, "shape": list(group.shape)}
+    elif isinstance(group, Branches):
+        entry["branches"] = [asdict(branch) for branch in group.branches]
     elif places:
         entry["places"] = {role: _places(group, role, i, tensors) for role in _ROLES}
     return entry
@@ -226,6 +232,8 @@ def _group(entry: dict[str, Any], i: int, tensors: Mapping[str, Tensor]) -> Grou
         if math.prod(shape) != size:
             raise ValueError(f"{size} synapses do not fill shape {shape}")
         return Synapses(name, size, _word(entry["parameter"]), shape)
+    if entry["kind"] == BRANCH:
+        return _branches(name, size, entry["branches"])
     if entry["kind"] not in KINDS:
         raise ValueError(f"{entry['kind']!r} is no kind of group")
     places = entry.get("places", dict.fromkeys(_ROLES, ()))
@@ -236,6 +244,20 @@ def _group(entry: dict[str, Any], i: int, tensors: Mapping[str, Tensor]) -> Grou
         for role in _ROLES
     }
     return Neurons(name, entry["kind"], size, **parts)
+
+
+def _branches(name: str, size: int, stored: Any) -> Branches:
+    if len(stored) != size:
+        raise ValueError(f"{len(stored)} branches are described where {size} are counted")
+    return Branches(name, size, tuple(map(_branch, stored)))
+
+
+def _branch(stored: Any) -> Branch:
+    zeros = {_word(path): form for path, form in stored["zeros"].items()}
+    for form in zeros.values():
+        check_form(form)
+    parameters, gates = (tuple(map(_word, stored[key])) for key in ("parameters", "gates"))
+    return Branch(_word(stored["name"]), parameters, gates, zeros)
 
 
 def _dead(group: Group, entry: dict[str, Any], packed: Tensor | None) -> Tensor:

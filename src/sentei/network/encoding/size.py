@@ -35,7 +35,7 @@ from sentei.network.layers import Standardise
 from sentei.network.mask import Mask
 from sentei.network.parameters import shapes_left
 from sentei.network.surgery.cutting import remove_dead_
-from sentei.network.units import Neurons, find_synapses, tensor_of
+from sentei.network.units import Synapses, find_synapses, tensor_of
 from sentei.running import Example, forward_of, own_inputs, run
 
 
@@ -71,7 +71,7 @@ def counts(model: nn.Module, mask: Mask) -> Counts:
     mask.check(model)
     left = mask.outline()
     alive = {group: left.count(group) for group in left.groups}
-    units = (g for g in mask.groups if isinstance(g, Neurons) and g.kind != "input")
+    units = (g for g in mask.groups if not isinstance(g, Synapses) and g.kind != "input")
     with without_dead(model, mask) as small:
         return Counts(
             units=sum(mask.count(group) for group in units),

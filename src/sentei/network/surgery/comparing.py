@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sentei.errors import CertificateError
-from sentei.network.surgery.observing import Observed
+from sentei.network.surgery.observing import GONE, Observed
 
 Pair = tuple[str, Any, Any]  # a name; the masked network's value and the other network's
 Marks = Sequence[Tensor]  # for each layer, where its results belong to alive units
@@ -51,7 +51,7 @@ def paired(
 
 
 def _output_pairs(want: Any, got: Any, where: str) -> tuple[list[Pair], list[str]]:
-    mine, theirs = dict(_leaves(want, "output")), dict(_leaves(got, "output"))
+    mine, theirs = dict(leaves(want, "output")), dict(leaves(got, "output"))
     if mine.keys() != theirs.keys():
         names = ", ".join(sorted(mine.keys() ^ theirs.keys())[:4])
         raise CertificateError(
@@ -83,8 +83,11 @@ def _check_form(name: str, a: Tensor, b: Tensor, where: str) -> None:
 def fit(marks: Marks, seen: Observed) -> bool:
     """Return whether marks that were found on other inputs say where layers' results are alive."""
     return len(marks) == len(seen.layers) and all(
-        mark.ndim == result.ndim
-        and all(of in (1, size) for of, size in zip(mark.shape, result.shape, strict=True))
+        mark is GONE
+        or (
+            mark.ndim == result.ndim
+            and all(of in (1, size) for of, size in zip(mark.shape, result.shape, strict=True))
+        )
         for mark, (_, result) in zip(marks, seen.layers, strict=True)
     )
 
@@ -93,10 +96,13 @@ def _layer_pairs(
     want: Observed, got: Observed, marks: Marks, where: str
 ) -> tuple[list[Pair], list[str]]:
     """Return the results of layers in pairs, at the positions of alive units."""
-    if want.names != got.names:
+    stays = [
+        (layer, mark) for layer, mark in zip(want.layers, marks, strict=True) if mark is not GONE
+    ]
+    if [name for (name, _), _ in stays] != got.names:
         return [], [f"layers in {where} (the networks call different functions)"]
     pairs, left_out = [], []
-    layers = zip(want.layers, got.layers, marks, strict=True)
+    layers = ((a, b, mark) for (a, mark), b in zip(stays, got.layers, strict=True))
     for i, ((name, a), (_, b), alive) in enumerate(layers):
         title = f"layer call {i + 1} ({name})"
         part = a if a.shape == b.shape else _alive_part(a, alive)
@@ -166,21 +172,21 @@ def _difference_of_finite(a: Tensor, b: Tensor) -> float | None:
     return largest / scale
 
 
-def _leaves(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield the leaves of an output: of mappings, sequences, dataclasses and objects."""
     if isinstance(value, (Tensor, *_PLAIN)) or depth > _DEPTH:
         yield name, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _leaves(item, f"{name}[{key!r}]", depth + 1)
+            yield from leaves(item, f"{name}[{key!r}]", depth + 1)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            yield from _leaves(item, f"{name}[{i}]", depth + 1)
+            yield from leaves(item, f"{name}[{i}]", depth + 1)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from _leaves(getattr(value, field.name), f"{name}.{field.name}", depth + 1)
+            yield from leaves(getattr(value, field.name), f"{name}.{field.name}", depth + 1)
     elif hasattr(value, "__dict__") and not callable(value) and vars(value):
         for key, item in vars(value).items():
-            yield from _leaves(item, f"{name}.{key}", depth + 1)
+            yield from leaves(item, f"{name}.{key}", depth + 1)
     else:
         yield name, value

@@ -11,9 +11,10 @@ from sentei.errors import StructureError
 from sentei.network.attention import FewerHeads
 from sentei.network.layers import Select, refresh_
 from sentei.network.mask import Mask
-from sentei.network.optimizer_state import Optimizers, states_of
+from sentei.network.optimizer_state import Optimizers, forget_, states_of
 from sentei.network.reindex import Place, remaining_positions
 from sentei.network.units import Neurons, tensor_of
+from sentei.network.zeros import stand_in_
 
 
 class WeightRecord(Protocol):
@@ -35,6 +36,7 @@ def remove_dead_(
     Returns:
         The model; a new `Sequential` only if the model itself is a layer that needs a Select.
     """
+    mask = mask.outside_branches
     _replace_attention_(model, mask)
     owners = {layer: model.get_submodule(layer) for layer in mask.touched}
     selects = {layer: _selection(model, mask, layer) for layer in mask.wrapped}
@@ -51,7 +53,20 @@ def remove_dead_(
         _swap_(tensor, kept)
     for module in owners.values():
         refresh_(module)
+    _remove_branches_(model, mask, optimizer)
     return _wrap_(model, selects)
+
+
+def _remove_branches_(model: nn.Module, mask: Mask, optimizer: Optimizers) -> None:
+    """Put zeros into the place of what dead branches alone need, and forget its optimizer state."""
+    if not mask.stand_ins:
+        return
+    before = [*model.parameters()]
+    stand_in_(model, mask.stand_ins)
+    left = {id(parameter) for parameter in model.parameters()}
+    for parameter in before:
+        if id(parameter) not in left:
+            forget_(optimizer, parameter)
 
 
 def _selected(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:

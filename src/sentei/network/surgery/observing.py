@@ -23,6 +23,7 @@ from sentei.network.torch_functions import argument_tensors
 from sentei.running import Example, run
 
 LAYERS = frozenset((*MIXING, *PASSING, F.scaled_dot_product_attention))
+GONE = torch.zeros(0, dtype=torch.bool)  # the mark of what a smaller network does not compute
 SLOPE = 0.3  # of leaking rectifiers below 0, and of their saturated part
 SPREAD = 0.5, 2.0  # standard deviations of a layer's outputs that need no calibration
 DROPOUTS = frozenset(
@@ -89,7 +90,7 @@ def observed(
         torch.manual_seed(seed)
         observer = _Observer(model, leaking=leaking, marked=dead is not None)
         observer.calibrating = calibrating
-        with observer:
+        with observer, _without_branches(model, dead, observer.layers):
             outputs = run(model.train(training), example)
     if observer.is_stale:  # a result from before a weight changed: what is known is computed anew
         return observed(model, example, training=training, leaking=leaking, dead=dead, seed=seed)
@@ -101,6 +102,29 @@ def _marking(model: nn.Module, dead: Mask | None) -> AbstractContextManager[None
         return nullcontext()
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return poisoned(held, dead.computing)
+
+
+@contextmanager
+def _without_branches(
+    model: nn.Module, dead: Mask | None, layers: list[tuple[str, Tensor]]
+) -> Iterator[None]:
+    """Note in `layers` of what modules compute that dead branches alone need: nothing stays."""
+    begun: list[int] = []
+
+    def leave(*_: Any) -> None:
+        begin = begun.pop()
+        layers[begin:] = [(name, GONE) for name, _ in layers[begin:]]
+
+    handles = []
+    for path in {} if dead is None else dead.stand_ins:
+        module = model.get_submodule(path)
+        handles.append(module.register_forward_pre_hook(lambda *_: begun.append(len(layers))))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Observer(Calls):

@@ -157,7 +157,8 @@ def apply_patch_(model: nn.Module, patch: Patch) -> nn.Module:
     """Set the attributes of a patch and return the network."""
     at = holders(model)
     for path, attribute, value in patch:
-        setattr(at[path], attribute, value)
+        if path in at:  # else it belongs to a branch that has been removed
+            setattr(at[path], attribute, value)
     return model
 
 

@@ -69,11 +69,12 @@ def shrink(
         raise ValueError(unknown("choice sparse=", sparse, ["auto"]) + " None keeps layers dense.")
     refuse_finished(model)
     mask.check(model)
-    _refuse_emptied(mask)
+    cut = mask.outside_branches
+    _refuse_emptied(cut)
     example = with_forward(model, guessed(model) if example is None else example, forward)
     masked = copied(model)
     mask.apply_(masked)
-    small = _smaller(Reference(masked, example, mask), mask)
+    small = _smaller(Reference(masked, example, cut), cut)
     return small if sparse is None else _sparsified(small, example)
 
 

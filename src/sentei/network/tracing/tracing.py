@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal, overload
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -12,22 +13,44 @@ from sentei.errors import StructureError
 from sentei.network.copying import restored_attributes
 from sentei.network.example import check, smallest, undisturbed
 from sentei.network.forward import with_forward
+from sentei.network.tracing.branches import find_branches
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
 from sentei.network.tracing.offering import Offer, offer
 from sentei.network.tracing.reducing import reduced
 from sentei.network.tracing.replay import Replay
 from sentei.network.tracing.sharing import shared_rows
-from sentei.network.units import Neurons
+from sentei.network.units import Branches, Neurons
 from sentei.running import Example, Forward, on_threads
 
 WAYS = 4  # of taking rows for shared ones are tried, each in a trace of its own
 
 
+@overload
+def find_units(
+    model: nn.Module,
+    example: Example,
+    inputs: bool = False,
+    forward: Forward | None = None,
+    depth: Literal[False] = False,
+) -> list[Neurons]: ...
+@overload
+def find_units(
+    model: nn.Module,
+    example: Example,
+    inputs: bool = False,
+    forward: Forward | None = None,
+    *,
+    depth: bool,
+) -> list[Neurons | Branches]: ...
 @checked
 def find_units(
-    model: nn.Module, example: Example, inputs: bool = False, forward: Forward | None = None
-) -> list[Neurons]:
+    model: nn.Module,
+    example: Example,
+    inputs: bool = False,
+    forward: Forward | None = None,
+    depth: bool = False,
+) -> Any:
     """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
 
     The model runs once, and again in training mode, where it may use other layers. Then its
@@ -46,16 +69,22 @@ def find_units(
         forward: how the network is run, a function (model, example) -> outputs: for a part of it,
             several calls, or unusual arguments. It reaches all layers through its first argument.
             If None, `model(example)`, `model(*example)` or `model(**example)`.
+        depth: whether to offer residual branches too, in one group of kind "branch": attention,
+            feed-forward layers or a block of convolutions that are added to a stream, each one unit
+            that is removed whole. What `shrink` removes are the modules that a branch alone needs.
 
     Returns:
-        The groups in the order of their first producers; indices are int64 on the CPU.
+        The groups in the order of their first producers, that of the branches last; indices are
+        int64 on the CPU.
 
     Raises:
         StructureError: the network cannot be followed (no use of a weight is seen, its calls depend
             on values, or an operation hides which columns read which rows).
         DataError: the example does not run.
     """
-    return traced(model, with_forward(model, example, forward), inputs=inputs).groups
+    example = with_forward(model, example, forward)
+    groups = traced(model, example, inputs=inputs).groups
+    return [*groups, *find_branches(model, example)] if depth else groups
 
 
 @checked

@@ -7,6 +7,7 @@ in a function that sentei does not know.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from sentei.errors import CriterionError, StructureError
 from sentei.losses import PerSample, per_sample_losses
-from sentei.network.units import Listener, tensor_of
+from sentei.network.calls import recorded_names
+from sentei.network.units import Branches, Listener, tensor_of
 from sentei.probe.engines.chain_derivatives import gradient, slope
 from sentei.probe.engines.gate_derivatives import first_by_autograd
 from sentei.probe.recording.recording import (
@@ -28,16 +30,22 @@ from sentei.probe.recording.recording import (
 
 
 @dataclass(eq=False)
-class WholePasses:
-    """Engine for units of any network: a gate multiplies the columns that read a unit.
+class _Passes(ABC):
+    """Engine that runs the whole network once for each unit and gain.
 
     Attributes:
         recording: the recording of the network.
-        listeners: the group's listeners by the parameter names under which calls use them.
     """
 
     recording: Recording
-    listeners: Mapping[str, Listener]
+
+    @abstractmethod
+    def changed(self, unit: Tensor, gain: Tensor) -> dict[str, Tensor]:
+        """Return the weights that differ with the gate of a unit at a gain, by recorded name."""
+
+    @abstractmethod
+    def reason(self) -> str:
+        """Return why whole passes are needed."""
 
     @property
     def need(self) -> Need:
@@ -65,9 +73,8 @@ class WholePasses:
         """
         del block, units, mixes
         raise StructureError(
-            "a repair is measured where layers read the units themselves; the weights that read "
-            f"them ({', '.join(sorted(self.listeners))}) are computed from others, or used by a "
-            "function that sentei does not know. Measure without a repair."
+            "a repair is measured where layers read the units themselves; "
+            f"{self.reason()}. Measure without a repair."
         )
 
     def slopes(self, block: Pass, units: Tensor, asked: Slope) -> Tensor:
@@ -94,10 +101,8 @@ class WholePasses:
         """
         if kind == "diagonal":
             raise CriterionError(
-                "the diagonal recursion needs a single linear layer that reads the units; the "
-                f"weights that read them ({', '.join(sorted(self.listeners))}) are computed from "
-                "others, or used by a function that sentei does not know. Use "
-                'curvature="full", which is exact for any network.'
+                "the diagonal recursion needs a single linear layer that reads the units; "
+                f'{self.reason()}. Use curvature="full", which is exact for any network.'
             )
         found = [self._second(block, unit) for unit in units]
         return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
@@ -128,14 +133,69 @@ class WholePasses:
         self, block: Pass, unit: Tensor, gain: Tensor, loss: PerSample | None = None
     ) -> Tensor:
         """(n,) losses with the gate of a unit at a gain."""
-        weights = {
-            name: self._gated(name, part, unit, gain) for name, part in self.listeners.items()
-        }
-        out = self.recording.output(block.samples, weights)
+        out = self.recording.output(block.samples, self.changed(unit, gain))
         return per_sample_losses(loss or self.recording.per_sample, out, block.samples.targets)
+
+
+@dataclass(eq=False)
+class WholePasses(_Passes):
+    """Engine for units of any network: a gate multiplies the columns that read a unit.
+
+    Attributes:
+        listeners: the group's listeners by the parameter names under which calls use them.
+    """
+
+    listeners: Mapping[str, Listener]
+
+    def changed(self, unit: Tensor, gain: Tensor) -> dict[str, Tensor]:
+        """Return the weights of the listeners with a unit's columns multiplied by a gain."""
+        return {name: self._gated(name, part, unit, gain) for name, part in self.listeners.items()}
+
+    def reason(self) -> str:
+        """Return why whole passes are needed."""
+        return (
+            f"the weights that read them ({', '.join(sorted(self.listeners))}) are computed from "
+            "others, or used by a function that sentei does not know"
+        )
 
     def _gated(self, name: str, part: Listener, unit: Tensor, gain: Tensor) -> Tensor:
         weight = tensor_of(self.recording.model, name).detach()
         columns = part.index[unit].to(weight.device)
         own = weight.index_select(part.dim, columns) * gain.to(weight)
         return weight.index_copy(part.dim, columns, own)
+
+
+@dataclass(eq=False)
+class BranchPasses(_Passes):
+    """Engine for residual branches: a gate multiplies what a branch adds to its stream.
+
+    Attributes:
+        group: the branches.
+    """
+
+    group: Branches
+
+    def changed(self, unit: Tensor, gain: Tensor) -> dict[str, Tensor]:
+        """Return the parameters that a branch is proportional to, multiplied by a gain.
+
+        Raises:
+            CriterionError: it is proportional to none, and the gain is not 0.
+        """
+        branch = self.group.branches[int(unit)]
+        model, removes = self.recording.model, not gain.requires_grad and float(gain) == 0
+        names = branch.parameters if removes else branch.gates
+        if not names:
+            raise CriterionError(
+                f"a gate is the factor of what a branch adds to its stream; branch {branch.name!r} "
+                "ends in a norm without a scale that its result is proportional to, so that it has "
+                'no gate between 0 and 1. Score branches with "ablation".'
+            )
+        recorded = recorded_names(model)
+        tensors = {recorded[name]: tensor_of(model, name).detach() for name in names}
+        if removes:
+            return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        return {name: tensor * gain.to(tensor) for name, tensor in tensors.items()}
+
+    def reason(self) -> str:
+        """Return why whole passes are needed."""
+        return f"{self.group.name!r} is a group of residual branches"

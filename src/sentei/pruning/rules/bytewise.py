@@ -17,7 +17,7 @@ from sentei.network.encoding.format import format_named
 from sentei.network.encoding.size import bytes_in, skeleton
 from sentei.network.mask import Mask
 from sentei.network.members import positions_where
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Group, Synapses
 from sentei.probe.probe import Probe
 from sentei.probe.summaries import loss_with_mask
 from sentei.pruning.rules.proposals import Cut
@@ -80,7 +80,7 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
         best: tuple[float, Group, Tensor] | None = None
         judged: dict[Group, Tensor] = {}
         for group in groups:
-            order_by = self.units if isinstance(group, Neurons) else self.synapses
+            order_by = self.synapses if isinstance(group, Synapses) else self.units
             judged[group] = scores(order_by, probe, group)
             batch, saved = self._batch(size, mask, group, judged[group])
             if saved <= 0:
@@ -161,6 +161,6 @@ def _fewest(saved: Callable[[int], int], target: int, most: int) -> int:
 
 def _alive_members(mask: Mask, group: Group) -> Tensor:
     """Return (size,) bool: which members are alive; the synapses of a dead unit are dead."""
-    if isinstance(group, Neurons):
-        return mask.alive(group)
-    return mask.living(group.parameter, group.shape).reshape(-1)
+    if isinstance(group, Synapses):
+        return mask.living(group.parameter, group.shape).reshape(-1)
+    return mask.alive(group)

@@ -18,7 +18,7 @@ from sentei.describing import described
 from sentei.errors import CriterionError, GroupError, ScheduleError, unknown
 from sentei.network.folding import is_padded
 from sentei.network.mask import Mask
-from sentei.network.units import KINDS, Group, Listener, Neurons, Synapses
+from sentei.network.units import BRANCH, KINDS, Group, Listener, Neurons, Synapses
 from sentei.probe.probe import Probe
 from sentei.pruning.rules.lazy_scores import LazyScores
 from sentei.pruning.rules.racing import race
@@ -363,8 +363,8 @@ class only:  # noqa: N801 - used like a function: only("synapse", ranked("wsf", 
     propose: Proposal
 
     def __post_init__(self) -> None:
-        if self.kind not in (*KINDS, "synapse"):
-            raise ValueError(unknown("kind", self.kind, (*KINDS, "synapse")))
+        if self.kind not in (*KINDS, "synapse", BRANCH):
+            raise ValueError(unknown("kind", self.kind, (*KINDS, "synapse", BRANCH)))
 
     def __call__(
         self, probe: Probe, groups: Sequence[Group], mask: Mask, progress: Progress

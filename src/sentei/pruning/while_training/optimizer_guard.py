@@ -11,7 +11,7 @@ from torch.optim import LBFGS
 
 from sentei.distributed import world
 from sentei.errors import StructureError
-from sentei.network.units import Group, Synapses
+from sentei.network.units import Branches, Group, Synapses
 from sentei.pruning.while_training.rounds import Rounds, runs_hooks
 
 
@@ -58,6 +58,9 @@ def pruned_parameters(model: nn.Module, groups: Iterable[Group]) -> dict[str, Pr
     for group in groups:
         if isinstance(group, Synapses):
             zeroed[group.parameter] = True
+            continue
+        if isinstance(group, Branches):
+            zeroed |= dict.fromkeys((n for b in group.branches for n in b.parameters), True)
             continue
         for part in group.listeners:
             zeroed[part.parameter] = True

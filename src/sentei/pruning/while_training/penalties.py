@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.errors import GroupError
 from sentei.network.belonging import check_groups
-from sentei.network.units import Group, Neurons, tensor_of
+from sentei.network.units import Branches, Group, Neurons, tensor_of
 
 
 @checked
@@ -91,6 +91,11 @@ def _check(groups: Sequence[Group], model: nn.Module) -> None:
 
 def _lasso(group: Group, model: nn.Module) -> Tensor:
     """Return the sum of the norms of a group's members, each times the root of its size."""
+    if isinstance(group, Branches):
+        weights = [[tensor_of(model, n) for n in branch.parameters] for branch in group.branches]
+        each = [torch.cat([w.flatten() for w in some if w.ndim > 1]) for some in weights]
+        norms = [torch.linalg.vector_norm(own) * sqrt(own.numel()) for own in each]
+        return torch.stack(norms).sum()
     if not isinstance(group, Neurons):
         return model.get_parameter(group.parameter).abs().sum()
     rows = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sentei.errors import PruningError, StructureError
 from sentei.metrics import NAMES, in_order
 from sentei.network.layers import Standardise, standardises
-from sentei.network.units import Neurons, Synapses
+from sentei.network.units import Branches, Neurons, Synapses
 from sentei.reporting.page import evidence
 from sentei.reporting.page.base64_arrays import packed
 from sentei.reporting.page.facts import facts, title
@@ -133,6 +133,8 @@ def _groups(story: Story, row: list[Operation] | None) -> list[Document]:
     for group in story.groups:
         if isinstance(group, Synapses):
             place = layers.get(group.parameter.rpartition(".")[0])
+        elif isinstance(group, Branches):
+            place = None
         elif group.kind == "input":
             place = -1
         else:
