@@ -168,6 +168,11 @@ def test_a_block_that_is_changed_in_place_is_run_again():
     assert torch.equal(before[1], before[2])
 
 
+def test_a_block_is_shown_without_its_numbers():
+    model, inputs = stack()
+    assert "tensor(" not in repr(next(each_block(model, inputs, "blocks.*")))
+
+
 def test_the_loss_of_a_block_is_how_far_it_is_from_what_it_returned():
     model, inputs = stack()
     block = next(each_block(model, inputs, "blocks.*"))
@@ -200,6 +205,8 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         each_block(model, inputs, "layers.*")
     with pytest.raises(DataError, match="batch="):
         each_block(model, inputs, "blocks.*", batch=0)
+    with pytest.raises(DataError, match="calibration samples"):
+        each_block(model, inputs[:0], "blocks.*")
     with pytest.raises(FileError, match="there is none in this folder"):
         each_block(model, inputs, "blocks.*", weights=tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"no header")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,8 +51,8 @@ class Block:
 
     name: str
     module: nn.Module
-    arguments: Arguments
-    outputs: Tensor
+    arguments: Arguments = field(repr=False)
+    outputs: Tensor = field(repr=False)
 
     @property
     def inputs(self) -> Example:
@@ -154,8 +154,11 @@ def each_block(
 
 def _batches(inputs: Example, size: int) -> list[Example]:
     """Return samples in batches of about a size, none of one sample only where there are more."""
-    if not tensors(inputs):
-        raise DataError("inputs= holds samples, (samples, ...) tensors; it holds no tensor")
+    if not tensors(inputs) or not count(inputs):
+        raise DataError(
+            "inputs= holds calibration samples, (samples, ...) tensors; it holds none. Pass some "
+            "of the data that the network is used on"
+        )
     rows = count(inputs)
     parts = max(1, min(math.ceil(rows / size), rows // 2))
     return [taken(inputs, some) for some in torch.arange(rows).tensor_split(parts)]

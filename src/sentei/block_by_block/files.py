@@ -34,7 +34,10 @@ class WeightFiles:
         try:
             opened = [safe_open(file, framework="pt") for file in files]
         except Exception as error:
-            raise FileError(f"weights={path} cannot be read as safetensors: {error}") from error
+            raise FileError(
+                f"weights={path} cannot be read as safetensors: {error}. Name a file that "
+                "safetensors.torch.save_file wrote, or a folder of them"
+            ) from error
         self._of = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
 
     def load_(self, model: nn.Module, prefix: str = "", without: tuple[str, ...] = ()) -> None:
