@@ -281,7 +281,7 @@ def test_a_curve_knows_what_fits_and_what_does_not(curves):
 def test_a_curve_is_drawn_and_listed(curves, tmp_path):
     figure, axes = figures.canvas()
     figures.budget_curves(axes, curves)
-    assert len(axes.get_legend().get_texts()) == 5
+    assert len(figure.legends[0].get_texts()) == 5
     assert "cannot meet the budget" in axes.get_title(loc="left")
     drawn = figures.write(figure, tmp_path / "curve")
     assert drawn[0].stat().st_size > 10_000

@@ -234,6 +234,16 @@ def test_a_network_is_written_whatever_becomes_of_the_output(redirected, folder,
         assert "No space left" in done.stderr
 
 
+@pytest.mark.parametrize("words", ["--help", "train --help", "--version"])
+def test_help_may_be_cut_short(words):
+    """A reader such as `head` closes the pipe: that is no error."""
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m sentei {words} | true"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_ascii_terminal_shows_everything(folder):
     words = [sys.executable, "-m", "sentei", *map(str, PRUNE), "--out", "ascii.safetensors"]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}

@@ -67,6 +67,7 @@ def build(config: str | None = None) -> App:
         help=HELP,
         version=lambda: version("sentei"),
         help_format="markdown",
+        console=screen.console,
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative=()),  # no --no-inputs, no --empty-paths
     )

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from sentei import storage
@@ -43,57 +44,88 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def tradeoff(axes: Axes, steps: Sequence[Any], floor: float | None = None) -> None:
-    """Plot validation accuracy, or R², and loss against units left, all units at the left."""
+def tradeoff(
+    axes: Axes, steps: Sequence[Any], floors: Sequence[tuple[str, float]] = (), samples: str = ""
+) -> None:
+    """Plot accuracy, or R², and loss against units left, all units at the left.
+
+    Args:
+        axes: the axes to draw on; a second vertical axis is added for the loss.
+        steps: `Step` or `Record` objects.
+        floors: what every step had to satisfy; see `floors.levels`.
+        samples: what the numbers are measured on, such as "5,000 validation samples".
+    """
     units = [step.measured.units for step in steps]
     if steps[0].measured.accuracy is None:
-        name, values = NAMES[R2], [step.measured.metrics[R2] for step in steps]
+        shown, times, name = R2, 1, NAMES[R2]
+        values = [step.measured.metrics[R2] for step in steps]
         reached = f"{name} {values[-1]:.4f}"
     else:
-        name, values = "accuracy (%)", [100 * step.measured.accuracy for step in steps]
+        shown, times, name = "accuracy", 100, "accuracy (%)"
+        values = [100 * step.measured.accuracy for step in steps]
         reached = f"{values[-1]:.2f} % correct"
-    axes.plot(units, values, color=LEAF, linewidth=2)
-    axes.plot(units[-1], values[-1], "o", color=LEAF)
-    axes.set_title(f"{units[-1]} of {units[0]} units stay, {reached}", loc="left", color=INK)
-    if floor is not None:
-        axes.axhline(100 * floor, color=EARTH, linewidth=1, linestyle="--")
-        axes.text(units[0], 100 * floor, " floor", color=EARTH, va="bottom", ha="left")
-    axes.invert_xaxis()
-    axes.set(xlabel="hidden units left", ylabel=f"validation {name}")
     loss = axes.twinx()
-    losses = [step.measured.loss for step in steps]
-    loss.plot(units, losses, color=INK, linewidth=1, alpha=0.5)
-    loss.annotate(
-        "loss",
-        (units[len(units) // 2], losses[len(units) // 2]),
-        color=INK,
-        xytext=(0, -12),
-        textcoords="offset points",
-        alpha=0.7,
-    )
-    loss.set_ylabel("validation loss", color=INK)
+    loss.plot(units, [step.measured.loss for step in steps], color=INK, linewidth=1, label="loss")
+    axes.plot(units, values, color=LEAF, linewidth=2, label=name.removesuffix(" (%)"))
+    axes.plot(units[-1], values[-1], "o", color=LEAF)
+    for panel, limited, scale in ((axes, shown, times), (loss, "loss", 1)):
+        for place, (what, level) in enumerate(each for each in floors if each[0] == limited):
+            label = None if place else ("floor" if what == shown else "highest loss allowed")
+            dashes = "--" if what == shown else ":"
+            panel.axhline(scale * level, color=EARTH, linewidth=1.2, linestyle=dashes, label=label)
+    axes.set_title(f"{units[-1]} of {units[0]} units stay, {reached}", loc="left", color=INK)
+    axes.invert_xaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="hidden units left" + (f"; measured on {samples}" if samples else ""))
+    axes.set(ylabel=name)
+    loss.set_ylabel("loss", color=INK)
     loss.spines[["top", "left"]].set_visible(False)
+    below(axes, loss)
 
 
-def order_of_removal(axes: Axes, scores: Tensor, removed: Sequence[int]) -> None:
-    """Plot the scores of units in the unpruned network; removed units have another colour."""
+def below(axes: Axes, *others: Axes) -> None:
+    """Add one legend for all axes of a figure, below it, where no data are."""
+    handles, labels = axes.get_legend_handles_labels()
+    for each in others:
+        more, names = each.get_legend_handles_labels()
+        handles, labels = handles + more, labels + names
+    figure = axes.get_figure()
+    if handles and isinstance(figure, Figure):
+        place = "outside lower center"
+        figure.legend(handles, labels, loc=place, ncols=4, frameon=False, fontsize=8)
+
+
+def order_of_removal(
+    axes: Axes, scores: Tensor, removed: Sequence[int], score: str = "rise in loss if removed"
+) -> None:
+    """Plot the scores of units in the unpruned network; removed units have another colour.
+
+    Args:
+        axes: the axes to draw on.
+        scores: (size,) scores of the units of one group.
+        removed: the units that were removed.
+        score: what the scores are, for the vertical axis.
+    """
     values = scores.numpy()
     order = np.argsort(values, kind="stable")
     cut = np.isin(order, list(removed))
     places = np.arange(len(order))
     axes.bar(places[~cut], values[order][~cut], width=0.9, color=LEAF, label="stayed")
     axes.bar(places[cut], values[order][cut], width=0.9, color=EARTH, label="removed")
-    axes.set(xlabel="units, by score in the unpruned network", ylabel="rise in loss if removed")
-    axes.legend(frameon=False)
+    axes.set(xlabel="units, by score in the unpruned network", ylabel=score)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below(axes)
 
 
 def receptive_fields(
     figure: Figure, weights: Tensor, picture: tuple[int, int], units: Sequence[int], title: str
 ) -> None:
-    """Draw each unit's incoming weights as a picture: positive green, negative brown.
+    """Draw each unit's incoming weights as a picture, with a key of the colours.
+
+    All pictures have one scale of colours, from minus to plus the largest absolute weight drawn.
 
     Args:
-        figure: gets one small picture for each unit.
+        figure: gets one small picture for each unit, and a colour bar.
         weights: (size, inputs) incoming weights.
         picture: height and width of the input.
         units: which units to draw, in this order.
@@ -101,16 +133,21 @@ def receptive_fields(
     """
     columns = max(1, min(10, len(units)))
     rows = max(1, -(-len(units) // columns))
-    for place, unit in enumerate(units):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    reach = float(weights[list(units)].abs().max()) or 1.0
+    panels = [figure.add_subplot(rows, columns, place + 1) for place in range(len(units))]
+    drawn = None
+    for axes, unit in zip(panels, units, strict=True):
         field = weights[unit].reshape(picture).numpy()
-        reach = float(np.abs(field).max()) or 1.0
-        axes.imshow(field, cmap="BrBG", vmin=-reach, vmax=reach)
+        drawn = axes.imshow(field, cmap="PuOr", vmin=-reach, vmax=reach)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(str(unit), fontsize=7, color=INK, pad=2)
         for spine in axes.spines.values():
             spine.set_color(PALE)
+    if drawn is not None:
+        key = figure.colorbar(drawn, ax=panels, fraction=0.03, pad=0.01)
+        key.set_label("weight", fontsize=7)
+        key.ax.tick_params(labelsize=6)
     figure.suptitle(title, fontsize=10, color=INK)
 
 
@@ -133,7 +170,8 @@ def surfaces(
         axes.axvline(1.0, color=EARTH, linewidth=1)
         for curve, label, shade in zip(curves.numpy(), labels, shades, strict=True):
             axes.plot(gains.numpy(), curve, color=shade, linewidth=1.3, label=label)
-        axes.set(xlabel="gain of the unit (0 removed, 1 unchanged)", ylabel=loss, yscale=scale)
+        axes.set(xlabel="gain of the unit (0 removed, 1 unchanged)")
+        axes.set(ylabel=f"{loss}, {scale} scale", yscale=scale)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
 
@@ -174,8 +212,10 @@ def approximated(
         axes.set_ylim(low - 2 * room, high + room)
         axes.set_title(label, fontsize=8, color=INK)
         axes.tick_params(labelsize=7)
+    figure.supxlabel("gain of the unit's output (0 removed, 1 unchanged)", fontsize=8, color=INK)
+    figure.supylabel("loss", fontsize=8, color=INK)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles, names, loc="outside upper right", ncols=3, frameon=False, fontsize=8)
 
 
 def agreement(
@@ -196,24 +236,30 @@ def agreement(
         for which, colour, label in ((~removed, LEAF, "stayed"), (removed, EARTH, "removed")):
             x, y = exact.numpy()[which], values.numpy()[which]
             axes.plot(x, y, "o", color=colour, markersize=4, alpha=0.8, label=label)
-        axes.set_title(f"{name}: {spearman(values, exact):+.2f}", fontsize=9, color=INK)
-        axes.set(xlabel="rise in loss if removed")
+        rank = f"rank correlation {spearman(values, exact):+.2f}"
+        axes.set_title(f"{name}\n{rank}", fontsize=9, color=INK)
+        axes.set(xlabel="rise in loss if removed", ylabel=f"score by {name}")
         axes.locator_params(axis="x", nbins=3)
-    figure.axes[0].set_ylabel("score")
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    if figure.axes:
+        below(figure.axes[0])
 
 
 def by_class(axes: Axes, names: Sequence[str], before: Tensor, after: Tensor) -> None:
-    """Plot the accuracy of each class: before pruning as a mark, after as a bar."""
+    """Plot the accuracy of each class: before pruning as a mark, after as a bar.
+
+    The axis starts 10 points below the lowest accuracy, and says so.
+    """
     places = np.arange(len(names))[::-1]
     axes.barh(places, 100 * after.numpy(), color=LEAF, height=0.6, label="after")
     axes.plot(100 * before.numpy(), places, "|", color=INK, markersize=9, label="before",
               clip_on=False)  # fmt: skip
     axes.set_yticks(places, names)
-    axes.set(xlabel="correct (%)")
-    axes.set_xlim(max(0, 100 * min(float(before.min()), float(after.min())) - 10), 100)
+    start = max(0, 100 * min(float(before.min()), float(after.min())) - 10)
+    axes.set_xlim(start, 100)
+    axes.set(xlabel="correct (%)" + (f"; the axis starts at {start:.0f} %" if start else ""))
+    axes.set_ylabel("class")
     axes.grid(visible=False, axis="y")
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
+    below(axes)
 
 
 def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
@@ -223,8 +269,9 @@ def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -
     places = np.arange(len(names))[::-1]
     axes.barh(places, [100] * len(names), color=PALE, height=0.6)
     axes.barh(places, shares, color=LEAF, height=0.6)
-    for place, share in zip(places, shares, strict=True):
-        axes.text(max(share, 1) + 1, place, f"{share:.0f} %", va="center", color=INK, fontsize=9)
+    for place, share, name in zip(places, shares, names, strict=True):
+        label = f"{share:.0f} %: {after[name]:,.0f} of {before[name]:,.0f}"
+        axes.text(101, place, label, va="center", color=INK, fontsize=9)
     axes.set_yticks(places, names)
     axes.set(xlabel="% of the network before")
     axes.grid(visible=False)
@@ -289,11 +336,11 @@ def budget_curves(axes: Axes, curves: Sequence[Any]) -> None:
     shown = [e for e in (0.5, 1, 2, 3, 5, 10, 20, 50) if axes.get_ylim()[1] < e <= worst * 1.1]
     axes.set_yticks(shown, [f"{100 - error:g}" for error in shown])
     axes.minorticks_off()
-    axes.set(xlabel="budget (KiB of weights, indices, biases and scales)")
-    axes.set(ylabel="test accuracy of the emitted code (%)")
+    axes.set(xlabel="budget (KiB of weights, indices, biases and scales), log scale")
+    axes.set(ylabel="test accuracy of the emitted code (%), log scale of the error")
     if crossed:
         axes.set_title("×: this path cannot meet the budget", loc="left", fontsize=9, color=INK)
-    axes.legend(frameon=False, fontsize=8, loc="lower right", handlelength=3.5)
+    below(axes)
 
 
 def _error(point: Any) -> float:
@@ -328,6 +375,10 @@ def comparison(axes: Axes, curves: Sequence[Any], most: int = 8) -> None:
             label=str(way) if named else None,
         )
     axes.invert_xaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="hidden units left", ylabel=name)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8, loc="lower left")
+    figure = axes.get_figure()
+    if isinstance(figure, Figure):
+        place = "outside right upper"
+        figure.legend(handles[::-1], labels[::-1], loc=place, frameon=False, fontsize=8)

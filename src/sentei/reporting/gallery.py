@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -9,7 +11,9 @@ from torch import Tensor
 from sentei.criteria import approximations, scores, surface
 from sentei.metrics import R2
 from sentei.network.units import Neurons, tensor_of
+from sentei.pruning.measuring import Measurement
 from sentei.reporting import figures
+from sentei.reporting.floors import levels
 from sentei.reporting.page.document import picture
 from sentei.reporting.page.story import Story
 
@@ -41,14 +45,15 @@ def _of_steps(story: Story) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     if first.accuracy is not None or all(R2 in r.measured.metrics for r in story.records):
         found["tradeoff"], axes = figures.canvas()
-        figures.tradeoff(axes, story.records)
-    found["sizes"], axes = figures.canvas(7, 2.6)
+        limits = levels(story.card.get("keeping"), first)
+        figures.tradeoff(axes, story.records, limits, _measured_on(first))
+    found["sizes"], axes = figures.canvas(8, 2.6)
     names = [n for n in ("units", "synapses", "parameters", "bytes") if getattr(first, n)]
     figures.sizes(axes, *({name: getattr(m, name) for name in names} for m in (first, last)))
     counted = [story.records[at].measured.by_class for at in (0, -1)]
     if counted[0] is not None and counted[1] is not None:
         names = list(story.names.classes) or [str(n) for n in range(len(counted[0]))]
-        found["classes"], axes = figures.canvas(7, 0.22 * len(names) + 1.2)
+        found["classes"], axes = figures.canvas(7, 0.22 * len(names) + 1.5)
         figures.by_class(axes, names, _accuracies(counted[0]), _accuracies(counted[1]))
     return found
 
@@ -59,7 +64,7 @@ def _of_units(story: Story, group: Neurons) -> dict[str, Figure]:
     values = story.records[1].all_scores.get(group) if len(story.records) > 1 else None
     if values is not None:
         found["order"], axes = figures.canvas()
-        figures.order_of_removal(axes, values, removed)
+        figures.order_of_removal(axes, values, removed, _score(story))
     probe = story.probe(ROWS)
     if probe is None:
         return found
@@ -89,8 +94,8 @@ def _of_fields(story: Story, group: Neurons) -> dict[str, Figure]:
     stayed = story.records[-1].mask.alive(group).nonzero().flatten().tolist()
     removed = [int(u) for r in story.records[1:] for u in r.removed.get(group, torch.empty(0))]
     panels = {
-        "stayed": (stayed, "Incoming weights of the units that stayed"),
-        "removed": (removed, "Incoming weights of the removed units, first to last"),
+        "stayed": (stayed, f"{group.name}: incoming weights of the units that stayed"),
+        "removed": (removed, f"{group.name}: incoming weights of the removed units, in order"),
     }
     found = {}
     for name, (units, title) in panels.items():
@@ -105,6 +110,21 @@ def _most_cut(story: Story) -> Neurons | None:
     mask = story.records[-1].mask
     units = [g for g in story.groups if isinstance(g, Neurons) and g.kind != "input"]
     return max(units, key=lambda group: len(mask.dead(group)), default=None)
+
+
+def _measured_on(measured: Measurement) -> str:
+    """Return how many samples a step was measured on; "" where that is not known."""
+    counted = measured.by_class
+    return "" if counted is None else f"{int(counted[:, 1].sum()):,} samples"
+
+
+def _score(story: Story) -> str:
+    """Return what the run's scores are."""
+    named = re.search(r"criterion='([^']+)'", str(story.card.get("propose")))
+    if named is None:
+        return "score by the run's criterion"
+    exact = named[1] == "ablation"
+    return "rise in loss if removed" if exact else f"score by {named[1]}"
 
 
 def _accuracies(counted: Tensor) -> Tensor:
