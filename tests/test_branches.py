@@ -479,7 +479,10 @@ class Sums(nn.Module):
 
 def test_terms_without_a_stream_of_their_own_are_no_branches():
     words = torch.randint(0, 9, (2, 5))
-    assert find_branches(Sums().eval(), words) == []
+    branches, refused = find_branches(Sums().eval(), words)
+    assert branches == []
+    assert [(each.parameter, each.dim) for each in refused] == [("shared.weight", 0)]
+    assert "read elsewhere too" in refused[0].reason
     assert all(g.kind != "branch" for g in sentei.find_units(Sums().eval(), words, depth=True))
 
 
@@ -494,7 +497,32 @@ class Sigmoid(nn.Module):
 
 
 def test_what_zeros_do_not_silence_is_no_branch():
-    assert find_branches(Sigmoid().eval(), torch.randn(3, 4)) == []
+    x = torch.randn(3, 4)
+    branches, (refused,) = find_branches(Sigmoid().eval(), x)
+    assert branches == []
+    assert (refused.parameter, refused.dim) == ("inner.weight", 0)
+    assert "what it adds to the stream is not zero" in refused.reason
+    listed = sentei.not_offered(Sigmoid(), x, depth=True)
+    assert listed == [*sentei.not_offered(Sigmoid(), x), refused]
+
+
+def test_the_inventory_lists_branches_beside_what_is_refused():
+    model = nn.Sequential(ResNet(), nn.Unflatten(1, (1, 5)), nn.Flatten())
+    x = images(12).float()
+    found = sentei.inventory(model, x, depth=True)
+    assert found.groups == sentei.find_units(model, x, depth=True)
+    offered = found.offered[-1]
+    assert isinstance(offered.group, Branches)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    for at, count in enumerate(offered.by_branch):
+        mask = sentei.Mask.full([offered.group]).without({offered.group: [at]})
+        small = sentei.shrink(model, mask, x)
+        assert count == whole - sum(parameter.numel() for parameter in small.parameters()) > 0
+    assert offered.parameters == sum(offered.by_branch)
+    assert all(each.by_branch == () for each in found.offered[:-1])
+    plain = sentei.inventory(model, x)
+    assert plain.offered == found.offered[:-1]
+    assert plain.removable < found.removable
 
 
 # Training, other functions, refusals.

@@ -76,15 +76,19 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
         Needs("--keep --steps", "--schedule"),
         Needs("--metric-at-least --metric-at-most --metric-within", "--metric"),
         Needs("--metric-lower-is-better", "--metric-within"),
-        Excludes("--synapses", "--inputs --repair --twins", "it removes single weights, not units"),
+        Excludes(
+            "--synapses",
+            "--inputs --depth --repair --twins",
+            "it removes single weights, not units",
+        ),
         Excludes(
             "--twins",
-            "--criterion --schedule --within",
+            "--criterion --schedule --within --depth",
             "units are compared with each other, not scored",
         ),
         Excludes(
             "--budget --board",
-            "--schedule --synapses --within --repair --twins --metric",
+            "--schedule --synapses --depth --within --repair --twins --metric",
             "for a budget, sentei fit searches paths of its own",
         ),
     ),

@@ -105,6 +105,14 @@ TrainingLoss = Annotated[
         f"(outputs, targets) that returns a loss for each sample. If left out, {_UNSAID}."
     ),
 ]
+Depth = Annotated[
+    bool,
+    Parameter(
+        group=REMOVED,
+        help="Residual branches too: attention, feed-forward layers and blocks of convolutions "
+        "that are added to a stream, each as a whole.",
+    ),
+]
 Samples = Annotated[
     Count,
     Parameter(group=DATA, help="Number of training samples to measure units and synapses on."),

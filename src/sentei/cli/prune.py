@@ -17,6 +17,7 @@ from sentei.cli.options import (
     REPAIR,
     REPAIRS,
     Data,
+    Depth,
     Loss,
     Model,
     Run,
@@ -69,6 +70,7 @@ class Removed:
     """
 
     synapses: bool = False
+    depth: Depth = False
     within: str = "network"
     twins: Degrees | None = None
 
@@ -173,7 +175,7 @@ def prune(
     start = started(model, data, loss, repairs.retrain_epochs, weights, one_input_for=one)
     steps = _run_steps(
         start,
-        _groups(start, inputs=scoring.inputs, synapses=removed.synapses),
+        _groups(start, removed, inputs=scoring.inputs),
         scoring.samples,
         propose,
         None if own is None else metric.measured_on(own, start.split.validation),
@@ -221,13 +223,14 @@ def _proposal(
     return propose
 
 
-def _groups(start: Start, *, inputs: bool, synapses: bool) -> list[Group]:
-    """Return the groups that may be cut: of synapses, or of units and perhaps input features."""
+def _groups(start: Start, removed: Removed, *, inputs: bool) -> list[Group]:
+    """Return the groups that may be cut: synapses, or units and perhaps inputs and branches."""
     import sentei
 
-    if synapses:
+    if removed.synapses:
         return [*sentei.find_synapses(start.network)]
-    return [*sentei.find_units(start.network, start.split.train.first(64).inputs, inputs=inputs)]
+    example = start.split.train.first(64).inputs
+    return [*sentei.find_units(start.network, example, inputs=inputs, depth=removed.depth)]
 
 
 def _run_steps(

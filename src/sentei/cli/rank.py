@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from sentei.cli.bounds import Count
-from sentei.cli.options import Criterion, Data, Loss, Model, Run, Samples, Weights, seeded
+from sentei.cli.options import Criterion, Data, Depth, Loss, Model, Run, Samples, Weights, seeded
 from sentei.cli.screen import Result, head
 
 if TYPE_CHECKING:
@@ -25,11 +25,14 @@ def rank(
     criterion: Annotated[Criterion, SCORES] = "ablation",
     against: Annotated[str | None, SCORES] = None,
     most: Annotated[Count, SCORES] = 10,
+    depth: Depth = False,
     data: Data = Data(),
     samples: Samples = 10_000,
     run: Run = Run(),
 ) -> Result:
     """List the hidden units of a network by score on training samples, least important first.
+
+    With `--depth`, its residual branches too.
 
     Parameters
     ----------
@@ -43,6 +46,7 @@ def rank(
     from sentei.criteria import scores
     from sentei.criteria.agreement import spearman
     from sentei.network.tracing.inventory import some_units
+    from sentei.network.units import Branches, members_word
     from sentei.reporting.tables import agreement, ranking
 
     first = seeded(criterion, data.seed)
@@ -50,13 +54,16 @@ def rank(
     run.start()
     network, _, split = loaded(model, data, loss, weights)
     probe = sentei.Probe(network, split.train.first(samples), own_loss(loss))
-    groups = some_units(network, split.train.first(64).inputs)
+    groups = some_units(network, split.train.first(64).inputs, depth=depth)
+    branches = {group.name: group.names for group in groups if isinstance(group, Branches)}
     scored = {group.name: scores(first, probe, group) for group in groups}
     found: dict[str, Any] = {"criterion": criterion, "scores": _lists(scored)}
+    found |= {"branches": branches} if depth else {}
     shown = []
-    for name, values in scored.items():
-        title = head(f"{name}: {len(values)} units by {criterion}, least important first")
-        shown += [title, ranking(values, criterion, most)]
+    for group, values in zip(groups, scored.values(), strict=True):
+        what = members_word(group) if isinstance(group, Branches) else "units"
+        title = head(f"{group.name}: {len(values)} {what} by {criterion}, least important first")
+        shown += [title, ranking(values, criterion, most, branches.get(group.name, ()))]
     if second is not None:
         other = {group.name: scores(second, probe, group) for group in groups}
         alike = {name: spearman(values, other[name]) for name, values in scored.items()}

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from sentei.cli.bounds import Count
-from sentei.cli.options import NETWORK, REMOVED, Samples, Shown, Weights
+from sentei.cli.options import NETWORK, REMOVED, Depth, Samples, Shown, Weights
 from sentei.cli.screen import Result, head
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sentei import Inventory, Neurons
+    from sentei import Inventory
+    from sentei.network.tracing.inventory import Offered
     from sentei.probe.estimates import Estimate
 
 MODEL = """File of a network that sentei saved (.safetensors), your own network as file.py:name or
@@ -37,6 +38,7 @@ def units(
     inputs: Annotated[
         bool, Parameter(group=REMOVED, help="List input features too, as a group.")
     ] = False,
+    depth: Depth = False,
     samples: Samples = 10_000,
     shown: Shown = Shown(),
 ) -> Result:
@@ -55,7 +57,7 @@ def units(
     shown.start()
     network = untrained(model, weights)
     example = _example(network, shape) if data is None else _of_data(network, data)
-    found = inventory(network, example, inputs=inputs)
+    found = inventory(network, example, inputs=inputs, depth=depth)
     costs = estimates(network, example, found.groups, samples) if found.groups else []
     return Result({**_data(found), "estimates": costs}, _shown(found) + _costs(costs, samples))
 
@@ -103,7 +105,7 @@ def _data(found: Inventory) -> dict[str, Any]:
         "share": found.share(found.removable),
         "groups": [
             {
-                **_facts(each.group),
+                **_facts(each),
                 "parameters": each.parameters,
                 "share": found.share(each.parameters),
             }
@@ -113,27 +115,32 @@ def _data(found: Inventory) -> dict[str, Any]:
     }
 
 
-def _facts(group: Neurons) -> dict[str, Any]:
+def _facts(each: Offered) -> dict[str, Any]:
+    from sentei.network.units import Neurons
+
+    group = each.group
+    facts = {"name": group.name, "kind": group.kind, "units": group.size}
+    if not isinstance(group, Neurons):
+        pairs = zip(group.names, each.by_branch, strict=True)
+        branches = [{"name": name, "parameters": count} for name, count in pairs]
+        return {**facts, "least": 0, "branches": branches}
     parts = {
         role: [{"parameter": part.parameter, "dim": part.dim} for part in getattr(group, role)]
         for role in ("producers", "followers", "listeners")
     }
-    return {
-        "name": group.name,
-        "kind": group.kind,
-        "units": group.size,
-        "least": group.least,
-        **parts,
-    }
+    return {**facts, "least": group.least, **parts}
 
 
 def _shown(found: Inventory) -> list[Any]:
-    from sentei.reporting.tables import left_out, offered
+    from sentei.reporting.tables import by_branch, left_out, offered
 
     if found.groups:
         share = found.share(found.removable)
         words = f"{found.removable:,} of {found.parameters:,} parameters ({share:.1%}) can go"
         shown = [head(f"Offered: {words}"), offered(found), *_overlap(found)]
+        for each in found.offered:
+            if each.by_branch:
+                shown += [head("Branches, each removed whole"), by_branch(found, each)]
     else:
         shown = [head(f"Nothing is offered: none of {found.parameters:,} parameters can go")]
     if found.not_offered:

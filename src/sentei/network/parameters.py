@@ -8,11 +8,11 @@ from math import prod
 from torch import Tensor, nn
 
 from sentei.network.mask import Mask
-from sentei.network.units import Neurons
+from sentei.network.units import Branches, Neurons
 from sentei.network.zeros import path_around
 
 
-def smallest(groups: Iterable[Neurons]) -> Mask:
+def smallest(groups: Iterable[Neurons | Branches]) -> Mask:
     """Return the mask in which each group keeps only as many units as torch's layers need."""
     groups = list(groups)
     return Mask.full(groups).without({g: range(g.least, g.size) for g in groups})

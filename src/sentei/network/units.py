@@ -156,6 +156,11 @@ class Branches:
     kind: str = BRANCH
 
     @property
+    def least(self) -> int:
+        """Smallest number of branches that may remain."""
+        return 0
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The name of each branch."""
         return tuple(branch.name for branch in self.branches)

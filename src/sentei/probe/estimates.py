@@ -19,7 +19,7 @@ from sentei.errors import StructureError
 from sentei.nests import resized
 from sentei.network.encoding.size import Counted, calls_counted, latency
 from sentei.network.example import rows, smallest, undisturbed
-from sentei.network.units import Neurons
+from sentei.network.units import Branches, Neurons
 from sentei.running import Example, on_threads
 
 
@@ -59,12 +59,14 @@ class Estimate:
     memory: int
 
 
-def downstream(calls: Sequence[Counted], groups: Sequence[Neurons]) -> dict[Neurons, float]:
+def downstream(
+    calls: Sequence[Counted], groups: Sequence[Neurons | Branches]
+) -> dict[Neurons | Branches, float]:
     """Return for each group the share of a pass's multiply-adds from its first listener on.
 
     That is what has to be computed again without one of its units. Calls are taken in the order in
     which the network makes them: a branch that does not read the units counts as well. The share is
-    1 where nothing is counted.
+    1 where nothing is counted, and for residual branches, which are measured by whole passes.
 
     Args:
         calls: of one pass; see `calls_counted`.
@@ -75,20 +77,21 @@ def downstream(calls: Sequence[Counted], groups: Sequence[Neurons]) -> dict[Neur
     for call, after in zip(calls, left, strict=True):
         from_first.setdefault(call.weight, after)
     every = left[0] if left and left[0] else 1
-    return {
+    whole = {group: 1.0 for group in groups if isinstance(group, Branches)}
+    return whole | {
         group: max(from_first.get(part.parameter, every) for part in group.listeners) / every
         for group in groups
-        if group.listeners
+        if isinstance(group, Neurons) and group.listeners
     }
 
 
-def ablation_passes(shares: Mapping[Neurons, float], samples: int) -> float:
+def ablation_passes(shares: Mapping[Neurons | Branches, float], samples: int) -> float:
     """Return the passes of one sample that exact scores of all units take."""
     return samples * (1 + sum(group.size * share for group, share in shares.items()))
 
 
 def estimates(
-    model: nn.Module, example: Example, groups: Sequence[Neurons], samples: int
+    model: nn.Module, example: Example, groups: Sequence[Neurons | Branches], samples: int
 ) -> list[Estimate]:
     """Foretell the cost of finding and shrinking, and of criteria on so many samples.
 

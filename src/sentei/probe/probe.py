@@ -410,7 +410,7 @@ class Probe:
 
     def check_units(self, group: Group) -> Neurons:
         """Return the group; raise GroupError if it is no group of units, or of another model."""
-        self._check_removable(group)
+        self.check_removable(group)
         if isinstance(group, Branches):
             raise GroupError(
                 f"outputs are measured of units that layers read; {group.name!r} is a group of "
@@ -419,7 +419,8 @@ class Probe:
         assert isinstance(group, Neurons)
         return group
 
-    def _check_removable(self, group: Group) -> None:
+    def check_removable(self, group: Group) -> None:
+        """Raise GroupError for a group of synapses, or of another model."""
         if isinstance(group, Synapses):
             raise GroupError(
                 f"removal is measured for whole units only; {group.name!r} is a group of "
@@ -440,7 +441,7 @@ class Probe:
         shape: tuple[int, ...] = (),
     ) -> Tensor:
         """As `_per_member`, for what is defined for units only."""
-        self._check_removable(group)
+        self.check_removable(group)
         any_engine = cast("Callable[[Engine, Pass, Tensor], Tensor]", measure)
         return self._per_member(group, units, any_engine, shape)
 

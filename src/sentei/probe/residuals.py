@@ -2,7 +2,8 @@
 
 The rise differs far more between samples than between units. Most of it is the first-order Taylor
 term, whose mean over all samples takes one backward pass. The residual, measured on a few samples,
-therefore gives a close estimate of the rise: the Taylor term is a control variate.
+therefore gives a close estimate of the rise: the Taylor term is a control variate. For branches it
+is 0: some have no gate, and far from 1 it says little about them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from sentei.distributed import sum_across
 from sentei.errors import DataError
 from sentei.network.example import undisturbed
-from sentei.network.units import Group, Neurons
+from sentei.network.units import Branches, Group, Listener, Neurons, Synapses
 from sentei.probe.choosing import Engines, UnitEngine, listeners_of
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.sample_slopes import SampleSlopes
@@ -40,7 +41,7 @@ class _Job:
         engine: measures them.
     """
 
-    group: Neurons
+    group: Neurons | Branches
     matter: Tensor
     units: Tensor
     engine: UnitEngine
@@ -50,7 +51,7 @@ def first_order(probe: Probe, groups: Sequence[Group]) -> dict[Group, Tensor]:
     """Return the first-order estimate -E' of each unit's rise, by one backward pass for all groups.
 
     Returns:
-        (size,) float64 for each group; 0 for dead units.
+        (size,) float64 for each group; 0 for dead units and for branches.
 
     Raises:
         CriterionError: the loss has no derivative.
@@ -58,8 +59,7 @@ def first_order(probe: Probe, groups: Sequence[Group]) -> dict[Group, Tensor]:
     """
     with probe.measuring() as recording:
         probe.check_smooth(recording, 1)
-        listeners = [listeners_of(probe.model, probe.check_units(group)) for group in groups]
-        slopes = SampleSlopes(recording, listeners)
+        slopes = SampleSlopes(recording, [_listeners(probe, group) for group in groups])
         together = [group for group, known in zip(groups, slopes.known, strict=True) if known]
 
         def sums(block: Pass) -> Tensor:
@@ -69,12 +69,21 @@ def first_order(probe: Probe, groups: Sequence[Group]) -> dict[Group, Tensor]:
         sizes = [group.size for group in together]
         means = recording.mean("kept", sums, sum(sizes)).split(sizes)
     found = {group: -mean for group, mean in zip(together, means, strict=True)}
-    return {
-        group: torch.where(probe.alive(group), found[group], 0.0)
-        if group in found
-        else -probe.slopes(group)
-        for group in groups
-    }
+    for group in groups:
+        if group in found:
+            found[group] = torch.where(probe.alive(group), found[group], 0.0)
+        elif isinstance(group, Branches):
+            found[group] = torch.zeros(group.size, dtype=torch.float64)
+        else:
+            found[group] = -probe.slopes(group)
+    return {group: found[group] for group in groups}
+
+
+def _listeners(probe: Probe, group: Group) -> dict[str, Listener]:
+    """Return a group's listeners as `listeners_of`; none for branches."""
+    probe.check_removable(group)
+    assert not isinstance(group, Synapses)
+    return {} if isinstance(group, Branches) else listeners_of(probe.model, group)
 
 
 def residual_sums(probe: Probe, units: Mapping[Group, Tensor], rows: Tensor) -> dict[Group, Tensor]:
@@ -94,8 +103,7 @@ def residual_sums(probe: Probe, units: Mapping[Group, Tensor], rows: Tensor) -> 
     """
 
     def start(recording: Recording, jobs: Sequence[_Job]) -> Callable[[Pass], list[Tensor]]:
-        listeners = [listeners_of(probe.model, job.group) for job in jobs]
-        slopes = SampleSlopes(recording, listeners)
+        slopes = SampleSlopes(recording, [_listeners(probe, job.group) for job in jobs])
 
         def of(block: Pass) -> list[Tensor]:
             together = slopes(block)
@@ -168,15 +176,16 @@ def _jobs(recording: Recording, probe: Probe, units: Mapping[Group, Tensor]) -> 
     for group, own in units.items():
         matter, engine = engines.engine_for(group, own)
         if engine is not None:
-            jobs.append(
-                _Job(probe.check_units(group), matter, own[matter], cast("UnitEngine", engine))
-            )
+            assert not isinstance(group, Synapses)
+            jobs.append(_Job(group, matter, own[matter], cast("UnitEngine", engine)))
     return jobs
 
 
 def _moments(job: _Job, block: Pass, slopes: Tensor | None) -> Tensor:
     """Return (m, 4) sums over a block; `slopes` are those of the whole group, if known."""
-    if slopes is None:
+    if isinstance(job.group, Branches):
+        slopes = torch.zeros(len(job.units), len(block.samples))
+    elif slopes is None:
         slopes = job.engine.slopes_by_sample(block, job.units)
     else:
         slopes = slopes[job.units.to(slopes.device)]
@@ -184,7 +193,7 @@ def _moments(job: _Job, block: Pass, slopes: Tensor | None) -> Tensor:
     sums = []
     for units, slope in zip(job.units.split(size), slopes.split(size), strict=True):
         rises = job.engine.rises_by_sample(block, units).double()
-        residuals = rises + slope
+        residuals = rises + slope.to(rises)
         parts = rises.sum(1), residuals.sum(1), residuals.square().sum(1)
         sums.append(torch.stack([*parts, residuals.count_nonzero(1)], 1))
     return torch.cat(sums)

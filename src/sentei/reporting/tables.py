@@ -21,9 +21,9 @@ from sentei.metrics import texts
 from sentei.nests import resized
 from sentei.network.encoding.size import counts, latency, multiply_adds
 from sentei.network.mask import Mask
-from sentei.network.tracing.inventory import Inventory
+from sentei.network.tracing.inventory import Inventory, Offered
 from sentei.network.tracing.tracing import find_units
-from sentei.network.units import Synapses, find_synapses
+from sentei.network.units import Branches, Neurons, Synapses, find_synapses
 from sentei.probe.estimates import Estimate
 from sentei.pruning.judging import MetricFunction, own_metrics
 from sentei.pruning.tidying import Tidied
@@ -120,10 +120,10 @@ def before_and_after(before: Facts, after: Facts) -> Table:
     return table
 
 
-def ranking(values: Tensor, criterion: str, most: int) -> Table:
-    """Tabulate the `most` units with the lowest and with the highest scores."""
+def ranking(values: Tensor, criterion: str, most: int, branches: tuple[str, ...] = ()) -> Table:
+    """Tabulate the `most` units, or branches with these names, with lowest and highest scores."""
     table = Table(box=None, pad_edge=False)
-    for name in ("rank", "unit", criterion):
+    for name in ("rank", "branch" if branches else "unit", criterion):
         table.add_column(name, justify="right")
     order = values.argsort(stable=True).tolist()
     shown = range(len(order))
@@ -134,7 +134,8 @@ def ranking(values: Tensor, criterion: str, most: int) -> Table:
                 table.add_row("…", "…", "…")
             continue
         unit = order[place]
-        table.add_row(str(place + 1), str(unit), f"{float(values[unit]):.6g}")
+        named = branches[unit] if branches else str(unit)
+        table.add_row(str(place + 1), named, f"{float(values[unit]):.6g}")
     return table
 
 
@@ -229,8 +230,10 @@ def offered(found: Inventory) -> FirstFitting:
     names = ("group", "kind", "units", *counted, "parameters", "share")
     rows = []
     for each in found.offered:
-        group = each.group
-        ties = [str(len(part)) for part in (group.producers, group.followers, group.listeners)]
+        group, ties = each.group, ["", "", ""]
+        if isinstance(group, Neurons):
+            parts = group.producers, group.followers, group.listeners
+            ties = [str(len(part)) for part in parts]
         numbers = [f"{each.parameters:,}", f"{found.share(each.parameters):.1%}"]
         rows.append([group.name, group.kind, f"{group.size:,}", *ties, *numbers])
     units = sum(group.size for group in found.groups)
@@ -238,6 +241,18 @@ def offered(found: Inventory) -> FirstFitting:
     rows.append(["all together", "", f"{units:,}", "", "", "", *numbers])
     widths = (range(len(names)), (0, 1, 2, 6, 7), (0, 2, 7))
     return FirstFitting([_of_groups(names, rows, columns) for columns in widths])
+
+
+def by_branch(found: Inventory, each: Offered) -> Table:
+    """Tabulate the branches of a group, and the parameters that go with each alone."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("branch", overflow="fold")
+    for name in ("parameters", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    assert isinstance(each.group, Branches)
+    for name, count in zip(each.group.names, each.by_branch, strict=True):
+        table.add_row(name, f"{count:,}", f"{found.share(count):.1%}")
+    return table
 
 
 def _of_groups(

@@ -20,12 +20,18 @@ from sentei.network.copying import restored_attributes
 from sentei.network.example import smallest, undisturbed
 from sentei.network.origins import argument_tensors
 from sentei.network.tracing.dataflow import Flow, Operation, run_noting
+from sentei.network.tracing.grouping import NotOffered
 from sentei.network.tracing.result_forms import ResultForms
 from sentei.network.units import Branch, Branches
 from sentei.running import Example, on_threads
 
 NAME = "branches"
 PRODUCERS = 4  # layers of a branch that are tried as the one whose zeros silence it, the last first
+_SHARED = "no branch that can go: what is added to the stream is read elsewhere too"
+_NOT_SILENT = (
+    "no branch that can go: with zeros in all parameters that only it uses, what it adds to the "
+    "stream is not zero"
+)
 Term = tuple[int, int]  # the number of an addition, and that of the result which it adds
 
 
@@ -48,26 +54,31 @@ class _Candidate:
     gates: tuple[str, ...] = ()
 
 
-def find_branches(model: nn.Module, example: Example) -> list[Branches]:
-    """Return the group of a network's residual branches; none if it has no branch.
+def find_branches(model: nn.Module, example: Example) -> tuple[list[Branches], list[NotOffered]]:
+    """Return the group of a network's residual branches, and what is added and cannot be left out.
 
     Args:
         model: any network.
         example: its inputs.
+
+    Returns:
+        The group, none if there is no branch; and for each residual addition that is no branch,
+        the last layer that computes what is added, with the reason.
     """
     with restored_attributes(model), undisturbed(model), on_threads(1):
         example = smallest(model, example)
         flow, training = _flow(model, example)
-        found = _merged(flow, _candidates(flow))
-        if not found:
-            return []
-        trial = _Trial(model, example, flow, training=training)
-        trial.silence_(found)
-        found = [each for each in found if each.parameters]
-        trial.gate_(found)
+        added = _candidates(flow)
+        refused = [_refused(flow, each, _SHARED) for each in added if not each.producers]
+        tried = _merged(flow, [each for each in added if each.producers])
+        if tried:
+            _try_(tried, _Trial(model, example, flow, training=training))
+        found = [each for each in tried if each.parameters]
+        refused += [_refused(flow, each, _NOT_SILENT) for each in tried if not each.parameters]
         forms = ResultForms(model, example, flow)
         branches = tuple(_distinct([_branch(flow, each, forms) for each in found]))
-    return [Branches(NAME, len(branches), branches)] if branches else []
+    group = [Branches(NAME, len(branches), branches)] if branches else []
+    return group, [each for each in dict.fromkeys(refused) if each is not None]
 
 
 def _flow(model: nn.Module, example: Example) -> tuple[Flow, bool]:
@@ -98,7 +109,7 @@ def _names_into(names: list[str]) -> Callable[[Any, Any, Callable[[], Any]], Any
 
 
 def _candidates(flow: Flow) -> list[_Candidate]:
-    """Return the terms of sums that may be branches, in the order in which they are added."""
+    """Return what is added to streams, in order; what has no producers of its own is no branch."""
     alive = flow.alive()
     found = []
     for terms in _sums(flow, alive):
@@ -108,7 +119,7 @@ def _candidates(flow: Flow) -> list[_Candidate]:
             is_deeper = flow.depth[term[1]] > least
             if is_deeper and any(flow.origins[term[1]] & flow.origins[node] for node in stream):
                 found.append(_candidate(flow, frozenset([term]), alive))
-    return [each for each in found if each.producers]
+    return found
 
 
 def _candidate(flow: Flow, terms: frozenset[Term], alive: Set[Operation]) -> _Candidate:
@@ -179,6 +190,13 @@ def _merged(flow: Flow, found: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 # What silences a candidate, by trying.
+
+
+def _try_(tried: Sequence[_Candidate], trial: _Trial) -> None:
+    """Find for each candidate what silences it, and then what it is proportional to."""
+    trial.silence_(tried)
+    if silent := [each for each in tried if each.parameters]:
+        trial.gate_(silent)
 
 
 class _Trial:
@@ -316,6 +334,16 @@ def _branch(flow: Flow, candidate: _Candidate, forms: ResultForms) -> Branch:
         key=lambda path: (path not in zeros, -len(path)),
     )
     return Branch(name, candidate.parameters, candidate.gates, zeros)
+
+
+def _refused(flow: Flow, candidate: _Candidate, why: str) -> NotOffered | None:
+    """Return that the last layer of a candidate is not offered."""
+    behind = _behind(flow, [node for _, node in candidate.terms], flow.alive())
+    last = max((each for each in behind if each.mixes), key=lambda each: each.number, default=None)
+    if last is None:
+        return None
+    name, dim = last.layer[:2] if last.layer else (min(last.weights), 0)
+    return NotOffered(name, dim, why)
 
 
 def _last_of_all(flow: Flow, candidate: _Candidate) -> Operation:

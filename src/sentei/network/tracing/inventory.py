@@ -11,10 +11,12 @@ from sentei.arguments import checked
 from sentei.errors import GroupError, PruningError
 from sentei.network.example import guessed
 from sentei.network.forward import with_forward
+from sentei.network.mask import Mask
 from sentei.network.parameters import removed_parameters, smallest
+from sentei.network.tracing.branches import find_branches
 from sentei.network.tracing.grouping import NotOffered
 from sentei.network.tracing.tracing import find_units, traced
-from sentei.network.units import Neurons
+from sentei.network.units import Branches, Neurons
 from sentei.running import Example, Forward
 
 REASONS = 3  # that a message names; `not_offered` lists all
@@ -22,15 +24,18 @@ REASONS = 3  # that a message names; `not_offered` lists all
 
 @dataclass(frozen=True)
 class Offered:
-    """A group of units, and how many parameters it holds.
+    """A group of units or branches, and how many parameters it holds.
 
     Attributes:
         group: the group.
-        parameters: entries of parameters that go when this group alone keeps `group.least` units.
+        parameters: entries of parameters that go when this group alone keeps `group.least` units,
+            or no branch.
+        by_branch: entries of parameters that go with each branch alone; of units none.
     """
 
-    group: Neurons
+    group: Neurons | Branches
     parameters: int
+    by_branch: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Inventory:
     not_offered: tuple[NotOffered, ...]
 
     @property
-    def groups(self) -> list[Neurons]:
+    def groups(self) -> list[Neurons | Branches]:
         """The groups that are offered."""
         return [each.group for each in self.offered]
 
@@ -71,7 +76,11 @@ class Inventory:
 
 @checked
 def inventory(
-    model: nn.Module, example: Example, inputs: bool = False, forward: Forward | None = None
+    model: nn.Module,
+    example: Example,
+    inputs: bool = False,
+    forward: Forward | None = None,
+    depth: bool = False,
 ) -> Inventory:
     """List the groups of units of a network with their shares of its parameters, and what is left.
 
@@ -82,27 +91,43 @@ def inventory(
         example: as for `find_units`.
         inputs: whether to list input features too.
         forward: as for `find_units`.
+        depth: whether to list residual branches too, as a group, and what is added to a stream and
+            is no branch that can go.
 
     Raises:
         StructureError, DataError: as `find_units`.
     """
-    offer = traced(model, with_forward(model, example, forward), inputs=inputs)
+    example = with_forward(model, example, forward)
+    offer = traced(model, example, inputs=inputs)
+    branches, refused = find_branches(model, example) if depth else ([], [])
+    groups = [*offer.groups, *branches]
     return Inventory(
         sum(parameter.numel() for parameter in model.parameters()),
-        removed_parameters(model, smallest(offer.groups)),
-        tuple(Offered(g, removed_parameters(model, smallest([g]))) for g in offer.groups),
-        tuple(offer.left_out),
+        removed_parameters(model, smallest(groups)),
+        tuple(_offered(model, group) for group in groups),
+        (*offer.left_out, *refused),
     )
 
 
-def some_units(model: nn.Module, example: Example) -> list[Neurons]:
+def _offered(model: nn.Module, group: Neurons | Branches) -> Offered:
+    parameters = removed_parameters(model, smallest([group]))
+    if isinstance(group, Neurons):
+        return Offered(group, parameters)
+    full = Mask.full([group])
+    each = (removed_parameters(model, full.without({group: [at]})) for at in range(group.size))
+    return Offered(group, parameters, tuple(each))
+
+
+def some_units(
+    model: nn.Module, example: Example, *, depth: bool = False
+) -> list[Neurons | Branches]:
     """Find the groups of units of a network, as `find_units` does.
 
     Raises:
         GroupError: there are none; the message has the reasons.
         StructureError, DataError: as `find_units`.
     """
-    found = find_units(model, example)
+    found = find_units(model, example, depth=depth)
     if not found:
         raise GroupError(
             f"a network with units that can be removed is needed. {_why(model, example)}"

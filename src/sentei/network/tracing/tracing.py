@@ -84,12 +84,12 @@ def find_units(
     """
     example = with_forward(model, example, forward)
     groups = traced(model, example, inputs=inputs).groups
-    return [*groups, *find_branches(model, example)] if depth else groups
+    return [*groups, *find_branches(model, example)[0]] if depth else groups
 
 
 @checked
 def not_offered(
-    model: nn.Module, example: Example, forward: Forward | None = None
+    model: nn.Module, example: Example, forward: Forward | None = None, depth: bool = False
 ) -> list[NotOffered]:
     """Return what `find_units` leaves out, and why: rows of parameters that are in no group.
 
@@ -97,14 +97,18 @@ def not_offered(
         model: as for `find_units`.
         example: as for `find_units`.
         forward: as for `find_units`.
+        depth: whether to list what is added to a stream and is no branch that can go, too.
 
     Returns:
         For each parameter with such rows an entry for each reason, in the order of their first use.
+        For an addition that is no branch, then, the last layer that computes what is added.
 
     Raises:
         StructureError, DataError: as `find_units`.
     """
-    return traced(model, with_forward(model, example, forward), inputs=False).left_out
+    example = with_forward(model, example, forward)
+    left = traced(model, example, inputs=False).left_out
+    return [*left, *find_branches(model, example)[1]] if depth else left
 
 
 def traced(model: nn.Module, example: Example, *, inputs: bool, fast: bool = True) -> Offer:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sentei.network.mask import Mask
-from sentei.network.units import Group
+from sentei.network.units import Branches, Group
 from sentei.probe.probe import Probe
 from sentei.probe.residuals import first_order
 from sentei.pruning.rules.racing import may_go, places_of
@@ -89,7 +89,7 @@ class LazyScores:
             while left := contest.left():
                 for group, units in left.items():
                     values = probe.rises_without(group, units)
-                    if known:
+                    if known and not isinstance(group, Branches):
                         off = (values - predicted[group][units]).abs()
                         self.misses = torch.cat([self.misses, off])[-_MISSES:]
                     found[group][units], then[group][units] = values, now[group].cpu()[units]
@@ -140,6 +140,9 @@ class _Contest:
         if count:
             lowest = values.argsort(stable=True)[: max(_ALWAYS, count)]
             self.next = self.next.index_fill(0, lowest, value=True)
+            for group in groups:
+                if isinstance(group, Branches):  # they have no estimate that follows the weights
+                    self.next[self.places[group]] = True
 
     def left(self) -> dict[Group, Tensor]:
         """Return the units to measure next, for each group that has any."""

@@ -118,12 +118,13 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             all of them; for "ablation" on samples in memory. What goes agrees with the exact
             ranking with high probability, under a normal approximation (bounds of four standard
             errors); the scores of what goes are exact, those of the others estimates. Removing a
-            tenth of the units takes about a sixth of the evaluations.
+            tenth of the units takes about a sixth of the evaluations. Branches run without
+            first-order estimates, so that more samples are needed to tell them apart.
         lazy: when steps remove few units and weights do not change in between (no retraining, which
             makes every step measure all), measure again only units that may be among the lowest,
             by scores predicted from the last measured ones; for "ablation". In all runs tried, the
             order was the exact one, which is not proven. Scores of what goes are exact, those of
-            the others predictions.
+            the others predictions. Branches are measured at every step.
 
     Batches and the schedule: never fewer members stay than the schedule says. A batch that is
     larger than what may go now waits for a later step; so some steps remove nothing, and the run

@@ -168,9 +168,7 @@ def race(
         GroupError, LossError, StaleError: as `Probe.rises_without`.
     """
     total = len(in_memory(probe))
-    units = {
-        g: mask.alive(probe.check_units(g)).nonzero().flatten() for gs, _ in scopes for g in gs
-    }
+    units = {g: mask.alive(g).nonzero().flatten() for groups, _ in scopes for g in groups}
     estimates = {g: each.cpu()[units[g]] for g, each in first_order(probe, [*units]).items()}
     fields = [Entrants.of(groups, n, floors, estimates) for groups, n in scopes]
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
