@@ -65,13 +65,13 @@ class Page:
         """Close the connection to the browser."""
         self._socket.close()
 
-    def open(self, path: Path, width=1280, height=900, dark=False, touch=False):
-        """Show a file at a size, and wait until it says that it is ready."""
+    def open(self, path: Path | str, width=1280, height=900, dark=False, touch=False):
+        """Show a file, or an address, at a size, and wait until it says that it is ready."""
         mode = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.send("Emulation.setDeviceMetricsOverride", **mode)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[theme])
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         self.until("document.documentElement?.dataset.ready === 'yes'")
 
     def until(self, condition: str):

@@ -22,9 +22,9 @@ NEEDS = {
     "rank": [NET], "surface": [NET], "tidy": [NET], "compare": [NET], "explain": [NET],
     "export": [NET], "prune": [NET, "--units-at-most", 3], "fit": [NET, "--budget", "1KiB"],
     "train": ["--model", "16-4-26"], "info": [NET], "units": [NET], "figures": ["run"],
-    "reproduce": ["wsf"], "demo": [],
+    "watch": ["run", "--until-input-ends"], "reproduce": ["wsf"], "demo": [],
 }  # fmt: skip
-NO_DATA = ("info", "units", "figures", "reproduce", "demo")
+NO_DATA = ("info", "units", "figures", "watch", "reproduce", "demo")
 MEASURES = [name for name in NEEDS if name not in NO_DATA]
 
 
@@ -232,7 +232,8 @@ WITHOUT_EFFECT = {
         *("--schedule one_at_a_time --keep 3", "--emulate", "--emulate --out a.onnx"),
         *("--out a.onnx --format c", "--out a.c --format safetensors", "--metric-at-least 0.9"),
         *("--metric-at-most 0.1", "--metric-within 0.1", "--budget 1KiB --metric a:b"),
-        "--metric a:b --metric-at-least 0 --metric-lower-is-better",
+        "--metric a:b --metric-at-least 0 --metric-lower-is-better", "--watch",
+        "--watch --journal run --budget 1KiB",
     ],
     "fit": [
         *("--resume", "--budget 1KiB --board arduino-uno", "--emulate", "--out a.c --format onnx"),

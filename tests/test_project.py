@@ -61,7 +61,17 @@ ROOMS = {
 # Modules that commands share, lowest first: each may import only those before it.
 CLI = [
     *("command_line", "screen", "references", "failures", "stopping", "bounds", "conflicts"),
-    *("deployment", "weights", "own_data", "options", "loading", "own_metric", "pruned", "fit"),
+    *(
+        "deployment",
+        "weights",
+        "own_data",
+        "options",
+        "loading",
+        "own_metric",
+        "pruned",
+        "fit",
+        "watching",
+    ),
 ]
 
 

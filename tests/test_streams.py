@@ -67,6 +67,7 @@ COMMANDS = {
     "export c": (["export", NET, "--data", "letter"], "out format bytes ram accuracy"),
     "tidy": (["tidy", NET, *LETTER], "finds norms difference samples out"),
     "figures": (["figures", "run"], "figures"),
+    "watch": (["watch", "run", "--until-input-ends"], "address"),
 }
 
 

@@ -37,6 +37,7 @@ from sentei.cli.surface import surface
 from sentei.cli.tidy import tidy
 from sentei.cli.train import train
 from sentei.cli.units import units
+from sentei.cli.watch import watch
 from sentei.errors import unknown
 
 STOPPED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
@@ -60,7 +61,7 @@ def build(config: str | None = None) -> App:
     """Build the application; `config` names a TOML file with default values for the options."""
     commands = (
         *(demo, train, prune, fit, rank, surface, compare),
-        *(explain, figures, info, units, export, reproduce, tidy),
+        *(explain, figures, watch, info, units, export, reproduce, tidy),
     )
     app = App(
         name="sentei",

@@ -18,6 +18,7 @@ MOST = 10**9
 Count = Annotated[int, Parameter(validator=Number(gte=1, lte=MOST))]
 CountOrNone = Annotated[int, Parameter(validator=Number(gte=0, lte=MOST))]
 Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
+Port = Annotated[int, Parameter(validator=Number(gte=0, lt=2**16))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**32))]
 Above0 = Annotated[float, Parameter(validator=Number(gt=0, lte=MOST))]
 From0 = Annotated[float, Parameter(validator=Number(gte=0, lte=MOST))]

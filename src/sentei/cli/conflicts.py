@@ -71,6 +71,8 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
     "train": (Needs("--temperature --teacher-weight", "--teacher"),),
     "prune": (
         JOURNAL,
+        Needs("--watch", "--journal"),
+        Excludes("--watch", "--budget --board", "a search runs several prunings, in turn"),
         ONE_BUDGET,
         Needs("--paths", "--budget --board"),
         Needs("--keep --steps", "--schedule"),

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from sentei.cli.bounds import Amount, Count, Degrees
 from sentei.cli.fit import Budget, fit
 from sentei.cli.options import (
+    OUTPUT,
     PACE,
     REMOVED,
     REPAIR,
@@ -37,6 +38,7 @@ from sentei.cli.pruned import (
     together,
 )
 from sentei.cli.screen import Result
+from sentei.cli.watching import watched
 from sentei.errors import unknown
 from sentei.pruning.rules import schedules
 
@@ -143,12 +145,18 @@ def prune(
     repairs: Repairs = Repairs(),
     budget: Annotated[Budget, Parameter(show=False)] = Budget(),
     output: Output = Output(),
+    watch: Annotated[bool, Parameter(group=OUTPUT)] = False,
     run: Run = Run(),
 ) -> Result:
     """Prune a network, delete what was pruned from its tensors, check the outputs, and save it.
 
     Criteria use training samples, limits validation samples, and the final table test samples.
     To find the most accurate network that fits a size or a board, see `sentei fit`.
+
+    Parameters
+    ----------
+    watch
+        Serve the page of the run on this machine while the run goes on; its folder is --journal.
     """
     if budget != Budget():
         return fit(
@@ -173,18 +181,19 @@ def prune(
     output.begin()
     one = output.for_one_input(format)
     start = started(model, data, loss, repairs.retrain_epochs, weights, one_input_for=one)
-    steps = _run_steps(
-        start,
-        _groups(start, removed, inputs=scoring.inputs),
-        scoring.samples,
-        propose,
-        None if own is None else metric.measured_on(own, start.split.validation),
-        verbose=repairs.repair is not None or removed.twins is not None,
-        until=goal,
-        keeping=floors,
-        journal=output.journal,
-        resume=output.resume,
-    )
+    with watched(output.journal if watch else None, model):
+        steps = _run_steps(
+            start,
+            _groups(start, removed, inputs=scoring.inputs),
+            scoring.samples,
+            propose,
+            None if own is None else metric.measured_on(own, start.split.validation),
+            verbose=repairs.repair is not None or removed.twins is not None,
+            until=goal,
+            keeping=floors,
+            journal=output.journal,
+            resume=output.resume,
+        )
     reached = goal is None or goal(steps[-1].measured, steps[0].measured)
     at_end = None if own is None else metric.measured_on(own, start.split.test)
     return finish(start, steps[-1], output, format, reached=reached, metric=at_end)

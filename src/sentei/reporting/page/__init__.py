@@ -6,6 +6,7 @@ May import `pruning`, `datasets`, and all that they may import.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from sentei.reporting.page.bundle import joined
 from sentei.reporting.page.document import document
 from sentei.reporting.page.story import Names, Story, of_journal, of_network
 
-__all__ = ["Names", "Story", "explain", "of_journal", "of_network", "report", "write"]
+__all__ = ["Names", "Story", "explain", "live", "of_journal", "of_network", "report", "write"]
 
 Data = Annotated[Split | Sequence[Tensor], "a Split or (inputs, targets)"]
 
@@ -82,6 +83,16 @@ def explain(
     """
     storage.writable(path)
     return write(of_network(network, data, loss=loss, words=words), path)
+
+
+def live(journal: str | Path, model: nn.Module | None = None) -> bytes:
+    """Return the page of a run that goes on, with its steps so far; see `reporting.live`.
+
+    Raises:
+        JournalError: as in `report`.
+    """
+    story = replace(of_journal(journal, model), running=True)
+    return joined(document(story)).encode("utf-8")
 
 
 def write(story: Story, path: str | Path) -> Path:

@@ -19,7 +19,7 @@ def joined(document: dict[str, Any]) -> str:
     """Build the HTML file: style, script and data inside, style and script allowed by hash."""
     style, script = asset("page.css"), program()
     parts = {
-        "policy": policy(style, script),
+        "policy": policy(style, script, live=document["live"]),
         "title": html.escape(document["title"]),
         "style": style,
         "script": script,
@@ -28,13 +28,17 @@ def joined(document: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))
 
 
-def policy(style: str, script: str) -> str:
-    """Build a content-security policy that allows only this style, this script and data: images."""
+def policy(style: str, script: str, *, live: bool = False) -> str:
+    """Build a content-security policy that allows only this style, this script and data: images.
+
+    The page of a run that goes on may ask the server that it came from for the newest step.
+    """
     rules = (
         "default-src 'none'",
         f"style-src '{_hash(style)}'",
         f"script-src '{_hash(script)}'",
         "img-src data:",
+        *(["connect-src 'self'"] if live else []),
         "base-uri 'none'",
         "form-action 'none'",
     )

@@ -47,6 +47,7 @@ def document(story: Story) -> Document:
         "title": name,
         "lead": lead,
         "isRun": story.is_run,
+        "live": story.running,
         "steps": _steps(story),
         "classes": _classes(story),
         "byClass": _by_class(story),
@@ -288,6 +289,8 @@ def _balanced(targets: Tensor, most: int) -> Tensor:
 def _evidence(story: Story) -> tuple[Document, list[str]]:
     """Measure criteria, error surfaces and gains by class; return notes on what is left out."""
     found: Document = {"agreements": {}, "surfaces": {}, "gains": []}
+    if story.running:
+        return found, ["Criteria are compared, and times measured, when the run has ended."]
     probe = story.probe(evidence.ROWS)
     if probe is None:
         return found, []

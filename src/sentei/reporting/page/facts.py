@@ -69,7 +69,7 @@ def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
             ("bytes on disk", "bytes"),
         )
     ]
-    if story.samples is None:
+    if story.samples is None or story.running:
         return rows, [], ""
     inputs = story.samples.inputs
     networks: list[nn.Module] = [copied(story.start).eval()]

@@ -104,6 +104,7 @@ class Story:
         card: the settings that identify the run; empty without a run.
         words: metadata of the run: command, seed, versions.
         missing: sentences on what the journal does not have.
+        running: whether the run goes on: nothing is timed, and criteria are not compared.
     """
 
     start: nn.Module
@@ -116,6 +117,7 @@ class Story:
     card: Mapping[str, Any] = field(default_factory=dict)
     words: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    running: bool = False
 
     @property
     def is_run(self) -> bool:

@@ -4,6 +4,7 @@ import { startAgreement } from "./agreement.js";
 import { startCost } from "./cost.js";
 import { startFacts } from "./facts.js";
 import { startGraph } from "./graph.js";
+import { startLive } from "./live.js";
 import { loudest, networkAt, runnable } from "./network.js";
 import { lastStep } from "./page-data.js";
 import { startRemoved } from "./removed.js";
@@ -14,6 +15,7 @@ import { startUnit } from "./unit.js";
 
 state.step = lastStep;
 startFacts();
+startLive();
 startStepper();
 startCost();
 startGraph();
