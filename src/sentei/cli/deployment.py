@@ -65,6 +65,7 @@ def ship(
     emulate: bool = False,
     scaling: Scaling | None = None,
     loss: PerSample | None = None,
+    budget: str | None = None,
 ) -> Result:
     """Write a network to a file; return its size and, for C, how good the emitted code is.
 
@@ -78,9 +79,11 @@ def ship(
         emulate: whether to run the C file on an emulated board too.
         scaling: what inputs have to be standardised with before the network; None if nothing.
         loss: the user's own loss; None for that of the network's `Card`.
+        budget: what the network was made to fit into, for the comment of a C file.
     """
     import sentei
     from sentei.card import card_of
+    from sentei.cli.command_line import command
     from sentei.formats.c.compiled import Compiled, compiler
     from sentei.formats.exporting import WRITERS
     from sentei.network.encoding.format import C_FORMATS
@@ -105,6 +108,8 @@ def ship(
         measured = Result({}, (_difference(small, Compiled(out)(inputs), inputs),))
     else:
         measured = _measured(Compiled(out), loss or card.loss, inputs, targets)
+    notes = [*([] if budget is None else [budget]), *map(str, measured.shown), command()]
+    WRITERS[format](small, out, calibration, mask, scaling=scaling, notes=notes)
     emulated = _emulated(out, *test) if emulate else Result({})
     sizes = {"bytes": flash, "ram": ram, "accuracy": None, "metrics": {}, **_told(scaling)}
     return Result(

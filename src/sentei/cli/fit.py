@@ -119,8 +119,16 @@ def fit(
             f"{best.step.measured}."
         )
         return Result(nothing, (tried(found), why), UNREACHED)
-    done = finish(start, best.step, output, room.format, reached=True)
+    told = _told(budget, room)
+    done = finish(start, best.step, output, room.format, reached=True, budget=told)
     return Result({**done.data, "paths": paths}, (tried(found), *done.shown))
+
+
+def _told(budget: Budget, room: MemoryBudget) -> str:
+    """Return what the network had to fit into, as one line."""
+    ram = "" if room.ram is None else f" and {room.ram:,} of RAM"
+    board = "" if budget.board is None else f" (board {budget.board}, beside code, stack, a sample)"
+    return f"Made to fit {room.bytes:,} bytes{ram}{board}."
 
 
 def check_budget(budget: Budget, output: Output, format: str) -> None:

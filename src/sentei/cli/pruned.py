@@ -247,6 +247,7 @@ def finish(
     *,
     reached: bool,
     metric: Callable[[nn.Module], Any] | None = None,
+    budget: str | None = None,
 ) -> Result:
     """Shrink the network of the last step, compare it with the start, and write it and its page.
 
@@ -257,6 +258,7 @@ def finish(
         format: the format of the network's file.
         reached: whether the last step meets the goals of the run.
         metric: a function of the user's that measures a network on test samples.
+        budget: what the network was made to fit into, for the comment of a C file.
     """
     import sentei
     from sentei.cli.deployment import CALIBRATION, ship
@@ -272,7 +274,7 @@ def finish(
     after = facts(small, step.measured.bytes_in(format), test, left, start.loss, metric)
     certificate = str(sentei.certify(masked, small, example, mask=step.mask))
     settings = {"emulate": output.emulate, "scaling": needed(start.split), "loss": start.loss}
-    shipped = ship(small, output.out, left, format, calibration, test, **settings)
+    shipped = ship(small, output.out, left, format, calibration, test, budget=budget, **settings)
     page = (
         None if output.report is None else sentei.report(step.folder, output.report, start.before)
     )

@@ -17,6 +17,7 @@ from sentei import storage
 from sentei.card import Card, card_of
 from sentei.errors import DataError, FileError
 from sentei.formats.c.comment import comment
+from sentei.formats.c.header import header
 from sentei.formats.c.quantised import Stored, stored
 from sentei.formats.c.source import Source
 from sentei.network.encoding.carrying import carried
@@ -39,6 +40,7 @@ def write_c(
     name: str | None = None,
     classes: Sequence[str] | None = None,
     scaling: Any = None,
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Write a network as C: the file `path` and a header beside it.
 
@@ -52,11 +54,13 @@ def write_c(
             are stored, zeros too.
         format: "c" (float32), "c-int8" (int8 weights) or "c-int8-int8" (int8 activations too).
         name: prefix of all names in the file; the file's name without ".c" if None.
-        classes: names of the outputs; those in the network's `Card` if None. The header lists them
-            in its comment, and as an array of texts where its macro is defined.
+        classes: names of the outputs; those in the network's `Card` if None. The header lists them,
+            and the names of the inputs in the `Card`, as arrays of texts where NAME_NAMES is
+            defined.
         scaling: the `datasets.Scaling` that the network's inputs were standardised with outside the
             network. The comment says that callers have to do the same. None if the network takes
             inputs as they are in the data, as one that begins with `Standardise` does.
+        notes: further lines of the comment, such as how accurate the file was measured to be.
 
     The file has the functions `NAME_predict`, all outputs, and `NAME_classify`, the position of the
     largest one; the second not if the network has one output, or its `Card` says that it predicts
@@ -84,10 +88,12 @@ def write_c(
         raise FileError(
             f"{path} would have {source.flash} bytes of constants; {net.plan.flash} were planned"
         )
-    about = comment(net, path.stem, name, card, raw=standardises(model), scaling=scaling)
+    about = comment(
+        net, path.stem, name, card, raw=standardises(model), scaling=scaling, notes=notes
+    )
     code = source.code(about, _samples(example)[:GOLDEN])
     code = code.replace(f'#include "{name}.h"', f'#include "{path.stem}.h"')
-    storage.write(path.with_suffix(".h"), source.header(about).encode())
+    storage.write(path.with_suffix(".h"), header(net, name, card, about).encode())
     storage.write(path, code.encode())
     return net.plan
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from sentei.card import Card
 from sentei.errors import visible
+from sentei.formats.c.layout import WIDTH
 from sentei.formats.c.quantised import Stored
+from sentei.network.encoding.packing import release
 from sentei.network.encoding.plans import size
 from sentei.network.encoding.stages import Weighted
 
 
 def comment(
-    net: Stored, file: str, name: str, card: Card, *, raw: bool, scaling: Any = None
+    net: Stored,
+    file: str,
+    name: str,
+    card: Card,
+    *,
+    raw: bool,
+    scaling: Any = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the comment.
 
@@ -24,14 +35,16 @@ def comment(
         card: names of outputs and inputs, and what the network predicts.
         raw: whether the network standardises its inputs itself.
         scaling: what inputs have to be standardised with before a call; None if nothing.
+        notes: further lines, after the sizes.
     """
     plan = net.plan
     heads = [block.head for block in plan.blocks]
     inputs, out = size(heads[0].entering), plan.blocks[-1].out
     lines = [
-        f"{name}: {inputs} inputs, {out} outputs. Written by sentei.",
+        f"{name}: {inputs} inputs, {out} outputs. Written by sentei {release()}.",
         "",
         f"Constants {plan.flash} bytes, static RAM {plan.ram} bytes, format {plan.format}.",
+        *notes,
         "",
     ]
     for head, coding, constants in zip(heads, plan.coding, plan.constants, strict=True):
@@ -60,8 +73,22 @@ def comment(
         "",
         f"Self-test: cc -std=c99 -D{name.upper()}_SELF_TEST {file}.c -lm && ./a.out",
     ]
-    body = "\n".join(f" * {_harmless(line)}".rstrip() for line in lines)
+    short = [part for line in lines for part in _short(_harmless(line))]
+    body = "\n".join(f" * {part}".rstrip() for part in short)
     return f"/*\n{body}\n */\n"
+
+
+def _short(line: str) -> list[str]:
+    """Return a line broken between words, so that none is over 100 columns with its margin."""
+    indent = re.match(" *", line)
+    inner = "    " + (indent[0] if indent else "")
+    return textwrap.wrap(
+        line,
+        WIDTH - 3,
+        subsequent_indent=inner,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
 
 
 def has_classes(card: Card, out: int) -> bool:

@@ -10,17 +10,16 @@ from sentei.network.encoding.stages import Pointwise
 
 def point_functions(dialect: Dialect, points: Sequence[Pointwise]) -> dict[str, str]:
     """Return the C functions for these activations, by name."""
-    return {
-        point_name(dialect, point): (
-            f"static float {point_name(dialect, point)}(float v)\n{{\n"
-            f"    return {_expression(point)};\n}}\n"
+    found: dict[str, str] = {}
+    for point in points:
+        name = point_name(dialect, point)
+        if point.function == "gelu":
+            found[f"{dialect.name}_tail"] = _TAIL.format(name=dialect.name)
+        expression = _EXPRESSIONS[point.function].format(
+            *map(literal, point.settings), tail=f"{dialect.name}_tail(v)"
         )
-        for point in points
-    }
-
-
-def _expression(point: Pointwise) -> str:
-    return _EXPRESSIONS[point.function].format(*map(literal, point.settings))
+        found[name] = f"static float {name}(float v)\n{{\n    return {expression};\n}}\n"
+    return found
 
 
 def point_name(dialect: Dialect, point: Pointwise) -> str:
@@ -30,6 +29,17 @@ def point_name(dialect: Dialect, point: Pointwise) -> str:
     return f"{dialect.name}_{point.function}{settings}"
 
 
+# avr-libc has neither expm1f nor erff. The part of a normal distribution beyond |v|: Abramowitz and
+# Stegun 7.1.26 for erfc(|v| / sqrt(2)) / 2, within 8e-8.
+_TAIL = """\
+static float {name}_tail(float v)
+{{
+    const float t = 1.0f / (1.0f + 0.231641888f * (v < 0.0f ? -v : v));
+    const float p = 0.530702715f * t - 0.726576013f;
+    return (((p * t + 0.710706871f) * t - 0.142248368f) * t + 0.127414796f) * t
+        * expf(-0.5f * v * v);
+}}
+"""
 _EXPRESSIONS = {
     "relu": "v > 0.0f ? v : 0.0f",
     "sigmoid": "1.0f / (1.0f + expf(-v))",
@@ -39,9 +49,9 @@ _EXPRESSIONS = {
     "hard_sigmoid": "v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : v / 6.0f + 0.5f",
     "hard_swish": "v <= -3.0f ? 0.0f : v >= 3.0f ? v : v * (v + 3.0f) / 6.0f",
     "leaky_relu": "v > 0.0f ? v : v * {0}",
-    "elu": "v > 0.0f ? v : {0} * expm1f(v)",
+    "elu": "v > 0.0f ? v : {0} * (expf(v) - 1.0f)",
     "clip": "v < {0} ? {0} : v > {1} ? {1} : v",
-    "gelu": "0.5f * v * (1.0f + erff(v * 0.707106781f))",
+    "gelu": "v * (v < 0.0f ? {tail} : 1.0f - {tail})",
 }
 MATH = {"sigmoid", "tanh", "silu", "elu", "gelu"}
 

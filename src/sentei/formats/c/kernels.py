@@ -190,7 +190,7 @@ def pool(name: str, stage: Pool, own: str, out: str) -> str:
         begin = f"{total} sum = 0;" + (" int seen = 0;" if counted else "")
         each = "sum += value;" + (" seen++;" if counted else "")
         count = "seen" if counted else str(kernel[0] * kernel[1])
-        result = f"sum / {count}" + ("" if counted or own != "float" else ".0f")
+        result = "sum / (float)seen" if counted else f"sum / {count}.0f"
         if own != "float":
             result = f"({out})((sum < 0 ? sum - {count} / 2 : sum + {count} / 2) / {count})"
     lines = [

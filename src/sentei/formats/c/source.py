@@ -1,18 +1,18 @@
-"""Generate the text of a C file and its header from a plan and its stored numbers."""
+"""Generate the text of a C file from a plan and its stored numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from sentei.card import Card
-from sentei.formats.c.comment import has_classes, string
+from sentei.formats.c.comment import has_classes
 from sentei.formats.c.dialect import Dialect, literal
 from sentei.formats.c.elementwise import MATH, applied, point_functions, point_name
 from sentei.formats.c.kernels import convolution, linear, pool
+from sentei.formats.c.layout import laid_out, listing
 from sentei.formats.c.quantised import (
     Stored,
     Values,
@@ -21,7 +21,7 @@ from sentei.formats.c.quantised import (
     quantise,
     standardising,
 )
-from sentei.formats.c.templates import CLASSIFY, MACROS, SELF_TEST, softmax
+from sentei.formats.c.templates import CLASSIFY, MACROS, SELF_TEST, SELF_TEST_MAIN, softmax
 from sentei.network.encoding.coding import Code
 from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.plans import Block, final, index_bytes, size
@@ -55,7 +55,7 @@ class Table:
         """Return the C definition; `where` is the attribute that places it in memory."""
         flat = self.entries.reshape(-1)
         words = [literal(float(v)) if self.kind == "float" else str(int(v)) for v in flat]
-        return _listing(f"{self.kind} {self.name}", words, where)
+        return listing(f"{self.kind} {self.name}", words, where)
 
 
 class Source:
@@ -229,8 +229,6 @@ class Source:
             for stage in (block.head, *block.before, *block.after)
         )
 
-    # The texts of the two files.
-
     def code(self, about: str, golden: Tensor) -> str:
         """Return the text of the .c file; `golden` are the input samples of the self-test."""
         prefix, up = self.dialect.name, self.dialect.upper
@@ -247,59 +245,21 @@ class Source:
                 *(table.text(f"{up}_FLASH") for table in self.tables),
                 *(f"static {kind} {prefix}_{which}[{n}];" for kind, which, n in buffers if n),
                 "",
-                *self.functions.values(),
-                f"void {prefix}_predict(const {self.given} x[{up}_INPUTS], float y[{up}_OUTPUTS])",
-                "{",
-                *(["    unsigned k;"] if any("k = 0" in call for call in self.calls) else []),
-                *(f"    {call}" for call in self.calls),
-                "}\n",
-                CLASSIFY.substitute(up=up, prefix=prefix, act=self.given)
-                if self.classifies
-                else "",
+                laid_out("".join([*self.functions.values(), *self._entry_points()])),
                 self._self_test(golden),
             ]
         )
 
-    def header(self, about: str) -> str:
-        """Return the text of the .h file."""
-        prefix, up, act = self.dialect.name, self.dialect.upper, self.given
-        out = self.plan.blocks[-1].out
-        lines = [
-            about,
-            f"#ifndef {up}_H",
-            f"#define {up}_H\n",
-            "#include <stdint.h>\n",
-            f"#define {up}_INPUTS {size(self.plan.blocks[0].head.entering)}",
-            f"#define {up}_OUTPUTS {out}",
-            f"#define {up}_FLASH_BYTES {self.plan.flash}L /* constants; code comes on top */",
-            f"#define {up}_RAM_BYTES {self.plan.ram}L /* static; the stack comes on top */",
-        ]
-        if self.net.input_step is not None:
-            step = literal(self.net.input_step)
-            lines += [
-                f"\n/* An input v is passed as v / {up}_INPUT_STEP, rounded, from -127 to 127. */",
-                f"#define {up}_INPUT_STEP {step}",
-            ]
-        lines += [
-            '\n#ifdef __cplusplus\nextern "C" {\n#endif\n',
-            "/* All outputs for one sample. Not reentrant: activations are in static buffers. */",
-            f"void {prefix}_predict(const {act} x[{up}_INPUTS], float y[{up}_OUTPUTS]);",
-        ]
-        if self.classifies:
-            lines += [
-                "\n/* The class of one sample: the position of its largest output. */",
-                f"int {prefix}_classify(const {act} x[{up}_INPUTS]);",
-            ]
-        if self.card.classes:
-            names = [string(text) for text in self.card.classes]
-            lines += [
-                f"\n/* Names of the outputs; define {up}_NAMES before #include to have them. */",
-                f"#ifdef {up}_NAMES",
-                f"static const char *const {prefix}_names[{up}_OUTPUTS] = {{\n{_wrapped(names)}}};",
-                "#endif",
-            ]
-        lines += ["\n#ifdef __cplusplus\n}\n#endif\n", f"#endif /* {up}_H */\n"]
-        return "\n".join(lines)
+    def _entry_points(self) -> list[str]:
+        """Return the functions that the header declares."""
+        prefix, up = self.dialect.name, self.dialect.upper
+        counter = "unsigned k;" if any("k = 0" in call for call in self.calls) else ""
+        predict = (
+            f"void {prefix}_predict(const {self.given} x[{up}_INPUTS], float y[{up}_OUTPUTS])"
+            f"{{ {counter} {' '.join(self.calls)} }}"
+        )
+        classify = CLASSIFY.substitute(up=up, prefix=prefix, act=self.given)
+        return [predict, classify] if self.classifies else [predict]
 
     def _self_test(self, golden: Tensor) -> str:
         """Return the C self-test, with the outputs that torch computes for `golden`."""
@@ -313,36 +273,20 @@ class Source:
         flash = f"{up}_FLASH"
         return SELF_TEST.substitute(
             up=up,
-            prefix=prefix,
-            act=act,
-            count=len(golden),
-            golden_x=_listing(f"{act} {prefix}_golden_x", words, flash),
-            golden_y=_listing(f"float {prefix}_golden_y", expected, flash),
-            read=self.dialect.read(f"{prefix}_golden_x + n * {up}_INPUTS + k", act),
-            tolerance=literal(tolerance),
+            golden_x=listing(f"{act} {prefix}_golden_x", words, flash),
+            golden_y=listing(f"float {prefix}_golden_y", expected, flash),
+            main=laid_out(
+                SELF_TEST_MAIN.substitute(
+                    up=up,
+                    prefix=prefix,
+                    act=act,
+                    count=len(golden),
+                    read=self.dialect.read(f"{prefix}_golden_x + n * {up}_INPUTS + k", act),
+                    tolerance=literal(tolerance),
+                )
+            ).rstrip(),
         )
 
 
 def _over(each: int) -> str:
     return "k" if each == 1 else f"k / {each}u"
-
-
-def _listing(what: str, words: Sequence[str], where: str) -> str:
-    """Return the definition of a constant array; `what` is its type and name."""
-    return f"static const {what}[{len(words)}] {where} = {{\n{_wrapped(words)}}};\n"
-
-
-def _wrapped(words: Sequence[str], width: int = 96) -> str:
-    """Return comma-separated words in indented lines."""
-    lines: list[str] = []
-    line = ""
-    for word in words:
-        if len(line) + len(word) + 2 > width:
-            lines.append(line)
-            line = ""
-        line += f" {word}," if line else f"    {word},"
-    return "".join(f"{text}\n" for text in _with(lines, line))
-
-
-def _with(lines: list[str], last: str) -> Iterable[str]:
-    return [*lines, last] if last else lines

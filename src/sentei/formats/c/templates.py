@@ -53,6 +53,11 @@ SELF_TEST = Template("""\
 #include <stdio.h>
 $golden_x
 $golden_y
+$main
+#endif
+""")
+
+SELF_TEST_MAIN = Template("""\
 int main(void)
 {
     static $act x[${up}_INPUTS];
@@ -71,5 +76,4 @@ int main(void)
     printf("${prefix}: %u of $count golden vectors passed\\n", $count - failed);
     return failed != 0;
 }
-#endif
 """)

@@ -61,7 +61,7 @@ def contents(model: nn.Module, mask: Mask | None = None) -> tuple[dict[str, Tens
         architecture = describe(model)
     except StructureError:
         architecture = None
-    card = {"format": FORMAT, "sentei": _version(), "architecture": architecture}
+    card = {"format": FORMAT, "sentei": release(), "architecture": architecture}
     card |= {"attributes": public_integers(model), "tied": tied}
     if forms := stand_ins(model):
         card["zeros"] = forms
@@ -110,7 +110,8 @@ def _check_storable(name: str, tensor: Tensor) -> None:
 
 
 @lru_cache(maxsize=1)
-def _version() -> str:
+def release() -> str:
+    """Return the number of this sentei's release; "source" where it is not installed."""
     try:
         return version("sentei")
     except PackageNotFoundError:  # run from its source, without having been installed
