@@ -20,6 +20,7 @@ from sentei.integrations.transformers import (
     from_pretrained,
     save_pretrained,
 )
+from sentei.network.zeros import stand_ins
 
 pytest.importorskip("accelerate", reason="transformers' Trainer needs it")
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other packages warn of is not ours
@@ -57,11 +58,21 @@ def units(model):
     return inner_units(model, WORDS)
 
 
+def branches(model):
+    return [group for group in find_units(model, WORDS, depth=True) if group.kind == "branch"]
+
+
+def units_and_branches(model):
+    return [*units(model), *branches(model)]
+
+
 DELETED = {"delete": True, "example": WORDS}
 WAYS = {
     "synapses": (find_synapses, {}),
     "units": (units, {}),
     "deleted": (units, DELETED),
+    "branches": (branches, DELETED),
+    "both": (units_and_branches, DELETED),
 }
 
 
@@ -73,6 +84,8 @@ def slow(*case):
     ("name", "way"),
     [
         ("llama", "deleted"),
+        ("llama", "both"),
+        *(slow(name, "branches") for name in ("llama", "gpt2")),
         *(slow("llama", way) for way in ("synapses", "units")),
         ("gpt2", "units"),  # whose weights are tied
         *(slow("gpt2", way) for way in ("synapses", "deleted")),
@@ -100,11 +113,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(name, way, tmp_path):
     for weight, value in again.state_dict().items():
         assert torch.equal(value, weights[weight]), weight
     smaller = {n for n, p in again.named_parameters() if p.numel() < full[n]}
-    assert bool(smaller) is (way == "deleted")
+    assert bool(smaller) is (way in ("deleted", "both"))
+    assert stand_ins(again) == stand_ins(whole)
+    assert bool(stand_ins(again)) is (way in ("branches", "both"))
     assert not any(p._post_accumulate_grad_hooks for p in again.parameters())
     assert not again._load_state_dict_pre_hooks
-    if way == "deleted":
-        assert save_pretrained(again, tmp_path / "small", WORDS).plain is (name == "llama")
+    if settings:
+        plain = (name, way) == ("llama", "deleted")
+        assert save_pretrained(again, tmp_path / "small", WORDS).plain is plain
         found = from_pretrained(tmp_path / "small")
         again.eval()
         assert torch.equal(found(**WORDS).logits, again(**WORDS).logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -29,7 +29,8 @@ from sentei.network.example import check, undisturbed
 from sentei.network.forward import with_forward
 from sentei.network.holders import public_integers
 from sentei.network.mask import Mask
-from sentei.network.units import Group, find_synapses
+from sentei.network.units import Branches, Group, find_synapses
+from sentei.network.zeros import Form, path_around, stand_in_
 from sentei.pruning.rules.proposals import Proposal
 from sentei.pruning.while_training import during
 from sentei.running import Example, Forward, run
@@ -318,7 +319,7 @@ class PruningCallback(TrainerCallback, ExportableState):
                 "smaller model. Leave it out, or leave out delete= and shrink after training."
             )
         self._forget_hook()
-        self._hook = model.register_load_state_dict_pre_hook(_cut_to_checkpoint)
+        self._hook = model.register_load_state_dict_pre_hook(self._cut_to_checkpoint)
 
     def on_train_begin(
         self,
@@ -384,6 +385,15 @@ class PruningCallback(TrainerCallback, ExportableState):
             return earlier.groups, before
         return self._groups_of(model), None
 
+    def _cut_to_checkpoint(self, model: nn.Module, given: Mapping[str, Tensor], *_: Any) -> None:
+        """Cut a model to the sizes and branches of the tensors that are about to be loaded."""
+        own = tensors_of(model)
+        there = {id(own[name]) for name in own.keys() & given.keys()}
+        lacking = {name for name, tensor in own.items() if id(tensor) not in there}
+        zeros = _without_branches(self._groups_of(model), lacking) if lacking else {}
+        if zeros or any(own[name].shape != given[name].shape for name in own.keys() & given.keys()):
+            _fit_(model, given, {}, zeros)
+
     def _groups_of(self, model: nn.Module) -> Sequence[Group]:
         groups = find_synapses if self.groups is None else self.groups
         return groups(model) if callable(groups) else groups
@@ -411,17 +421,24 @@ def _steps_per_epoch(args: TrainingArguments, loader: Any) -> int | None:
         return None
 
 
-def _cut_to_checkpoint(model: nn.Module, given: Mapping[str, Tensor], *_: Any) -> None:
-    """Cut a model to the sizes of the tensors that are about to be loaded into it."""
-    own = tensors_of(model)
-    if any(own[name].shape != given[name].shape for name in own.keys() & given.keys()):
-        _fit_(model, given, {})
+def _without_branches(groups: Sequence[Group], lacking: Collection[str]) -> dict[str, Form]:
+    """Return what stands in for the branches whose parameters are all lacking in a checkpoint."""
+    zeros: dict[str, Form] = {}
+    for branch in (one for each in groups if isinstance(each, Branches) for one in each.branches):
+        held = [name for name in branch.parameters if path_around(name, branch.zeros)]
+        if held and all(name in lacking for name in held):
+            zeros |= branch.zeros
+    return zeros
 
 
 def _fit_(
-    model: nn.Module, given: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, int]]
+    model: nn.Module,
+    given: Mapping[str, Tensor],
+    attributes: Mapping[str, Mapping[str, int]],
+    zeros: Mapping[str, Form] | None = None,
 ) -> None:
     """Fit a model to tensors by name, of which shared ones may be given once."""
+    stand_in_(model, zeros or {})
     own, first = tensors_of(model), {}
     for name, tensor in own.items():
         if name in given:

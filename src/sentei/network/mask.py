@@ -383,6 +383,10 @@ class Mask:
         """
         return Mask({left: self._alive_in(own, left) for own, left in self._groups_left()})
 
+    def groups_left(self) -> list[Group]:
+        """Return the groups that `shrunk` has, as they are before, in its order."""
+        return [group for group, _ in self._groups_left(places=False)]
+
     def outline(self) -> Mask:
         """Return `shrunk` as counts: its members are on the meta device, without positions."""
         left, members = {}, []

@@ -22,7 +22,7 @@ from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink_
 from sentei.network.tracing.inventory import no_groups
 from sentei.network.tracing.tracing import find_units
-from sentei.network.units import Group, Neurons, Synapses
+from sentei.network.units import Group, Neurons
 from sentei.probe.probe import Probe
 from sentei.pruning.loop import apply_cut_, mask_cut_
 from sentei.pruning.measuring import Measurement, Outline, measure
@@ -85,7 +85,7 @@ class PruneWhileTraining:
         trajectory: a record of how training changes the weights, for criteria that need one. It is
             called after every update, its `check_` after every proposal, and it is cut together
             with the model.
-        delete: whether to delete dead units and inputs from the tensors at every cut.
+        delete: whether to delete dead units, inputs and branches from the network at every cut.
         example: inputs that the model runs on, needed for `delete`; see `shrink`.
         steps_per_epoch: updates in an epoch.
         finish: the part of `total`, above 0 and at most 1, after which no more proposals are made.
@@ -391,10 +391,9 @@ class PruneWhileTraining:
                 self.mask.zero_(name, held.parameter.grad)
 
     def _delete(self) -> None:
-        if not self.mask.gone:
+        if not self.mask.gone and not self.mask.stand_ins:
             return
-        before = self.mask
-        remaining = [group for group in self.mask.groups if _remains(self.mask, group)]
+        before, remaining = self.mask, self.mask.groups_left()
         self.mask = shrink_(self.model, before, self._optimizers, self.trajectory, self.example)
         for companion in self.companions:
             cut_(companion, before, self.model)
@@ -462,7 +461,3 @@ class PruneWhileTraining:
         if isinstance(self.propose, Paced):
             starts = {group: self.mask.count(group) for group in self.groups}
             self.propose.check(self.groups, starts, self.cadence.proposals)
-
-
-def _remains(mask: Mask, group: Group) -> bool:
-    return isinstance(group, Synapses) or mask.count(group) > 0
