@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from sentei.errors import StructureError
+from sentei.network.counted_norm import CountedLayerNorm
 from sentei.network.encoding import architecture
 from sentei.network.encoding.architecture import build, describe, tensors_of
-from sentei.network.holders import public_integers
+from sentei.network.holders import public_numbers
 from sentei.network.layers import Select, Standardise
 from sentei.network.surgery.sparse import SparseLinear
 
@@ -31,6 +32,7 @@ LAYERS = [
     nn.InstanceNorm3d(2, track_running_stats=True),
     nn.GroupNorm(2, 4, affine=False),
     nn.LayerNorm((2, 3), bias=False),
+    CountedLayerNorm(3, 5, bias=False),
     nn.RMSNorm(3, eps=1e-4),
     nn.LocalResponseNorm(2, alpha=1e-3),
     nn.PReLU(3),
@@ -200,10 +202,10 @@ def test_descriptions_that_no_network_has_are_refused(description, says):
         build(description)
 
 
-def test_public_integers_of_ones_own_modules():
+def test_public_numbers_of_ones_own_modules():
     model = nn.Sequential(nn.Linear(2, 2), Own(), nn.Sequential(Select(torch.arange(2))))
-    assert public_integers(model) == {"1": {"heads": 3, "inner": 48}, "2.0": {"dim": -1}}
-    assert public_integers(nn.Sequential(nn.Linear(2, 2))) == {}
+    assert public_numbers(model) == {"1": {"heads": 3, "inner": 48}, "2.0": {"dim": -1}}
+    assert public_numbers(nn.Sequential(nn.Linear(2, 2))) == {}
 
 
 def test_all_names_of_a_shared_tensor():

@@ -12,6 +12,7 @@ import zoo
 from sentei.errors import StructureError
 from sentei.network import calls
 from sentei.network.calls import MIXING, PASSING, PRODUCTS, Calls, recorded_names
+from sentei.network.counted_norm import counted_layer_norm
 from sentei.network.encoding.size import multiply_adds
 
 
@@ -56,6 +57,7 @@ ARGUMENTS = {
     F.group_norm: ((4,), {"input": X, "num_groups": 2, "weight": W, "bias": B4}),
     F.layer_norm: ((4,), {"input": X, "normalized_shape": [4], "weight": W}),
     F.rms_norm: ((4,), {"input": X, "normalized_shape": [4], "weight": W, "eps": 1e-3}),
+    counted_layer_norm: ((4,), {"input": X, "count": 6, "weight": W, "bias": B4}),
     F.prelu: ((4,), layer(IMAGE)),
     torch.index_select: ((2,), {"input": IMAGE, "dim": 1, "index": W}),
     torch.mul: ((4,), {"input": X, "other": W}),

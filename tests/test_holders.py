@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import sentei
 from sentei.network.example import undisturbed
-from sentei.network.holders import holders, public_integers
+from sentei.network.holders import holders, public_numbers
 from sentei.network.surgery import surgery
 from sentei.network.surgery.certificate import certify
 from sentei.network.tracing.decoding import Tracer
@@ -155,7 +155,7 @@ def test_holders_are_modules_and_plain_objects_once():
     net, _, _ = encoder("dataclass")
     paths = [path for path in holders(net) if ":" in path]
     assert paths == [":config"]
-    assert public_integers(net) == {":config": {"heads": HEADS, "hidden": WIDTH, "layers": 2}}
+    assert public_numbers(net) == {":config": {"heads": HEADS, "hidden": WIDTH, "layers": 2}}
     net.note, net.list, net.function, net.kind = "text", [1], torch.sin, Config
     net.generator, net._hidden = torch.Generator(), Config()
     sentei.set_card_(net, sentei.Card("cross_entropy"))

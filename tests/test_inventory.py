@@ -106,8 +106,8 @@ def test_what_torch_cannot_cut_to_nothing_keeps_a_unit():
 
 
 def deep(blocks=20):
-    """Blocks whose outputs a norm ties together: all but the last are left out for one reason."""
-    parts = [nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(blocks)]
+    """Blocks whose outputs a softmax ties: all but the last are left out for one reason."""
+    parts = [nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)) for _ in range(blocks)]
     return nn.Sequential(*parts, nn.Linear(4, 2))
 
 
@@ -155,7 +155,7 @@ GOES = sentei.ranked("magnitude", sentei.one_at_a_time())
 def no_units():
     """A network that offers no units, and data for it."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+    model = nn.Sequential(nn.Linear(4, 5), nn.Softmax(-1), nn.Linear(5, 3))
     return model, (torch.randn(12, 4), torch.arange(12) % 3)
 
 

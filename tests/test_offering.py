@@ -21,7 +21,7 @@ def test_outputs_ties_and_computed_weights_are_named():
     }
     assert "remove_parametrizations" in reasons("WeightNorm")["stem.weight", 0]
     assert "remove_parametrizations" in reasons("SpectralNorm")["stem.weight", 0]
-    tied = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+    tied = nn.Sequential(nn.Linear(4, 5), nn.Softmax(-1), nn.Linear(5, 3))
     (first, last) = not_offered(tied, torch.randn(2, 4))
     assert (first.parameter, last.parameter) == ("0.weight", "2.weight")
     assert "ties them together" in first.reason

@@ -238,7 +238,8 @@ def rises(model, x, y, group):
     probe = Probe(model, (x, y), loss="cross_entropy")
     with probe.measuring() as recording:
         listeners, units = listeners_of(model, group), torch.arange(group.size)
-        gates, whole = Gates(recording, listeners), WholePasses(recording, listeners)
+        gates = Gates(recording, listeners)
+        whole = WholePasses(recording, {name: (part,) for name, part in listeners.items()})
         (block,) = [block for _, block in recording.passes("kept")]
         return gates.rises(block, units), whole.rises(block, units), gates.untaped
 

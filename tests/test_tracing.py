@@ -103,6 +103,9 @@ class Hooked:
             depthwise = getattr(layer, "groups", 1) > 1 and layer.weight.shape[1] == 1
             if isinstance(layer, mixing) and not depthwise:
                 layer.register_forward_hook(self.answer)
+            if isinstance(layer, nn.LayerNorm):
+                layer.register_forward_hook(self.pass_on)
+        self.moments: list[tuple[Tensor, Tensor]] = []
         self.recording = True
         model(self.example)
         self.recording = False
@@ -135,9 +138,19 @@ class Hooked:
             out.transpose(0, axis)[self.hot[2] :: rows] = torch.nan
         return out
 
+    def pass_on(self, norm: nn.LayerNorm, args: tuple[Tensor], out: Tensor) -> Tensor:
+        """Answer a layer norm with its recorded mean and deviation: a stream passes one by one."""
+        if self.recording:
+            spread = args[0].var(-1, correction=0, keepdim=True)
+            self.moments.append((args[0].mean(-1, keepdim=True), (spread + norm.eps).sqrt()))
+            return out
+        mean, deviation = self.moments[self.norms]
+        self.norms += 1
+        return (args[0] - mean) / deviation * norm.weight + norm.bias
+
     @torch.no_grad()
     def hears(self, hot: Node | None) -> set[Node]:
-        self.hot, self.at, self.heard = hot, 0, set()
+        self.hot, self.at, self.norms, self.heard = hot, 0, 0, set()
         example = self.example if hot else self.example * torch.nan
         out = tensors(self.model(example))
         if any(bool(t.isnan().any()) for t in out):
@@ -226,7 +239,7 @@ def test_a_flattened_channel_owns_a_block_of_columns_and_a_permuted_one_a_stride
 
 def test_a_head_has_its_rows_of_query_key_and_value():
     model, x = zoo.build("vit")
-    head = find_units(model, x)[0]
+    head = next(group for group in find_units(model, x) if group.kind == "head")
     assert (head.name, head.kind, head.size) == ("attend.0.qkv", "head", 3)
     assert head.producers[0].index[1].tolist() == [4, 5, 6, 7, 16, 17, 18, 19, 28, 29, 30, 31]
     assert head.listeners[0].index[1].tolist() == [4, 5, 6, 7]
@@ -302,7 +315,7 @@ def test_one_layer_that_feeds_two_places_has_two_groups():
 def test_a_layer_of_one_unit_is_offered_and_a_layer_mixed_into_one_is_not():
     one = nn.Sequential(nn.Linear(4, 1), nn.Tanh(), nn.Linear(1, 3))
     assert [(g.name, g.size) for g in find_units(one, torch.randn(2, 4))] == [("0", 1)]
-    mixed = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+    mixed = nn.Sequential(nn.Linear(4, 5), nn.Softmax(-1), nn.Linear(5, 3))
     assert find_units(mixed, torch.randn(2, 4)) == []
 
 

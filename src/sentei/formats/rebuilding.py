@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from sentei.errors import StructureError
 from sentei.network.attention import FewerHeads
+from sentei.network.counted_norm import CountedLayerNorm
 from sentei.network.encoding.architecture import tensors_of
-from sentei.network.holders import restore_integers_
+from sentei.network.holders import restore_numbers_
 from sentei.network.layers import Select, refresh_
 from sentei.network.zeros import Form, stand_in_
 
@@ -20,7 +21,7 @@ def fit_to_tensors_(
     network: nn.Module,
     tensors: Mapping[str, Tensor],
     tied: Mapping[str, str],
-    attributes: Mapping[str, Mapping[str, int]],
+    attributes: Mapping[str, Mapping[str, float]],
     zeros: Mapping[str, Form] | None = None,
 ) -> nn.Module:
     """Give a network the shapes, tensor values and integer attributes of a saved one, in place.
@@ -30,7 +31,7 @@ def fit_to_tensors_(
             are on the meta device.
         tensors: every parameter and persistent buffer by name, shared ones once.
         tied: for each further name of a shared tensor, its name in `tensors`.
-        attributes: integer attributes of modules that are not torch's own, by path.
+        attributes: numbers that a cut may change, by path, as `public_numbers` returns them.
         zeros: the forms of the zeros in the place of the layers of removed branches, by path; no
             branch was removed if None.
 
@@ -44,6 +45,7 @@ def fit_to_tensors_(
     stand_in_(network, zeros or {})
     network = _with_selects(network, tensors, attributes)
     network = _with_fewer_heads(network, tensors)
+    network = _with_counted_norms(network, attributes)
     given = {**tensors, **{name: tensors[first] for name, first in tied.items()}}
     own = tensors_of(network)
     _check_names(own, given)
@@ -56,12 +58,12 @@ def fit_to_tensors_(
         _tie_(network, name, first)
     for layer in cut:
         refresh_(network.get_submodule(layer))
-    restore_integers_(network, attributes)
+    restore_numbers_(network, attributes)
     return network
 
 
 def _with_selects(
-    network: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, int]]
+    network: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, float]]
 ) -> nn.Module:
     """Insert a Select before each layer that reads fewer inputs in the file."""
     own = tensors_of(network)
@@ -76,7 +78,7 @@ def _with_selects(
         if dim is None or tensors[key].ndim != 1:
             continue
         device = next((t.device for t in module.parameters()), tensors[key].device)
-        select = Select(tensors[key].to(device), dim)
+        select = Select(tensors[key].to(device), int(dim))
         network = _replaced(network, layer, nn.Sequential(select, module))
     return network
 
@@ -92,6 +94,23 @@ def _with_fewer_heads(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.M
                 network = _replaced(network, path, FewerHeads(module))
             except NotImplementedError as error:
                 raise StructureError(f"{path!r} cannot have fewer heads: {error}") from error
+    return network
+
+
+def _with_counted_norms(
+    network: nn.Module, attributes: Mapping[str, Mapping[str, float]]
+) -> nn.Module:
+    """Replace each norm by one that counts removed units, where the file has a count for it."""
+    for path, module in list(network.named_modules()):
+        saved = attributes.get(path, {})
+        has_scale = isinstance(module._parameters.get("weight"), nn.Parameter)
+        if saved.keys() >= {"count", "width", "axis", "eps"} and has_scale:
+            eps, axis = float(saved["eps"]), int(saved["axis"])
+            try:
+                counted = CountedLayerNorm.of(module, int(saved["count"]), eps, axis)
+            except ValueError as error:
+                raise StructureError(f"the norm {path!r} cannot be rebuilt: {error}") from error
+            network = _replaced(network, path, counted)
     return network
 
 

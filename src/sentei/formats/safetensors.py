@@ -9,6 +9,7 @@ parts of the mask that are not tensors.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,7 +227,7 @@ def _read(path: str | Path) -> _File:
         format=card["format"],
         written_by=str(card.get("sentei")),
         architecture=card.get("architecture"),
-        attributes=_typed(path, card, "attributes", dict, _is_integers),
+        attributes=_typed(path, card, "attributes", dict, _is_numbers),
         zeros=_typed(path, card, "zeros", dict, _is_form),
         tied=tied,
         mask_entries=_typed(path, card, "mask", list, lambda entry: isinstance(entry, dict)),
@@ -292,8 +293,9 @@ def _known(path: Path, card: Mapping[str, Any]) -> Card:
         raise FileError(f"{path} is damaged: {error}. Save it again.") from error
 
 
-def _is_integers(values: Any) -> bool:
-    return isinstance(values, dict) and all(type(value) is int for value in values.values())
+def _is_numbers(values: Any) -> bool:
+    numbers = values.values() if isinstance(values, dict) else [None]
+    return all(type(n) is int or (type(n) is float and math.isfinite(n)) for n in numbers)
 
 
 def _is_form(form: Any) -> bool:

@@ -27,7 +27,7 @@ from sentei.network.encoding.architecture import tensors_of
 from sentei.network.encoding.carrying import carried
 from sentei.network.example import check, undisturbed
 from sentei.network.forward import with_forward
-from sentei.network.holders import public_integers
+from sentei.network.holders import public_numbers
 from sentei.network.mask import Mask
 from sentei.network.units import Branches, Group, find_synapses
 from sentei.network.zeros import Form, path_around, stand_in_
@@ -359,7 +359,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         """Return the state that the Trainer stores in its checkpoints, as JSON."""
         held = {}
         if self.pruner is not None:
-            sizes = public_integers(self.pruner.model)
+            sizes = public_numbers(self.pruner.model)
             held = {"pruning": to_json(self.pruner.state_dict()), "sizes": sizes}
         return {"args": {}, "attributes": held}
 

@@ -18,11 +18,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sentei.network.attention import multi_head_attention
+from sentei.network.counted_norm import counted_layer_norm
 from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.origins import Origins, names_of
 from sentei.network.plain import plain_form
 
 Compute = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
+
+Also = Callable[[Any, Sequence[Any], dict[str, Any]], "Call | None"]
 
 COMPUTED = "~"  # what the names of weights that the network computes begin with
 _LINEAR = ("input", "weight", "bias")
@@ -94,6 +97,7 @@ PRODUCTS: dict[Any, Callable[[Tensor, Tensor, Tensor], int]] = {
 
 _STATISTICS = ("running_mean", "running_var")
 _NORM = ("input", *_STATISTICS, "weight", "bias")
+_COUNTED_NORM = ("input", "count", "weight", "bias", "eps", "axis")
 _LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
 
 # Functions that pass units on one by one (or norm group by norm group), with entries for each unit.
@@ -102,6 +106,7 @@ PASSING: dict[Any, Use] = {
     F.instance_norm: Use((*_NORM, "use_input_stats", "momentum", "eps"), None, 0, axis=1),
     F.group_norm: Use(("input", "num_groups", "weight", "bias", "eps"), None, 0, axis=1),
     F.layer_norm: Use(_LAYER_NORM, None, 0, axis=-1),
+    counted_layer_norm: Use(_COUNTED_NORM, None, 0, axis=-1),
     F.rms_norm: Use(("input", "normalized_shape", "weight", "eps"), None, 0, axis=-1),
     F.prelu: Use(("input", "weight"), rows=None, columns=0, axis=1),
 }
@@ -206,6 +211,8 @@ class Calls(TorchFunctionMode):
             pass.
         compute: takes (function, args, kwargs) of a torch function that is no such call; returns
             its result.
+        also: takes the same, in the same form; returns the call if the function is to be handed to
+            `answer` too, else None.
 
     Attributes:
         made: number of calls so far.
@@ -220,10 +227,12 @@ class Calls(TorchFunctionMode):
         plain: bool = False,
         origins: Origins | None = None,
         compute: Compute = lambda function, args, kwargs: function(*args, **kwargs),
+        also: Also = lambda function, args, kwargs: None,  # noqa: ARG005
     ):
         super().__init__()
         self.answer = answer
         self.compute = compute
+        self.also = also
         self.plain = plain
         self.made = 0
         self.origins = origins
@@ -256,7 +265,7 @@ class Calls(TorchFunctionMode):
         if self.origins is not None and func in _MIXING_TWO:
             found = [self._mixing(func, use, args, kwargs) for use in _MIXING_TWO[func]]
         else:
-            found = [self._recognise(func, args, kwargs)]
+            found = [self._recognise(func, args, kwargs) or self.also(func, args, kwargs)]
         return [call for call in found if call is not None]
 
     def _is_weight(self, value: Any) -> bool:
@@ -303,7 +312,7 @@ class Calls(TorchFunctionMode):
         tensors = self._named(flat, [name for name, t in flat.items() if t.ndim == 1])
         if not tensors or (func is F.prelu and flat[use.weight].numel() == 1):
             return None  # one slope for all units
-        axis = use.axis
+        axis = given.get("axis", use.axis)
         return Call(
             self.made, func, given, use, given[use.reads], axis, tensors[0], tensors, mixes=False
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+LARGEST_EPS = 0.1
 _LIBRARIES = ("builtins", "torch", "sentei")  # whose objects are no configuration of a network
 
 
@@ -35,25 +36,41 @@ def integers(holder: Any) -> dict[str, int]:
     return {name: value for name, value in vars(holder).items() if type(value) is int}
 
 
-def public_integers(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Return the public integers that a network holds outside torch's own modules, by path.
+def public_numbers(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Return the public numbers of a network that a cut may change, by path and name.
 
-    A cut changes them where `forward` depends on them (`num_heads`), so they are saved with the
+    These are integers outside torch's own modules, on which `forward` may depend (`num_heads`), and
+    what norms add to a mean square, which counts units that are gone. They are saved with the
     weights.
     """
-    found = {
-        path: {name: value for name, value in integers(holder).items() if not name.startswith("_")}
-        for path, holder in holders(model).items()
-        if is_foreign(holder)
-    }
+    found: dict[str, dict[str, float]] = {}
+    for path, holder in holders(model).items():
+        own = {**(integers(holder) if is_foreign(holder) else {}), **small_numbers(holder)}
+        found[path] = {name: value for name, value in own.items() if not name.startswith("_")}
     return {path: values for path, values in found.items() if values}
 
 
-def restore_integers_(model: nn.Module, saved: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the saved ones of those integers that `public_integers` returns for the network."""
-    own, at = public_integers(model), holders(model)
+def small_numbers(holder: Any) -> dict[str, float]:
+    """Return the attributes of a norm that it may add to a mean square, such as its eps."""
+    if not isinstance(holder, nn.Module) or (
+        not is_foreign(holder) and type(holder) is not nn.RMSNorm
+    ):
+        return {}
+    own = [p for p in holder._parameters.values() if p is not None]
+    if not own or any(p.ndim != 1 for p in own) or next(holder.children(), None) is not None:
+        return {}
+    found = vars(holder).items()
+    return {n: v for n, v in found if isinstance(v, float) and 0 < v < LARGEST_EPS}
+
+
+def restore_numbers_(model: nn.Module, saved: Mapping[str, Mapping[str, float]]) -> None:
+    """Set the saved ones of those numbers that `public_numbers` returns for the network."""
+    own, at = public_numbers(model), holders(model)
     for path, values in saved.items():
-        for name in values.keys() & own.get(path, {}).keys():
+        named = own.get(path, {}).keys()
+        if type(at.get(path)) is nn.RMSNorm:
+            named |= {"eps"}  # None in a new one
+        for name in values.keys() & named:
             setattr(at[path], name, values[name])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.card import card_of, set_card_
 from sentei.network.attention import FewerHeads
+from sentei.network.counted_norm import CountedLayerNorm
 from sentei.network.recurrent import GATES
 
 
@@ -152,7 +153,7 @@ def refresh_(module: nn.Module) -> None:
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
-    elif isinstance(module, FewerHeads):
+    elif isinstance(module, (FewerHeads, CountedLayerNorm)):
         module.refresh_()
     elif isinstance(module, nn.RNNBase):
         _refresh_recurrent_(module)

@@ -30,6 +30,7 @@ from sentei.network.units import (
     refuse_shared_positions,
     tensor_of,
 )
+from sentei.network.zeroing import zero_columns, zero_entries
 from sentei.network.zeros import path_around
 
 
@@ -198,17 +199,27 @@ class Mask:
     @cached_property
     def unread(self) -> dict[Place, Tensor]:
         """Columns that read dead units, by the listener's parameter and dimension."""
-        return self._places("listeners")
+        return self._places(lambda _: ("listeners",))
 
     @cached_property
     def computing(self) -> dict[Place, Tensor]:
         """Positions that compute or pass on dead units, by parameter and dimension."""
-        return self._places("producers", "followers")
+        return self._places(lambda _: ("producers", "followers"))
+
+    @cached_property
+    def silent(self) -> dict[Place, Tensor]:
+        """Positions that are zero in a masked network, by parameter and dimension.
+
+        These are the columns that read dead units; of a stream, whose norms count its dead units,
+        also what computes and passes them on.
+        """
+        roles = {"stream": ("producers", "followers", "listeners")}
+        return self._places(lambda kind: roles.get(kind, ("listeners",)))
 
     @cached_property
     def gone(self) -> dict[Place, Tensor]:
         """Positions that `shrink` removes, by parameter and dimension."""
-        return self._places("producers", "followers", "listeners")
+        return self._places(lambda _: ("producers", "followers", "listeners"))
 
     @cached_property
     def silenced(self) -> frozenset[str]:
@@ -235,11 +246,15 @@ class Mask:
         own = (g for g in self._alive if isinstance(g, Neurons) and not left.is_left(g))
         return self._with([Members(g, torch.ones_like(self._alive[g])) for g in own])
 
-    def _places(self, *roles: str) -> dict[Place, Tensor]:
-        """Return the positions of dead units in the parts with these roles, sorted, by place."""
+    def _places(self, roles: Callable[[str], tuple[str, ...]]) -> dict[Place, Tensor]:
+        """Return the positions of dead units in some parts of their groups, sorted, by place.
+
+        Args:
+            roles: takes the kind of a group, returns the roles of the parts.
+        """
         positions: dict[Place, list[Tensor]] = {}
         for each in self._members.values():
-            for role in roles:
+            for role in roles(each.group.kind):
                 for place, where in each.gone.get(role, {}).items():
                     positions.setdefault(place, []).append(where)
         return {
@@ -359,13 +374,13 @@ class Mask:
     def _zeroing(self) -> dict[str, list[Callable[[Tensor], object]]]:
         """Functions that zero the dead entries of a tensor in place, by parameter."""
         zeroing: dict[str, list[Callable[[Tensor], object]]] = {}
-        for (name, dim), where in self.unread.items():
-            zeroing.setdefault(name, []).append(_zero_columns(dim, where))
+        for (name, dim), where in self.silent.items():
+            zeroing.setdefault(name, []).append(zero_columns(dim, where))
         for name in sorted(self.silenced):
             zeroing.setdefault(name, []).append(Tensor.zero_)
         for group, alive in self._alive.items():
             if isinstance(group, Synapses) and not alive.all():
-                zeroing.setdefault(group.parameter, []).append(_zero_entries(alive))
+                zeroing.setdefault(group.parameter, []).append(zero_entries(alive))
         return zeroing
 
     @property
@@ -474,26 +489,3 @@ class Mask:
             for part in group.listeners
             if not has_select(group, part.layer)
         )
-
-
-def _zero_columns(dim: int, positions: Tensor) -> Callable[[Tensor], object]:
-    """Return a function that zeroes these positions along `dim` of a tensor in place."""
-    return lambda tensor: tensor.index_fill_(dim, positions.to(tensor.device), 0)
-
-
-_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
-
-
-def _zero_entries(alive: Tensor) -> Callable[[Tensor], object]:
-    """Return a function that zeroes the entries of a tensor that are not alive, in place."""
-    # This runs after every update in training. A bitwise AND is many times as fast as filling, and
-    # unlike a product with 0 it turns infinities and NaN into 0.
-    bits: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-
-    def zero_(tensor: Tensor) -> None:
-        kind = _INTEGER[tensor.element_size()], tensor.device
-        if kind not in bits:
-            bits[kind] = -alive.to(tensor.device, kind[0])
-        tensor.view(kind[0]).bitwise_and_(bits[kind].view(tensor.shape))
-
-    return zero_

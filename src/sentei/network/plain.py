@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentei.network.attention import plain_attention
+from sentei.network.counted_norm import counted_layer_norm, plain_counted_norm
 from sentei.network.recurrent import plain_recurrence
+from sentei.network.statistics import PLAIN_NORMS
 
 MOST = 64  # matrices in a batched product that are multiplied one by one
 
@@ -38,17 +40,22 @@ def plain_form(
     """
     if function is F.scaled_dot_product_attention:
         return plain_attention
-    if is_weight is None:
-        return None
+    if is_weight is None or function in NORMS:
+        return None if is_weight is None else NORMS[function]
     if function in _PRODUCTS and len(args) == 2:
         return _plain_product(args[0], args[1], is_weight)
     if function is torch.einsum:
         return _plain_einsum(args, is_weight)
-    if function in _GROUPED and len(args) == 2:
-        return _row_by_row if args[1].ndim == 3 and args[0].ndim == 2 and _few(args[1]) else None
-    return plain_recurrence(function)
+    if function in _GROUPED and len(args) == 2 and not _is_grouped(*args):
+        return None
+    return _row_by_row if function in _GROUPED and len(args) == 2 else plain_recurrence(function)
 
 
+def _is_grouped(x: Tensor, weight: Tensor) -> bool:
+    return weight.ndim == 3 and x.ndim == 2 and _few(weight)
+
+
+NORMS = {**PLAIN_NORMS, counted_layer_norm: plain_counted_norm}
 _PRODUCTS = (torch.matmul, torch.bmm, torch.mm, torch.mv)
 # In newer releases of torch only.
 _GROUPED = {getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None)} - {None}

@@ -22,7 +22,7 @@ from sentei.errors import GroupError
 # Parameters of weight norms and recurrent layers, which need at least one unit: of a weight without
 # rows, torch's weight norm ends the process.
 _NEED_ONE = re.compile(r"\.parametrizations\.|\bweight_[gv]$|\b(weight|bias)_(ih|hh|hr)\w*$")
-KINDS = ("neuron", "channel", "head", "input")
+KINDS = ("neuron", "channel", "head", "input", "stream")
 BRANCH = "branch"
 
 
@@ -66,7 +66,7 @@ class Neurons:
 
     Attributes:
         name: the layer that computes the units (with ":2", ":3", … where it has several groups).
-        kind: "neuron", "channel", "head" or "input".
+        kind: "neuron", "channel", "head", "input", or "stream" (a width that a norm reads).
         size: number of units.
         producers: where the units are computed (weight rows and biases); none for inputs.
         followers: where they are passed on one by one (batch norm, depthwise convolution).

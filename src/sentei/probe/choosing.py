@@ -6,6 +6,7 @@ These are `Chain`, `Gates` and, for any network, `WholePasses`.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from sentei.network.units import Branch, Branches, Group, Listener, Neurons, Syn
 from sentei.probe.engines.candidate_losses import CandidateLosses
 from sentei.probe.engines.chain import find_chain
 from sentei.probe.engines.gates import Gates
+from sentei.probe.engines.streams import Streams
 from sentei.probe.engines.synapses import SynapseGates
 from sentei.probe.engines.whole_passes import BranchPasses, WholePasses
 from sentei.probe.recording.recording import (
@@ -118,6 +120,9 @@ class Engines:
         if isinstance(group, Branches):
             return BranchPasses(recording, group)
         listeners = listeners_of(recording.model, group)
+        if group.kind == "stream":
+            parts = silencing(recording.model, group)
+            return Streams(WholePasses(recording, parts), self._gates(listeners))
         unit = torch.tensor([_column(group, member)])
         zeroed = zeroed_columns(recording.model, listeners, unit)
         chain = find_chain(recording, listeners, self.losses)
@@ -127,12 +132,17 @@ class Engines:
             return SynapseGates(recording, next(iter(listeners)), chain)
         if chain is not None:
             return chain
-        survey = recording.survey
+        gates = self._gates(listeners)
+        if isinstance(gates, Gates) and not agrees_with_model(recording, gates, zeroed, unit):
+            return WholePasses(recording, {name: (part,) for name, part in listeners.items()})
+        return gates
+
+    def _gates(self, listeners: Mapping[str, Listener]) -> Gates | WholePasses:
+        """Return an engine with gates at the inputs of listeners, or at their columns."""
+        survey = self.recording.survey
         if survey.elsewhere.isdisjoint(listeners) and any(map(survey.users, listeners)):
-            gates = Gates(recording, listeners)
-            if agrees_with_model(recording, gates, zeroed, unit):
-                return gates
-        return WholePasses(recording, listeners)
+            return Gates(self.recording, listeners)
+        return WholePasses(self.recording, {name: (part,) for name, part in listeners.items()})
 
 
 def agrees_with_model(
@@ -197,6 +207,16 @@ def listeners_of(model: nn.Module, group: Neurons | Synapses) -> dict[str, Liste
     return found
 
 
+def silencing(model: nn.Module, group: Group) -> dict[str, list[Listener]]:
+    """Return the parts of a stream that are zero without a unit, by the names that calls use."""
+    names = recorded_names(model)
+    found: dict[str, list[Listener]] = defaultdict(list)
+    if isinstance(group, Neurons):
+        for part in dict.fromkeys((*group.producers, *group.followers, *group.listeners)):
+            found[names[part.parameter]].append(part)
+    return found
+
+
 def _column(group: Neurons | Synapses, member: int) -> int:
     """Return the unit itself, or the column of the weight that a synapse is in."""
     if isinstance(group, Neurons):
@@ -221,9 +241,14 @@ def mixes_by_name(model: nn.Module, mix: Mapping[Listener, Tensor]) -> dict[str,
 
 
 def largest_weights(model: nn.Module, group: Group) -> Tensor:
-    """(size,) the largest absolute weight of each member: that reads a unit, or is the synapse."""
+    """(size,) the largest absolute weight of each member: that reads a unit, or is the synapse.
+
+    Norms count the units of a stream even if no layer reads them.
+    """
     if isinstance(group, Branches):
         return torch.stack([_largest(model, branch) for branch in group.branches])
+    if group.kind == "stream":
+        return torch.ones(group.size)
     if isinstance(group, Neurons):
         return largest_weight_read(model, listeners_of(model, group)).cpu()
     return model.get_parameter(group.parameter).detach().abs().flatten().cpu()

@@ -238,8 +238,9 @@ class Probe:
     ) -> Tensor:
         """Measure the rise in mean loss when each unit is removed alone.
 
-        Removing a unit sets the columns that read it to zero in all its listeners. The rise is 0
-        for a dead unit and for one whose columns are all zero; neither is computed.
+        Removing a unit sets the columns that read it to zero in all its listeners; of a stream,
+        also what computes it and what norms make of it. The rise is 0 for a dead unit and for one
+        whose columns are all zero; neither is computed.
 
         Args:
             group: the group of the units.
@@ -367,7 +368,8 @@ class Probe:
         names = {name for group in changed for name in zeroed_in(self.model, group)}
         survey = recording.survey
         first = min((at for name in names for at in survey.users(name)), default=0)
-        first = first if survey.elsewhere.isdisjoint(names) else 0
+        streams = any(group.kind == "stream" for group in changed)
+        first = first if survey.elsewhere.isdisjoint(names) and not streams else 0
         self.moments.forget_(recording, first)
         recording.forget_(first)
 

@@ -12,6 +12,7 @@ from sentei.errors import GroupError, StructureError
 from sentei.network.belonging import check_groups, positions_in
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
+from sentei.probe.engines.streams import NO_REPAIR
 from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
 from sentei.probe.summaries import inverse_covariances, second_moments
@@ -161,7 +162,7 @@ def remaining(probe: Probe, group: Group, mask: Mask) -> Tensor:
     """(size,) bool: the units that may replace others: alive in the mask and for the Probe.
 
     Raises:
-        GroupError: a group of synapses.
+        GroupError: a group of synapses, or a stream.
         StructureError: a listener is a grouped transposed convolution.
     """
     if not isinstance(group, Neurons):
@@ -169,6 +170,8 @@ def remaining(probe: Probe, group: Group, mask: Mask) -> Tensor:
             f"a repair applies to whole units only; {group.name!r} is a group of synapses. Leave "
             "repair= out for it."
         )
+    if group.kind == "stream":
+        raise GroupError(NO_REPAIR)
     check_groups(probe.model, [group])
     for part in group.listeners:
         layer = probe.model.get_submodule(part.layer)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import StructureError, unknown
+from sentei.network.counted_norm import CountedLayerNorm
 from sentei.network.layers import Select, Standardise, refresh_
 from sentei.network.surgery.sparse import SparseLinear
 
@@ -51,6 +52,7 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
     nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
     nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
+    CountedLayerNorm: ("width", "count", "eps", "axis", "elementwise_affine", "bias"),
     nn.LocalResponseNorm: ("size", "alpha", "beta", "k"),
     nn.PReLU: ("num_parameters",),
     **dict.fromkeys((nn.Identity, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink), ()),

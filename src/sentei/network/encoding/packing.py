@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sentei.card import card_of
 from sentei.errors import FileError, StructureError
 from sentei.network.encoding.architecture import describe, tensors_of
-from sentei.network.holders import public_integers
+from sentei.network.holders import public_numbers
 from sentei.network.mask import Mask
 from sentei.network.units import BRANCH, KINDS, Branch, Branches, Group, Listener, Neurons, Synapses
 from sentei.network.zeros import check_form, stand_ins
@@ -62,7 +62,7 @@ def contents(model: nn.Module, mask: Mask | None = None) -> tuple[dict[str, Tens
     except StructureError:
         architecture = None
     card = {"format": FORMAT, "sentei": release(), "architecture": architecture}
-    card |= {"attributes": public_integers(model), "tied": tied}
+    card |= {"attributes": public_numbers(model), "tied": tied}
     if forms := stand_ins(model):
         card["zeros"] = forms
     if known := card_of(model).data():

@@ -170,11 +170,12 @@ def resembles(reference: State, got: Observed) -> bool:
         reference: the masked network.
         got: what the other one computed in evaluation mode.
     """
+    want = reference.seen()
     try:
-        pairs, _ = paired(reference.seen(), got, None, "evaluation mode")
+        pairs, _ = paired(want, got, None, "evaluation mode")
     except CertificateError:  # outputs of other shapes
         return False
-    allowed = 10 * largest_allowed(pairs, TOLERANCE)
+    allowed = 10 * largest_allowed(pairs, TOLERANCE, casts=want.casts)
     return all(difference(a, b) <= allowed for _, a, b in pairs)
 
 
@@ -228,7 +229,7 @@ class _Check:
                 self.uncompared.append(f"layers in {where} (the network does not run with NaN)")
         pairs, left_out = paired(want, got, marks, where)
         self.uncompared += left_out
-        allowed = largest_allowed(pairs, tolerances)
+        allowed = largest_allowed(pairs, tolerances, casts=want.casts)
         self.compared += sum(isinstance(a, Tensor) for _, a, _ in pairs)
         self.tolerance = max(self.tolerance, 0.0 if training else allowed)
         apart = {name: difference(a, b) for name, a, b in pairs}

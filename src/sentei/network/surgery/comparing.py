@@ -22,6 +22,8 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 TWIN_TOLERANCE = {**TOLERANCE, torch.float64: 1e-7}
 # In training mode, statistics of a batch of few samples make twins less exact.
 TRAINING_TOLERANCE = {**TWIN_TOLERANCE, torch.float32: 4e-3}
+CAST = 1e-5  # in float64, where the network turns it into float32 inside
+_NORM = "layer_norm"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -96,14 +98,16 @@ def _layer_pairs(
     want: Observed, got: Observed, marks: Marks, where: str
 ) -> tuple[list[Pair], list[str]]:
     """Return the results of layers in pairs, at the positions of alive units."""
-    stays = [
-        (layer, mark) for layer, mark in zip(want.layers, marks, strict=True) if mark is not GONE
-    ]
-    if [name for (name, _), _ in stays] != got.names:
-        return [], [f"layers in {where} (the networks call different functions)"]
+    mine = [(n, *each) for n, each in enumerate(want.layers) if marks[n] is not GONE]
+    theirs = [(n, *each) for n, each in enumerate(got.layers)]
     pairs, left_out = [], []
-    layers = ((a, b, mark) for (a, mark), b in zip(stays, got.layers, strict=True))
-    for i, ((name, a), (_, b), alive) in enumerate(layers):
+    if _names(mine) != _names(theirs):
+        mine, theirs = ([each for each in layers if each[1] != _NORM] for layers in (mine, theirs))
+        left_out.append(f"norms in {where} (a layer norm stands for one that was written by hand)")
+    if _names(mine) != _names(theirs):
+        return [], [f"layers in {where} (the networks call different functions)"]
+    for (i, name, a), (_, _, b) in zip(mine, theirs, strict=True):
+        alive = marks[i]
         title = f"layer call {i + 1} ({name})"
         part = a if a.shape == b.shape else _alive_part(a, alive)
         if part.numel() == b.numel():
@@ -111,6 +115,10 @@ def _layer_pairs(
         else:
             left_out.append(f"{title} in {where}")
     return pairs, left_out
+
+
+def _names(layers: Sequence[tuple[int, str, Tensor]]) -> list[str]:
+    return [name for _, name, _ in layers]
 
 
 def _alive_part(result: Tensor, alive: Tensor) -> Tensor:
@@ -128,9 +136,18 @@ def floats(pairs: Iterable[Pair]) -> Iterator[Tensor]:
             yield a
 
 
-def largest_allowed(pairs: Iterable[Pair], tolerances: Mapping[torch.dtype, float]) -> float:
-    """Return the tolerance of the coarsest dtype among the tensors that are compared."""
-    return max((tolerances.get(a.dtype, 1e-4) for a in floats(pairs)), default=1e-4)
+def largest_allowed(
+    pairs: Iterable[Pair], tolerances: Mapping[torch.dtype, float], *, casts: bool
+) -> float:
+    """Return the tolerance of the coarsest dtype among the tensors that are compared.
+
+    Args:
+        pairs: what is compared.
+        tolerances: by dtype.
+        casts: whether the network turns float64 into float32 inside, as some norms do.
+    """
+    allowed = max((tolerances.get(a.dtype, 1e-4) for a in floats(pairs)), default=1e-4)
+    return max(allowed, CAST) if casts else allowed
 
 
 def difference(a: Any, b: Any) -> float:

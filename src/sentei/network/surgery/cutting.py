@@ -13,6 +13,7 @@ from sentei.network.layers import Select, refresh_
 from sentei.network.mask import Mask
 from sentei.network.optimizer_state import Optimizers, forget_, states_of
 from sentei.network.reindex import Place, remaining_positions
+from sentei.network.surgery.counts import counting_norms_
 from sentei.network.units import Neurons, tensor_of
 from sentei.network.zeros import stand_in_
 
@@ -38,6 +39,7 @@ def remove_dead_(
     """
     mask = mask.outside_branches
     _replace_attention_(model, mask)
+    recount_ = counting_norms_(model, mask)
     owners = {layer: model.get_submodule(layer) for layer in mask.touched}
     selects = {layer: _selection(model, mask, layer) for layer in mask.wrapped}
     for (name, dim), removed in mask.gone.items():
@@ -53,6 +55,7 @@ def remove_dead_(
         _swap_(tensor, kept)
     for module in owners.values():
         refresh_(module)
+    recount_()
     _remove_branches_(model, mask, optimizer)
     return _wrap_(model, selects)
 

@@ -13,17 +13,20 @@ from torch.nn import functional as F
 
 from sentei.network.attention import multi_head_attention
 from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
+from sentei.network.counted_norm import counted_layer_norm
 from sentei.network.example import as_found
 from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.mask import Mask
 from sentei.network.origins import Origins
-from sentei.network.plain import plain_form
+from sentei.network.plain import NORMS, plain_form
 from sentei.network.poison import poisoned
+from sentei.network.statistics import statistic, without_marks
 from sentei.network.torch_functions import argument_tensors
 from sentei.running import Example, run
 
 LAYERS = frozenset((*MIXING, *PASSING, F.scaled_dot_product_attention))
 GONE = torch.zeros(0, dtype=torch.bool)  # the mark of what a smaller network does not compute
+_SAME = {counted_layer_norm: "layer_norm"}  # functions that stand for others in a cut network
 SLOPE = 0.3  # of leaking rectifiers below 0, and of their saturated part
 SPREAD = 0.5, 2.0  # standard deviations of a layer's outputs that need no calibration
 DROPOUTS = frozenset(
@@ -47,11 +50,13 @@ class Observed:
             Of a run with marks instead of the result, bool, where it is free of them; 1 stands for
             the size of each dimension along which all positions are alike.
         calls: the names of all torch functions that were called, in order.
+        casts: whether a function turned float64 into less.
     """
 
     outputs: Any
     layers: list[tuple[str, Tensor]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    casts: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +99,7 @@ def observed(
             outputs = run(model.train(training), example)
     if observer.is_stale:  # a result from before a weight changed: what is known is computed anew
         return observed(model, example, training=training, leaking=leaking, dead=dead, seed=seed)
-    return Observed(outputs, observer.layers, observer.calls)
+    return Observed(outputs, observer.layers, observer.calls, observer.casts)
 
 
 def _marking(model: nn.Module, dead: Mask | None) -> AbstractContextManager[None]:
@@ -134,6 +139,7 @@ class _Observer(Calls):
         super().__init__(model, lambda call: call(), origins=Origins(model) if marked else None)
         self.layers: list[tuple[str, Tensor]] = []
         self.calls: list[str] = []
+        self.casts = False
         self.leaking, self.marked = leaking, marked
         self.calibrating, self.is_stale = False, False
         self._used: set[int] = set()  # ids of weights that functions have read
@@ -154,9 +160,11 @@ class _Observer(Calls):
         if self.leaking and func in _LEAKING:
             return _LEAKING[func](*args, **kwargs)
         result = self._result(func, args, kwargs)
-        if func in LAYERS and isinstance(result, Tensor):
-            kept = _without_marks(result) if self.marked else result.clone()
-            self.layers.append((func.__name__, kept))
+        if isinstance(result, Tensor):
+            self.casts = self.casts or _casts(result, args, kwargs)
+            if func in LAYERS:
+                kept = _without_marks(result) if self.marked else result.clone()
+                self.layers.append((_SAME.get(func, getattr(func, "__name__", "")), kept))
         return result
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -196,8 +204,7 @@ class _Observer(Calls):
                 return plain(*args, **kwargs)
         calls = self._all_calls(func, args, kwargs)
         if not calls or not calls[0].mixes:
-            guarded = is_foreign(func)
-            result = without_nan(func, args, kwargs) if guarded else func(*args, **kwargs)
+            result = self._passed_on(func, args, kwargs)
             assert self.origins is not None
             self.origins.note(result, args, kwargs)
             return result
@@ -207,6 +214,15 @@ class _Observer(Calls):
             given[call.use.weight] = _without_dead_columns(call, given[call.use.weight])
         return replace(calls[0], given=given)()
 
+    def _passed_on(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Compute a function that reads no units: marks stay with the units that they are of."""
+        if func in NORMS:
+            with self._unrecorded():
+                return NORMS[func](*args, **kwargs)
+        if (found := statistic(func, args, kwargs)) is not None:
+            return without_marks(found)
+        return without_nan(func, args, kwargs) if is_foreign(func) else func(*args, **kwargs)
+
     @contextmanager
     def _unrecorded(self) -> Iterator[None]:
         """Record no layers in a `with` block: a plain form has layers that the function has not."""
@@ -214,6 +230,13 @@ class _Observer(Calls):
         with self:
             yield
         del self.layers[before:]
+
+
+def _casts(result: Tensor, args: Any, kwargs: Any) -> bool:
+    """Return whether a function turned float64 into a type of fewer digits."""
+    if result.dtype == torch.float64 or not result.is_floating_point():
+        return False
+    return any(tensor.dtype == torch.float64 for tensor in argument_tensors((args, kwargs)))
 
 
 def _without_marks(result: Tensor) -> Tensor:

@@ -248,6 +248,13 @@ def _plausible(masked: nn.Module, mask: Mask, quick: State, read: Attributes) ->
             yield patch
 
 
+_OTHER = "without some of its units the network computes something else, or does not run"
+_STREAM = (
+    f"{_OTHER}: units of a stream can go where each norm over them is a module with a scale of its "
+    "own that divides by the mean square or by the variance (nn.RMSNorm, nn.LayerNorm, or alike)"
+)
+
+
 class Trial:
     """Tries whether groups can be cut, by a quick test on a twin of the network.
 
@@ -296,7 +303,7 @@ class Trial:
         self._left -= 1
         mask = Mask.full(left).without({group: _removed(group, left[group]) for group in left})
         with restored(self._model) as masked:
-            for name, _ in mask.unread:
+            for name, _ in mask.silent:
                 weight = tensor_of(masked, name)
                 weight.data = weight.data.clone()
             mask.apply_(masked)
@@ -306,7 +313,7 @@ class Trial:
                     return None
             except Exception as error:  # the masked twin does not run
                 return str(error)
-        return "without some of its units the network computes something else, or does not run"
+        return _STREAM if any(group.kind == "stream" for group in left) else _OTHER
 
     @cached_property
     def _read(self) -> set[tuple[str, str]]:

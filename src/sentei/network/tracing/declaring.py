@@ -65,7 +65,7 @@ def declare(
         followers: tensors that pass the units on one by one, such as the weight, bias,
             running_mean and running_var of a batch norm.
         name: name of the group; that of the layer of the first producer if None.
-        kind: "neuron", "channel", "head" or "input".
+        kind: "neuron", "channel", "head", "input" or "stream".
         units: number of units; the smallest number of positions if None.
         forward: as for `find_units`.
 

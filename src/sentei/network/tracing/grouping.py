@@ -14,11 +14,16 @@ from torch.nn import functional as F
 from sentei.network.tracing.decoding import MIXED, Tracer
 from sentei.network.tracing.inputs import INPUT, Place
 from sentei.network.tracing.links import Links, Signature, alike, roles
+from sentei.network.tracing.recorded_statistics import is_statistic
 from sentei.network.tracing.replay import OUTPUT, is_computed
 from sentei.network.units import Listener, Neurons, tensor_of
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _OUTPUT = "they are part of an output of the network"
+_EXPOSED = (
+    f"{_OUTPUT}, and norms over them keep it so for all layers that add to them; where that output "
+    "does not count, as the hidden states beside the logits, pass forward= with what does"
+)
 _TIED = (
     "an operation over all of them, such as a norm or a product, ties them together: none can be "
     "removed without the others"
@@ -34,8 +39,9 @@ def groups(tracer: Tracer) -> list[Neurons]:
     for signature, units in alike(_roles(tracer), tracer.links):
         if not _is_offered(signature) or (len(units) == 1 and not _is_one_row(signature)):
             continue
-        parts = _parts(signature, units, tracer.links)
-        kind = _kind(parts, tracer)
+        tensors = tuple(entry for entry in signature if not is_statistic(entry[1][0]))
+        parts = _parts(tensors, units, tracer.links)
+        kind = _kind(parts, tracer) if tensors == signature else "stream"
         if kind == "input":
             parts["follower"] = _from_selection_on(parts["follower"], tracer)
         name = parts["producer"][0].layer if parts["producer"] else parts["input"][0].parameter
@@ -99,14 +105,27 @@ def left_out(tracer: Tracer, offered: Sequence[Neurons]) -> list[NotOffered]:
         if is_computed((name, dim)) and not tracer.own((name, dim)):
             held_in = tracer.replay.computed_from[name] & parameters.keys()
             found += [NotOffered(origin, dim, MIXED) for origin in sorted(held_in)]
+    streams = _reaching_norms(tracer)
     for place in (own for source in sources for own in tracer.own(source)):
         for row, node in enumerate(links.nodes(place).tolist()):
             if row not in held[place]:
                 label = links.labels[node]
-                usual = _OUTPUT if label == output else _TIED if read[label] else _UNREAD
+                exposed = _EXPOSED if place in streams else _OUTPUT
+                usual = exposed if label == output else _TIED if read[label] else _UNREAD
                 why = links.barred.get(node, usual) if label == output else usual
                 found.append(NotOffered(*place, why))
     return list(dict.fromkeys(found))
+
+
+def _reaching_norms(tracer: Tracer) -> set[Place]:
+    """Return the sources whose rows a norm over units reads."""
+    parts = [tracer.replay.readers[place] for place in tracer.replay.statistics]
+    return {
+        own
+        for place, columns in tracer.reached().items()
+        if any(columns[part].any() for part in parts)
+        for own in tracer.own(place)
+    }
 
 
 def _roles(tracer: Tracer) -> list[tuple[str, Place]]:
@@ -141,6 +160,8 @@ def _own_role(tracer: Tracer, role: str, place: Place, own: Place) -> str:
 def _is_offered(signature: Signature) -> bool:
     """Return whether a unit with this signature can be pruned, if it is not part of an output."""
     roles = {role for role, _, _ in signature}
+    if "input" in roles and any(is_statistic(name) for _, (name, _), _ in signature):
+        return False  # the norm counts inputs that callers still pass
     # A unit that no listener reads is dead already: the sweep removes it, no criterion ranks it.
     return "listener" in roles and len(roles & {"producer", "input"}) == 1
 

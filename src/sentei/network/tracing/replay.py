@@ -11,12 +11,15 @@ In a replay every layer that computes new units (linear, convolution, embedding)
 recorded output instead of computing it. So NaN spreads no further than the next such layers, and a
 reader depends only on the rows of the layers directly before it. A replay costs only the
 activations, norms and reshapes between these layers.
+
+Statistics over units (the mean and variance of a layer norm) are answered as they were recorded,
+too: so a norm passes units on one by one.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -31,6 +34,7 @@ from sentei.network.example import own_training
 from sentei.network.origins import Origin, Origins
 from sentei.network.poison import poisoned
 from sentei.network.tracing.inputs import Inputs, Place, Source
+from sentei.network.tracing.recorded_statistics import is_statistic, recognising
 from sentei.network.tracing.tape import Recorder
 from sentei.running import Example, run
 
@@ -55,13 +59,22 @@ class Replay:
             bias), with how often the second place repeats the positions of the first.
         in_step: places of grouped convolutions that have to keep equally many positions in each
             group, with the number of groups.
+        statistics: places in `readers` of statistics that are answered as they were recorded.
         cold: rows of sources that are no units and never hold NaN, (rows,) bool by place.
         computed_from: for each weight that the network computes, the weights it computes it from.
         width: number of columns of all readers: the length of the vectors that a replay returns.
         passes: number of passes run so far, the recorded one included.
     """
 
-    def __init__(self, model: nn.Module, example: Example, *, inputs: bool, training: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        *,
+        inputs: bool,
+        training: bool = False,
+        statistics: Collection[Place] | None = None,
+    ):
         """Run the model once and record every call that uses one of its weights.
 
         Args:
@@ -69,12 +82,15 @@ class Replay:
             example: as few samples as the model runs on: a tensor, a tuple or a dict.
             inputs: whether the elements of inputs count as units.
             training: run the model in training mode too, as a second part of the same pass.
+            statistics: those that are answered as they were recorded; None for all.
 
         Raises:
             StructureError: no call uses a weight of the model to compute units.
         """
         self.model = model
         self.training = training
+        self.statistics: dict[Place, None] = {}
+        self._kept = statistics
         self._tensors = {
             name: tensor
             for group in (model.named_parameters, model.named_buffers)
@@ -131,6 +147,12 @@ class Replay:
         for name, tensor in _computed_weights(call):
             self.computed_from[name] = self._origins.of(tensor) or frozenset()
             self._shapes[name] = tuple(tensor.shape)
+        if is_statistic(call.weight):
+            place = call.weight, 0
+            self._shapes[call.weight] = (call.input.shape[call.axis],)
+            self._add_reader(place, call.input.shape[call.axis])
+            self.statistics[place] = None
+            return out
         shape, use, names = self._shapes[call.weight], call.use, call.tensors
         if use.rows is not None:
             place = call.weight, use.rows
@@ -307,7 +329,8 @@ class Replay:
 
         def answer(call: Call) -> Tensor:
             at = call.position
-            if call.mixes and call.use.columns is not None and self._expects(call):
+            mixes = call.mixes and not is_statistic(call.weight)
+            if mixes and call.use.columns is not None and self._expects(call):
                 differs = call.input != self._read[at]
                 self._note(changed, call, _reduced(differs, call.axis, Tensor.any))
             return self._answer(call, hot, disturb)
@@ -315,6 +338,15 @@ class Replay:
         output = self._replayed(answer, hot, {}, poisons=False)
         self._note_outputs(changed, [a != b for a, b in zip(output, self._outputs, strict=True)])
         return changed
+
+    def without_statistics(self) -> Replay:
+        """Record the pass again, with statistics computed: norms tie units together."""
+        return Replay(
+            *(self.model, self.example),
+            inputs=any(place in self.sources for place in self.inputs),
+            training=self.training,
+            statistics=(),
+        )
 
     def untaped(self) -> Replay:
         """Return the same pass, replayed by running the model."""
@@ -416,7 +448,8 @@ class Replay:
 
     def _calls(self, answer: Callable[[Call], Tensor], compute: Compute | None = None) -> Calls:
         own = {} if compute is None else {"compute": compute}
-        return Calls(self.model, answer, plain=True, origins=self._origins, **own)
+        also = recognising(self._origins, self._kept)
+        return Calls(self.model, answer, plain=True, origins=self._origins, also=also, **own)
 
 
 _CHANGING = (

@@ -16,6 +16,7 @@ from sentei.network.forward import with_forward
 from sentei.network.tracing.branches import find_branches
 from sentei.network.tracing.decoding import Tracer
 from sentei.network.tracing.grouping import NotOffered, groups, left_out, unread_rows
+from sentei.network.tracing.inputs import Place
 from sentei.network.tracing.offering import Offer, offer
 from sentei.network.tracing.reducing import reduced
 from sentei.network.tracing.replay import Replay
@@ -51,15 +52,16 @@ def find_units(
     forward: Forward | None = None,
     depth: bool = False,
 ) -> Any:
-    """Find the groups of interchangeable units of a network: neurons, channels, heads, inputs.
+    """Find the groups of interchangeable units of a network: neurons, channels, heads, streams.
 
     The model runs once, and again in training mode, where it may use other layers. Then its
     recorded activations are replayed with NaN written into the outputs of chosen weight rows: the
     columns that read NaN read these rows. Neither the types of the layers nor the source of
     `forward` matter. Not offered are units that are part of an output, units that are added to
-    single elements of the model's input, units that no column reads, and units that a norm over all
-    of them (layer norm) ties together into one; `not_offered` lists them. The model's weights,
-    buffers, modes and the random state stay unchanged.
+    single elements of the model's input, units that no column reads, and units that an operation
+    over all of them (softmax) ties together into one; `not_offered` lists them. Units that a norm
+    over them reads (layer norm, RMS norm) are a "stream". The model's weights, buffers, modes and
+    the random state stay unchanged.
 
     Args:
         model: any module that uses its weights through torch's own functions.
@@ -125,7 +127,11 @@ def traced(model: nn.Module, example: Example, *, inputs: bool, fast: bool = Tru
     with restored_attributes(model), undisturbed(model), on_threads(1):
         replay, seen = record(model, example, inputs=inputs, fast=fast)
         try:
-            return _best(model, replay, seen)
+            found = _best(model, replay, seen)
+            if any(group.kind == "stream" for group in found.refused):
+                tied = _best(model, replay.without_statistics(), seen)
+                found = max(found, tied, key=lambda offer: _rank(offer)[:2])
+            return found
         except StructureError:
             if replay.tape is None and seen is example:
                 raise
@@ -170,6 +176,19 @@ def _followed(model: nn.Module, replay: Replay, example: Example) -> tuple[Offer
     return replace(found, left_out=whys), tracer
 
 
+def _over_units(replay: Replay) -> set[Place]:
+    """Return the statistics that reduce units, not steps or pixels.
+
+    With NaN in every other row, and then in the others, these read it at other positions.
+    """
+    found = [
+        replay.nan_columns({p: source.codes & 1 == bit for p, source in replay.sources.items()})
+        for bit in (0, 1)
+    ]
+    differs = found[0] != found[1]
+    return {place for place in replay.statistics if differs[replay.readers[place]].any()}
+
+
 def record(
     model: nn.Module, example: Example, *, inputs: bool, fast: bool = True
 ) -> tuple[Replay, Example]:
@@ -196,12 +215,26 @@ def record(
         )
     try:
         less = reduced(model, example) if fast and not inputs else example
-        replay = Replay(model, smallest(model, less), inputs=inputs)
+        replay = _recorded(model, smallest(model, less), inputs=inputs)
         if replay.differs_in_training():
-            replay = Replay(model, replay.example, inputs=inputs, training=True)
+            replay = _recorded(model, replay.example, inputs=inputs, training=True)
         return (replay if fast else replay.untaped()), less
     except StructureError:
         raise
     except Exception as error:
         check(model, example)
         raise StructureError(f"the network cannot be followed: {error}") from error
+
+
+def _recorded(
+    model: nn.Module, example: Example, *, inputs: bool, training: bool = False
+) -> Replay:
+    """Record a pass in which the statistics over units are answered as they were recorded."""
+    replay = Replay(model, example, inputs=inputs, training=training)
+    try:
+        over_units = _over_units(replay)
+    except Exception:  # the replays of tracing fail in the same way, and say why
+        return replay
+    if len(over_units) < len(replay.statistics):
+        return Replay(model, example, inputs=inputs, training=training, statistics=over_units)
+    return replay

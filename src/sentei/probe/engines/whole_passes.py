@@ -8,7 +8,7 @@ in a function that sentei does not know.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,14 +142,17 @@ class WholePasses(_Passes):
     """Engine for units of any network: a gate multiplies the columns that read a unit.
 
     Attributes:
-        listeners: the group's listeners by the parameter names under which calls use them.
+        listeners: the parts of the group that a gate multiplies, by the parameter names under which
+            calls use them: its listeners, and of a stream all others too.
     """
 
-    listeners: Mapping[str, Listener]
+    listeners: Mapping[str, Sequence[Listener]]
 
     def changed(self, unit: Tensor, gain: Tensor) -> dict[str, Tensor]:
         """Return the weights of the listeners with a unit's columns multiplied by a gain."""
-        return {name: self._gated(name, part, unit, gain) for name, part in self.listeners.items()}
+        return {
+            name: self._gated(name, parts, unit, gain) for name, parts in self.listeners.items()
+        }
 
     def reason(self) -> str:
         """Return why whole passes are needed."""
@@ -158,11 +161,13 @@ class WholePasses(_Passes):
             "others, or used by a function that sentei does not know"
         )
 
-    def _gated(self, name: str, part: Listener, unit: Tensor, gain: Tensor) -> Tensor:
+    def _gated(self, name: str, parts: Sequence[Listener], unit: Tensor, gain: Tensor) -> Tensor:
         weight = tensor_of(self.recording.model, name).detach()
-        columns = part.index[unit].to(weight.device)
-        own = weight.index_select(part.dim, columns) * gain.to(weight)
-        return weight.index_copy(part.dim, columns, own)
+        for part in parts:
+            columns = part.index[unit].to(weight.device)
+            own = weight.index_select(part.dim, columns) * gain.to(weight)
+            weight = weight.index_copy(part.dim, columns, own)
+        return weight
 
 
 @dataclass(eq=False)
