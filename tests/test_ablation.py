@@ -31,7 +31,10 @@ def absolute(outputs, targets):
 
 
 def naive(model, x, y, loss, group):
-    """Exact ablation by its definition: one copy of the network with zeroed columns per unit."""
+    """Exact ablation by its definition: one copy of the network with zeroed columns per unit.
+
+    Without a unit of a stream its rows, and the scales and shifts of its norms, are zero too.
+    """
 
     @torch.no_grad()
     def mean(network):
@@ -41,11 +44,17 @@ def naive(model, x, y, loss, group):
     rises = []
     for unit in range(group.size):
         without = copy.deepcopy(model)
-        for part in group.listeners:
+        for part in silenced(group):
             weight = without.get_parameter(part.parameter)
             weight.data.index_fill_(part.dim, part.index[unit], 0)
         rises.append(mean(without) - mean(model))
     return torch.stack(rises)
+
+
+def silenced(group):
+    """Return the parts of a group that are zero where a unit is gone."""
+    own = (*group.producers, *group.followers) if group.kind == "stream" else ()
+    return (*own, *group.listeners)
 
 
 def engine(probe, group):

@@ -226,6 +226,9 @@ ZOO: dict[str, Made] = {
 GATELESS = ("gemma2",)  # a norm without a plain scale comes last
 
 
+CASTS = {"LlamaForCausalLM", "Gemma2ForCausalLM", "LlamaModel", "Gemma2Model"}
+
+
 class Case:
     """A network of the zoo, its groups, and a loss."""
 
@@ -240,6 +243,11 @@ class Case:
         self.branches = last
         self.full = sentei.Mask.full(self.groups)
         self.targets = self.out(self.model) + 1.0
+
+    @property
+    def near(self) -> float:
+        """How near two networks have to be; the norms of some always compute in float32."""
+        return 1e-6 if type(self.model).__name__ in CASTS else 1e-10
 
     def out(self, model: nn.Module) -> Tensor:
         with torch.no_grad():
@@ -349,9 +357,9 @@ def test_masked_is_shrunk(case: Case):
     for mask in cuts(case):
         masked = case.masked(mask)
         small = sentei.shrink(case.model, mask, case.inputs)
-        assert torch.allclose(case.out(masked), case.out(small), atol=1e-10)
+        assert torch.allclose(case.out(masked), case.out(small), atol=case.near)
         proof = sentei.certify(masked, small, case.inputs, mask=mask)
-        assert proof.difference <= 1e-9
+        assert proof.difference <= 10 * case.near
         assert not proof.uncompared
         left = sum(parameter.numel() for parameter in small.parameters())
         whole = sum(parameter.numel() for parameter in case.model.parameters())
@@ -379,7 +387,7 @@ def test_a_second_cut_and_the_branches_that_are_left(case: Case):
         smaller = sentei.shrink(small, second, case.inputs)
         masked = copy.deepcopy(small)
         second.apply_(masked)
-        assert torch.allclose(case.out(masked), case.out(smaller), atol=1e-10)
+        assert torch.allclose(case.out(masked), case.out(smaller), atol=case.near)
     assert {g.name for g in groups if g.kind == "branch"} == {
         g.name for g in left.groups if g.kind == "branch"
     }

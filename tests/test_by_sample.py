@@ -22,14 +22,18 @@ def absolute(outputs, targets):
 
 @torch.no_grad()
 def losses_at(model, x, y, loss, group, gain):
-    """Return the losses of the samples with each unit's gate at a gain, (units, samples)."""
+    """Return the losses of the samples with each unit's gate at a gain, (units, samples).
+
+    At 0, the rows of a unit of a stream, and the scales and shifts of its norms, are zero too.
+    """
+    own = (*group.producers, *group.followers) if group.kind == "stream" and gain == 0 else ()
     found = []
     for unit in range(group.size):
         weights = {}
-        for part in group.listeners:
+        for part in (*own, *group.listeners):
             weight = weights.get(part.parameter, model.get_parameter(part.parameter))
-            own = weight.index_select(part.dim, part.index[unit]) * gain
-            weights[part.parameter] = weight.index_copy(part.dim, part.index[unit], own)
+            scaled = weight.index_select(part.dim, part.index[unit]) * gain
+            weights[part.parameter] = weight.index_copy(part.dim, part.index[unit], scaled)
         found.append(per_sample(loss)(tensors(functional_call(model, weights, (x,)))[0], y))
     return torch.stack(found)
 

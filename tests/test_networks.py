@@ -20,14 +20,15 @@ SMALL = {
     *("made", "dlrm", "nerf", "hypernetwork", "vae", "vq-vae", "highway", "tied-autoencoder"),
     *("srcnn", "rcan", "squeeze-excite-resnext", "lstm", "gru-packed", "convlstm"),
     *("tcn", "wavenet-packed", "wavenet", "selective-scan", "linear-attention"),
+    "kan-radial",
 }
 LIBRARY = {"bert", "llama", "vit", "resnet", "convnext", "fnet", "opt"}
 LONG = {
     *("gpt2", "phi3", "olmo2", "gpt-bigcode", "falcon", "mixtral", "mamba", "segformer", "t5"),
     *("bart", "whisper", "wav2vec2", "clip", "swin", "detr", "deberta", "qwen3", "gemma2"),
 }
-# Nothing can go alone: a norm over all units before each layer, a spectral norm of each weight.
-TIED = ["plain/kan-radial", "plain/gan-discriminator-spectral-norm", "plain/maxout"]
+# Nothing can go alone: a spectral norm of each weight, a maximum over units.
+TIED = ["plain/gan-discriminator-spectral-norm", "plain/maxout"]
 
 
 def check(name: str) -> None:

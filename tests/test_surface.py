@@ -47,7 +47,7 @@ def test_networks_of_other_kinds(name):
     model, x = model.eval().double(), x.double()
     y = torch.zeros(len(x), dtype=torch.int64)
     probe = Probe(model, (x, y))
-    for group in find_units(model, x[:3]):
+    for group in (g for g in find_units(model, x[:3]) if g.kind != "stream"):
         found = surface(probe, group, group.size - 1, GAINS)
         wanted = naive(model, x, y, "cross_entropy", group, group.size - 1, GAINS)
         assert (found - wanted).abs().max() < 1e-11

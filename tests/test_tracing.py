@@ -245,7 +245,8 @@ def test_a_head_has_its_rows_of_query_key_and_value():
     assert head.listeners[0].index[1].tolist() == [4, 5, 6, 7]
     model, x = zoo.build("torch_transformer")
     found = [(g.name, g.kind, g.size) for g in find_units(model, x)]
-    assert found[:2] == [
+    assert found[:3] == [
+        ("embed", "stream", 8),
         ("encoder.layers.0.self_attn", "head", 2),
         ("encoder.layers.0.linear1", "neuron", 10),
     ]

@@ -26,7 +26,6 @@ from sentei.running import Example, run
 
 LAYERS = frozenset((*MIXING, *PASSING, F.scaled_dot_product_attention))
 GONE = torch.zeros(0, dtype=torch.bool)  # the mark of what a smaller network does not compute
-_SAME = {counted_layer_norm: "layer_norm"}  # functions that stand for others in a cut network
 SLOPE = 0.3  # of leaking rectifiers below 0, and of their saturated part
 SPREAD = 0.5, 2.0  # standard deviations of a layer's outputs that need no calibration
 DROPOUTS = frozenset(
@@ -163,8 +162,11 @@ class _Observer(Calls):
         if isinstance(result, Tensor):
             self.casts = self.casts or _casts(result, args, kwargs)
             if func in LAYERS:
-                kept = _without_marks(result) if self.marked else result.clone()
-                self.layers.append((_SAME.get(func, getattr(func, "__name__", "")), kept))
+                name, result_of = func.__name__, result
+                if func is counted_layer_norm:  # it stands for one over the last dimension
+                    name, result_of = F.layer_norm.__name__, result.movedim(args[-1], -1)
+                kept = _without_marks(result_of) if self.marked else result_of.clone()
+                self.layers.append((name, kept))
         return result
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
