@@ -515,6 +515,33 @@ def test_what_zeros_do_not_silence_is_no_branch():
     assert listed == [*sentei.not_offered(Sigmoid(), x), refused]
 
 
+def test_inputs_that_inference_mode_made_are_read_as_any_others():
+    model, x = ResNet().eval(), images(12).float()
+    with torch.inference_mode():
+        made = x.clone()
+    found, wanted = (sentei.find_units(model, each, depth=True) for each in (made, x))
+    assert found == wanted
+    assert isinstance(found[-1], Branches)
+
+
+class Inferring(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            y = x + self.first(x)
+            return self.second(y.mul_(2))
+
+
+def test_a_network_in_inference_mode_has_no_depth():
+    with pytest.raises(StructureError, match="outside of that mode"):
+        sentei.find_units(Inferring().eval(), torch.randn(3, 4), depth=True)
+    with torch.inference_mode(), pytest.raises(StructureError, match="outside of that mode"):
+        find_branches(ResNet().eval(), images(12).float())
+
+
 def test_the_inventory_lists_branches_beside_what_is_refused():
     model = nn.Sequential(ResNet(), nn.Unflatten(1, (1, 5)), nn.Flatten())
     x = images(12).float()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.errors import StructureError
 from sentei.nests import tensors
 from sentei.network.calls import Call, Calls
 from sentei.network.example import own_training
@@ -154,12 +155,12 @@ class Flow:
         if isinstance(result, Call) and result.use.rows is not None:
             layer = result.weight, result.use.rows, result.axis
         args = [*argument_tensors(given)]
-        before = [tensor._version for tensor in args]
+        before = [_version(tensor) for tensor in args]
         reads = [self._node(tensor) for tensor in args]
         found = result()
         number, name = len(self.names), getattr(function, "__name__", "")
         self.names.append(name)
-        written = [t for t, at in zip(args, before, strict=True) if t._version != at]
+        written = [t for t, at in zip(args, before, strict=True) if _version(t) != at]
         new = [t for t in argument_tensors(found) if id(t) not in self._nodes]
         if not new and not written:
             return found
@@ -309,6 +310,18 @@ def _with_shapes(result: Any) -> Any:
     if type(result) in (tuple, list):
         return type(result)(_with_shapes(item) for item in result)
     return result
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that grows when a tensor is changed in place."""
+    if not tensor.is_inference():
+        return tensor._version
+    if torch.is_inference_mode_enabled():
+        raise StructureError(
+            "depth=True follows changes in place, which torch.inference_mode() hides; call it "
+            "outside of that mode, on a network that does not enter it (torch.no_grad() serves too)"
+        )
+    return 0  # outside of that mode, torch lets nothing change it
 
 
 def _memory_of(tensor: Tensor) -> int:
