@@ -456,7 +456,6 @@ def theirs(name):
     return model, tokens
 
 
-@pytest.mark.slow  # transformers is slow to import
 @pytest.mark.parametrize("name", THEIRS)
 def test_the_width_of_transformers_is_cut(name, tmp_path):
     model, example = theirs(name)

@@ -36,11 +36,12 @@ def counted_layer_norm(
             counted_layer_norm, given, input, count, weight, bias, eps, axis
         )
     # Measured: padding costs 2 to 8 times a layer norm of the width, arithmetic 11 to 25 times.
-    missing = count - input.shape[axis]
-    whole = F.pad(input.movedim(axis, -1), (0, missing))
+    missing, last = count - input.shape[axis], input.ndim - 1
+    dim = input.ndim + axis  # torch's older ONNX exporter writes -3 as it is, and ONNX has no such
+    whole = F.pad(input.movedim(dim, last), (0, missing))
     scales, shifts = (None if t is None else F.pad(t, (0, missing)) for t in (weight, bias))
     normed = F.layer_norm(whole, (count,), scales, shifts, eps)
-    return normed.narrow(-1, 0, input.shape[axis]).movedim(-1, axis)
+    return normed.narrow(last, 0, input.shape[axis]).movedim(last, dim)
 
 
 def plain_counted_norm(
