@@ -14,7 +14,7 @@ import sentei
 from hugging_face import auto, build, logits
 from sentei.integrations.transformers import from_pretrained, save_pretrained
 from sentei.network.counted_norm import CountedLayerNorm
-from test_residual_streams import HAND, cut, made, masked_by, streams
+from stream_networks import HAND, cut, made, masked_by, streams
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime")

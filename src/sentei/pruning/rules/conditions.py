@@ -14,6 +14,7 @@ from typing import Annotated, Any, Protocol, overload
 from sentei.arguments import checked
 from sentei.describing import described
 from sentei.errors import BudgetError
+from sentei.pruning.rules.remade import Remade, remade
 
 
 class Measured(Protocol):
@@ -73,7 +74,7 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True)
-class Limit:
+class Limit(Remade):
     """A condition on a measurement, with the expression that made it.
 
     Attributes:
@@ -146,12 +147,14 @@ def limit_of(condition: Condition | None) -> Limit | None:
 
 
 @checked
+@remade
 def all_of(*limits: Condition) -> Limit:
     """Holds when all of these limits hold; plain functions are limits too."""
     return _joined("all_of", all, limits)
 
 
 @checked
+@remade
 def any_of(*limits: Condition) -> Limit:
     """Holds when at least one of these limits holds; plain functions are limits too."""
     return _joined("any_of", any, limits)

@@ -20,11 +20,13 @@ from sentei.network.encoding.format import (
     format_named,
 )
 from sentei.pruning.rules.conditions import Limit, Measured, all_of
+from sentei.pruning.rules.remade import remade
 from sentei.pruning.rules.schedules import Amount, amount, percentage
 from sentei.quantities import parse_bytes, parse_seconds
 
 
 @checked
+@remade
 def units_at_most(keep: Amount) -> Limit:
     """Holds when at most `keep` units are alive.
 
@@ -35,6 +37,7 @@ def units_at_most(keep: Amount) -> Limit:
 
 
 @checked
+@remade
 def synapses_at_most(keep: Amount) -> Limit:
     """Holds when at most `keep` synapses are alive.
 
@@ -52,6 +55,7 @@ def synapses_at_most(keep: Amount) -> Limit:
 
 
 @checked
+@remade
 def parameters_at_most(keep: Amount) -> Limit:
     """Holds when the shrunk network has at most `keep` parameters, biases included.
 
@@ -62,6 +66,7 @@ def parameters_at_most(keep: Amount) -> Limit:
 
 
 @checked
+@remade
 def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
     """Holds when the shrunk network takes at most `size` bytes in a format.
 
@@ -93,6 +98,7 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
 
 
 @checked
+@remade
 def ram_at_most(size: int | str, format: str = "c") -> Limit:
     """Holds when the activations take at most `size` bytes of RAM at a time, in a C format.
 
@@ -150,6 +156,7 @@ Room = MemoryBudget  # its name in the first release
 
 
 @checked
+@remade
 def accuracy_at_least(floor: float) -> Limit:
     """Holds when the accuracy is at least `floor`, a fraction from 0 to 1."""
     _fraction("accuracy_at_least", floor)
@@ -157,6 +164,7 @@ def accuracy_at_least(floor: float) -> Limit:
 
 
 @checked
+@remade
 def accuracy_within(drop: float) -> Limit:
     """Holds when the accuracy is at most `drop` below that at the start; 0.01 is one point."""
     _fraction("accuracy_within", drop)
@@ -168,6 +176,7 @@ def accuracy_within(drop: float) -> Limit:
 
 
 @checked
+@remade
 def loss_at_most(ceiling: float) -> Limit:
     """Holds when the mean loss is at most `ceiling`."""
     if not math.isfinite(ceiling):
@@ -176,6 +185,7 @@ def loss_at_most(ceiling: float) -> Limit:
 
 
 @checked
+@remade
 def loss_within(rise: float) -> Limit:
     """Holds when the mean loss is at most `rise` above that at the start."""
     if not math.isfinite(rise) or rise < 0:
@@ -184,6 +194,7 @@ def loss_within(rise: float) -> Limit:
 
 
 @checked
+@remade
 def metric_at_least(name: str, floor: float) -> Limit:
     """Holds when a metric is at least `floor`.
 
@@ -200,6 +211,7 @@ def metric_at_least(name: str, floor: float) -> Limit:
 
 
 @checked
+@remade
 def metric_at_most(name: str, ceiling: float) -> Limit:
     """Holds when a metric is at most `ceiling`; see `metric_at_least`."""
     _finite("metric_at_most", ceiling)
@@ -207,6 +219,7 @@ def metric_at_most(name: str, ceiling: float) -> Limit:
 
 
 @checked
+@remade
 def metric_within(name: str, change: float, *, lower_is_better: bool = False) -> Limit:
     """Holds when a metric is at most `change` worse than at the start.
 
@@ -229,6 +242,7 @@ def metric_within(name: str, change: float, *, lower_is_better: bool = False) ->
 
 
 @checked
+@remade
 def multiply_adds_at_most(keep: Amount) -> Limit:
     """Holds when the shrunk network needs at most `keep` multiply-adds for one sample.
 
@@ -250,6 +264,7 @@ def multiply_adds_at_most(keep: Amount) -> Limit:
 
 
 @checked
+@remade
 def latency_at_most(longest: float | str, threads: int = 1) -> Limit:
     """Holds when one sample takes the shrunk network at most so long, as measured on this machine.
 

@@ -15,6 +15,7 @@ from sentei.arguments import checked
 from sentei.describing import described
 from sentei.errors import ScheduleError
 from sentei.kinds import READ
+from sentei.pruning.rules.remade import Remade, remade
 
 
 @checked
@@ -50,7 +51,7 @@ Amount = Annotated[int | str, READ]  # by `amount`, which knows ranges and perce
 
 
 @dataclass(frozen=True)
-class Named:
+class Named(Remade):
     """A schedule with the expression that made it, for messages and the journal."""
 
     words: str
@@ -94,12 +95,14 @@ def amount(keep: Amount, start: int, *, up: bool = False) -> int:
     return ceil(exact) if up else floor(exact + Fraction(1, 2))
 
 
+@remade
 def one_at_a_time() -> Schedule:
     """Schedule: remove one member (a unit or a synapse) at each step."""
     return Named("one_at_a_time()", lambda progress: max(progress.remaining - 1, 0))
 
 
 @checked
+@remade
 def one_shot(keep: Amount) -> Schedule:
     """Remove everything down to `keep` in the first step.
 
@@ -117,6 +120,7 @@ def one_shot(keep: Amount) -> Schedule:
 
 
 @checked
+@remade
 def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
     """Remove the same number of members at each step, down to `keep` at the last step.
 
@@ -144,6 +148,7 @@ def linear(keep: Amount = 0, steps: int | None = None, *, by: Amount | None = No
 
 
 @checked
+@remade
 def cubic(keep: Amount, steps: int | None = None) -> Schedule:
     """Remove most members early: the number still to remove falls with the cube of the steps left.
 
@@ -160,6 +165,7 @@ def cubic(keep: Amount, steps: int | None = None) -> Schedule:
 
 
 @checked
+@remade
 def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None = None) -> Schedule:
     """Remove the same part of the remaining members at each step, down to `keep`.
 
@@ -196,6 +202,7 @@ def geometric(keep: Amount = 1, steps: int | None = None, *, by: Amount | None =
 
 
 @checked
+@remade
 def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float = 0.5) -> Schedule:
     """Schedule of feature selection with annealing (FSA): remove most members early.
 
@@ -230,6 +237,7 @@ def fsa(keep: Amount, mu: float = 10.0, steps: int | None = None, finish: float 
 
 
 @checked
+@remade
 def levels(*percents: float, then: Schedule | None = None) -> Schedule:
     """Keep a percentage of the alive members at each step, and a larger one after each undone step.
 
@@ -263,6 +271,7 @@ def levels(*percents: float, then: Schedule | None = None) -> Schedule:
 
 
 @checked
+@remade
 def multiples_of(number: int, schedule: Schedule) -> Schedule:
     """Round up what another schedule keeps to a multiple of `number`, for faster layer widths.
 
