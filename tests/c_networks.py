@@ -6,6 +6,11 @@ from torch import nn
 import sentei
 from sentei.network.mask import Mask
 
+ELEMENTWISE = (
+    *(nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.Softsign(), nn.Hardsigmoid()),
+    *(nn.Hardswish(), nn.LeakyReLU(0.3), nn.ELU(0.7), nn.Hardtanh(-0.5, 2.0), nn.GELU()),
+)
+
 
 def normed(layer):
     layer.running_mean.uniform_(-1, 1)

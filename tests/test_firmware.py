@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sentei
-from c_networks import masked
+from c_networks import ELEMENTWISE, masked
 from sentei.errors import BudgetError, DataError, FileError, StructureError
 from sentei.formats.c.compiled import STRICT, Compiled, compiler
 from sentei.formats.c.emulated import self_test
@@ -46,7 +46,7 @@ def test_float_c_is_the_same_function(name, dead, tmp_path):
 
 
 @needs_cc
-@pytest.mark.parametrize("format", ["c-int8", "c-int8-int8"])
+@pytest.mark.parametrize("format", ["c-int8", "c-int8-int8", "c-int8-int16"])
 @pytest.mark.parametrize("name", ["mlp", "lenet", "depthwise"])
 def test_int8_c_computes_what_was_planned_for_it(name, format, tmp_path):
     network, mask, x = masked(name, 0.5)
@@ -62,7 +62,7 @@ def test_int8_c_computes_what_was_planned_for_it(name, format, tmp_path):
 
 
 @needs_cc
-@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8"])
+@pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8", "c-int8-int16"])
 @pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "raw"])
 def test_the_self_test_passes_without_undefined_behaviour(name, format, tmp_path):
     network, mask, x = masked(name, 0.7)
@@ -78,12 +78,6 @@ def test_the_self_test_passes_without_undefined_behaviour(name, format, tmp_path
     (tmp_path / "net.c").write_text(broken)
     subprocess.run(build, cwd=tmp_path, check=True)
     assert subprocess.run(["./test"], cwd=tmp_path, capture_output=True, check=False).returncode
-
-
-ELEMENTWISE = (
-    *(nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.Softsign(), nn.Hardsigmoid()),
-    *(nn.Hardswish(), nn.LeakyReLU(0.3), nn.ELU(0.7), nn.Hardtanh(-0.5, 2.0), nn.GELU()),
-)
 
 
 @needs_cc
@@ -158,14 +152,14 @@ def test_the_plan_is_what_is_written(name, net, dead, tmp_path):
     planned = size.bytes_in(network, mask, name, x)
     path = tmp_path / f"net{FORMATS[name].suffix}"
     sentei.export(network, path, example=x, mask=mask, format=name)
-    widths = {"float": 4, "int8_t": 1, "uint8_t": 1, "uint16_t": 2}
+    widths = {"float": 4, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "int8_t": 1, "uint8_t": 1}
     text = path.read_text()
     tables = re.findall(
         r"static const (\w+) \w+\[(\d+)\] NET_FLASH = \{", text.split("#ifdef NET_SELF")[0]
     )
     assert sum(widths[kind] * int(entries) for kind, entries in tables) == planned
     buffers = re.findall(r"^static (\w+) net_\w+\[(\d+)\];", text, re.MULTILINE)
-    held = sum({**widths, "int32_t": 4}[kind] * int(entries) for kind, entries in buffers)
+    held = sum(widths[kind] * int(entries) for kind, entries in buffers)
     assert held == size.ram_in(network, mask, name, x)
 
 
@@ -295,7 +289,10 @@ def test_onnxruntime_agrees(name, tmp_path):
 @needs_arm
 @pytest.mark.parametrize(
     ("name", "format"),
-    [*(("lenet", f) for f in ("c", "c-int8", "c-int8-int8")), ("raw", "c-int8-int8")],
+    [
+        *(("lenet", f) for f in ("c", "c-int8", "c-int8-int8", "c-int8-int16")),
+        ("raw", "c-int8-int8"),
+    ],
 )
 def test_golden_vectors_pass_on_an_emulated_cortex_m4(name, format, tmp_path):
     network, mask, x = masked(name, 0.6)

@@ -90,8 +90,8 @@ class Sizes:
             removed by the first of --criteria (ablation if left out), synapses by magnitude.
         paths: What to remove: units, synapses, both (whichever costs the least loss per byte), or
             units:50 (half of the units, then synapses); the first three if left out.
-        formats: Number formats of C: c (float32), c-int8 (int8 weights) or c-int8-int8 (int8
-            activations as well); the first two if left out.
+        formats: Number formats of C: c (float32), c-int8 (int8 weights), c-int8-int8 (int8
+            activations as well) or c-int8-int16 (16 bits); the first two if left out.
         retrain_epochs: Number of training epochs after every step.
     """
 

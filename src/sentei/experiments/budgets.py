@@ -104,7 +104,7 @@ def accuracy_at_budgets(
         split: criteria and retraining use its training samples; targets must be classes.
         budgets: numbers of bytes, or texts such as "8KiB".
         paths: see `pruning.searching.restricted`.
-        formats: C formats: "c" for float32, "c-int8" or "c-int8-int8".
+        formats: C formats: "c" for float32, "c-int8", "c-int8-int8" or "c-int8-int16".
         mask: what is dead before pruning starts.
         units: criterion that orders units.
         loss: as for `Probe`; retraining uses it too.

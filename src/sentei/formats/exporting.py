@@ -56,10 +56,10 @@ def export(
             the file where the network allows it; otherwise that is logged.
         mask: of this network (`mask.shrunk()` if the network was shrunk); C does not store its
             dead synapses.
-        format: "c", "c-int8" or "c-int8-int8" for C; that of the suffix if None.
+        format: "c", "c-int8", "c-int8-int8" or "c-int8-int16" for C; that of the suffix if None.
         forward: as for `find_units`. C and ONNX hold what it computes; safetensors holds the whole
             network.
-        settings: for C, `name` and `classes` as in `sentei.formats.c.write_c`.
+        settings: for C, `name`, `classes` and `notes` as in `sentei.formats.c.write_c`.
 
     Raises:
         StructureError: the format does not support one of the layers, which is named, or torch

@@ -27,7 +27,7 @@ class Board:
         """Return the flash and RAM that remain for a network on this board.
 
         Args:
-            format: "c", "c-int8" or "c-int8-int8".
+            format: a C format, such as "c-int8".
             inputs: numbers in one sample, which the caller keeps in RAM.
             floats: whether they are floats in every format: the network standardises its inputs.
 

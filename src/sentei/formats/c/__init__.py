@@ -52,7 +52,8 @@ def write_c(
             calibrated on all of them.
         mask: of this network (`mask.shrunk()`); dead synapses are not stored. If None, all weights
             are stored, zeros too.
-        format: "c" (float32), "c-int8" (int8 weights) or "c-int8-int8" (int8 activations too).
+        format: "c" (float32), "c-int8" (int8 weights), "c-int8-int8" (int8 activations too) or
+            "c-int8-int16" (activations of 16 bits).
         name: prefix of all names in the file; the file's name without ".c" if None.
         classes: names of the outputs; those in the network's `Card` if None. The header lists them,
             and the names of the inputs in the `Card`, as arrays of texts where NAME_NAMES is
@@ -64,7 +65,8 @@ def write_c(
 
     The file has the functions `NAME_predict`, all outputs, and `NAME_classify`, the position of the
     largest one; the second not if the network has one output, or its `Card` says that it predicts
-    values.
+    values. Where activations are integers, `NAME_predict_steps` gives the outputs of the last linear
+    layer in steps, without floating point, and `NAME_dequantise` turns one into a float.
 
     Returns:
         The plan; the file has exactly its sizes.

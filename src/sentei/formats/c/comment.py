@@ -11,6 +11,7 @@ from sentei.card import Card
 from sentei.errors import visible
 from sentei.formats.c.layout import WIDTH
 from sentei.formats.c.quantised import Stored
+from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.packing import release
 from sentei.network.encoding.plans import size
 from sentei.network.encoding.stages import Weighted
@@ -39,6 +40,8 @@ def comment(
     """
     plan = net.plan
     heads = [block.head for block in plan.blocks]
+    act = f"int{8 * c_numbers(plan.format).activation}_t"
+    given = "float" if net.input_scale is None else act
     inputs, out = size(heads[0].entering), plan.blocks[-1].out
     lines = [
         f"{name}: {inputs} inputs, {out} outputs. Written by sentei {release()}.",
@@ -55,7 +58,7 @@ def comment(
                 f"{coding}, {constants} bytes"
             )
     features = card.features if len(card.features) == inputs else ()
-    scale = "" if net.input_step is None else f", as steps of {name.upper()}_INPUT_STEP"
+    scale = "" if net.input_scale is None else f", as steps of {name.upper()}_INPUT_STEP"
     shape = " x ".join(map(str, heads[0].entering))
     lines += [
         "",
@@ -66,7 +69,7 @@ def comment(
         f"Outputs: {', '.join(card.classes or map(str, range(out)))}.",
         "",
         f'  #include "{file}.h"',
-        f"  {'float' if net.input_step is None else 'int8_t'} x[{name.upper()}_INPUTS];  ...",
+        f"  {given} x[{name.upper()}_INPUTS];  ...",
         f"  int k = {name}_classify(x);"
         if has_classes(card, out)
         else f"  float y[{name.upper()}_OUTPUTS]; {name}_predict(x, y);",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sentei.errors import FileError
 from sentei.formats.c import as_c, write_c
+from sentei.formats.c.integers import Scale, quantise
 from sentei.formats.c.quantised import outputs
 from sentei.network.mask import Mask
 from sentei.samples import Samples
@@ -33,10 +34,19 @@ def named(path: Path) -> str:
     return re.findall(r"^void (\w+)_predict", _header(path), re.MULTILINE)[0]
 
 
-def input_step(path: Path) -> float | None:
-    """Return the input value of one int8 step in an exported file; None if inputs are floats."""
-    found = re.findall(r"^#define \w+_INPUT_STEP ([-\d.e]+)", _header(path), re.MULTILINE)
-    return float(found[0]) if found else None
+def input_scale(path: Path) -> Scale | None:
+    """Return how an exported file takes its inputs; None if they are floats."""
+    found = re.search(
+        r"^/\* An input v is passed .* to (\d+)\. \*/\n#define \w+_INPUT_STEP ([-\d.e]+)",
+        _header(path),
+        re.MULTILINE,
+    )
+    return None if found is None else Scale(float(found[2]), int(found[1]))
+
+
+def input_type(path: Path) -> str:
+    """Return the C type of an input of an exported file."""
+    return re.findall(r"^void \w+_predict\(const (\w+) x", _header(path), re.MULTILINE)[0]
 
 
 def has_classify(path: Path) -> bool:
@@ -57,7 +67,7 @@ def shipped(
         network: as for `write_c`.
         calibration: (N, ...) real inputs.
         mask: which synapses of the network are dead.
-        format: "c", "c-int8" or "c-int8-int8".
+        format: a C format, such as "c-int8".
         samples: inputs and classes.
     """
     inputs, targets = samples
@@ -94,7 +104,7 @@ class Compiled:
         sizes = rf"^#define {name.upper()}_(\w+) ([-\d.e]+)"
         defined = dict(re.findall(sizes, _header(path), re.MULTILINE))
         self.inputs, self.outputs = int(defined["INPUTS"]), int(defined["OUTPUTS"])
-        self.step = input_step(path)
+        self.scale, self.type = input_scale(path), input_type(path).removesuffix("_t")
         flags = [*STRICT, optimise, "-shared", "-fPIC"]
         with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
             library = str(Path(folder) / "net.so")
@@ -138,8 +148,6 @@ class Compiled:
         flat = samples.detach().cpu().float().reshape(len(samples), -1)
         if flat.shape[1] != self.inputs:
             raise ValueError(f"a sample has {self.inputs} numbers; these have {flat.shape[1]}")
-        if self.step is None:
+        if self.scale is None:
             return np.ascontiguousarray(flat.numpy())
-        steps = flat * torch.tensor(1.0 / self.step)
-        steps = torch.trunc(steps + torch.copysign(torch.tensor(0.5), steps)).clamp(-127, 127)
-        return np.ascontiguousarray(steps.numpy().astype(np.int8))
+        return np.ascontiguousarray(quantise(flat, self.scale).numpy().astype(self.type))

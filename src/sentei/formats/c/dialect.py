@@ -32,7 +32,12 @@ class Dialect:
     @property
     def activation(self) -> str:
         """C type of an activation in a buffer."""
-        return "float" if self.numbers.activation == 4 else "int8_t"
+        return "float" if self.numbers.activation == 4 else f"int{8 * self.numbers.activation}_t"
+
+    @property
+    def integers(self) -> bool:
+        """Whether activations are integers."""
+        return self.numbers.activation < 4
 
     @property
     def total(self) -> str:
@@ -41,15 +46,28 @@ class Dialect:
 
     def read(self, pointer: str, kind: str) -> str:
         """Return a C expression that reads a constant of type `kind` from flash."""
-        macro = {"float": "FLOAT", "int8_t": "BYTE", "uint8_t": "BYTE", "uint16_t": "WORD"}[kind]
-        text = f"{self.upper}_{macro}({pointer})"
-        return f"(int8_t){text}" if kind == "int8_t" else text
+        text = f"{self.upper}_{_MACROS[kind]}({pointer})"
+        return f"({kind}){text}" if kind.startswith("int") else text
 
     def product(self, value: str) -> str:
         """Return a C expression for the next weight times `value`; it advances `w`."""
         weight = self.read("w++", self.weight)
-        casts = {("int8_t", "float"): f"(float)({weight})", ("int8_t", "int32_t"): weight}
-        return f"{casts.get((self.weight, self.total), weight)} * {value}"
+        if self.weight == "int8_t" and self.total == "float":
+            weight = f"(float)({weight})"
+        if self.activation == "int16_t":  # int has 16 bits on AVR
+            weight = f"(int32_t)({weight})"
+        return f"{weight} * {value}"
+
+
+_MACROS = {
+    "float": "FLOAT",
+    "int8_t": "BYTE",
+    "uint8_t": "BYTE",
+    "int16_t": "WORD",
+    "uint16_t": "WORD",
+    "int32_t": "LONG",
+    "uint32_t": "LONG",
+}
 
 
 def literal(value: float) -> str:

@@ -11,9 +11,9 @@ from string import Template
 from torch import Tensor
 
 from sentei.errors import FileError
-from sentei.formats.c.compiled import STRICT, input_step, named
+from sentei.formats.c.compiled import STRICT, input_scale, input_type, named
 from sentei.formats.c.dialect import literal
-from sentei.formats.c.quantised import quantise
+from sentei.formats.c.integers import quantise
 
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")  # Debian's gcc-arm-none-eabi, qemu-system-arm
 
@@ -74,15 +74,15 @@ def classify(path: str | Path, samples: Tensor, timeout: float = 120) -> list[in
         FileError: a tool is missing, or the file does not compile.
     """
     path = Path(path).resolve()
-    name, step = named(path), input_step(path)
+    name, scale = named(path), input_scale(path)
     flat = samples.detach().cpu().float().reshape(len(samples), -1)
-    values = (quantise(flat, step) if step else flat).reshape(-1).tolist()
-    words = [str(int(v)) if step else literal(v) for v in values]
+    values = (quantise(flat, scale) if scale else flat).reshape(-1).tolist()
+    words = [str(int(v)) if scale else literal(v) for v in values]
     main = _MAIN.substitute(
         header=path.with_suffix(".h"),
         prefix=name,
         up=name.upper(),
-        kind="int8_t" if step else "float",
+        kind=input_type(path),
         count=len(flat),
         values=",".join(words),
     )

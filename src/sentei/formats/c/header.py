@@ -10,6 +10,7 @@ from sentei.formats.c.comment import has_classes, string
 from sentei.formats.c.dialect import literal
 from sentei.formats.c.layout import laid_out, wrapped
 from sentei.formats.c.quantised import Stored
+from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.plans import size
 
 
@@ -24,7 +25,8 @@ def header(net: Stored, prefix: str, card: Card, about: str) -> str:
     """
     plan, up = net.plan, prefix.upper()
     inputs, out = size(plan.blocks[0].head.entering), plan.blocks[-1].out
-    given = "float" if net.input_step is None else "int8_t"
+    act = f"int{8 * c_numbers(plan.format).activation}_t"
+    given = "float" if net.input_scale is None else act
     lines = [
         about,
         f"#ifndef {up}_H",
@@ -34,7 +36,7 @@ def header(net: Stored, prefix: str, card: Card, about: str) -> str:
         f"#define {up}_OUTPUTS {out}",
         f"#define {up}_FLASH_BYTES {plan.flash}L /* constants; code comes on top */",
         f"#define {up}_RAM_BYTES {plan.ram}L /* static; the stack comes on top */",
-        *([] if net.input_step is None else _scaling(up, net.input_step)),
+        *_scaling(up, net),
         '\n#ifdef __cplusplus\nextern "C" {\n#endif\n',
         "/* All outputs for one sample. Not reentrant: activations are in static buffers. */",
         f"void {prefix}_predict(const {given} x[{up}_INPUTS], float y[{up}_OUTPUTS]);\n",
@@ -44,11 +46,21 @@ def header(net: Stored, prefix: str, card: Card, about: str) -> str:
             "/* The class of one sample: the position of its largest output. */",
             f"int {prefix}_classify(const {given} x[{up}_INPUTS]);\n",
         ]
-    if net.input_step is not None:
-        factor = literal(1.0 / net.input_step)
+    names = {"prefix": prefix, "up": up, "act": act}
+    if net.scales:
+        lines[-1:] = [
+            f"/* Outputs of the last linear layer in steps of {up}_OUTPUT_STEP. */",
+            f"void {prefix}_predict_steps(const {given} x[{up}_INPUTS],"
+            f" int16_t y[{up}_OUTPUTS]);\n",
+            "/* The real value of an output in steps. */",
+            laid_out(_DEQUANTISE.substitute(names)),
+            lines[-1],
+        ]
+    if net.input_scale is not None:
+        factor, top = literal(1.0 / net.input_scale.step), net.input_scale.top
         lines += [
-            "/* Turn values in real units into steps: rounded, and limited to -127 to 127. */",
-            laid_out(_QUANTISE_INPUT.substitute(prefix=prefix, up=up, factor=factor)),
+            f"/* Turn values in real units into steps: rounded, and limited to -{top} to {top}. */",
+            laid_out(_QUANTISE_INPUT.substitute(names, factor=factor, top=f"{top}.0f")),
         ]
     features = card.features if len(card.features) == inputs else ()
     if card.classes or features:
@@ -63,11 +75,18 @@ def header(net: Stored, prefix: str, card: Card, about: str) -> str:
     return "\n".join(lines)
 
 
-def _scaling(up: str, step: float) -> list[str]:
-    return [
-        f"\n/* An input v is passed as v / {up}_INPUT_STEP, rounded, from -127 to 127. */",
-        f"#define {up}_INPUT_STEP {literal(step)}",
-    ]
+def _scaling(up: str, net: Stored) -> list[str]:
+    """Return the macros that say how integers are scaled; none if there are only floats."""
+    lines = []
+    if net.input_scale is not None:
+        step, top = literal(net.input_scale.step), net.input_scale.top
+        lines += [
+            f"\n/* An input v is passed as v / {up}_INPUT_STEP, rounded, from -{top} to {top}. */",
+            f"#define {up}_INPUT_STEP {step}",
+        ]
+    if net.scales:
+        lines.append(f"#define {up}_OUTPUT_STEP {literal(net.output_step)}")
+    return lines
 
 
 def _names(name: str, count: str, texts: Sequence[str]) -> list[str]:
@@ -77,13 +96,20 @@ def _names(name: str, count: str, texts: Sequence[str]) -> list[str]:
 
 
 _QUANTISE_INPUT = Template("""\
-static inline void ${prefix}_quantise_input(const float v[${up}_INPUTS], int8_t x[${up}_INPUTS])
+static inline void ${prefix}_quantise_input(const float v[${up}_INPUTS], $act x[${up}_INPUTS])
 {
     int k;
     for (k = 0; k < ${up}_INPUTS; k++) {
         const float steps = v[k] * $factor;
-        x[k] = (int8_t)(steps <= -127.0f ? -127.0f : steps >= 127.0f ? 127.0f
+        x[k] = ($act)(steps <= -$top ? -$top : steps >= $top ? $top
             : steps < 0.0f ? steps - 0.5f : steps + 0.5f);
     }
+}
+""")
+
+_DEQUANTISE = Template("""\
+static inline float ${prefix}_dequantise(int16_t steps)
+{
+    return (float)steps * ${up}_OUTPUT_STEP;
 }
 """)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sentei.formats.c.dialect import Dialect
 from sentei.formats.c.elementwise import applied
+from sentei.formats.c.integers import Layer
 from sentei.formats.c.weight_loops import weight_loop
 from sentei.network.encoding.coding import Code
 from sentei.network.encoding.plans import Block, size
@@ -11,16 +12,8 @@ from sentei.network.encoding.sliding import Window
 from sentei.network.encoding.stages import Pool, Weighted
 
 
-def settled(dialect: Dialect, total: str) -> str:
-    """Return the C expression for a row's output in real units: its sum, scaled, plus bias."""
-    scaled = dialect.numbers.weight == 1
-    value = f"(float){total}" if dialect.total != "float" else total
-    scale = f" * {dialect.read('scale++', 'float')}" if scaled else ""
-    return f"{value}{scale} + {dialect.read('bias++', 'float')}"
-
-
 def linear(
-    dialect: Dialect, name: str, code: Code, value: str, out: str, *, in_parts: bool = False
+    dialect: Dialect, name: str, code: Code, out: str, *, curved: bool = False, in_parts: bool
 ) -> str:
     """Generate the C function of a linear layer; layers with the same code can share it.
 
@@ -28,14 +21,19 @@ def linear(
         dialect: of the file.
         name: of the function.
         code: how the weights are listed.
-        value: C expression for a row's output, with `{sum}` for the row's scaled sum plus bias.
         out: C type of an output.
+        curved: whether a table of a function follows, for integers.
         in_parts: add floats in parts of 32 first, which has a third of the rounding error of one
             long sum.
     """
     loop = weight_loop(dialect, code, "columns")
     tables = "".join(f", const {kind} *{table}" for kind, table in loop.tables)
     scales = ", const float *scale" if dialect.numbers.weight == 1 else ""
+    biases = ", const float *bias"
+    if dialect.integers:
+        scales = ", const int32_t *factor"
+        biases = ", const int32_t *bias, unsigned shift, int32_t low, int32_t high"
+        biases += f", const {dialect.activation} *curve" if curved else ""
     each, row_sum, begin = f"sum += {dialect.product('x[column]')};", "sum", "sum = 0"
     if dialect.total == "float":
         begin = "sum = 0.0f"
@@ -44,20 +42,31 @@ def linear(
         row_sum, begin = "(sum + part)", "sum = 0.0f, part = 0.0f; unsigned n = 0"
     lines = [
         f"static void {name}(const {dialect.activation} *x, {out} *y, unsigned rows,",
-        f"    unsigned columns, const {dialect.weight} *w{tables}{scales}, const float *bias)",
+        f"    unsigned columns, const {dialect.weight} *w{tables}{scales}{biases})",
         "{",
         *(f"    {line}" for line in loop.begin),
         "    for (; rows; rows--) {",
         f"        {dialect.total} {begin};",
         *(f"        {line.replace('{each}', each)}" for line in loop.row),
-        f"        *y++ = {value.replace('{sum}', settled(dialect, row_sum))};",
+        f"        *y++ = {_settled(dialect, row_sum, out, curved=curved)};",
         "    }",
         "}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def convolution(dialect: Dialect, name: str, block: Block, code: Code, quantise: str) -> str:
+def _settled(dialect: Dialect, total: str, out: str, *, curved: bool) -> str:
+    """Return the C expression for a row's output: its sum, scaled, plus bias; or in steps."""
+    if not dialect.integers:
+        scaled = dialect.numbers.weight == 1
+        scale = f" * {dialect.read('scale++', 'float')}" if scaled else ""
+        return f"{total}{scale} + {dialect.read('bias++', 'float')}"
+    bias, factor = (dialect.read(f"{name}++", "int32_t") for name in ("bias", "factor"))
+    value = f"{dialect.name}_rescaled({total} + {bias}, {factor}, shift, low, high)"
+    return f"({out})" + (f"{dialect.name}_curve(curve, {value})" if curved else value)
+
+
+def convolution(dialect: Dialect, name: str, block: Block, code: Code, layer: Layer | None) -> str:
     """Generate the C functions of a convolution with its activations and pooling.
 
     Output channels are computed one after another, each with its activations and its pooling. Each
@@ -67,65 +76,99 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, quantise:
     head = block.head
     assert isinstance(head, Weighted)
     assert head.window is not None
-    total, act = dialect.total, dialect.activation
+    act = dialect.activation
     columns, plane = head.weight.shape[1], block.plane
     per_group = len(head.weight) // head.groups
     source = size(head.entering) // head.groups
     at = f"x + row / {per_group}u * {source}u" if head.groups > 1 else "x"
     loop = weight_loop(dialect, code, f"{columns}u")
     each = f"{name}_spread({at}, {dialect.read('w++', dialect.weight)}, column);"
-    value = applied(dialect, block.before, "value")
-    finish = quantise.format(value) if quantise else value
-    target = f"{dialect.name}_plane[k]" if block.pool else "*y++"
-    pooled = []
-    if block.pool is not None:
-        pooled = [f"{name}_pool({dialect.name}_plane, y);"]
-        count = size(block.pool.leaving[1:])
-        if block.after:
-            after = applied(dialect, block.after, "*y")
-            pooled.append(f"for (k = 0; k < {count}u; k++, y++) *y = {after};")
-        else:
-            pooled.append(f"y += {count}u;")
+    scale, numbers = ("factor", "int32_t") if dialect.integers else ("scale", "float")
+    scaled = dialect.numbers.weight == 1
     lines = [
         f"static void {name}(const {act} *x, {act} *y)",
         "{",
         f"    const {dialect.weight} *w = {name}_weights;",
         *(f"    const {kind} *{table} = {name}_{table};" for kind, table in loop.tables),
-        *([f"    const float *scale = {name}_scale;"] if dialect.numbers.weight == 1 else []),
-        f"    const float *bias = {name}_bias;",
+        *([f"    const {numbers} *{scale} = {name}_{scale};"] if scaled else []),
+        f"    const {numbers} *bias = {name}_bias;",
         "    unsigned row, k;",
         *(f"    {line}" for line in loop.begin),
         f"    for (row = 0; row < {len(head.weight)}u; row++) {{",
         f"        for (k = 0; k < {plane}u; k++) {dialect.name}_plane[k] = 0;",
         *(f"        {line.replace('{each}', each)}" for line in loop.row),
-        f"        for (k = 0; k < {plane}u; k++) {{",
-        f"            const float value = {_plane_value(dialect)};",
-        f"            {target} = {finish};",
-        "        }",
-        *([f"        {'scale++; ' if dialect.numbers.weight == 1 else ''}bias++;"]),
-        *(f"        {line}" for line in pooled),
+        *(f"        {line}" for line in _finished(dialect, name, block, layer)),
+        *([f"        {f'{scale}++; ' if scaled else ''}bias++;"]),
         "    }",
         "}",
     ]
     parts = [_spread(dialect, name, head, head.window)]
     if block.pool is not None:
-        parts.append(pool(f"{name}_pool", block.pool, total, act))
+        own = dialect.total
+        out = own if layer is not None and _pools_sums(block, layer) else act
+        parts.append(pool(f"{name}_pool", block.pool, own, out))
     return "\n".join([*parts, "\n".join(lines) + "\n"])
+
+
+def _finished(dialect: Dialect, name: str, block: Block, layer: Layer | None) -> list[str]:
+    """Return the C statements that turn the sums of a channel into its outputs."""
+    plane, count = f"{dialect.name}_plane", block.plane
+    if layer is not None and block.pool is not None and _pools_sums(block, layer):
+        left = size(block.pool.leaving[1:])
+        return [
+            f"{name}_pool({plane}, {plane});",
+            f"for (k = 0; k < {left}u; k++) *y++ = {_plane_steps(dialect, name, layer)};",
+        ]
+    if layer is not None:
+        value = _plane_steps(dialect, name, layer)
+    else:
+        value = applied(dialect, block.before, _plane_value(dialect))
+    target = f"{plane}[k]" if block.pool else "*y++"
+    lines = [f"for (k = 0; k < {count}u; k++) {target} = {value};"]
+    if block.pool is not None:
+        left = size(block.pool.leaving[1:])
+        after = applied(dialect, block.after, "*y")
+        step = f"for (k = 0; k < {left}u; k++, y++) *y = {after};" if block.after else ""
+        lines += [f"{name}_pool({plane}, y);", step or f"y += {left}u;"]
+    return lines
+
+
+def _pools_sums(block: Block, layer: Layer) -> bool:
+    """Return whether the maximum is taken of sums, in place, before they are rescaled.
+
+    The results are the same, and fewer values are rescaled. Padding would read sums that the pool
+    has overwritten; a curve may fall.
+    """
+    pool = block.pool
+    return (
+        pool is not None
+        and pool.how == "max"
+        and not any(pool.window.padding)
+        and (layer.curve is None)
+    )
 
 
 def _plane_value(dialect: Dialect) -> str:
     """Return the C expression for one value of the plane in real units: scaled, plus bias."""
-    value = f"{dialect.name}_plane[k]"
-    value = value if dialect.total == "float" else f"(float){value}"
     scale = f" * {dialect.read('scale', 'float')}" if dialect.numbers.weight == 1 else ""
-    return f"{value}{scale} + {dialect.read('bias', 'float')}"
+    return f"{dialect.name}_plane[k]{scale} + {dialect.read('bias', 'float')}"
+
+
+def _plane_steps(dialect: Dialect, name: str, layer: Layer) -> str:
+    """Return the C expression for one value of the plane in steps of the layer's output."""
+    bias, factor = (dialect.read(what, "int32_t") for what in ("bias", "factor"))
+    total, limits = f"{dialect.name}_plane[k] + {bias}", f"{layer.low}, {layer.high}"
+    value = f"{dialect.name}_rescaled({total}, {factor}, {layer.shift}u, {limits})"
+    if layer.curve is not None:
+        value = f"{dialect.name}_curve({name}_curve, {value})"
+    return f"({dialect.activation}){value}"
 
 
 def _spread(dialect: Dialect, name: str, head: Weighted, window: Window) -> str:
     """Generate the C function that adds one weight times its inputs to a whole channel."""
     (_, height, width), (_, down, across) = head.entering, head.leaving
     kernel = window.kernel
-    weight = "float" if dialect.total == "float" else "int32_t"
+    weight = dialect.total
     axes = {"i": (height, down, 0), "j": (width, across, 1)}
     bounds = []
     for variable, (side, out, axis) in axes.items():
@@ -181,7 +224,7 @@ def pool(name: str, stage: Pool, own: str, out: str) -> str:
     padded = any(window.padding)
     inside = f"if (u < 0 || u >= {height} || v < 0 || v >= {width}) continue;"
     if stage.how == "max":
-        best = "-3.402823466e38f" if own == "float" else "-128"
+        best = "-3.402823466e38f" if own == "float" else f"{own.removesuffix('_t').upper()}_MIN"
         begin, each = f"{own} best = {best};", "if (value > best) best = value;"
         result = "best" if own == out else f"({out})best"
     else:

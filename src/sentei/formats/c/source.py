@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,17 +12,21 @@ from sentei.card import Card
 from sentei.formats.c.comment import has_classes
 from sentei.formats.c.dialect import Dialect, literal
 from sentei.formats.c.elementwise import MATH, applied, point_functions, point_name
+from sentei.formats.c.integers import Layer, last_linear, quantise
 from sentei.formats.c.kernels import convolution, linear, pool
 from sentei.formats.c.layout import laid_out, listing
-from sentei.formats.c.quantised import (
-    Stored,
-    Values,
-    last_whole,
-    outputs,
-    quantise,
-    standardising,
+from sentei.formats.c.quantised import Stored, output_steps, outputs
+from sentei.formats.c.templates import (
+    CLASSIFY,
+    CURVE,
+    MACROS,
+    QUANTISED,
+    RESCALED,
+    SELF_TEST,
+    SELF_TEST_MAIN,
+    softmax,
 )
-from sentei.formats.c.templates import CLASSIFY, MACROS, SELF_TEST, SELF_TEST_MAIN, softmax
+from sentei.formats.c.torch_steps import standardising
 from sentei.network.encoding.coding import Code
 from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.plans import Block, final, index_bytes, size
@@ -67,8 +72,9 @@ class Source:
         self.tables: list[Table] = []
         self.functions: dict[str, str] = {}
         self.calls: list[str] = []
-        self.whole = last_whole(net.plan) if net.steps else -1
-        self.given = "float" if net.input_step is None else "int8_t"
+        self.steps: list[str] = []  # calls up to the last linear layer, where values are integers
+        self.last = last_linear(net.plan) if net.scales else -1
+        self.given = "float" if net.input_scale is None else self.dialect.activation
         self.classifies = has_classes(card, net.plan.blocks[-1].out)
         for index, block in enumerate(net.plan.blocks):
             self._add(index, block)
@@ -84,90 +90,109 @@ class Source:
         points = [*block.before, *block.after]
         if isinstance(block.head, Pointwise):
             points.append(block.head)
-        self.functions.update(point_functions(self.dialect, points))
+        floats = not self.dialect.integers or index >= self.last
+        self.functions.update(point_functions(self.dialect, points if floats else []))
         last = final(self.plan.blocks)
         source = "x" if index == 0 else f"{self.dialect.name}_{'ba'[index % 2]}"
         target = "y" if index >= last else f"{self.dialect.name}_{'ab'[index % 2]}"
         source = "y" if index > last else source
-        code, values = self.plan.codes[index], self.net.values[index]
-        if code is not None and values is not None:
-            self._add_weights(index, name, block, code, values)
+        code = self.plan.codes[index]
+        if code is not None:
+            layer = self.net.layers[index] if self.net.layers else None
+            self._add_weights(index, name, block, code)
             if block.plane:
-                quantise = self._quantise(index)
-                text = convolution(self.dialect, name, block, code, quantise)
-                self.functions[name] = text
+                self.functions[name] = convolution(self.dialect, name, block, code, layer)
                 self.calls.append(f"{name}({source}, {target});")
+            elif layer is None:
+                self._add_linear(name, block, code, source, target)
             else:
-                self._add_linear(index, name, block, code, source, target)
+                self._add_integer_linear(index, name, code, layer, source, target)
             return
         if isinstance(block.head, Standardised):
             self._add_standardised(index, name, block.head, source, target)
             return
         self._add_plain(name, block, source, target)
 
-    def _add_weights(self, index: int, name: str, block: Block, code: Code, values: Values) -> None:
+    def _add_weights(self, index: int, name: str, block: Block, code: Code) -> None:
         """Add the tables of weights, their positions, scales and biases."""
-        head = block.head
+        head, layer = block.head, self.net.layers[index] if self.net.layers else None
+        values = layer or self.net.values[index]
         assert isinstance(head, Weighted)
+        assert values is not None
         flat = values.weights.numpy()
         if code.name != "dense":
             flat = flat[head.alive.matrix()]
-        is_int8 = values.scale is not None
-        kind, dtype = ("int8_t", np.int8) if is_int8 else ("float", np.float32)
-        self.tables.append(Table(f"{name}_weights", kind, flat.astype(dtype)))
+        self._add_table(f"{name}_weights", self.dialect.weight, flat)
         for what, table in code.tables.items():
             self.tables.append(Table(f"{name}_{what}", f"{table.dtype}_t", table))
+        if isinstance(values, Layer):
+            self._add_table(f"{name}_factor", "int32_t", values.factors.numpy())
+            self._add_table(f"{name}_bias", "int32_t", values.bias.numpy())
+            self.functions.setdefault("rescaled", RESCALED.substitute(prefix=self.dialect.name))
+            if values.curve is not None:
+                self._add_curve(name, values.curve)
+            return
         if values.scale is not None:
-            step = self.net.steps[index] if self.net.steps else 1.0
-            scale = (values.scale.double() * step).float()
-            self.tables.append(Table(f"{name}_scale", "float", scale.numpy()))
-        self.tables.append(Table(f"{name}_bias", "float", values.bias.numpy()))
+            self._add_table(f"{name}_scale", "float", values.scale.numpy())
+        self._add_table(f"{name}_bias", "float", values.bias.numpy())
 
-    def _quantise(self, index: int) -> str:
-        """Return a C template that makes an int8 from `{0}`; "" if the block outputs floats."""
-        if not self.net.steps or index >= self.whole:
-            return ""
-        prefix = self.dialect.name
-        self.functions.setdefault(
-            f"{prefix}_int8",
-            f"static int8_t {prefix}_int8(float v)\n{{\n"
-            "    return (int8_t)(v <= -127.0f ? -127.0f : v >= 127.0f ? 127.0f\n"
-            "        : v < 0.0f ? v - 0.5f : v + 0.5f);\n}\n",
-        )
-        return f"{prefix}_int8(({{0}}) * {literal(1.0 / self.net.steps[index + 1])})"
+    def _add_table(self, name: str, kind: str, entries: np.ndarray) -> None:
+        """Add a table whose entries have the C type `kind`."""
+        dtype = np.float32 if kind == "float" else np.dtype(kind.removesuffix("_t"))
+        self.tables.append(Table(name, kind, entries.astype(dtype)))
 
-    def _add_linear(
-        self, index: int, name: str, block: Block, code: Code, source: str, target: str
-    ) -> None:
-        """Add the function and the call of a linear layer."""
+    def _add_curve(self, name: str, curve: Tensor) -> None:
+        """Add the table of a function of integers, and the C function that reads such tables."""
+        act = self.dialect.activation
+        self._add_table(f"{name}_curve", act, curve.numpy())
+        low, high = (self.dialect.read(f"curve + (at >> 8){more}", act) for more in ("", " + 1"))
+        text = CURVE.substitute(prefix=self.dialect.name, act=act, low=low, high=high)
+        self.functions.setdefault("curve", text)
+
+    def _add_linear(self, name: str, block: Block, code: Code, source: str, target: str) -> None:
+        """Add the function and the call of a linear layer whose outputs are floats."""
         head = block.head
         assert isinstance(head, Weighted)
-        prefix, rows = self.dialect.name, len(head.weight)
-        quantise = self._quantise(index)
-        if quantise:
-            # The function also rounds to this layer's step, so other layers cannot share it.
-            function, value = (
-                f"{name}_linear",
-                quantise.format(applied(self.dialect, block.before, "{sum}")),
-            )
-            out = "int8_t"
-        else:
-            function, value, out = f"{prefix}_linear_{code.name}", "{sum}", "float"
-            kinds = "_".join(str(table.dtype)[4:] for table in code.tables.values())
-            function += f"_{kinds}" if code.name.startswith("csr") else ""
+        rows, columns = head.weight.shape
         # After convolutions values are large, and linear layers take little of the time.
         parts = any(block.plane for block in self.plan.blocks)
-        self.functions[function] = linear(self.dialect, function, code, value, out, in_parts=parts)
+        function = self._linear(code, "float", in_parts=parts)
         scale = [f"{name}_scale"] if self.dialect.numbers.weight == 1 else []
-        tables = [f"{name}_{what}" for what in code.tables]
-        given = [f"{name}_weights", *tables, *scale, f"{name}_bias"]
-        columns = head.weight.shape[1]
-        self.calls.append(
-            f"{function}({source}, {target}, {rows}u, {columns}u, {', '.join(given)});"
-        )
-        if not quantise and block.before:
+        tables = [f"{name}_{what}" for what in ("weights", *code.tables)]
+        given = ", ".join([*tables, *scale, f"{name}_bias"])
+        self.calls.append(f"{function}({source}, {target}, {rows}u, {columns}u, {given});")
+        if block.before:
             value = applied(self.dialect, block.before, f"{target}[k]")
             self.calls.append(f"for (k = 0; k < {rows}u; k++) {target}[k] = {value};")
+
+    def _add_integer_linear(
+        self, index: int, name: str, code: Code, layer: Layer, source: str, target: str
+    ) -> None:
+        """Add the function and the call of a linear layer whose outputs are integers."""
+        rows, columns = layer.weights.shape
+        out = "int16_t" if index == self.last else self.dialect.activation
+        curve = [] if layer.curve is None else [f"{name}_curve"]
+        function = self._linear(code, out, curved=bool(curve))
+        tables = [f"{name}_{what}" for what in ("weights", *code.tables, "factor", "bias")]
+        numbers = [f"{layer.shift}u", str(layer.low), str(layer.high)]
+        given = ", ".join([*tables, *numbers, *curve])
+        self.calls.append(f"{function}({source}, {target}, {rows}u, {columns}u, {given});")
+        if index == self.last:
+            self.steps, self.calls = self.calls, []
+            points = self.plan.blocks[index].before
+            value = applied(self.dialect, points, f"{self.dialect.name}_dequantise(steps[k])")
+            self.calls.append(f"for (k = 0; k < {rows}u; k++) y[k] = {value};")
+
+    def _linear(self, code: Code, out: str, *, curved: bool = False, in_parts: bool = False) -> str:
+        """Add the function of linear layers with this code and output; return its name."""
+        parts = [self.dialect.name, "linear", code.name]
+        if code.name.startswith("csr"):
+            parts += [str(table.dtype)[4:] for table in code.tables.values()]
+        parts += [out.removesuffix("_t")] * self.dialect.integers + ["curve"] * curved
+        name = "_".join(parts)
+        text = linear(self.dialect, name, code, out, curved=curved, in_parts=in_parts)
+        self.functions[name] = text
+        return name
 
     def _add_plain(self, name: str, block: Block, source: str, target: str) -> None:
         """Add the tables, functions and calls of a block without weights."""
@@ -204,7 +229,13 @@ class Source:
         centre = self._add_entries(f"{name}_mean", mean, head.each)
         scale = self._add_entries(f"{name}_scale", factor, head.each)
         value = f"({source}[{where}] - {centre}) * {scale}"
-        value = (self._quantise(index) or "{0}").format(value)
+        if self.net.scales:
+            scale, prefix = self.net.scales[index + 1], self.dialect.name
+            value = f"{prefix}_quantised({value} * {literal(1.0 / scale.step)})"
+            text = QUANTISED.substitute(
+                prefix=prefix, act=self.dialect.activation, top=f"{scale.top}.0f"
+            )
+            self.functions.setdefault("quantised", text)
         self.calls.append(f"for (k = 0; k < {size(head.leaving)}u; k++) {target}[k] = {value};")
 
     def _add_index(self, name: str, head: Stage, index: Tensor) -> str:
@@ -253,39 +284,68 @@ class Source:
     def _entry_points(self) -> list[str]:
         """Return the functions that the header declares."""
         prefix, up = self.dialect.name, self.dialect.upper
-        counter = "unsigned k;" if any("k = 0" in call for call in self.calls) else ""
-        predict = (
-            f"void {prefix}_predict(const {self.given} x[{up}_INPUTS], float y[{up}_OUTPUTS])"
-            f"{{ {counter} {' '.join(self.calls)} }}"
+        given = f"const {self.given} x[{up}_INPUTS]"
+        compute, out = f"{prefix}_predict", "float"
+        found = []
+        if self.steps:
+            found.append(
+                f"void {prefix}_predict_steps({given}, int16_t y[{up}_OUTPUTS])"
+                f"{{ {_counter(self.steps)} {' '.join(self.steps)} }}"
+            )
+            self.calls.insert(0, f"{prefix}_predict_steps(x, steps);")
+            # A softmax does not change which output is largest; other functions may.
+            if not any(block.before for block in self.plan.blocks[self.last :]) and all(
+                isinstance(block.head, Softmax) for block in self.plan.blocks[self.last + 1 :]
+            ):
+                compute, out = f"{prefix}_predict_steps", "int16_t"
+        steps = f"int16_t steps[{up}_OUTPUTS];" if self.steps else ""
+        found.append(
+            f"void {prefix}_predict({given}, float y[{up}_OUTPUTS])"
+            f"{{ {steps} {_counter(self.calls)} {' '.join(self.calls)} }}"
         )
-        classify = CLASSIFY.substitute(up=up, prefix=prefix, act=self.given)
-        return [predict, classify] if self.classifies else [predict]
+        if self.classifies:
+            names = {"up": up, "prefix": prefix, "act": self.given, "out": out}
+            found.append(CLASSIFY.substitute(names, compute=compute))
+        return found
 
     def _self_test(self, golden: Tensor) -> str:
-        """Return the C self-test, with the outputs that torch computes for `golden`."""
+        """Return the C self-test, with the outputs that torch computes for `golden`.
+
+        Outputs in steps have to be the same; floats may be rounded otherwise.
+        """
         prefix, up, act = self.dialect.name, self.dialect.upper, self.given
-        step = self.net.input_step
-        x = golden if step is None else quantise(golden, step)
-        y = outputs(self.net, golden)
-        tolerance = max(1e-5, 1e-5 * float(y.abs().max())) * 10
-        words = [literal(float(v)) if step is None else str(int(v)) for v in x.reshape(-1).tolist()]
-        expected = [literal(float(v)) for v in y.reshape(-1).tolist()]
-        flash = f"{up}_FLASH"
+        exact = self.net.input_scale is not None
+        if self.net.input_scale is not None:
+            x, y = quantise(golden, self.net.input_scale), output_steps(self.net, golden)
+            out, compute, same = "int16_t", f"{prefix}_predict_steps", "y[k] == wanted"
+        else:
+            x, y = golden, outputs(self.net, golden)
+            off = literal(max(1e-5, 1e-5 * float(y.abs().max())) * 10)
+            out, compute = "float", f"{prefix}_predict"
+            same = f"y[k] - wanted <= {off} && wanted - y[k] <= {off}"
+        words = [
+            [str(int(v)) if exact else literal(float(v)) for v in values.reshape(-1).tolist()]
+            for values in (x, y)
+        ]
+        names, flash = (f"{prefix}_golden_x", f"{prefix}_golden_y"), f"{up}_FLASH"
+        read, wanted = (
+            self.dialect.read(f"{name} + n * {up}_{size} + k", kind)
+            for name, size, kind in zip(names, ("INPUTS", "OUTPUTS"), (act, out), strict=True)
+        )
+        places = {"up": up, "prefix": prefix, "act": act, "out": out, "count": len(golden)}
+        main = SELF_TEST_MAIN.substitute(
+            places, compute=compute, same=same, read=read, wanted=wanted
+        )
         return SELF_TEST.substitute(
             up=up,
-            golden_x=listing(f"{act} {prefix}_golden_x", words, flash),
-            golden_y=listing(f"float {prefix}_golden_y", expected, flash),
-            main=laid_out(
-                SELF_TEST_MAIN.substitute(
-                    up=up,
-                    prefix=prefix,
-                    act=act,
-                    count=len(golden),
-                    read=self.dialect.read(f"{prefix}_golden_x + n * {up}_INPUTS + k", act),
-                    tolerance=literal(tolerance),
-                )
-            ).rstrip(),
+            golden_x=listing(f"{act} {names[0]}", words[0], flash),
+            golden_y=listing(f"{out} {names[1]}", words[1], flash),
+            main=laid_out(main).rstrip(),
         )
+
+
+def _counter(calls: Sequence[str]) -> str:
+    return "unsigned k;" if any("k = 0" in call for call in calls) else ""
 
 
 def _over(each: int) -> str:

@@ -26,6 +26,7 @@ MACROS = Template("""\
 #define ${up}_FLASH PROGMEM
 #define ${up}_BYTE(p) pgm_read_byte(p)
 #define ${up}_WORD(p) pgm_read_word(p)
+#define ${up}_LONG(p) pgm_read_dword(p)
 #define ${up}_FLOAT(p) pgm_read_float(p)
 #else
 #ifndef ${up}_FLASH
@@ -33,6 +34,7 @@ MACROS = Template("""\
 #endif
 #define ${up}_BYTE(p) (*(p))
 #define ${up}_WORD(p) (*(p))
+#define ${up}_LONG(p) (*(p))
 #define ${up}_FLOAT(p) (*(p))
 #endif
 """)
@@ -40,11 +42,40 @@ MACROS = Template("""\
 CLASSIFY = Template("""\
 int ${prefix}_classify(const $act x[${up}_INPUTS])
 {
-    float y[${up}_OUTPUTS];
+    $out y[${up}_OUTPUTS];
     int k, best = 0;
-    ${prefix}_predict(x, y);
+    $compute(x, y);
     for (k = 1; k < ${up}_OUTPUTS; k++) if (y[k] > y[best]) best = k;
     return best;
+}
+""")
+
+# A sum times a factor below 2^31, shifted right and rounded: 64 bits hold it. Compilers shift
+# negative numbers arithmetically, on every processor that this code is for.
+RESCALED = Template("""\
+static int32_t ${prefix}_rescaled(int32_t sum, int32_t factor, unsigned shift, int32_t low,
+    int32_t high)
+{
+    const int64_t half = (int64_t)1 << (shift - 1u);
+    const int64_t steps = ((int64_t)sum * factor + half) >> shift;
+    return steps < low ? low : steps > high ? high : (int32_t)steps;
+}
+""")
+
+CURVE = Template("""\
+static int32_t ${prefix}_curve(const $act *curve, int32_t v)
+{
+    const uint32_t at = (uint32_t)(v + 32768);
+    const int32_t low = $low;
+    const int32_t high = $high;
+    return low + (((high - low) * (int32_t)(at & 255u) + 128) >> 8);
+}
+""")
+
+QUANTISED = Template("""\
+static $act ${prefix}_quantised(float v)
+{
+    return ($act)(v <= -$top ? -$top : v >= $top ? $top : v < 0.0f ? v - 0.5f : v + 0.5f);
 }
 """)
 
@@ -61,15 +92,15 @@ SELF_TEST_MAIN = Template("""\
 int main(void)
 {
     static $act x[${up}_INPUTS];
-    float y[${up}_OUTPUTS];
+    $out y[${up}_OUTPUTS];
     unsigned n, k, failed = 0;
     for (n = 0; n < $count; n++) {
         int good = 1;
         for (k = 0; k < ${up}_INPUTS; k++) x[k] = $read;
-        ${prefix}_predict(x, y);
+        $compute(x, y);
         for (k = 0; k < ${up}_OUTPUTS; k++) {
-            const float off = y[k] - ${up}_FLOAT(${prefix}_golden_y + n * ${up}_OUTPUTS + k);
-            if (!(off <= $tolerance && off >= -$tolerance)) good = 0;
+            const $out wanted = $wanted;
+            if (!($same)) good = 0;
         }
         if (!good) failed++;
     }

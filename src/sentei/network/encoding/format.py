@@ -20,9 +20,9 @@ class Numbers:
     activation: int
 
     def __str__(self) -> str:
-        """Return the types as a format's name has them: "float32", "int8" or "int8-int8"."""
+        """Return the types as a format's name has them: such as "float32" or "int8-int16"."""
         kept = (self.weight,) if self.activation == 4 else (self.weight, self.activation)
-        return "-".join("float32" if size == 4 else "int8" for size in kept)
+        return "-".join("float32" if size == 4 else f"int{8 * size}" for size in kept)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ FORMATS: Mapping[str, Format] = {
         Format("c", ".c", numbers=Numbers(4, 4)),
         Format("c-int8", ".c", numbers=Numbers(1, 4)),
         Format("c-int8-int8", ".c", numbers=Numbers(1, 1)),
+        Format("c-int8-int16", ".c", numbers=Numbers(1, 2)),
     )
 }
 

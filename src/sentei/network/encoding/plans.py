@@ -21,6 +21,8 @@ from sentei.network.encoding.stages import (
     folded,
 )
 
+CURVE = 257  # entries of the table of a function of integers
+
 
 @dataclass(frozen=True)
 class Block:
@@ -61,7 +63,7 @@ class Plan:
     """The layout of a network as C code.
 
     Attributes:
-        format: "c", "c-int8" or "c-int8-int8".
+        format: a C format, such as "c-int8".
         blocks: in the order in which they are computed.
         coding: the name of the code that lists the weights of each block, such as "bitmap"; None
             for blocks without weights.
@@ -96,16 +98,32 @@ def c_plan(stages: Sequence[Stage], format: str) -> Plan:
     numbers = c_numbers(format)
     # Deviations in int8 weights would leave columns of large inputs no digits: they stay apart.
     blocks = _blocks(folded(stages) if numbers.weight == 4 else stages)
-    if numbers.activation == 1:
+    if numbers.activation < 4:
         blocks = [_move_functions_before_pool(block) for block in blocks]
         _check_int8(blocks)
     listed = [_listed(block.head, numbers) for block in blocks]
     coding, constants = zip(*listed, strict=True)
+    if numbers.activation < 4:
+        curves = _curves(blocks)
+        constants = [
+            n + CURVE * numbers.activation * c for n, c in zip(constants, curves, strict=True)
+        ]
     inner = [block.out for block in blocks[: final(blocks)]]
     buffers = max(inner[::2], default=0), max(inner[1::2], default=0)
     plane = max(block.plane for block in blocks)
     ram = sum(buffers) * numbers.activation + plane * 4
-    return Plan(format, tuple(blocks), coding, constants, buffers, sum(constants), ram)
+    return Plan(format, tuple(blocks), coding, tuple(constants), buffers, sum(constants), ram)
+
+
+def is_curve(points: Sequence[Pointwise]) -> bool:
+    """Return whether integer activations need a table for these functions: not only limits."""
+    return any(point.function not in ("relu", "clip") for point in points)
+
+
+def _curves(blocks: Sequence[Block]) -> list[bool]:
+    """Return which blocks have a table; functions after the last linear layer take floats."""
+    weighted = [n for n, block in enumerate(blocks) if isinstance(block.head, Weighted)]
+    return [n != weighted[-1] and is_curve(block.before) for n, block in enumerate(blocks)]
 
 
 def final(blocks: Sequence[Block]) -> int:

@@ -90,7 +90,7 @@ def bytes_in(model: nn.Module, mask: Mask, format: str, example: Example | None 
     Args:
         model: any network; the values of its weights do not matter.
         mask: what is alive.
-        format: "safetensors", "onnx", "c", "c-int8" or "c-int8-int8".
+        format: "safetensors", "onnx", "c", "c-int8", "c-int8-int8" or "c-int8-int16".
         example: inputs; all formats but safetensors need their shape.
 
     Raises:

@@ -73,8 +73,8 @@ def bytes_at_most(size: Amount, format: str = "safetensors") -> Limit:
     Args:
         size: a number of bytes, a text such as "32 KiB", or a percentage of the size at the start.
         format: the format whose size counts. For "safetensors" and "onnx" that is the size of the
-            file; for "c", "c-int8" and "c-int8-int8" the constants of the C file in flash, without
-            its code: weights, their positions, biases and scales.
+            file; for C formats the constants of the C file in flash, without its code: weights,
+            their positions, biases and scales.
 
     Raises:
         ValueError: an unknown format, with the nearest one.
@@ -104,7 +104,7 @@ def ram_at_most(size: int | str, format: str = "c") -> Limit:
 
     Args:
         size: a number of bytes, or a text such as "8 KiB".
-        format: "c", "c-int8" or "c-int8-int8".
+        format: a C format, such as "c-int8".
 
     Raises:
         ValueError: a format that is not a C format, with the nearest one.
@@ -124,8 +124,8 @@ class MemoryBudget:
     """The memory that a network may use on its target: bytes in a format, and RAM.
 
     Attributes:
-        format: the format of the network on the target: "safetensors", "onnx", "c", "c-int8" or
-            "c-int8-int8".
+        format: the format of the network on the target: "safetensors", "onnx" or a C format, such
+            as "c-int8".
         bytes: largest size of the file or, in a C format, of its constants.
         ram: largest size of the activations, for the C formats only; no limit if None.
 
