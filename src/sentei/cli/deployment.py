@@ -176,6 +176,7 @@ def _difference(network: nn.Module, found: Tensor, inputs: Tensor) -> str:
 def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
     """Return what a compiled C file takes on a board, and the classes that it gives there."""
     from sentei.formats.c.compiled import has_classify
+    from sentei.formats.c.cycles import PROCESSORS, costs
     from sentei.formats.c.emulated import classify, self_test, sizes
 
     text, data, bss = sizes(out)
@@ -185,6 +186,14 @@ def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
         f"Compiled for a Cortex-M0+ (-Os, no libgcc): {flash:,} bytes of flash, {ram:,} of RAM.",
         f"On the emulated board (QEMU mps2-an386, Cortex-M4), {passed}",
     ]
+    taken = costs(out, inputs[0])
+    for cpu, cost in taken.items():
+        time = cost.cycles / PROCESSORS[cpu].megahertz / 1000
+        lines.append(
+            f"One sample on a {cpu}: {cost.instructions:,} instructions, {cost.stack} bytes of "
+            f"stack; by estimate {cost.cycles:,} cycles, {time:.3g} ms at "
+            f"{PROCESSORS[cpu].megahertz} MHz."
+        )
     if has_classify(out) and not targets.is_floating_point():
         classes = classify(out, inputs[:EMULATED])
         right = " ".join(map(str, targets[:EMULATED].tolist()))
@@ -193,4 +202,5 @@ def _emulated(out: Path, inputs: Tensor, targets: Tensor) -> Result:
             f"  {'where the targets are':>30} {right}",
         ]
     board: dict[str, Any] = {"flash": flash, "ram": ram, "self_test": passed, "classes": classes}
+    board["cost"] = {cpu: vars(cost) for cpu, cost in taken.items()}
     return Result({"emulated": board}, lines)

@@ -13,7 +13,8 @@ from sentei.cli.screen import Result
 from sentei.network.encoding.format import C_FORMATS, FORMATS, SUFFIXES, format_named
 
 CHOICES = f"""The format to write: {", ".join(FORMATS)}. c-int8 stores weights as int8 numbers,
-c-int8-int8 activations as well, c-int8-int16 activations in 16 bits. If left out, the suffix of --out decides; c without --out."""
+c-int8-int8 activations as well, c-int8-int16 activations in 16 bits. If left out, the suffix of
+--out decides; c without --out."""
 
 
 def export(

@@ -129,8 +129,8 @@ class Output:
         str | None,
         Parameter(
             help=f"Format of --out: {listed(tuple(FORMATS))}. c-int8 stores weights as int8 "
-            "numbers, c-int8-int8 activations as well, c-int8-int16 activations in 16 bits. If left "
-            "out, the suffix of --out decides."
+            "numbers, c-int8-int8 activations as well, c-int8-int16 activations in 16 bits. "
+            "If left out, the suffix of --out decides."
         ),
     ] = None
     emulate: bool = False

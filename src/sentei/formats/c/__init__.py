@@ -65,8 +65,8 @@ def write_c(
 
     The file has the functions `NAME_predict`, all outputs, and `NAME_classify`, the position of the
     largest one; the second not if the network has one output, or its `Card` says that it predicts
-    values. Where activations are integers, `NAME_predict_steps` gives the outputs of the last linear
-    layer in steps, without floating point, and `NAME_dequantise` turns one into a float.
+    values. Where activations are integers, `NAME_predict_steps` gives the outputs of the last
+    linear layer in steps, without floating point, and `NAME_dequantise` turns one into a float.
 
     Returns:
         The plan; the file has exactly its sizes.

@@ -17,12 +17,22 @@ from sentei.formats.c.integers import quantise
 
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")  # Debian's gcc-arm-none-eabi, qemu-system-arm
 
+BOARD = (
+    *("-M", "mps2-an386", "-semihosting", "-nographic", "-monitor", "none"),
+    *("-serial", "null"),
+)
+
 # At reset the processor reads two words at address 0: the stack pointer and the reset handler.
 # newlib's start-up code does the rest and calls the emulator by semihosting.
-_START = """\
+START = """\
 void _start(void);
+static void reset(void)
+{
+    *(volatile unsigned *)0xE000ED88u |= 0xF00000u; /* the floating-point unit, if there is one */
+    _start();
+}
 __attribute__((section(".vectors"), used)) static const struct { void *stack; void (*reset)(void); }
-    vectors = {(void *)0x20010000, _start};
+    vectors = {(void *)0x20010000, reset};
 """
 
 _MAIN = Template("""\
@@ -106,8 +116,8 @@ def sizes(path: str | Path, cpu: str = "cortex-m0plus", timeout: float = 120) ->
     with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
         compiled = str(Path(folder) / "net.o")
         flags = [*STRICT, f"-mcpu={cpu}", "-mthumb", "-Os", "-c", str(path), "-o", compiled]
-        _run([TOOLS[0], *flags], path, timeout)
-        listed = _run(["arm-none-eabi-size", compiled], path, timeout)
+        ran([TOOLS[0], *flags], path, timeout)
+        listed = ran(["arm-none-eabi-size", compiled], path, timeout)
     return tuple(map(int, listed.splitlines()[1].split()[:3]))
 
 
@@ -116,17 +126,15 @@ def _run_on_board(path: Path, more: list[str], timeout: float) -> str:
     check(path.name)
     with tempfile.TemporaryDirectory(prefix="sentei-") as folder:
         start, image = Path(folder) / "start.c", Path(folder) / "image.elf"
-        start.write_text(_START)
+        start.write_text(START)
         cpu = ["-mcpu=cortex-m4", "-mthumb", "--specs=rdimon.specs"]
         link = "-Wl,--section-start=.vectors=0"
         sources = [*more, str(path), str(start), "-lm", "-o", str(image)]
-        _run([TOOLS[0], *STRICT, *cpu, "-O2", link, *sources], path, timeout)
-        board = ["-M", "mps2-an386", "-semihosting", "-nographic", "-monitor", "none"]
-        no_serial = ["-serial", "null", "-kernel", str(image)]
-        return _run([TOOLS[1], *board, *no_serial], path, timeout)
+        ran([TOOLS[0], *STRICT, *cpu, "-O2", link, *sources], path, timeout)
+        return ran([TOOLS[1], *BOARD, "-kernel", str(image)], path, timeout)
 
 
-def _run(command: list[str], path: Path, timeout: float) -> str:
+def ran(command: list[str], path: Path, timeout: float) -> str:
     """Run a command and return its output; raise FileError if it fails or takes too long."""
     try:
         done = subprocess.run(
