@@ -3,10 +3,10 @@
 Run: python benchmarks/blocks.py [5M 50M 500M 1B] [--tokens 4096]. Each size runs in a process of
 its own. A random network of decoder blocks (RMS norms, grouped heads, gated feed-forward layers) is
 written to safetensors files, one block at a time. Then `each_block` reads it: every block is scored
-by wanda (all its weights), by the contribution and by `obs` (units of the feed-forward layer),
-loses a third of those units with what remains making up for them, is certified, and written.
-Seconds are by the clock, on the threads that torch takes; the peak is the largest resident memory
-of the process, with what the system keeps of mapped files.
+by wanda (all its weights), by the activation and by `obs` (units of the feed-forward layer), loses
+a third of those units with what remains making up for them, is certified, and written. Seconds are
+those of the processor, on one thread; the peak is the largest resident memory of the process, with
+what the system keeps of mapped files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
@@ -77,11 +77,11 @@ def write_weights(model: nn.Module, folder: Path) -> None:
 
 def prune_block(block: sentei.Block, timed: Callable[[str, Callable[[], Any]], Any]) -> None:
     """Score a block by three criteria, and remove a third of its feed-forward units."""
-    (units,) = [group for group in timed("find", block.units) if group.kind != "head"]
+    (units,) = [group for group in timed("find", block.units) if group.kind == "neuron"]
     probe = block.probe()
     layers = sentei.find_synapses(block.module)
     timed("wanda", lambda: [criteria.wanda(probe, layer) for layer in layers])
-    timed("contribution", lambda: criteria.contribution(probe, units))
+    timed("activation", lambda: criteria.activation(probe, units))
     propose = sentei.ranked("obs", sentei.linear("67 %", steps=1), repair="least_squares")
     steps = timed("obs", lambda: list(sentei.prune(block.module, [units], probe, propose)))
     timed("shrink", lambda: block.shrink(steps[-1].mask))
@@ -89,12 +89,13 @@ def prune_block(block: sentei.Block, timed: Callable[[str, Callable[[], Any]], A
 
 def measure(size: str, tokens: int) -> dict[str, Any]:
     """Prune one network, and return what it took."""
+    torch.set_num_threads(1)
     times: dict[str, float] = {}
 
     def timed(what: str, action: Callable[[], Any]) -> Any:
-        start = perf_counter()
+        start = process_time()
         result = action()
-        times[what] = times.get(what, 0.0) + perf_counter() - start
+        times[what] = times.get(what, 0.0) + process_time() - start
         return result
 
     model = outline(size)
@@ -105,13 +106,13 @@ def measure(size: str, tokens: int) -> dict[str, Any]:
         given, out = Path(folder) / "given", Path(folder) / "out"
         given.mkdir()
         write_weights(model, given)
-        start = perf_counter()
+        start = process_time()
         walk = sentei.each_block(
             model, {"input_ids": words}, "model.layers.*", weights=given, out=out
         )
         while (block := timed("read and run", lambda: next(walk, None))) is not None:
             prune_block(block, timed)
-        took = perf_counter() - start
+        took = process_time() - start
         left = sum(file.stat().st_size for file in out.glob("*.safetensors")) / 4
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     found = {"size": size, "parameters": parameters, "left": int(left), "seconds": took}

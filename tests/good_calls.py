@@ -19,6 +19,7 @@ from PIL import Image
 import hand
 import sentei
 from sentei import Mask, Probe, Trajectory, criteria, datasets, losses, training
+from sentei.network.units import Branch
 
 PACKAGES = {
     "criteria": criteria,
@@ -350,6 +351,11 @@ def special(w: World) -> dict[str, dict[str, Any]]:
             "producers": (w.part,),
             "followers": (),
             "listeners": (w.part,),
+        },
+        "Branches": {
+            "size": 1,
+            "branches": (Branch("0", ("0.weight",)),),
+            "kind": "branch",
         },
         "Probe": {
             "loss": "cross_entropy",

@@ -233,7 +233,9 @@ WITHOUT_EFFECT = {
         *("--out a.onnx --format c", "--out a.c --format safetensors", "--metric-at-least 0.9"),
         *("--metric-at-most 0.1", "--metric-within 0.1", "--budget 1KiB --metric a:b"),
         "--metric a:b --metric-at-least 0 --metric-lower-is-better", "--watch",
-        "--watch --journal run --budget 1KiB",
+        "--watch --journal run --budget 1KiB", "--depth --synapses",
+        *("--twins 3 --alike *", "--budget 1KiB --keep-of *=3", "--twins 3 --multiples-of 4"),
+        "--board arduino-uno --at-least 2",
     ],
     "fit": [
         *("--resume", "--budget 1KiB --board arduino-uno", "--emulate", "--out a.c --format onnx"),

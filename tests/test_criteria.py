@@ -11,9 +11,11 @@ import hand
 from sentei import (
     CriterionError,
     GroupError,
+    Mask,
     Probe,
     Recipe,
     Trajectory,
+    declare,
     find_synapses,
     find_units,
     fixed,
@@ -23,8 +25,8 @@ from sentei.criteria import CRITERIA, Random, ablation, angles, criterion, magni
 from sentei.criteria.agreement import spearman
 
 MEASURES_UNITS_ONLY = {
-    *("ablation", "ablation-affine", "ablation-least-squares", "badness", "contribution"),
-    *("distinctiveness", "sietsma-dow", "skeletonization", "variance"),
+    *("ablation", "ablation-affine", "ablation-least-squares", "activation", "badness"),
+    *("contribution", "distinctiveness", "sietsma-dow", "skeletonization", "variance"),
     "weight_change-angle",
 }
 SYNAPSES_ONLY = {"gradient", "wanda", "wsf"}
@@ -137,6 +139,53 @@ def test_derivatives_by_hand():
     assert CRITERIA["obd"](probe, incoming).tolist() == [1.125, 8.0]
 
 
+def test_the_activation_of_a_head_is_the_mean_norm_of_its_output():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(12, 4, 7, batch_first=True).double().eval()
+    x = torch.randn(9, 5, 12).double()
+    heads, units = find_units(model, x)
+    probe = Probe(model, (x, torch.rand_like(x)), "half_squared_error")
+    read = {}
+    for name in ("linear2", "self_attn"):
+        hook = lambda _, given, name=name: read.update({name: given[0]})  # noqa: E731
+        layer = model.linear2 if name == "linear2" else model.self_attn
+        layer.register_forward_pre_hook(hook)
+    with torch.no_grad():
+        model(x)
+    attention = model.self_attn
+    q, k, v = nn.functional.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, 2)
+    split = lambda t: t.unflatten(2, (4, 3)).transpose(1, 2)  # noqa: E731
+    mixed = (split(q) @ split(k).mT / 3**0.5).softmax(-1) @ split(v)  # (9, 4, 5, 3)
+    assert torch.allclose(CRITERIA["activation"](probe, heads), mixed.norm(dim=3).mean((0, 2)))
+    wanted = read["linear2"].abs().mean((0, 1))
+    assert torch.allclose(CRITERIA["activation"](probe, units), wanted)
+    probe.update_(Mask.full([units]).without({units: [2]}))
+    assert CRITERIA["activation"](probe, units)[2] == 0
+
+
+def test_activity_of_several_columns_and_uses_by_hand():
+    class Twice(nn.Module):
+        """Two units of two outputs each; a layer reads them once, and once negated and doubled."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4, bias=False), nn.Linear(4, 1)
+            self.first.weight.data.copy_(torch.eye(4))
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(x) + self.last(-2 * x)
+
+    x = torch.tensor([[3.0, 4, 0, 1], [0, 0, 5, 12]]).double()
+    model = Twice().double()
+    group = declare(model, x, {"first.weight": 0}, {"last.weight": 1}, units=2)
+    probe = Probe(model, (x, torch.zeros(2, 1).double()), "half_squared_error")
+    columns = group.listeners[0].index.tolist()
+    norms = {(0, 1): [5.0, 0.0], (2, 3): [1.0, 13.0]} | {(0, 2): [3.0, 5.0], (1, 3): [17**0.5, 12]}
+    wanted = [1.5 * sum(norms[tuple(own)]) / 2 for own in columns]
+    assert CRITERIA["activation"](probe, group).tolist() == pytest.approx(wanted)
+
+
 def test_activity_by_hand():
     """Three units over four samples: o_1 and o_2 = 1 - o_1 are opposites, o_3 is always 0.25."""
     o = torch.tensor([[0.0, 1, 0.25], [1, 0, 0.25], [0, 1, 0.25], [1, 0, 0.25]]).double()
@@ -150,6 +199,7 @@ def test_activity_by_hand():
     probe, (group,) = Probe(model, (o, targets), "half_squared_error"), find_units(model, o)
     near = lambda numbers: pytest.approx(numbers, abs=1e-6)  # noqa: E731
     assert CRITERIA["variance"](probe, group).tolist() == near([0.25, 0.25, 0])
+    assert CRITERIA["activation"](probe, group).tolist() == near([0.5, 0.5, 0.25])
     # rms(o) |w|: sqrt(1/2) * 2, sqrt(1/2) * 1, 0.25 * 4
     assert CRITERIA["contribution"](probe, group).tolist() == near([2**0.5, 0.5**0.5, 1])
     # outputs are -1 + 1 = 0 and 2 + 1 = 3, so g = -1 and 2: mean square 2.5, times w^2

@@ -1,4 +1,4 @@
-"""Residual branches from the command line, and in races and lazy rankings."""
+"""Residual branches and widths from the command line; branches in races and lazy rankings."""
 
 import copy
 import itertools
@@ -186,3 +186,51 @@ def test_a_race_still_refuses_synapses(racing):
     propose = sentei.ranked("ablation", sentei.one_shot("50 %"), racing=True)
     with pytest.raises((CriterionError, sentei.GroupError), match="synapses"):
         list(sentei.prune(model, sentei.find_synapses(model), probe, propose))
+
+
+# What each group keeps, from the command line.
+
+
+def sizes(tmp_path, own, capsys, *options):
+    """Return how many units each of the four inner layers keeps after half of all went."""
+    words = ["prune", own, "--data", "data.csv", "--schedule", "one_shot", "--keep", "50 %"]
+    words += ["--criterion", "magnitude", "--out", "small.safetensors", "--quiet", *options]
+    code, _, err = run(*words, capsys=capsys)
+    assert code == 0, err
+    into = runpy.run_path("own.py")["network"]()
+    small = sentei.load(tmp_path / "small.safetensors", into=into)
+    return [part.up.out_features for part in small[1:5]]
+
+
+def test_groups_stay_alike_and_keep_their_share(own, tmp_path, capsys):
+    plain = sizes(tmp_path, own, capsys)
+    assert len(set(plain)) > 1
+    alike = sizes(tmp_path, own, capsys, "--alike", "*.up")
+    assert len(set(alike)) == 1
+    assert sum(alike) <= 12
+    pairs = sizes(tmp_path, own, capsys, "--alike", "[12].up", "--alike", "[34].up")
+    assert (pairs[0], pairs[2]) == (pairs[1], pairs[3])
+    held = sizes(tmp_path, own, capsys, "--keep-of", "2.up=100 %", "--keep-of", "3.up=4")
+    assert (held[1], held[2] >= 4) == (5, True)
+    even = sizes(tmp_path, own, capsys, "--multiples-of", 2)
+    assert all(size in (2, 4, 5) for size in even)  # a group that loses nothing has five
+    assert min(sizes(tmp_path, own, capsys, "--at-least", 2)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--keep-of", "2.up"], "--keep-of takes a pattern"),
+        (["--keep-of", "=3"], "--keep-of takes a pattern"),
+        (["--keep-of", "2.up=lots"], "lots"),
+        (["--keep-of", "nothing.*=3"], "nothing.*"),
+        (["--alike", "nothing.*"], "nothing.*"),
+        (["--at-least", "-1"], "--at-least"),
+        (["--multiples-of", "0"], "--multiples-of"),
+    ],
+)
+def test_widths_that_cannot_be_are_refused(own, options, said, capsys):
+    words = ["prune", own, "--data", "data.csv", *GOES, *options]
+    code, out, err = run(*words, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert said in err

@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 import hand
-from sentei import CriterionError, Probe, StructureError, find_synapses, find_units
-from sentei.criteria import wanda
+from sentei import (
+    CriterionError,
+    Probe,
+    StructureError,
+    find_synapses,
+    find_units,
+    pattern,
+    prune,
+)
+from sentei.criteria import obs, wanda
 from sentei.network.calls import Calls
 from sentei.network.layout import Layout
 from sentei.probe.recording.synapse_inputs import columns_read, squares_read
@@ -167,3 +175,57 @@ def test_what_wanda_cannot_score_is_refused():
 class Last(nn.Module):
     def forward(self, outputs):
         return outputs[0][:, -1]
+
+
+class Cross(nn.Module):
+    """Attention whose query is larger than its key, and reads something else."""
+
+    def __init__(self, *, same: bool = False):
+        super().__init__()
+        self.attention, self.same = nn.MultiheadAttention(8, 2, batch_first=True), same
+        self.query, self.value = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def read(self, x):
+        return (x, x, x) if self.same else (10 * self.query(x), x, self.value(x) / 10)
+
+    def forward(self, x):
+        return self.head(self.attention(*self.read(x), need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_each_third_of_a_packed_weight_reads_its_own_input(same):
+    torch.manual_seed(0)
+    model, x = Cross(same=same).double().eval(), torch.randn(20, 5, 8).double()
+    probe = Probe(model, (x, torch.arange(20) % 3))
+    group = next(g for g in find_synapses(model) if g.parameter == "attention.in_proj_weight")
+    weight = model.attention.in_proj_weight.detach()
+    by_wanda, by_obs = (c(probe, group).view(24, 8) for c in (wanda, obs))
+    for third, read in enumerate(model.read(x)):
+        rows = slice(8 * third, 8 * third + 8)
+        flat = read.detach().flatten(0, 1)
+        products = flat.T @ flat / len(flat)
+        wanted = weight[rows].abs() * products.diagonal().sqrt()
+        assert torch.allclose(by_wanda[rows], wanted)
+        damped = products + 0.01 * products.diagonal().mean() * torch.eye(8).double()
+        wanted = weight[rows].square() / (2 * damped.inverse().diagonal())
+        assert torch.allclose(by_obs[rows], wanted)
+
+
+def test_a_packed_weight_is_pruned_and_refitted_third_by_third():
+    torch.manual_seed(0)
+    model, x = Cross().double().eval(), torch.randn(40, 5, 8).double()
+    before = [model.attention.in_proj_weight.detach().clone(), *model.read(x)]
+    probe = Probe(model, (x, torch.arange(40) % 3))
+    group = next(g for g in find_synapses(model) if g.parameter == "attention.in_proj_weight")
+    errors = []
+    for repair in (None, "least_squares"):
+        own = Cross().double().eval()
+        own.load_state_dict(model.state_dict())
+        probe = Probe(own, (x, torch.arange(40) % 3))
+        list(prune(own, [group], probe, pattern(2, 4, "wanda", repair)))
+        after = own.attention.in_proj_weight.detach()
+        assert (after.view(24, 2, 4) != 0).sum(2).eq(2).all()
+        change = (after - before[0]).view(3, 8, 8)
+        errors.append([(r @ c.T).square().sum() for r, c in zip(before[1:], change, strict=True)])
+    assert all(repaired < plain for plain, repaired in zip(*errors, strict=True))

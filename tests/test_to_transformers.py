@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import sentei
+from sentei import distributed
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -476,3 +477,12 @@ def test_what_no_numbers_give_is_said():
         "no number of the configuration gives these sizes: 'qkv.weight' is (9, 12) and (36, 12) by "
         "the nearest configuration"
     )
+
+
+def test_only_rank_0_writes_a_folder(tmp_path, monkeypatch):
+    model, example = build("llama")
+    monkeypatch.setattr(distributed, "_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with pytest.raises(FileError, match="rank 0 of 2"):
+        save_pretrained(model, tmp_path / "small", example)
+    assert not list(tmp_path.iterdir())

@@ -45,6 +45,7 @@ from sentei.network.tracing.inventory import Inventory as Inventory
 from sentei.network.tracing.inventory import inventory as inventory
 from sentei.network.tracing.tracing import find_units as find_units
 from sentei.network.tracing.tracing import not_offered as not_offered
+from sentei.network.units import Branches as Branches
 from sentei.network.units import Neurons as Neurons
 from sentei.network.units import Synapses as Synapses
 from sentei.network.units import find_synapses as find_synapses

@@ -62,6 +62,7 @@ _CLASSES = {
     "Optimizer": ("an optimizer", "Make it with torch.optim.Adam(model.parameters())"),
     "Neurons": ("a group of units", _GROUPS),
     "Synapses": ("a group of synapses", _GROUPS),
+    "Branches": ("a group of residual branches", "Take it from find_units(..., depth=True)"),
     "Mask": ("a Mask", "Mask.full(groups) makes one, and every step has one: step.mask"),
     "Probe": ("a Probe", "Make it with Probe(model, data)"),
     "Limit": ("a limit", "Make it with a function such as units_at_most('50 %')"),

@@ -89,6 +89,11 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
             "units are compared with each other, not scored",
         ),
         Excludes(
+            "--alike --keep-of --at-least --multiples-of",
+            "--twins --budget --board",
+            "they are for rankings by a score",
+        ),
+        Excludes(
             "--budget --board",
             "--schedule --synapses --depth --within --repair --twins --metric",
             "for a budget, sentei fit searches paths of its own",

@@ -35,8 +35,8 @@ RUN = Group("Run", sort_key=8)
 # repeated here, and compared by tests, because those modules import torch, which takes seconds.
 CRITERIA = {
     "Units": (
-        *("ablation", "ablation-affine", "ablation-least-squares", "badness", "contribution"),
-        *("distinctiveness", "sietsma-dow", "skeletonization", "variance"),
+        *("ablation", "ablation-affine", "ablation-least-squares", "activation", "badness"),
+        *("contribution", "distinctiveness", "sietsma-dow", "skeletonization", "variance"),
     ),
     "Units or synapses": (
         *("magnitude", "obd", "obs", "random", "taylor1", "taylor1-absolute"),
@@ -48,7 +48,7 @@ CRITERIA = {
         *("weight_change-mean_abs", "wsf"),
     ),
 }
-REPAIRS = ("mean", "twin", "affine", "least_squares", "least_loss")
+REPAIRS = ("mean", "twin", "affine", "least_squares", "least_squares_by_column", "least_loss")
 LOSSES = ("cross_entropy", "half_squared_error", "binary_cross_entropy", "absolute_error")
 
 

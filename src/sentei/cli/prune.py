@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from sentei.cli.bounds import Amount, Count, Degrees
+from sentei.cli.bounds import Amount, Count, CountOrNone, Degrees
 from sentei.cli.fit import Budget, fit
 from sentei.cli.options import (
     OUTPUT,
@@ -77,6 +77,47 @@ class Removed:
     twins: Degrees | None = None
 
 
+@Parameter(name="*", group=REMOVED)
+@dataclass(frozen=True)
+class Widths:
+    """What each group keeps; groups are named as `sentei units` lists them, or by a pattern.
+
+    Attributes:
+        alike: Groups whose names match keep as many members each: "*.mlp.*". May be given again.
+        keep_of: At least so much of each matching group stays: "layer4.*=80 %", or a count. May be
+            given again.
+        at_least: At least so many members of every group stay.
+        multiples_of: Every group that is cut keeps a multiple of so many members.
+    """
+
+    alike: list[str] | None = None
+    keep_of: list[str] | None = None
+    at_least: CountOrNone = 0
+    multiples_of: Count = 1
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `sentei.ranked` takes.
+
+        Raises:
+            ValueError: a `--keep-of` that is no pattern with an amount.
+        """
+        pairs = [given.rpartition("=") for given in self.keep_of or ()]
+        for pattern, sign, share in pairs:
+            if not (pattern and sign):
+                raise ValueError(
+                    f"--keep-of takes a pattern of group names and what stays of each: "
+                    f"'layer4.*=80 %', or a count; got {pattern + sign + share!r}"
+                )
+            schedules.amount(share.strip(), 100)
+        keep = {pattern: _amount(share.strip()) for pattern, _, share in pairs}
+        widths = {"at_least": self.at_least, "multiples_of": self.multiples_of}
+        return {"alike": tuple(self.alike or ()), "keep": keep or None, **widths}
+
+
+def _amount(share: str) -> int | str:
+    return int(share) if share.isdigit() else share
+
+
 @Parameter(name="*", group=PACE)
 @dataclass(frozen=True)
 class Pace:
@@ -139,6 +180,7 @@ def prune(
     data: Data = Data(),
     scoring: Scoring = Scoring(),
     removed: Removed = Removed(),
+    widths: Widths = Widths(),
     pace: Pace = Pace(),
     until: Until = Until(),
     metric: Metric = Metric(),
@@ -176,7 +218,7 @@ def prune(
     floors = together([*until.floors(), *metric.floors()])
     criterion = seeded(scoring.criterion, data.seed)
     ends = goal is not None or floors is not None or pace != Pace()
-    propose = _proposal(criterion, schedule, removed, repairs.repair, ends=ends)
+    propose = _proposal(criterion, schedule, removed, widths, repairs.repair, ends=ends)
     run.start()
     output.begin()
     one = output.for_one_input(format)
@@ -203,6 +245,7 @@ def _proposal(
     criterion: Any,
     schedule: schedules.Schedule,
     removed: Removed,
+    widths: Widths,
     repair: str | None,
     *,
     ends: bool,
@@ -213,6 +256,7 @@ def _proposal(
         criterion: a criterion, or its name.
         schedule: how many members remain after each step.
         removed: the angle of twins, or where scores are compared.
+        widths: what each group keeps.
         repair: name of the repair; None for none.
         ends: whether a limit or the schedule ends the run.
 
@@ -223,7 +267,8 @@ def _proposal(
 
     if removed.twins is not None:
         return sentei.twins(removed.twins, repair=repair or "affine")
-    propose = sentei.ranked(criterion, schedule, within=removed.within, repair=repair)
+    settings = {"within": removed.within, "repair": repair, **widths.settings()}
+    propose = sentei.ranked(criterion, schedule, **settings)
     if not ends:
         raise ValueError(
             "no option says where to stop, so everything would be removed: name a budget such as "

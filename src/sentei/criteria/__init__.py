@@ -18,6 +18,7 @@ from sentei.arguments import checked
 from sentei.criteria.ablation import Ablation, ablation
 from sentei.criteria.activity import (
     SietsmaDow,
+    activation,
     angles,
     badness,
     contribution,
@@ -38,7 +39,13 @@ from sentei.criteria.derivatives import (
 )
 from sentei.criteria.layer_inputs import wanda
 from sentei.criteria.movement import gradient, karnin, wsf
-from sentei.criteria.repairs.affine import affine, least_squares, mean, twin
+from sentei.criteria.repairs.affine import (
+    affine,
+    least_squares,
+    least_squares_by_column,
+    mean,
+    twin,
+)
 from sentei.criteria.repairs.least_loss import LeastLoss, least_loss
 from sentei.criteria.repairs.table import REPAIRS, Repair, repair
 from sentei.criteria.surfaces import approximations, surface
@@ -68,6 +75,7 @@ __all__ = [
     "Trajectory",
     "WeightChange",
     "ablation",
+    "activation",
     "affine",
     "angles",
     "approximations",
@@ -80,6 +88,7 @@ __all__ = [
     "karnin",
     "least_loss",
     "least_squares",
+    "least_squares_by_column",
     "magnitude",
     "mean",
     "obd",
@@ -105,6 +114,7 @@ CRITERIA: dict[str, Criterion] = {
     "ablation": ablation,
     "ablation-affine": Ablation("affine"),
     "ablation-least-squares": Ablation("least_squares"),
+    "activation": activation,
     "badness": badness,
     "contribution": contribution,
     "distinctiveness": distinctiveness,

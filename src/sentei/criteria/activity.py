@@ -12,7 +12,7 @@ from sentei.errors import CriterionError, unknown
 from sentei.network.units import Group, Listener, Neurons, members_word, tensor_of
 from sentei.probe.probe import Probe
 from sentei.probe.second_moments import SecondMoments
-from sentei.probe.summaries import mean_squared_gradient, second_moments
+from sentei.probe.summaries import mean_norms, mean_squared_gradient, second_moments
 
 CENTRES = ("half", "mean", "minmax", "none")
 CONSTANT = 1e-12  # a unit whose variance is below this part of its mean square is constant
@@ -118,6 +118,28 @@ def contribution(probe: Probe, group: Group) -> Tensor:
         squares = m.about(torch.zeros_like(m.means)).diagonal().clamp(min=0) / m.count
         total += (squares.cpu() * squared_listener_weights(probe, part)).sqrt()
     return total
+
+
+@checked
+def activation(probe: Probe, group: Group) -> Tensor:
+    """Mean size of a unit's output: |o| of a single output, the Euclidean norm of several.
+
+    1/N sum_n |o_n|, with o_n what a layer reads of the unit in one position of one sample: a
+    number, or as many as an attention head has features. The weights that read it do not count.
+
+    Returns:
+        (size,) float64, the mean over its listeners; lowest removed first.
+
+    Raises:
+        CriterionError: a group of synapses or of branches.
+
+    Source: activation-based importance of neurons and heads in Muralidharan et al. (2024), Compact
+    language models via pruning and knowledge distillation, Minitron (arXiv 2407.14679), with the
+    mean over samples and positions. They read a neuron before its nonlinearity, where no layer
+    reads it; here it is what the next layer reads.
+    """
+    units = _units(group, "activation")
+    return mean_norms(probe, units) * probe.alive(units)
 
 
 @checked

@@ -19,7 +19,9 @@ def wanda(probe: Probe, group: Group) -> Tensor:
 
     The mean is over samples and positions, such as the tokens of a text. A weight of a convolution
     reads what its kernel position reads of its channel, zeros of the padding included; in a grouped
-    convolution, of the channel in its own group. One pass over the samples serves all layers.
+    convolution, of the channel in its own group. In attention whose query, key and value are
+    different tensors, each third of the packed weight reads its own. One pass over the samples
+    serves all layers.
 
     Sun et al. compare the synapses of one output with one another: `pattern(n, m)` does so, with m
     synapses at a time. `ranked(..., within="group")` compares those of a layer.

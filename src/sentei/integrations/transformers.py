@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sentei import storage
+from sentei import distributed, storage
 from sentei.arguments import checked
 from sentei.errors import CertificateError, FileError, StructureError
 from sentei.formats.rebuilding import fit_to_tensors_
@@ -96,11 +96,16 @@ def save_pretrained(
 
     Raises:
         TypeError: not a network of transformers.
-        FileError: the folder is not empty or cannot be written, or the network has what files
-            cannot carry.
+        FileError: the folder is not empty or cannot be written, the network has what files cannot
+            carry, or this is another rank of torch.distributed than 0, which alone writes.
         DataError: the network does not run on `example`.
         CertificateError: what was loaded from the folder again computes something else.
     """
+    if not distributed.is_main():
+        raise FileError(
+            f"one process writes a folder: rank 0 of {distributed.world()}. Call save_pretrained "
+            "there alone, such as under `if trainer.is_world_process_zero():`"
+        )
     target = storage.new_folder_at(folder)
     bare = carried(model)
     if not isinstance(bare, PreTrainedModel):

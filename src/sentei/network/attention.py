@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# Which third of a packed weight is used: 0, 1 or 2 for query, key or value; None where all are.
+THIRD: ContextVar[int | None] = ContextVar("THIRD", default=None)
 
 
 def plain_attention(*args: Any, **kwargs: Any) -> Tensor:
@@ -123,9 +127,15 @@ def _project(
     if key is query and value is query:
         return F.linear(query, packed, bias).chunk(3, -1)
     # Use the whole packed weight three times: `Calls` does not recognise a slice as the weight.
-    return tuple(
-        F.linear(x, packed, bias).chunk(3, -1)[i] for i, x in enumerate((query, key, value))
-    )
+    return tuple(_third(i, x, packed, bias) for i, x in enumerate((query, key, value)))
+
+
+def _third(number: int, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    token = THIRD.set(number)
+    try:
+        return F.linear(x, packed, bias).chunk(3, -1)[number]
+    finally:
+        THIRD.reset(token)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sentei.network.attention import multi_head_attention
+from sentei.network.attention import THIRD, multi_head_attention
 from sentei.network.counted_norm import counted_layer_norm
 from sentei.network.foreign import is_foreign, without_nan
 from sentei.network.origins import Origins, names_of
@@ -157,6 +157,8 @@ class Call:
             mixing call (weight and bias), per passed-on unit for the others.
         mixes: whether the call computes new units; if not, it passes units on one by one.
         groups: number of groups of a convolution; 1 elsewhere.
+        third: which third of the weight's rows matters, where attention packs three weights into
+            one that read different inputs; None elsewhere.
     """
 
     position: int
@@ -169,6 +171,7 @@ class Call:
     tensors: tuple[str, ...]
     mixes: bool
     groups: int = 1
+    third: int | None = None
 
     def __call__(self, input: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Return the call's result, computed on another `input` or `weight` if one is given."""
@@ -301,9 +304,8 @@ class Calls(TorchFunctionMode):
         mixes = not (groups > 1 and weight.shape[1] == 1 and alone)  # not depthwise
         if not mixes:
             use = replace(use, rows=None, columns=0)
-        return Call(
-            self.made, func, given, use, reads, use.axis, tensors[0], tensors, mixes, groups
-        )
+        placed = self.made, func, given, use, reads, use.axis, tensors[0], tensors, mixes, groups
+        return Call(*placed, third=THIRD.get())
 
     def _passing(self, func: Any, use: Use, args: Sequence[Any], kwargs: dict) -> Call | None:
         given = _by_name(use.arguments, args, kwargs)

@@ -8,6 +8,7 @@ columns times the constant to the listener's bias.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -31,20 +32,24 @@ def fold_(model: nn.Module, group: Neurons, units: Tensor, mix: Mapping[Listener
         group: the group of the units.
         units: (k,) positions of the units to remove; their columns are zero afterwards.
         mix: for each listener (k, size + 1): each removed unit as a mix of all units (zero for the
-            removed ones) and, in the last column, a constant.
+            removed ones) and, in the last column, a constant. Or, where units have several columns,
+            (k * columns, size * columns + 1): each column of them as a mix of all columns, unit by
+            unit.
 
     Raises:
         GroupError: a mix has the wrong shape, or uses a unit that is removed.
         StructureError: a mix has a constant, and its listener has no bias.
     """
-    listeners = {part: part for part in group.listeners}
+    parts = {part: _as_mixed(part, units, weights) for part, weights in mix.items()}
     for part, weights in mix.items():
-        if part not in listeners or weights.shape != (len(units), group.size + 1):
+        _, own = parts[part]
+        wanted = len(own), len(parts[part][0].index) + 1
+        if part not in group.listeners or weights.shape != wanted:
             raise GroupError(
                 f"a mix for {group.name!r} needs shape {(len(units), group.size + 1)} for one "
                 f"of its listeners; got {tuple(weights.shape)} for {part.parameter!r}"
             )
-        if weights[:, units].count_nonzero():
+        if weights[:, own].count_nonzero():
             raise GroupError(
                 f"a mix for group {group.name!r} may use only units that stay; it uses units that "
                 "are removed: set their shares to zero"
@@ -54,7 +59,25 @@ def fold_(model: nn.Module, group: Neurons, units: Tensor, mix: Mapping[Listener
                 f"listener {part.layer!r} has no bias to hold a constant; give it one (bias=True)"
             )
     for part, weights in mix.items():
-        _fold_into_(model, part, units, weights)
+        _fold_into_(model, *parts[part], weights)
+
+
+def _as_mixed(part: Listener, units: Tensor, rows: Tensor) -> tuple[Listener, Tensor]:
+    """Return a listener and the removed units; if the mix is by column, each column is a unit."""
+    size, width = part.index.shape
+    if width == 1 or rows.shape != (len(units) * width, size * width + 1):
+        return part, units
+    return by_column(part), columns_of(units, width)
+
+
+def by_column(part: Listener) -> Listener:
+    """Return a listener in which each column of each unit is a unit, one unit after the other."""
+    return replace(part, index=part.index.reshape(-1, 1))
+
+
+def columns_of(units: Tensor, width: int) -> Tensor:
+    """Return the positions in `by_column` of the columns of units, (k * width,)."""
+    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
 
 
 def _fold_into_(model: nn.Module, part: Listener, units: Tensor, rows: Tensor) -> None:

@@ -22,7 +22,8 @@ class Layout:
         shape: the weight's shape.
         columns: the dimension of the weight, 0 or 1, that indexes inputs. The other one indexes
             outputs, and all further ones kernel positions.
-        groups: the number of groups of a convolution; 1 elsewhere.
+        groups: the number of groups of a convolution; 3 where attention packs the weights of
+            query, key and value into one, and they read different inputs; 1 elsewhere.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +37,8 @@ class Layout:
         if use is None or use.columns is None:
             return None
         weight: Tensor = call.given[use.weight]
-        return cls(tuple(weight.shape), use.columns, call.given.get("groups", 1))
+        groups = call.given.get("groups", 1) if call.third is None else 3
+        return cls(tuple(weight.shape), use.columns, groups)
 
     @property
     def inputs(self) -> int:

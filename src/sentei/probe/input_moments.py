@@ -13,7 +13,7 @@ from sentei.network.calls import Call
 from sentei.network.layout import Layout
 from sentei.probe.recording.listener_inputs import read_calls
 from sentei.probe.recording.recording import Recording
-from sentei.probe.recording.synapse_inputs import columns_read, squares_read
+from sentei.probe.recording.synapse_inputs import products_read, squares_read
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +60,14 @@ def mean_squares(recording: Recording, layouts: Mapping[str, Layout]) -> dict[st
 
 def mean_products(recording: Recording, weight: str, layout: Layout) -> InputMoments:
     """Compute the mean products of what any two columns of one weight read, in one pass."""
-
-    def products(call: Call, layout: Layout) -> tuple[Tensor, int]:
-        rows = columns_read(call, layout)
-        return rows @ rows.mT, rows.shape[2]
-
-    return _means(recording, {weight: layout}, 2, products)[weight]
+    return _means(recording, {weight: layout}, 2, products_read)[weight]
 
 
 def _means(
     recording: Recording,
     layouts: Mapping[str, Layout],
     order: int,
-    summed: Callable[[Call, Layout], tuple[Tensor, int]],
+    summed: Callable[[Call, Layout], tuple[Tensor, float]],
 ) -> dict[str, InputMoments]:
     """Add up what `summed` returns for each call of some weights, and divide by the counts.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sentei.errors import StructureError
 from sentei.losses import per_sample_losses
 from sentei.network.belonging import check_groups
-from sentei.network.calls import recorded_names
+from sentei.network.calls import Call, recorded_names
 from sentei.network.copying import copied
 from sentei.network.example import undisturbed
 from sentei.network.layout import Layout
@@ -19,7 +19,7 @@ from sentei.network.units import Group, Listener, Synapses
 from sentei.probe.choosing import listeners_of
 from sentei.probe.input_moments import InputMoments, layouts_of
 from sentei.probe.probe import Probe
-from sentei.probe.recording.listener_inputs import input_gradients
+from sentei.probe.recording.listener_inputs import input_gradients, read_calls
 from sentei.probe.recording.recording import Pass, device_of
 from sentei.probe.second_moments import InverseCovariance, SecondMoments
 from sentei.running import run
@@ -140,6 +140,41 @@ def mean_squared_gradient(probe: Probe, group: Group) -> Tensor:
             return torch.stack([g.square().sum(1, dtype=torch.float64) for g in gradients]).sum(0)
 
         return probe.mean(of_block, group.size) * probe.alive(group)
+
+
+@torch.no_grad()
+def mean_norms(probe: Probe, group: Group) -> Tensor:
+    """Compute the mean Euclidean norm of what a layer reads of each unit in one position.
+
+    Returns:
+        (size,) float64: the mean over samples, positions and listeners.
+
+    Raises:
+        GroupError, StaleError: as `Probe.rises_without`.
+    """
+    units = probe.check_units(group)
+    with probe.measuring() as recording:
+        listeners = listeners_of(recording.model, units)
+
+        def of_block(block: Pass) -> Tensor:
+            sums = torch.zeros(len(listeners), group.size, dtype=torch.float64)
+            counts = torch.zeros(len(listeners), 1, dtype=torch.float64)
+
+            def read(call: Call) -> None:
+                part, at = listeners[call.weight], [*listeners].index(call.weight)
+                if call.use.columns == part.dim:
+                    columns = call.channels(part.index).to(call.input.device)
+                    read = call.input.movedim(call.axis, 0)[columns.flatten()]
+                    own = read.unflatten(0, (group.size, -1, part.index.shape[1])).flatten(3)
+                    norms = own.norm(dim=2).flatten(1)
+                    sums[at] += norms.sum(1, dtype=torch.float64).cpu()
+                    counts[at] += norms.shape[1]
+
+            read_calls(recording, block, listeners, read)
+            known = counts[:, 0] > 0
+            return (sums[known] / counts[known]).mean(0) * len(block.samples)
+
+        return probe.mean(of_block, group.size)
 
 
 def loss_with_mask(probe: Probe, mask: Mask) -> float:

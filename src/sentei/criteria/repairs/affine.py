@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,12 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.errors import GroupError, StructureError
 from sentei.network.belonging import check_groups, positions_in
+from sentei.network.folding import by_column, columns_of
 from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Neurons
 from sentei.probe.engines.streams import NO_REPAIR
 from sentei.probe.probe import Probe
-from sentei.probe.second_moments import SecondMoments
+from sentei.probe.second_moments import InverseCovariance, SecondMoments
 from sentei.probe.summaries import inverse_covariances, second_moments
 
 Mix = dict[Listener, Tensor]
@@ -156,6 +157,56 @@ def least_squares(
         rows[removed] = (inverse.mixes(removed) if alone else inverse.mixes_without(removed)).cpu()
         mix[part] = rows[units]
     return mix
+
+
+@checked
+def least_squares_by_column(
+    probe: Probe, group: Group, units: Tensor, mask: Mask, alone: bool = False
+) -> Mix:
+    """Fit each column of the removed units: all columns of the remaining units and a constant.
+
+    A layer may read a unit in several columns: of an attention head as many as it has features, of
+    a flattened channel one for each position. `least_squares` gives them all the same share of
+    another unit. Here each has its own fit, after which the outputs of the layer that reads the
+    units change least. The moments of all columns take the square of their number in memory. Where
+    each unit has one column, this is `least_squares`.
+
+    Returns:
+        For each listener (k * columns, size * columns + 1): a row for each column of each removed
+        unit, with a coefficient for each column of each unit and a constant.
+
+    Raises:
+        GroupError: `alone`, and units have several columns: removals are measured with one share
+            for each unit.
+
+    Source: the least-squares reconstruction of the layer that reads removed channels: He, Zhang and
+    Sun (2017), Channel pruning for accelerating very deep neural networks (arXiv 1707.06168).
+    """
+    alive, units = remaining(probe, group, mask), positions_in(group, units)
+    assert isinstance(group, Neurons)
+    if max((part.index.shape[1] for part in group.listeners), default=1) == 1:
+        return least_squares(probe, group, units, mask, alone)
+    if alone:
+        raise GroupError(
+            f"the units of {group.name!r} have several columns, and a removal is measured with one "
+            'share for each unit. Measure with "least_squares", and use "least_squares_by_column" '
+            "as the repair."
+        )
+    return {part: _columns_fit(probe, group, part, units, alive) for part in group.listeners}
+
+
+def _columns_fit(
+    probe: Probe, group: Neurons, part: Listener, units: Tensor, alive: Tensor
+) -> Tensor:
+    """Return the mix of a listener's columns, (k * columns, size * columns + 1) float64."""
+    width, own = part.index.shape[1], by_column(part)
+    name = f"{group.name}, columns of {part.parameter}"
+    columns = replace(group, name=name, size=len(own.index), listeners=(own,))
+    (moments,) = second_moments(probe, columns).values()
+    doomed, there = columns_of(units, width), alive.repeat_interleave(width)
+    there[doomed] = True  # the inverse is one of all that may fit or is fitted
+    inverse = InverseCovariance.of(moments, there.to(moments.origin.device), name)
+    return inverse.mixes_without(doomed).cpu()
 
 
 def remaining(probe: Probe, group: Group, mask: Mask) -> Tensor:

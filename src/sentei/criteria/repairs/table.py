@@ -2,9 +2,9 @@
 
 A repair is a function (probe, group, units, mask, alone=False) that returns for each listener a mix
 (k, size + 1) for `network.folding.fold_`: a row for each removed unit, with a coefficient for each
-remaining unit and a constant. With `alone=True` each unit is fitted as if it alone were removed.
-All repairs use the same second moments of the units, which are computed in one pass and do not
-change while units of the group are removed.
+remaining unit and a constant; or one of the units' columns. With `alone=True` each unit is fitted
+as if it alone were removed. All repairs use second moments of the units, which are computed in one
+pass and do not change while units of the group are removed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from typing import Annotated
 from torch import Tensor
 
 from sentei.arguments import checked
-from sentei.criteria.repairs.affine import affine, least_squares, mean, twin
+from sentei.criteria.repairs.affine import (
+    affine,
+    least_squares,
+    least_squares_by_column,
+    mean,
+    twin,
+)
 from sentei.criteria.repairs.least_loss import least_loss
 from sentei.errors import unknown
 from sentei.network.units import Listener
@@ -28,6 +34,7 @@ REPAIRS: dict[str, Repair] = {
     "affine": affine,
     "least_loss": least_loss,
     "least_squares": least_squares,
+    "least_squares_by_column": least_squares_by_column,
     "mean": mean,
     "twin": twin,
 }

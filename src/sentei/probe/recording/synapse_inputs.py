@@ -20,14 +20,35 @@ def columns_read(call: Call, layout: Layout) -> Tensor:
         layout: the layout of its weight.
 
     Returns:
-        (groups, columns, n) float64, over samples and positions; zeros of a padding count.
+        (groups, columns, n) float64, over samples and positions; zeros of a padding count. Where
+        the call is for one group, zeros for the others.
     """
     if len(layout.shape) == 2:
-        return call.input.double().movedim(call.axis, 0).flatten(1)[None]
+        read = call.input.double().movedim(call.axis, 0).flatten(1)
+        if call.third is None:
+            return read[None]
+        alone = read.new_zeros(layout.groups, *read.shape)
+        alone[call.third] = read
+        return alone
     return _rows(call, layout, _batched(call, layout))
 
 
-def squares_read(call: Call, layout: Layout) -> tuple[Tensor, int]:
+def products_read(call: Call, layout: Layout) -> tuple[Tensor, float]:
+    """Return the sums of products of any two of `columns_read`, and how many each sum has.
+
+    Returns:
+        (groups, columns, columns) float64, and a count.
+    """
+    rows = columns_read(call, layout)
+    return rows @ rows.mT, _places(call, layout, rows)
+
+
+def _places(call: Call, layout: Layout, rows: Tensor) -> float:
+    """Return over how many places the call adds up; as a share where it is for one group."""
+    return rows.shape[2] if call.third is None else rows.shape[2] / layout.groups
+
+
+def squares_read(call: Call, layout: Layout) -> tuple[Tensor, float]:
     """Return the sums of the squares of `columns_read`, and how many squares each sum has.
 
     Squares are added over the samples before patches are taken, which holds far less.
@@ -37,7 +58,7 @@ def squares_read(call: Call, layout: Layout) -> tuple[Tensor, int]:
     """
     if len(layout.shape) == 2:
         rows = columns_read(call, layout)
-        return rows.square().sum(2), rows.shape[2]
+        return rows.square().sum(2), _places(call, layout, rows)
     x = _batched(call, layout)
     rows = _rows(call, layout, x.square().sum(0, keepdim=True))
     return rows.sum(2), len(x) * rows.shape[2]

@@ -195,7 +195,8 @@ def _removed(story: Story) -> tuple[list[Document], list[str]]:
 def _heirs(mixes: dict[str, Tensor], group: Neurons, place: int, units: int) -> list[Any]:
     """List the units that replace a removed unit with the largest shares: [unit, share].
 
-    The last entry is [-1, constant], the part that is added to the biases. Empty without a repair.
+    The last entry is [-1, constant], the part that is added to the biases. Empty without a repair,
+    and where columns of units are fitted, not units.
     """
     for part in group.listeners:
         mix = mixes.get(part.parameter)
