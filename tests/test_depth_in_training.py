@@ -48,8 +48,7 @@ def groups_of(model, what):
     found = sentei.find_units(model, X[:2], depth=True)
     branches = [group for group in found if group.kind == "branch"]
     synapses = [s for s in sentei.find_synapses(model) if s.name.startswith("parts")]
-    inner = [group for group in found if group.kind != "stream"]
-    return {"branches": branches, "units": inner, "synapses": [*branches, *synapses]}[what]
+    return {"branches": branches, "units": found, "synapses": [*branches, *synapses]}[what]
 
 
 def pruner_of(model, what, *, delete=True, **settings):

@@ -196,7 +196,14 @@ class Tensors:
         shared: dimensions of tensors whose slices each reach several units of a group.
     """
 
-    def __init__(self, replay: Replay, links: Links, node: np.ndarray, mixes: np.ndarray):
+    def __init__(
+        self,
+        replay: Replay,
+        links: Links,
+        node: np.ndarray,
+        mixes: np.ndarray,
+        linked: np.ndarray,
+    ):
         """Find what each tensor reaches.
 
         Args:
@@ -204,22 +211,28 @@ class Tensors:
             links: the units.
             node: (width,) the node of each column.
             mixes: (width,) bool: which columns are those of listeners or outputs.
+            linked: (width,) bool: which columns are linked with units.
         """
         self._replay, self._links, self._node = replay, links, node
+        self._free = ~(mixes | linked)
         self._reads = mixes.copy()
         self._reads[replay.readers[OUTPUT]] = False
         self.bound: list[Place] = []
         self.shared: list[Place] = []
         self._random = np.random.default_rng(0)
-        self._columns = self._reached()
+        # What each dimension of a tensor reaches, (width,) bool: columns of listeners, and those of
+        # followers that no unit reaches, such as a scale behind the zeros of a removed branch.
+        reached = self._reached()
+        self._columns = {place: columns & self._reads for place, columns in reached.items()}
+        self._passed = {place: columns & self._free for place, columns in reached.items()}
 
     def _reached(self) -> dict[Place, np.ndarray]:
-        """Return which columns of listeners each dimension of a tensor reaches, (width,) bool."""
+        """Return which columns each dimension of a tensor reaches, (width,) bool."""
         found = {}
         for name in dict.fromkeys(name for name, _ in self._replay.slices):
             places = [place for place in self._replay.slices if place[0] == name]
             whole = {places[0]: np.ones(self._replay.slices[places[0]], bool)}
-            reached = self._replay.nan_columns(whole) & self._reads
+            reached = self._replay.nan_columns(whole)
             found |= dict.fromkeys(places, reached)
         return found
 
@@ -240,6 +253,9 @@ class Tensors:
             alone = [self._alone(batch) for _ in range(ALONE)]
             for place in batch:
                 self._bind(place, read, alone, group_of)
+                if place in self.bound:
+                    at = np.flatnonzero(self._passed[place] & (read >= 0))
+                    self._links.join(self._node[at], self._links.nodes(place)[read[at]])
 
     def _alone(self, batch: Sequence[Place]) -> tuple[dict[Place, int], np.ndarray]:
         """Make one slice of each place hot; return the slices, and which columns read NaN."""

@@ -125,7 +125,7 @@ class Tracer:
             unit[at] = np.where((unit[at] == -1) | (unit[at] == label), label, -2)
         bound = bind_followers(self.replay, self.links, self.node, unit, self._several)
         self.linked = bound | self.mixes
-        self.tensors = Tensors(self.replay, self.links, self.node, self.mixes)
+        self.tensors = Tensors(self.replay, self.links, self.node, self.mixes, bound)
         if self.replay.slices:
             self.tensors.bind(groups_of(self.links, self.replay))
         for place in self.computed.mixed:
