@@ -20,6 +20,8 @@ from sentei.metrics import NAMES, R2
 
 INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
 SHADES = colormaps["viridis"]
+COUNTS = {"integer": True, "steps": [1, 2, 5, 10]}  # of ticks of axes of whole numbers
+SHOWN = 0.995  # share of weights that a scale of colours tells apart; larger ones have its ends
 
 
 def canvas(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
@@ -75,7 +77,7 @@ def tradeoff(
             panel.axhline(scale * level, color=EARTH, linewidth=1.2, linestyle=dashes, label=label)
     axes.set_title(f"{units[-1]} of {units[0]} units stay, {reached}", loc="left", color=INK)
     axes.invert_xaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(**COUNTS))
     axes.set(xlabel="hidden units left" + (f"; measured on {samples}" if samples else ""))
     axes.set(ylabel=name)
     loss.set_ylabel("loss", color=INK)
@@ -113,7 +115,7 @@ def order_of_removal(
     axes.bar(places[~cut], values[order][~cut], width=0.9, color=LEAF, label="stayed")
     axes.bar(places[cut], values[order][cut], width=0.9, color=EARTH, label="removed")
     axes.set(xlabel="units, by score in the unpruned network", ylabel=score)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(**COUNTS))
     below(axes)
 
 
@@ -122,7 +124,8 @@ def receptive_fields(
 ) -> None:
     """Draw each unit's incoming weights as a picture, with a key of the colours.
 
-    All pictures have one scale of colours, from minus to plus the largest absolute weight drawn.
+    All pictures have one scale of colours. It ends at the absolute weight that all but 0.5 % of
+    the weights drawn are below; larger ones have the colour of the end.
 
     Args:
         figure: gets one small picture for each unit, and a colour bar.
@@ -133,7 +136,7 @@ def receptive_fields(
     """
     columns = max(1, min(10, len(units)))
     rows = max(1, -(-len(units) // columns))
-    reach = float(weights[list(units)].abs().max()) or 1.0
+    reach = float(np.quantile(weights[list(units)].abs().numpy(), SHOWN)) or 1.0
     panels = [figure.add_subplot(rows, columns, place + 1) for place in range(len(units))]
     drawn = None
     for axes, unit in zip(panels, units, strict=True):
@@ -145,7 +148,7 @@ def receptive_fields(
         for spine in axes.spines.values():
             spine.set_color(PALE)
     if drawn is not None:
-        key = figure.colorbar(drawn, ax=panels, fraction=0.03, pad=0.01)
+        key = figure.colorbar(drawn, ax=panels, fraction=0.03, pad=0.01, extend="both")
         key.set_label("weight", fontsize=7)
         key.ax.tick_params(labelsize=6)
     figure.suptitle(title, fontsize=10, color=INK)
@@ -375,7 +378,7 @@ def comparison(axes: Axes, curves: Sequence[Any], most: int = 8) -> None:
             label=str(way) if named else None,
         )
     axes.invert_xaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(**COUNTS))
     axes.set(xlabel="hidden units left", ylabel=name)
     handles, labels = axes.get_legend_handles_labels()
     figure = axes.get_figure()
