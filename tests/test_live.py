@@ -189,6 +189,16 @@ def _answers(address):
         return False
 
 
+@pytest.mark.parametrize("folder", ["nowhere", "others", "file.txt"])
+def test_what_is_no_run_is_not_watched(folder, tmp_path, capsys):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "notes.txt").touch()
+    (tmp_path / "file.txt").touch()
+    code, out, err = run("watch", tmp_path / folder, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert "folder" in err
+
+
 def test_prune_says_where_its_page_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     formats.save(training.build("16-6-26", seed=0), "m.safetensors")

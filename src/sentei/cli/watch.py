@@ -32,17 +32,19 @@ def watch(
     Parameters
     ----------
     journal
-        Folder of the run; it need not exist yet.
+        Folder of the run.
     model
         The network of the run, if it is of your own class: file.py:name or package.module:name.
     port
         Port on 127.0.0.1; any free one if 0.
     until_input_ends
         End when standard input ends, in place of Ctrl-C: a program that starts this command ends it
-        by closing the pipe, or by ending.
+        by closing the pipe, or by ending. The folder need not exist yet.
     """
     from sentei.reporting.live import HOST, Pages, server
 
+    if not until_input_ends:
+        _check(journal)
     run.start()
     made = server(Pages(journal, lambda: _page(journal, model)), port)
     address = f"http://{HOST}:{made.server_address[1]}/"
@@ -53,6 +55,14 @@ def watch(
     with made:
         made.serve_forever()
     return Result({"address": address}, ())
+
+
+def _check(journal: Path) -> None:
+    """Raise FileNotFoundError if a folder is not that of a run, and is not empty either."""
+    if not journal.is_dir():
+        raise FileNotFoundError(f"there is no folder {journal}; name the --journal of a run")
+    if any(journal.iterdir()) and not (journal / "run.json").exists():
+        raise FileNotFoundError(f"{journal} is no folder of a run: it has no run.json")
 
 
 def _shut(made: ThreadingHTTPServer) -> None:
