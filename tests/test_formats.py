@@ -27,6 +27,7 @@ def test_every_format_has_a_record_a_size_and_a_writer():
         "onnx": ".onnx",
         "c": ".c",
         "c-int8": ".c",
+        "c-int8-int16": ".c",
         "c-int8-int8": ".c",
     }
     assert [name for name, format in FORMATS.items() if not format.least] == ["safetensors"]
@@ -46,8 +47,13 @@ def test_a_suffix_means_the_first_format_that_has_it():
 
 def test_the_number_types_of_c_formats():
     found = {name: str(c_numbers(name)) for name in FORMATS if name in table.C_FORMATS}
-    assert found == {"c": "float32", "c-int8": "int8", "c-int8-int8": "int8-int8"}
-    assert [c_numbers(name).activation for name in found] == [4, 4, 1]
+    assert found == {
+        "c": "float32",
+        "c-int8": "int8",
+        "c-int8-int16": "int8-int16",
+        "c-int8-int8": "int8-int8",
+    }
+    assert [c_numbers(name).activation for name in found] == [4, 4, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +61,7 @@ def test_the_number_types_of_c_formats():
     [
         (format_named, "c-int9", "unknown format 'c-int9'. Did you mean 'c-int8'"),
         (format_named, "csv", "unknown format 'csv'"),  # that a name begins with c says nothing
-        (c_numbers, "onnx", "unknown C format 'onnx'. Known: c, c-int8, c-int8-int8"),
+        (c_numbers, "onnx", "unknown C format 'onnx'. Known: c, c-int8, c-int8-int16, c-int8-int8"),
         (format_ending_in, ".onx", "unknown ending '.onx'. Did you mean '.onnx'"),
         (lambda name: board("arduino-uno").memory_budget(name, 9), "onnx", "unknown C format"),
     ],
