@@ -15,7 +15,7 @@ export function startAgreement() {
   if (!entries.length) return;
   byId("why").hidden = false;
   const box = byId("agreement");
-  box.append(make("p", { class: "note" }, "Each dot is a unit of the untouched network. Horizontal: the rise in loss if it is removed, by exact ablation. Vertical: the score of the criterion. A criterion that ranks the units as ablation does has a rank correlation of 1. The run removed the brown dots."));
+  box.append(make("p", { class: "note" }, "Each dot is a unit of the untouched network. Horizontal: the rise in loss if it is removed, by exact ablation. Vertical: the score of the criterion. Both are measured on the same samples, at most 500 of those that the run stored. A criterion that ranks the units as ablation does has a rank correlation of 1. The run removed the brown dots."));
   const gone = ([position]) => page.removed.filter((row) => row.group === Number(position)).length;
   entries.sort((one, other) => gone(other) - gone(one));
   entries.forEach(([position, { exact, criteria }], turn) => {
@@ -33,7 +33,9 @@ function plot(group, costs, { name, scores, spearman, used }) {
   const values = unpack(scores);
   const across = scale(limits([...costs]), [10, WIDTH - 8]);
   const up = scale(limits([...values]), [HEIGHT - 16, 8]);
-  const agree = spearman === null ? "all scores are equal" : `rank correlation ${spearman.toFixed(2)}`;
+  const compared = spearman === null ? "all scores are equal" : `rank correlation ${spearman.toFixed(2)}`;
+  // Exact ablation itself would rank otherwise on other samples: a correlation would say that, not how right it was.
+  const agree = used ? "measured on the run's own samples, which this page does not have, so no rank correlation is given" : compared;
   const svg = shape("svg", { width: WIDTH, height: HEIGHT, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name} against exact ablation: ${agree}` });
   svg.append(shape("line", { class: "axis", x1: 10, x2: WIDTH - 8, y1: HEIGHT - 12, y2: HEIGHT - 12 }));
   if (Math.min(...costs) < 0) svg.append(shape("line", { class: "grid", x1: across(0), x2: across(0), y1: 6, y2: HEIGHT - 12 }));
@@ -45,7 +47,7 @@ function plot(group, costs, { name, scores, spearman, used }) {
     dot.addEventListener("click", () => pick(group, unit));
     svg.append(dot);
   });
-  return make("figure", {}, svg, make("figcaption", {}, make("strong", {}, name), make("span", {}, used ? ` on its own samples: ${agree}` : `: ${agree}`)));
+  return make("figure", {}, svg, make("figcaption", {}, make("strong", {}, name), make("span", {}, `: ${agree}`)));
 }
 
 function pick(group, unit) {
