@@ -41,7 +41,8 @@ from sentei.network.copying import copied
 from sentei.network.encoding.size import counts, skeleton
 from sentei.network.units import Branches, Group
 from sentei.pruning.loop import mask_cut_
-from sentei.pruning.rules.proposals import lowest, mixed
+from sentei.pruning.rules.proposals import lowest
+from sentei.pruning.rules.proposals import repaired as repaired_cut
 
 KINDS = {
     UNITS: ("neuron",),
@@ -50,7 +51,7 @@ KINDS = {
     DEPTH: ("branch",),
     ALL: ("neuron", "head", "stream", "branch"),
 }
-REPAIRABLE = ("neuron", "head")
+REPAIRABLE = ("neuron", "head", "stream")
 CRITERION = {"neuron": "contribution", "head": "ablation", "stream": "contribution"}
 STAY = {7: (7, 8), 6: (3, 4), 4: (2, 4)}  # n of m synapses, by eighths
 
@@ -217,8 +218,8 @@ class Workshop:
         mask = mask_cut_(worker, mask, Cut(others))
         if not last:
             return mask
-        mix = mixed("least_squares", self.probe(worker), last, mask)
-        return mask_cut_(worker, mask, Cut(last, mix))
+        how = "least_squares", "contribution"
+        return mask_cut_(worker, mask, repaired_cut(Cut(last), *how, self.probe(worker), mask))
 
     def _patterned(self, way: str, eighths: int) -> Made:
         n, m = STAY[eighths]

@@ -77,7 +77,7 @@ def test_what_a_stream_does_not_allow_is_refused():
     model, x = made("before")
     (group,) = streams(model, x)
     probe = sentei.Probe(model, (x, torch.arange(len(x)) % 4))
-    with pytest.raises(sentei.GroupError, match="not repaired"):
+    with pytest.raises(sentei.GroupError, match="takes the place"):
         sentei.criteria.Ablation("least_squares")(probe, group)
     with pytest.raises(sentei.CriterionError, match="gains are 0 or 1"):
         probe.rises_at(group, None, torch.tensor([0.5]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -12,8 +13,13 @@ from sentei.distributed import sum_across
 from sentei.network.calls import Call
 from sentei.network.layout import Layout
 from sentei.probe.recording.listener_inputs import read_calls
-from sentei.probe.recording.recording import Recording
-from sentei.probe.recording.synapse_inputs import products_read, squares_read
+from sentei.probe.recording.recording import Pass, Recording
+from sentei.probe.recording.synapse_inputs import (
+    columns_read,
+    places_read,
+    products_read,
+    squares_read,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,29 +86,120 @@ def _means(
         summed: returns sums and the number of places they are over.
     """
     place = {name: i for i, name in enumerate(layouts)}
-    totals = {
-        name: torch.zeros(layout.groups, *[layout.width] * order).double().to(recording.device)
+    zeros = [
+        torch.zeros(layout.groups, *[layout.width] * order).double().to(recording.device)
+        for layout in layouts.values()
+    ]
+
+    def add(block: Pass, parts: list[Tensor]) -> None:
+        def of_call(call: Call) -> None:
+            sums, count = summed(call, layouts[call.weight])
+            parts[place[call.weight]] += sums
+            parts[-1][place[call.weight]] += count
+
+        read_calls(recording, block, layouts.keys(), of_call)
+
+    counts = torch.zeros(len(layouts), dtype=torch.float64)
+    *totals, counts = _summed(recording, [*zeros, counts], add)
+    return {
+        name: InputMoments(layout, totals[place[name]] / counts[place[name]])
         for name, layout in layouts.items()
     }
-    counts = torch.zeros(len(layouts), dtype=torch.float64)
+
+
+def _summed(
+    recording: Recording, totals: list[Tensor], add: Callable[[Pass, list[Tensor]], None]
+) -> list[Tensor]:
+    """Add up tensors over the blocks of all ranks, in the order of the blocks.
+
+    Args:
+        recording: the recording of the network.
+        totals: zeros, to which the sums are added.
+        add: adds a block's own sums to zeros of the same shapes.
+    """
     own_passes = recording.own_passes
     number, block = next(own_passes, (-1, None))
     for i in range(len(recording.starts)):
-        parts = {name: torch.zeros_like(total) for name, total in totals.items()}
-        seen = torch.zeros_like(counts)
-
-        def add(call: Call, parts: dict[str, Tensor] = parts, seen: Tensor = seen) -> None:
-            sums, count = summed(call, layouts[call.weight])
-            parts[call.weight] += sums
-            seen[place[call.weight]] += count
-
+        parts = [torch.zeros_like(total) for total in totals]
         if i == number and block is not None:  # else another rank has it
-            read_calls(recording, block, layouts.keys(), add)
+            add(block, parts)
             number, block = next(own_passes, (-1, None))
-        for name, total in totals.items():
-            total.add_(sum_across(parts.pop(name)[None]))
-        counts += sum_across(seen[None])
-    return {
-        name: InputMoments(layouts[name], total / counts[place[name]])
-        for name, total in totals.items()
-    }
+        for total in reversed(totals):
+            total.add_(sum_across(parts.pop()[None]))
+    return totals
+
+
+@dataclass(frozen=True, eq=False)
+class PairedMoments:
+    """Moments of what a layer's columns read in a network, and in another version of it.
+
+    Attributes:
+        cross: (groups, columns, columns) float64, mean products of a column before and one after.
+        products: (groups, columns, columns) float64, mean products of two columns after.
+        before: (groups, columns) float64, means before.
+        after: (groups, columns) float64, means after.
+    """
+
+    cross: Tensor
+    products: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def paired_moments(
+    before: Recording, after: Recording, weight: str, layout: Layout
+) -> PairedMoments:
+    """Compute moments of what one weight reads in two versions of a network, in a pass of each.
+
+    Args:
+        before: the recording of the one version.
+        after: the recording of the other, on the same samples.
+        weight: the name under which calls use the weight.
+        layout: its layout.
+    """
+    matrix = torch.zeros(layout.groups, layout.width, layout.width, dtype=torch.float64)
+    zeros = [matrix, matrix.clone(), matrix[..., 0].clone(), matrix[..., 0].clone()]
+    zeros = [each.to(before.device) for each in zeros]
+
+    def read(recording: Recording, block: Pass) -> list[tuple[Tensor, float]]:
+        found: list[tuple[Tensor, float]] = []
+
+        def note(call: Call) -> None:
+            rows = columns_read(call, layout)
+            found.append((rows, places_read(call, layout, rows)))
+
+        read_calls(recording, block, [weight], note)
+        return found
+
+    def add(block: Pass, parts: list[Tensor]) -> None:
+        pairs = zip(read(before, block), read(after, Pass(block.samples)), strict=True)
+        for (x, places), (y, _) in pairs:
+            sums = (x @ y.mT, y @ y.mT, x.sum(2), y.sum(2), places)
+            for at, each in enumerate(sums):
+                parts[at] += each
+
+    *sums, count = _summed(before, [*zeros, torch.zeros(1, dtype=torch.float64)], add)
+    return PairedMoments(*(each / count.to(each.device) for each in sums))
+
+
+def reading_alike(recording: Recording, layouts: Mapping[str, Layout]) -> list[tuple[str, ...]]:
+    """Return the weights in the order of their last calls; those that read one tensor together.
+
+    Args:
+        recording: the recording of the network.
+        layouts: the layouts of the weights, by the names under which calls use them.
+    """
+    seen: list[tuple[str, Tensor, int]] = []  # tensors stay, so that no other takes their memory
+
+    def note(call: Call) -> None:
+        seen.append((call.weight, call.input, call.input._version))
+
+    if layouts:
+        read_calls(recording, recording.check_pass, layouts.keys(), note)
+    times, last = Counter(name for name, *_ in seen), {each[0]: at for at, each in enumerate(seen)}
+    found: dict[tuple[object, ...], list[str]] = {}
+    for name, read, version in (seen[at] for at in sorted(last.values())):
+        plain = times[name] == 1 and layouts[name].groups == 1 and len(layouts[name].shape) == 2
+        place = (read.data_ptr(), version, read.shape, read.stride()) if plain else (name,)
+        found.setdefault(place, []).append(name)
+    return [tuple(names) for names in found.values()]

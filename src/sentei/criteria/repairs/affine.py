@@ -145,6 +145,9 @@ def least_squares(
     the covariance is singular (some units are mixes of others), a ridge makes it invertible, and a
     log message says so.
 
+    For a stream, the repair of `ranked` and `below` with this name is another one: see
+    `criteria.repairs.streams`.
+
     Source: Castellano, Fanelli and Pelillo (1997), compensation by least squares on removal. For
     one unit at a time it equals optimal brain surgeon on the listeners' weights (Hassibi and Stork,
     1993) if everything after the listeners were linear.

@@ -77,6 +77,28 @@ def refitted(weights: Tensor, products: Tensor, alive: Tensor) -> Tensor:
     return found * alive
 
 
+def refitted_on(
+    weights: Tensor, cross: Tensor, products: Tensor, alive: Tensor, held: Tensor
+) -> Tensor:
+    """Return weights whose outputs on other inputs change least: a least-squares fit.
+
+    Args:
+        weights: (groups, rows, columns), which read the inputs before.
+        cross: (groups, columns, columns) mean products of an input before and one after.
+        products: (groups, columns, columns) mean products of two inputs after.
+        alive: (groups, columns) bool: columns whose weights are fitted; all others get 0.
+        held: (groups,) positive: how much the square of a weight's change costs.
+    """
+    found = torch.zeros_like(weights)
+    for group, there in enumerate(alive):
+        at = there.nonzero().flatten()
+        wanted = (weights[group] @ cross[group])[:, at] + held[group] * weights[group][:, at]
+        among = products[group][at][:, at] + held[group] * torch.eye(len(at)).to(products)
+        factor = torch.linalg.cholesky(among)
+        found[group][:, at] = torch.cholesky_solve(wanted.mT, factor).mT
+    return found
+
+
 def _among(product: Tensor, alive: Tensor) -> Tensor:
     """Return for each row the products of its alive columns, and the identity elsewhere."""
     both = alive[:, :, None] & alive[:, None, :]

@@ -79,6 +79,8 @@ class Streams:
 
 
 NO_REPAIR = (
-    "units of a stream are not repaired, because norms count them and layers of all blocks read "
-    "them; measure without a repair, or leave streams out: sentei.pick(groups, without=(name,))"
+    "no other unit of a stream takes the place of a removed one, because norms count them and "
+    "layers of all blocks read them; measure without a repair, or leave streams out: "
+    'sentei.pick(groups, without=(name,)). Only repair="least_squares" of `ranked` and `below` '
+    "repairs a stream: it fits the layers that read it anew"
 )

@@ -40,10 +40,10 @@ def products_read(call: Call, layout: Layout) -> tuple[Tensor, float]:
         (groups, columns, columns) float64, and a count.
     """
     rows = columns_read(call, layout)
-    return rows @ rows.mT, _places(call, layout, rows)
+    return rows @ rows.mT, places_read(call, layout, rows)
 
 
-def _places(call: Call, layout: Layout, rows: Tensor) -> float:
+def places_read(call: Call, layout: Layout, rows: Tensor) -> float:
     """Return over how many places the call adds up; as a share where it is for one group."""
     return rows.shape[2] if call.third is None else rows.shape[2] / layout.groups
 
@@ -58,7 +58,7 @@ def squares_read(call: Call, layout: Layout) -> tuple[Tensor, float]:
     """
     if len(layout.shape) == 2:
         rows = columns_read(call, layout)
-        return rows.square().sum(2), _places(call, layout, rows)
+        return rows.square().sum(2), places_read(call, layout, rows)
     x = _batched(call, layout)
     rows = _rows(call, layout, x.square().sum(0, keepdim=True))
     return rows.sum(2), len(x) * rows.shape[2]

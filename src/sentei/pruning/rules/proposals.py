@@ -13,6 +13,8 @@ from torch import Tensor
 from sentei.arguments import checked
 from sentei.criteria import Criterion, Fixed, ablation, criterion, scores
 from sentei.criteria.brain_surgeon import Compensating, living
+from sentei.criteria.repairs.affine import least_squares
+from sentei.criteria.repairs.streams import is_stream, refitted_listeners
 from sentei.criteria.repairs.table import Repair, repair
 from sentei.describing import described
 from sentei.errors import CriterionError, GroupError, ScheduleError, unknown
@@ -105,6 +107,8 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             itself and applies the schedule to each.
         repair: how other units replace removed ones: a name (see `criteria.repairs`) or a
             function (probe, group, units, mask) -> mix. If None, removed units are not replaced.
+            For units of a stream only "least_squares": the layers that read it are fitted anew, one
+            after the other, to what they computed before.
         keep: for patterns of group names, as for `pick`, how much of each matching group stays at
             least: `{"layer4.*": "80 %"}`, a percentage of its members at the start, rounded up, or
             a count. Of several patterns that match a group, the largest holds.
@@ -216,9 +220,7 @@ class ranked:  # noqa: N801 - used like a function: ranked("ablation", one_at_a_
             doomed.update(found)
         if not doomed and any_now and not waits:
             return None  # the groups may not lose any of their remaining members
-        mix = mixed(self.repair, probe, doomed, mask)
-        updates = compensated(self.criterion, probe, doomed, mask)
-        return Cut(doomed, mix, scores=judged, updates=updates)
+        return repaired(Cut(doomed, scores=judged), self.repair, self.criterion, probe, mask)
 
     def check(
         self, groups: Sequence[Group], starts: Mapping[Group, int], total: int | None
@@ -298,6 +300,31 @@ class _Wanted:
 
     now: int
     in_all: int | None
+
+
+def repaired(
+    cut: Cut, how: str | Repair | None, chosen_by: str | Criterion, probe: Probe, mask: Mask
+) -> Cut:
+    """Return a cut with all that makes up for what it removes.
+
+    Units of streams have no mix: with "least_squares" all layers that read them are fitted anew.
+
+    Args:
+        cut: what is removed.
+        how: the repair, by name or as a function; none if None.
+        chosen_by: the criterion that chose the members.
+        probe: data that repairs are fitted on.
+        mask: what is alive before the cut.
+    """
+    refits = how is not None and repair(how) == least_squares
+    streams = {group for group in cut.doomed if refits and is_stream(group)}
+    replaced = {group: units for group, units in cut.doomed.items() if group not in streams}
+    mix = mixed(how, probe, replaced, mask)
+    updates = compensated(chosen_by, probe, cut.doomed, mask)
+    if streams:
+        after = mask.without(cut.doomed)
+        updates |= refitted_listeners(probe, cut.doomed, after, mix, updates)
+    return replace(cut, mix=mix, updates=updates)
 
 
 def mixed(

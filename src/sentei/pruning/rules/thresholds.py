@@ -14,7 +14,7 @@ from sentei.criteria.repairs.table import Repair, repair
 from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.probe.probe import Probe
-from sentei.pruning.rules.proposals import Cut, compensated, lowest, mixed
+from sentei.pruning.rules.proposals import Cut, lowest, repaired
 from sentei.pruning.rules.schedules import Progress
 
 
@@ -72,6 +72,4 @@ class below:  # noqa: N801 - used like a function: below("weight_change", 0.001)
             doomed.update(lowest(judged, mask, [group], count) if count else {})
         if not doomed:
             return None
-        mix = mixed(self.repair, probe, doomed, mask)
-        updates = compensated(self.criterion, probe, doomed, mask)
-        return Cut(doomed, mix, scores=judged, updates=updates)
+        return repaired(Cut(doomed, scores=judged), self.repair, self.criterion, probe, mask)
