@@ -1,6 +1,7 @@
 """The page in a real browser: opening, drawing, choosing, and outputs equal to PyTorch's."""
 
 import json
+import re
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -118,7 +119,7 @@ def test_the_slider_moves_everything(page, mnist):
         later = page.ask("document.querySelectorAll('#removed tr.later').length")
         assert later == 5 - number
     right = page.ask("document.querySelector('#classes .value').innerText")
-    assert right.startswith(f"{100 * accuracy_of_class(steps[0], 0):.1f} %")
+    assert right.startswith(f"{100 * accuracy_of_class(steps[0], 0):.1f}%")
 
 
 def accuracy_of_class(step, number):
@@ -171,7 +172,7 @@ def test_a_unit_shows_its_history_and_its_error_surface(page, mnist):
     words = page.ask("document.querySelector('#unit').innerText")
     assert f"Unit {gone} of fc1" in words
     assert "It was removed in step 2." in words
-    assert "Removing it alone raises the loss by" in words
+    assert "Removing it alone changes the loss by" in words
     assert page.ask("document.querySelectorAll('#removed tr.chosen').length") == 1
     assert page.ask("document.querySelectorAll('#surface polyline').length") == 3
 
@@ -371,7 +372,7 @@ def test_markup_in_names_is_text(page, tmp_path):
     data = replace(data, name=evil, features=features, classes=names)
     page.open(explain(training.build("16-5-26"), tmp_path / "p.html", data))
     assert page.ask("document.querySelectorAll('img, b b, main script').length") == 0
-    assert page.ask("document.title") == f"16-5-26 on {evil} · sentei"
+    assert page.ask("document.title") == f"A network for {evil}: 5 units · sentei"
     assert evil in page.ask("document.querySelector('#title').innerText")
     assert page.ask("document.querySelector('#graph .output .name').textContent") == evil
 
@@ -436,6 +437,60 @@ def test_a_story_of_one_network_has_no_slider(page, tmp_path):
     assert page.ask("document.querySelector('#stepper').hidden")
     assert page.ask("document.querySelector('#cost').hidden")
     assert not page.ask("document.querySelector('#graph').hidden")
+
+
+def test_a_page_about_a_network_speaks_of_no_run(page, tmp_path):
+    data = datasets.load("letter")
+    network = training.build("16-6-26:relu", seed=0)
+    with torch.no_grad():
+        network[2].weight[:, 2] = 0  # no output reads this unit
+    page.open(explain(network, tmp_path / "p.html", data))
+    said = [page.ask("document.body.innerText")]
+    for node in ("1:0", "1:2", "0:3"):
+        page.click(f'#graph [data-node="{node}"]')
+        said.append(page.ask("document.querySelector('#unit').innerText"))
+    page.click('#graph [data-node="2:3"]')
+    said.append(page.ask("document.querySelector('#network').innerText"))
+    words = "\n".join(said)
+    run = (
+        r"\bremoves\b|(was|were|been) removed|never|untouched|the run\b|\bsteps?\b|stays?\b|pruned"
+    )
+    assert re.findall(run, words, re.IGNORECASE) == []
+    assert "No unit reads it." in words
+
+
+def test_numbers_of_a_column_have_one_format(page, mnist):
+    page.open(mnist[2])
+    source = asset("words.js").replace("export function", "function")
+    call = "[[-0.000204, 9.02e-5, 0.0137, 0], [1e-12, 3.4e-11], [1200, 3.5, -71]]"
+    found = page.ask(f"(() => {{ {source}; return {call}.map(v => v.map(column(v))); }})()")
+    assert found == [
+        ["−0.0002040", "0.0000902", "0.0137000", "0.0000000"],
+        ["1.00e-12", "3.40e-11"],
+        ["1200.00", "3.50", "−71.00"],
+    ]
+    scores = page.ask(
+        "[...document.querySelectorAll('#removed td:nth-child(3)')].map(e => e.innerText)"
+    )
+    assert len({len(score.partition(".")[2]) for score in scores}) == 1
+
+
+def test_the_scale_of_the_classes_starts_where_their_numbers_do(page, mnist):
+    steps, _, path = mnist
+    page.open(path)
+    least = min(float((s.measured.by_class[:, 0] / s.measured.by_class[:, 1]).min()) for s in steps)
+    words = page.ask("document.querySelector('#classes').innerText")
+    start = int(re.search(r"from (\d+)% to 100%", words)[1])
+    assert 0 <= 100 * least - start < 10 + 1e-6
+    right = [accuracy_of_class(step, 3) for step in (steps[0], steps[-1])]
+    want = [100 * (100 * part - start) / (100 - start) for part in right]
+    boxes = page.ask(
+        "(() => { const t = document.querySelectorAll('#classes .track')[3];"
+        "const at = e => e.getBoundingClientRect(); const w = at(t);"
+        "return ['b', 's'].map(n => { const b = at(t.querySelector(n));"
+        "return 100 * (b.x + b.width / 2 - w.x) / w.width; }); })()"
+    )
+    assert boxes == pytest.approx(want, abs=1)
 
 
 def test_a_page_of_values_shows_r2_and_outputs_but_no_classes(page, tmp_path):

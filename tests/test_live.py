@@ -111,6 +111,36 @@ def test_a_folder_that_is_half_written_leaves_the_last_page(tmp_path):
     assert pages.newest() == b"one"
 
 
+def test_a_run_of_which_no_page_can_be_made_says_why(tmp_path, monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(live.time, "monotonic", lambda: 100.0 * next(now))
+    monkeypatch.setattr(live, "REST", 0)
+    errors = [JournalError("pass <model=>"), JournalError("half")]
+
+    def build():
+        if errors:
+            raise errors.pop(0)
+        return b"one"
+
+    pages = live.Pages(tmp_path, build)
+    complete(tmp_path, 1)
+    first = pages.newest()
+    assert b"no page of this run yet: pass &lt;model=&gt;</p>" in first
+    assert b"refresh" in first
+    assert b"yet: half</p>" in pages.newest()
+    assert pages.newest() == b"one"
+
+
+def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with live.server(live.Pages(tmp_path, bytes)) as other:
+        taken = other.server_address[1]
+        code, _, err = run("watch", tmp_path / "run", "--port", taken, capsys=capsys)
+    assert code == 1
+    assert f"port {taken} of 127.0.0.1 cannot be used" in err
+    assert "give another --port" in err
+
+
 def test_the_page_is_for_this_machine_alone(tmp_path):
     with served(live.Pages(tmp_path, bytes)) as address:
         port = address.rstrip("/").rpartition(":")[2]

@@ -21,6 +21,7 @@ from sentei.reporting.page.bundle import as_json, asset, policy, program
 from sentei.reporting.page.document import document
 from sentei.reporting.page.frames import frames
 from sentei.reporting.page.story import words_for
+from sentei.reporting.page.wording import criterion, measured_on, shortened
 
 DATA = datasets.load("letter")
 
@@ -222,7 +223,8 @@ def test_a_class_of_ones_own_needs_a_model_of_it(tmp_path):
     assert whole["network"] is None
     assert "Own" in whole["unrunnable"]
     assert len(whole["removed"]) == 2
-    assert whole["title"] == "Own on letter"
+    assert whole["title"] == "2 of 9 units removed from a network for letter"
+    assert ["network", "Own"] in whole["run"]
 
 
 def test_data_is_a_split_or_a_pair(tmp_path):
@@ -246,12 +248,12 @@ def test_a_journal_notes_names_once(tmp_path):
     assert whole["input"]["features"][0] == "x-box"
     assert ["command", "sentei prune 'a b'"] in whole["run"]
     assert ["seed", "3"] in whole["run"]
-    assert whole["title"].endswith("on letter")
+    assert whole["title"].endswith(" for letter")
 
 
 def test_no_time_is_said_to_be_won_where_none_is(tmp_path, monkeypatch):
     pruned(tmp_path / "run", steps=1)
-    monkeypatch.setattr("sentei.reporting.page.facts.latency", lambda *_: 1e-5)
+    monkeypatch.setattr("sentei.reporting.page.network_facts.latency", lambda *_: 1e-5)
     said = " ".join(document(of_journal(tmp_path / "run"))["sentences"])
     assert "takes 10 µs after pruning and 10 µs before: hardly faster, although 10% of the" in said
     assert "A mask alone" in said
@@ -292,12 +294,71 @@ def test_commands_write_pages_and_figures(tmp_path, monkeypatch, capsys):
     code, _, _ = run("explain", "small.safetensors", "--data", "letter", "--out", "e.html",
                      capsys=capsys)  # fmt: skip
     assert code == 0
-    assert "16-6-26 on letter" in (tmp_path / "e.html").read_text()
+    assert "A network for letter: 6 units" in (tmp_path / "e.html").read_text()
     run("prune", "m.safetensors", "--data", "letter", "--units-at-most", 6, "--samples", 200,
         "--journal", "j", capsys=capsys)  # fmt: skip
     code, _, _ = run("figures", "j", "--into", "f", capsys=capsys)
     assert code == 0
     assert (tmp_path / "f" / "tradeoff.svg").exists()
+
+
+@pytest.mark.parametrize("form", [(), ("--criterion", "random")])
+def test_the_page_has_the_numbers_that_the_command_prints(form, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    formats.save(training.build("16-8-26", seed=0), "m.safetensors")
+    line = ["prune", "m.safetensors", "--data", "letter", "--units-at-most", 6, "--samples", 200]
+    code, out, _ = run(*line, *form, "--report", "r.html", "--json", capsys=capsys)
+    assert code == 0
+    printed = json.loads(out)
+    text = re.search(r'id="data">(.*?)</script>', (tmp_path / "r.html").read_text(), re.DOTALL)[1]
+    whole = json.loads(text)
+    assert whole["measuredOn"] == f"{DATA.validation.rows:,} validation samples"
+    shown = {name: values for name, *values, _ in whole["sizes"]}
+    on = f"on {DATA.test.rows:,} test samples"
+    for name, key, times in (("units", "units", 1), ("synapses", "synapses", 1),
+                             ("bytes on disk", "bytes", 1), (f"accuracy {on}", "accuracy", 1),
+                             (f"loss {on}", "loss", 1), ("time for one input (µs)", "latency", 1e6),
+                             ("time for 256 inputs (µs)", "batch_latency", 1e6)):  # fmt: skip
+        want = [times * printed[end][key] for end in ("before", "after")]
+        assert shown[name] == pytest.approx(want, rel=1e-12), name
+    named = form[1] if form else "ablation"
+    assert whole["criterion"] == named
+    assert ("exact ablation" in " ".join(whole["lead"])) is not bool(form)
+
+
+def test_accuracy_without_a_note_says_what_it_was_measured_on(tmp_path):
+    pruned(tmp_path / "run", steps=1)
+    assert measured_on(of_journal(tmp_path / "run")) == "500 samples"
+    network = training.build("16-10-26:relu", seed=0)
+    groups = sentei.find_units(network, DATA.train.inputs[:64])
+    propose = sentei.ranked("ablation", sentei.one_at_a_time())
+    probe = Probe(network, DATA.train.first(300))
+    next(iter(sentei.prune(network, groups, probe, propose, journal=tmp_path / "same")))
+    same = measured_on(of_journal(tmp_path / "same"))
+    assert same == "300 samples, those that scores were measured on"
+
+
+@pytest.mark.parametrize(
+    ("propose", "short", "named"),
+    [
+        (
+            sentei.ranked("ablation", sentei.one_at_a_time()),
+            "ranked(criterion='ablation', schedule=one_at_a_time())",
+            "ablation",
+        ),
+        (
+            sentei.ranked("taylor1", sentei.linear("50 %", steps=4), at_least=2, lazy=False),
+            "ranked(criterion='taylor1', schedule=linear('50 %', steps=4), at_least=2)",
+            "taylor1",
+        ),
+        ("my_rule", "my_rule", None),
+        ("<function <lambda>>", "<function <lambda>>", None),
+        (None, "", None),
+    ],
+)
+def test_proposals_are_told_without_what_is_so_by_default(propose, short, named):
+    text = None if propose is None else str(propose)
+    assert (shortened(text), criterion(text)) == (short, named)
 
 
 def test_notebooks_show_steps_and_masks_as_text(tmp_path):

@@ -52,7 +52,7 @@ ROOMS = {
     "formats.c": NETWORK,
     "formats": NETWORK | {"formats.c"},
     "integrations": PRUNING | {"pruning.while_training", "formats"},
-    "reporting.page": PRUNING | {"datasets"},
+    "reporting.page": PRUNING | {"training", "datasets"},
     "reporting": PRUNING | {"reporting.page", "formats", "training", "datasets"},
     "experiments": PRUNING | {"reporting", "formats", "formats.c", "training", "datasets"},
     "papers": ALL_BELOW_PAPERS,

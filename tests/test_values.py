@@ -242,7 +242,7 @@ def test_a_journal_keeps_the_metrics_and_a_page_and_figures_show_them(tmp_path):
         ["mean absolute error", [each.metrics[MEAN_ABSOLUTE_ERROR] for each in measured]],
     ]
     assert whole["steps"]["accuracy"] == [None] * 4
-    assert f"R² went from {r2[0]:.4f} to {r2[-1]:.4f}." in whole["lead"]
+    assert f"R² went from {r2[0]:.4f} to {r2[-1]:.4f}." in whole["lead"][0]
     assert whole["agreements"]
     (line, *_) = gallery(story)["tradeoff"].axes[0].get_lines()
     assert list(line.get_ydata()) == r2
@@ -268,7 +268,7 @@ def test_a_page_about_one_network_says_r2(tmp_path):
     path = explain(network, tmp_path / "p.html", (x, y))
     data = json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
     assert data["steps"]["metrics"][0][0] == "R²"
-    assert re.search(r"synapses, R² 0\.\d+, mean absolute error 0\.\d+\.", data["lead"])
+    assert re.search(r"synapses, R² 0\.\d+, mean absolute error 0\.\d+\.", data["lead"][0])
     assert ["loss", "half_squared_error"] in data["run"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from sentei.cli.bounds import Count, Seed
@@ -41,11 +42,12 @@ def demo(
     from sentei.cli.loading import trained_
     from sentei.cli.screen import note, progress
     from sentei.pruning import journal as journals
+    from sentei.reporting import page as pages
     from sentei.reporting.figures import write
     from sentei.reporting.gallery import gallery
-    from sentei.reporting.page import of_journal
-    from sentei.reporting.page.story import words_for
-    from sentei.reporting.tables import before_and_after, facts
+    from sentei.reporting.page.network_facts import facts
+    from sentei.reporting.page.story import Tested, words_for
+    from sentei.reporting.tables import before_and_after
 
     run.start()
     dense, small = out / "dense.safetensors", out / "small.safetensors"
@@ -88,9 +90,11 @@ def demo(
     certificate = sentei.certify(masked, formats.load(small), example, mask=mask)
     note("4. Measure both, and draw the figures and the page")
     before, after = (facts(formats.load(file), file, split.test) for file in (dense, small))
-    for name, figure in gallery(of_journal(journal)).items():
+    tested = Tested(split.test.rows, before, after)
+    story = replace(pages.of_journal(journal), tested=tested)
+    for name, figure in gallery(story).items():
         write(figure, out / "figures" / name)
-    page = sentei.report(journal, out / "report.html")
+    page = pages.write(story, out / "report.html")
     files = {"network": dense, "journal": journal, "page": page, "figures": out / "figures"}
     return Result(
         {"before": before, "after": after, "out": small, "certificate": str(certificate), **files},

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sentei.datasets import Samples
     from sentei.pruning.measuring import Measurement
     from sentei.pruning.rules.limits import Limit
-    from sentei.reporting.tables import Facts
+    from sentei.reporting.page.network_facts import Facts
 
 _Measured = TypeVar("_Measured", "Measurement", "Facts")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -265,7 +265,10 @@ def finish(
     from sentei.cli.deployment import CALIBRATION, ship
     from sentei.cli.loading import needed
     from sentei.cli.screen import head
-    from sentei.reporting.tables import before_and_after, facts
+    from sentei.reporting.page import of_journal, write
+    from sentei.reporting.page.network_facts import facts
+    from sentei.reporting.page.story import Tested
+    from sentei.reporting.tables import before_and_after
 
     test, left = start.split.test, step.mask.shrunk()
     example, calibration = (start.split.train.first(n).inputs for n in (64, CALIBRATION))
@@ -276,9 +279,11 @@ def finish(
     certificate = str(sentei.certify(masked, small, example, mask=step.mask))
     settings = {"emulate": output.emulate, "scaling": needed(start.split), "loss": start.loss}
     shipped = ship(small, output.out, left, format, calibration, test, budget=budget, **settings)
-    page = (
-        None if output.report is None else sentei.report(step.folder, output.report, start.before)
-    )
+    page = None
+    if output.report is not None:
+        story = of_journal(step.folder, start.before)
+        tested = Tested(test.rows, before, after)
+        page = write(replace(story, tested=tested), output.report)
     return Result(
         {
             "before": before,

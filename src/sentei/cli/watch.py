@@ -41,12 +41,12 @@ def watch(
         End when standard input ends, in place of Ctrl-C: a program that starts this command ends it
         by closing the pipe, or by ending. The folder need not exist yet.
     """
-    from sentei.reporting.live import HOST, Pages, server
+    from sentei.reporting.live import HOST
 
     if not until_input_ends:
         _check(journal)
     run.start()
-    made = server(Pages(journal, lambda: _page(journal, model)), port)
+    made = _served(journal, model, port)
     address = f"http://{HOST}:{made.server_address[1]}/"
     if not screen.as_json.get():
         screen.console.say(address)
@@ -55,6 +55,23 @@ def watch(
     with made:
         made.serve_forever()
     return Result({"address": address}, ())
+
+
+def _served(journal: Path, model: str | None, port: int) -> ThreadingHTTPServer:
+    """Return a server of the run's page.
+
+    Raises:
+        OSError: the port is taken, or may not be used.
+    """
+    from sentei.reporting.live import HOST, Pages, server
+
+    try:
+        return server(Pages(journal, lambda: _page(journal, model)), port)
+    except OSError as error:
+        raise OSError(
+            f"port {port} of {HOST} cannot be used ({error.strerror}); give another --port, or "
+            "leave it out for any free one"
+        ) from error
 
 
 def _check(journal: Path) -> None:

@@ -31,7 +31,10 @@ from sentei.pruning.run_files import (
 from sentei.pruning.step_files import Record
 from sentei.samples import Samples
 
-_UNFIT = "{} does not fit the model: {}. Pass a network of the run's class and full size as model=."
+_UNFIT = (
+    "{} does not fit the model: {}. Pass a network of the run's class and full size as model= "
+    "(--model)."
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _network(
     if model is None and architecture is None:
         raise JournalError(
             f"{folder} holds the run of a network that sentei cannot build from its description; "
-            "pass a network of its class and full size as model="
+            "pass a network of its class and full size as model= (--model)"
         )
     try:
         if model is None:

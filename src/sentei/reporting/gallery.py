@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -11,11 +9,11 @@ from torch import Tensor
 from sentei.criteria import approximations, scores, surface
 from sentei.metrics import R2
 from sentei.network.units import Neurons, tensor_of
-from sentei.pruning.measuring import Measurement
 from sentei.reporting import figures
 from sentei.reporting.floors import levels
 from sentei.reporting.page.document import picture
 from sentei.reporting.page.story import Story
+from sentei.reporting.page.wording import criterion, measured_on
 
 UNITS = 10  # units whose error surfaces are drawn
 ROWS = 500  # samples that surfaces and scores are measured on
@@ -46,7 +44,7 @@ def _of_steps(story: Story) -> dict[str, Figure]:
     if first.accuracy is not None or all(R2 in r.measured.metrics for r in story.records):
         found["tradeoff"], axes = figures.canvas()
         limits = levels(story.card.get("keeping"), first)
-        figures.tradeoff(axes, story.records, limits, _measured_on(first))
+        figures.tradeoff(axes, story.records, limits, measured_on(story))
     found["sizes"], axes = figures.canvas(8, 2.6)
     names = [n for n in ("units", "synapses", "parameters", "bytes") if getattr(first, n)]
     figures.sizes(axes, *({name: getattr(m, name) for name in names} for m in (first, last)))
@@ -112,19 +110,12 @@ def _most_cut(story: Story) -> Neurons | None:
     return max(units, key=lambda group: len(mask.dead(group)), default=None)
 
 
-def _measured_on(measured: Measurement) -> str:
-    """Return how many samples a step was measured on; "" where that is not known."""
-    counted = measured.by_class
-    return "" if counted is None else f"{int(counted[:, 1].sum()):,} samples"
-
-
 def _score(story: Story) -> str:
     """Return what the run's scores are."""
-    named = re.search(r"criterion='([^']+)'", str(story.card.get("propose")))
+    named = criterion(story.card.get("propose"))
     if named is None:
         return "score by the run's criterion"
-    exact = named[1] == "ablation"
-    return "rise in loss if removed" if exact else f"score by {named[1]}"
+    return "rise in loss if removed" if named == "ablation" else f"score by {named}"
 
 
 def _accuracies(counted: Tensor) -> Tensor:

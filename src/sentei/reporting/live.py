@@ -6,10 +6,10 @@ what they are. Only the standard library is used, and torch is imported when a p
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
@@ -18,13 +18,16 @@ from sentei.errors import PruningError
 
 HOST = "127.0.0.1"
 REST = 4  # a new page is built at most after this many times as long as the last one took
-WAITING = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">'
-    "<title>sentei</title><p>The run has not finished its first step. This page looks again every "
-    "two seconds.</p></html>"
-)
+WAITING = "The run has not finished its first step."
 
 Build = Callable[[], bytes]  # makes the page of the steps so far
+
+
+def waiting(why: str) -> bytes:
+    """Return a page that says why there is no page of the run, and is loaded again and again."""
+    head = '<meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>sentei</title>'
+    words = f"<p>{html.escape(why)}</p><p>This page looks again every two seconds.</p>"
+    return f'<!doctype html><html lang="en">{head}{words}</html>'.encode()
 
 
 class Pages:
@@ -38,7 +41,7 @@ class Pages:
     def __init__(self, folder: Path, build: Build):
         self.folder, self.build = folder, build
         self._lock = Lock()
-        self._shown, self._page, self._free_at = 0, WAITING.encode(), 0.0
+        self._shown, self._page, self._free_at = 0, waiting(WAITING), 0.0
 
     def steps(self) -> int:
         """Return how many complete steps the folder has, that of the untouched network included."""
@@ -50,8 +53,11 @@ class Pages:
             now = time.monotonic()
             steps = self.steps()
             if steps > self._shown and now >= self._free_at:
-                with suppress(PruningError):  # the run is writing its first step
+                try:
                     self._page, self._shown = self.build(), steps
+                except PruningError as error:  # the run is writing a step; or no page can be made
+                    if not self._shown:
+                        self._page = waiting(f"There is no page of this run yet: {error}")
                 ready = time.monotonic()
                 self._free_at = ready + REST * (ready - now)
             return self._page

@@ -5,91 +5,24 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from sentei.formats.safetensors import Contents
-from sentei.losses import PerSample
 from sentei.metrics import texts
-from sentei.nests import resized
-from sentei.network.encoding.size import counts, latency, multiply_adds
-from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import Inventory, Offered
-from sentei.network.tracing.tracing import find_units
-from sentei.network.units import Branches, Neurons, Synapses, find_synapses
+from sentei.network.units import Branches, Neurons, Synapses
 from sentei.probe.estimates import Estimate
-from sentei.pruning.judging import MetricFunction, own_metrics
 from sentei.pruning.tidying import Tidied
-from sentei.training import evaluate
+from sentei.reporting.page.network_facts import Facts
 
 UNLIMITED = 10_000  # columns of a terminal on which every table fits
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Sizes, times and accuracy of a saved network.
-
-    Attributes:
-        units: number of hidden units; inputs and outputs do not count.
-        synapses: number of alive weights, biases excluded.
-        parameters: number of parameters, biases included.
-        bytes: size of the file on disk.
-        multiply_adds: multiply-adds for one sample.
-        latency: median seconds for one sample, with the present number of threads.
-        batch_latency: median seconds for 256 samples.
-        accuracy, loss, metrics: measured on the given samples; see `training.evaluate`.
-    """
-
-    units: int
-    synapses: int
-    parameters: int
-    bytes: int
-    multiply_adds: int
-    latency: float
-    batch_latency: float
-    accuracy: float | None
-    loss: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-def facts(
-    network: nn.Module,
-    file: Path | int,
-    samples: Any,
-    mask: Mask | None = None,
-    loss: PerSample | None = None,
-    metric: MetricFunction | None = None,
-) -> Facts:
-    """Measure a network, also with a function of it that returns more metrics, if there is one.
-
-    `file` is its file, or the number of bytes that its file would take.
-    """
-    one, two, many = (resized(samples.inputs, lambda t, n=n: t[:n]) for n in (1, 2, 256))
-    groups = [*find_units(network, two), *find_synapses(network)]
-    full = Mask.full(groups)
-    if mask is not None:
-        full = full.without({g: mask.dead(g) for g in mask.groups if g.kind == "synapse"})
-    size = counts(network, full)
-    measured = evaluate(network, samples, loss=loss)
-    return Facts(
-        units=size.units,
-        synapses=size.synapses,
-        parameters=size.parameters,
-        bytes=file if isinstance(file, int) else Path(file).stat().st_size,
-        multiply_adds=multiply_adds(network, one),
-        latency=latency(network, one),
-        batch_latency=latency(network, many),
-        accuracy=measured.accuracy,
-        loss=measured.loss,
-        metrics={**measured.metrics, **({} if metric is None else own_metrics(metric, network))},
-    )
 
 
 def before_and_after(before: Facts, after: Facts) -> Table:

@@ -1,6 +1,6 @@
 """Write a self-contained HTML page about a pruning run or about one network.
 
-May import `pruning`, `datasets`, and all that they may import.
+May import `pruning`, `training`, `datasets`, and all that they may import.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ from sentei.network.layers import Standardise, standardises
 from sentei.network.units import Branches, Neurons, Synapses
 from sentei.reporting.page import evidence
 from sentei.reporting.page.base64_arrays import packed
-from sentei.reporting.page.facts import facts, title
+from sentei.reporting.page.facts import facts
 from sentei.reporting.page.frames import frames
 from sentei.reporting.page.operations import Operation, operations
 from sentei.reporting.page.story import Story, evenly
+from sentei.reporting.page.wording import criterion, lead, measured_on, scored_on, title
 
 LISTED = 2000  # rows of the table of removed units, at most
 PICTURES, ROWS = 60, 200  # samples that the page offers: large inputs, and others
@@ -40,12 +41,15 @@ def document(story: Story) -> Document:
     if row is not None:
         network, network_notes = _network(story, row)
         notes += network_notes
-    name, lead = title(story, _widths(row))
     removed, removed_notes = _removed(story)
     found, evidence_notes = _evidence(story)
     return {
-        "title": name,
-        "lead": lead,
+        "title": title(story),
+        "lead": lead(story),
+        "measuredOn": measured_on(story),
+        "scoredOn": scored_on(story, min(_rows(story), evidence.ROWS)),
+        "criterion": criterion(story.card.get("propose")),
+        "predictsClasses": story.has_classes,
         "isRun": story.is_run,
         "live": story.running,
         "steps": _steps(story),
@@ -58,7 +62,7 @@ def document(story: Story) -> Document:
         "input": _input(story),
         "samples": _samples(story),
         **found,
-        **facts(story),
+        **facts(story, _form(story, row)),
         "notes": [*notes, *removed_notes, *evidence_notes],
     }
 
@@ -91,12 +95,16 @@ def _network(story: Story, row: list[Operation]) -> tuple[Document | None, tuple
     }, chosen.notes
 
 
-def _widths(row: list[Operation] | None) -> list[int] | None:
-    """Return the layer widths of a multilayer perceptron; None for other networks."""
+def _form(story: Story, row: list[Operation] | None) -> str:
+    """Return the layer widths of a multilayer perceptron; else the name of the network's class."""
     weights = [each.tensors["w"] for each in row or [] if each.kind in ("linear", "conv")]
     if not weights or any(weight.ndim != 2 for weight in weights):
-        return None
-    return [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
+        return type(story.start).__name__
+    return "-".join(str(each) for each in (weights[0].shape[1], *(w.shape[0] for w in weights)))
+
+
+def _rows(story: Story) -> int:
+    return 0 if story.samples is None else story.samples.rows
 
 
 def _steps(story: Story) -> Document:

@@ -1,67 +1,46 @@
-"""Texts and numbers of a page: its title, sizes before and after, and the run's settings."""
+"""Numbers of a page: sizes, times and quality before and after, and the run's settings."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from sentei.errors import PruningError
-from sentei.metrics import NAMES, R2, texts
+from sentei.metrics import NAMES, in_order
 from sentei.network.copying import copied
-from sentei.network.encoding.size import latency, multiply_adds
 from sentei.network.surgery.certificate import certify
 from sentei.network.surgery.surgery import shrink
 from sentei.network.units import Synapses
-from sentei.pruning.measuring import Measurement
+from sentei.reporting.page.evidence import ROWS
+from sentei.reporting.page.network_facts import AT_ONCE, times
 from sentei.reporting.page.story import Story, versions
+from sentei.reporting.page.wording import scored_on, shortened
 
-AT_ONCE = 256
 CALLS = 100  # µs: in a faster pass, function calls take more time than arithmetic
 
 
-def facts(story: Story) -> dict[str, Any]:
-    """Collect sizes before and after, sentences about them, and the run's settings."""
+def facts(story: Story, form: str) -> dict[str, Any]:
+    """Collect sizes before and after, sentences about them, and the run's settings.
+
+    `form` is the network's class, or the widths of its layers.
+    """
     sizes, sentences, certificate = _sizes(story)
     return {
         "sizes": sizes,
         "sentences": sentences,
-        "run": [[name, value] for name, value in _run(story, certificate) if value],
+        "run": [[name, value] for name, value in _run(story, form, certificate) if value],
     }
 
 
-def title(story: Story, widths: list[int] | None) -> tuple[str, str]:
-    """Return the page's title, and a sentence that sums up the run."""
-    shape = "-".join(map(str, widths)) if widths else type(story.start).__name__
-    name = "A convolutional network" if shape == "Sequential" else shape
-    on = f" on {story.names.data}" if story.names.data else ""
-    first, last = story.records[0].measured, story.records[-1].measured
-    if not story.is_run:
-        right = "" if last.accuracy is None else f", {last.accuracy:.2%} correct"
-        right += "".join(f", {name} {text}" for name, text in texts(last.metrics))
-        return f"{name}{on}", f"{last.units:,} units and {last.synapses:,} synapses{right}."
-    cut_synapses = any(isinstance(group, Synapses) for group in story.groups)
-    what = "synapses" if cut_synapses else "units"
-    left, had = getattr(last, what), getattr(first, what)
-    return f"{name}{on}", f"{left:,} of {had:,} {what} stay; {_cost(first, last)}."
-
-
-def _cost(first: Measurement, last: Measurement) -> str:
-    """Return a clause on how accuracy has changed, or R², or the loss where there is neither."""
-    if first.accuracy is not None and last.accuracy is not None:
-        return f"accuracy went from {first.accuracy:.2%} to {last.accuracy:.2%}"
-    if R2 in first.metrics and R2 in last.metrics:
-        return f"{NAMES[R2]} went from {first.metrics[R2]:.4f} to {last.metrics[R2]:.4f}"
-    return f"loss went from {first.loss:.4f} to {last.loss:.4f}"
-
-
 def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
-    """Return rows of sizes and times, sentences about them, and the certificate."""
-    first, last = story.records[0], story.records[-1]
+    """Return rows of sizes, times and quality, sentences about them, and the certificate."""
+    first, last = (story.records[at].measured for at in (0, -1))
     rows: list[list[Any]] = [
-        [name, getattr(first.measured, key), getattr(last.measured, key), "count"]
+        [name, getattr(first, key), getattr(last, key), "count"]
         for name, key in (
             ("units", "units"),
             ("synapses", "synapses"),
@@ -71,29 +50,53 @@ def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
     ]
     if story.samples is None or story.running:
         return rows, [], ""
-    inputs = story.samples.inputs
-    networks: list[nn.Module] = [copied(story.start).eval()]
-    sentences, certificate = [], ""
-    if story.is_run:
-        masked = story.network(last.number)
-        try:
-            networks.append(shrink(masked, last.mask, inputs[:64]).eval())
-            certificate = str(certify(masked, networks[1], inputs[:64], mask=last.mask))
-        except PruningError as error:
-            sentences.append(f"The network cannot be shrunk: {error}")
-    ends = (networks[0], networks[-1])
-    adds = [multiply_adds(each, inputs[:1]) for each in ends]
+    networks, sentences, certificate = _ends(story)
+    if story.tested is None:
+        measured = [times(each, story.samples.inputs) for each in networks]
+    else:
+        ends = (story.tested.before, story.tested.after)
+        measured = [(each.multiply_adds, each.latency, each.batch_latency) for each in ends]
+    adds = [measured[at][0] for at in (0, -1)]
     rows.append(["multiply-adds for one input", *adds, "count"])
-    for rows_at_once, name in ((1, "one input"), (AT_ONCE, f"{AT_ONCE} inputs")):
-        batch = inputs[:rows_at_once]
-        times = [1e6 * latency(each, batch) for each in ends]
-        rows.append([f"time for {name} (µs)", *times, "time"])
+    for place, name in ((1, "one input"), (2, f"{AT_ONCE} inputs")):
+        both = [1e6 * measured[at][place] for at in (0, -1)]
+        rows.append([f"time for {name} (µs)", *both, "time"])
     if len(networks) == 2:
         sentences += _time_sentences(rows[-2], rows[-1], story, adds)
-    return rows, sentences, certificate
+    return [*rows, *_tested(story)], sentences, certificate
 
 
-def _time_sentences(one: list[Any], many: list[Any], story: Story, adds: list[int]) -> list[str]:
+def _ends(story: Story) -> tuple[list[nn.Module], list[str], str]:
+    """Return the untouched network and the shrunk one, what hinders it, and the certificate."""
+    networks: list[nn.Module] = [copied(story.start).eval()]
+    if not story.is_run or story.samples is None:
+        return networks, [], ""
+    last, inputs = story.records[-1], story.samples.inputs[:64]
+    masked = story.network(last.number)
+    try:
+        networks.append(shrink(masked, last.mask, inputs).eval())
+        return networks, [], str(certify(masked, networks[1], inputs, mask=last.mask))
+    except PruningError as error:
+        return networks, [f"The network cannot be shrunk: {error}"], ""
+
+
+def _tested(story: Story) -> list[list[Any]]:
+    """Return rows of quality on test samples; none where no command measured it."""
+    if story.tested is None:
+        return []
+    before, after, on = story.tested.before, story.tested.after, f"{story.tested.samples:,} test"
+    rows: list[list[Any]] = [[f"loss on {on} samples", before.loss, after.loss, "loss"]]
+    for name in in_order(before.metrics.keys() & after.metrics.keys()):
+        values = before.metrics[name], after.metrics[name]
+        rows.insert(0, [f"{NAMES.get(name, name)} on {on} samples", *values, "metric"])
+    if before.accuracy is not None and after.accuracy is not None:
+        rows.insert(0, [f"accuracy on {on} samples", before.accuracy, after.accuracy, "part"])
+    return rows
+
+
+def _time_sentences(
+    one: list[Any], many: list[Any], story: Story, adds: Sequence[int]
+) -> list[str]:
     """Say in sentences what became faster and what did not."""
     sentences = []
     for row, what in ((one, "One input"), (many, f"A batch of {AT_ONCE}")):
@@ -119,7 +122,7 @@ def _time_sentences(one: list[Any], many: list[Any], story: Story, adds: list[in
     return sentences
 
 
-def _run(story: Story, certificate: str) -> list[tuple[str, str]]:
+def _run(story: Story, form: str, certificate: str) -> list[tuple[str, str]]:
     """Return the names and values of the run's settings; unknown values are empty."""
     card, words = story.card, story.words
     numbers = words.get("versions") or versions()
@@ -127,16 +130,17 @@ def _run(story: Story, certificate: str) -> list[tuple[str, str]]:
     data = card.get("data")
     return [
         ("command", str(words.get("command", ""))),
+        ("network", form),
         ("data", story.names.data),
         ("seed", str(words.get("seed", ""))),
-        ("proposal", str(card.get("propose") or "")),
+        ("proposal", shortened(card.get("propose"))),
         ("floor", str(card.get("keeping") or "")),
         ("retraining", str(card.get("retrain") or ("none" if story.is_run else ""))),
         ("loss", story.loss if isinstance(story.loss, str) else ""),
         ("certificate", certificate),
         ("weights' fingerprint", str(card.get("weights", ""))),
         ("data's fingerprints", ", ".join(data) if isinstance(data, list) else ""),
-        ("measured for this page on", f"{rows:,} samples" if rows else ""),
+        ("scores on this page", f"measured on {scored_on(story, min(rows, ROWS))}" if rows else ""),
         ("timed on", f"{platform.machine()}, {torch.get_num_threads()} thread(s)"),
         ("versions", ", ".join(f"{name} {number}" for name, number in numbers.items())),
     ]

@@ -25,6 +25,7 @@ from sentei.pruning.measuring import measure
 from sentei.pruning.run_files import ABOUT, reading
 from sentei.pruning.run_reader import read_run
 from sentei.pruning.step_files import Record
+from sentei.reporting.page.network_facts import Facts
 from sentei.samples import Samples
 from sentei.target_forms import is_whole
 
@@ -75,9 +76,17 @@ class Names:
 
 
 def words_for(split: Split, command: str, seed: int) -> dict[str, Any]:
-    """Build the metadata that a page needs from a run's folder; `journal.note` stores it."""
-    names = asdict(Names.of(split))
-    return {"names": names, "command": command, "seed": seed, "versions": versions()}
+    """Build the metadata that a page needs from a run's folder; `journal.note` stores it.
+
+    The run's steps have to be measured on the validation samples of the Split.
+    """
+    return {
+        "names": asdict(Names.of(split)),
+        "evaluated": {"part": "validation", "samples": split.validation.rows},
+        "command": command,
+        "seed": seed,
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -87,6 +96,21 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a command measured after the run: both networks, on test samples.
+
+    Attributes:
+        samples: number of test samples.
+        before: the untouched network.
+        after: the pruned network.
+    """
+
+    samples: int
+    before: Facts
+    after: Facts
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,7 @@ class Story:
         card: the settings that identify the run; empty without a run.
         words: metadata of the run: command, seed, versions.
         missing: sentences on what the journal does not have.
+        tested: what was measured on test samples after the run; None if nothing was.
         running: whether the run goes on: nothing is timed, and criteria are not compared.
     """
 
@@ -117,6 +142,7 @@ class Story:
     card: Mapping[str, Any] = field(default_factory=dict)
     words: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    tested: Tested | None = None
     running: bool = False
 
     @property

@@ -15,7 +15,8 @@ export function startAgreement() {
   if (!entries.length) return;
   byId("why").hidden = false;
   const box = byId("agreement");
-  box.append(make("p", { class: "note" }, "Each dot is a unit of the untouched network. Horizontal: the rise in loss if it is removed, by exact ablation. Vertical: the score of the criterion. Both are measured on the same samples, at most 500 of those that the run stored. A criterion that ranks the units as ablation does has a rank correlation of 1. The run removed the brown dots."));
+  const [which, gone_] = page.isRun ? [" of the untouched network", " The run removed the units with open dots."] : ["", ""];
+  box.append(make("p", { class: "note" }, `Each dot is a unit${which}. Horizontal: the rise in loss if it is removed, by exact ablation. Vertical: the score of the criterion. Both are measured on ${page.scoredOn}. A criterion that ranks the units as ablation does has a rank correlation of 1.${gone_}`));
   const gone = ([position]) => page.removed.filter((row) => row.group === Number(position)).length;
   entries.sort((one, other) => gone(other) - gone(one));
   entries.forEach(([position, { exact, criteria }], turn) => {
@@ -42,7 +43,7 @@ function plot(group, costs, { name, scores, spearman, used }) {
   svg.append(shape("text", { x: WIDTH - 8, y: HEIGHT, "text-anchor": "end" }, "cost by ablation"));
   costs.forEach((cost, unit) => {
     const gone = isDead(group, unit, lastStep);
-    const dot = shape("circle", { cx: across(cost), cy: up(values[unit]), r: 3.2, class: `${gone ? "fill-earth" : "fill-leaf"} pick`, opacity: 0.75, "data-unit": unit, "data-operation": group.operation });
+    const dot = shape("circle", { cx: across(cost), cy: up(values[unit]), r: 3.2, class: gone ? "dot gone" : "dot", "data-unit": unit, "data-operation": group.operation });
     dot.append(shape("title", {}, `unit ${unit}: ablation ${brief(cost)}, ${name} ${brief(values[unit])}`));
     dot.addEventListener("click", () => pick(group, unit));
     svg.append(dot);
@@ -59,7 +60,7 @@ function markDots(box) {
   const operation = layers[state.unit?.layer]?.operation;
   for (const dot of box.querySelectorAll("circle")) {
     const chosen = Number(dot.dataset.unit) === state.unit?.unit && Number(dot.dataset.operation) === operation;
+    dot.classList.toggle("chosen", chosen);
     dot.setAttribute("r", chosen ? 6 : 3.2);
-    dot.setAttribute("stroke", chosen ? "currentColor" : "none");
   }
 }

@@ -2,7 +2,7 @@
 
 import { unpack } from "./decoding.js";
 import { byId, fitted, make } from "./dom.js";
-import { chart } from "./lines.js";
+import { chart, scale } from "./lines.js";
 import { className, lastStep, page } from "./page-data.js";
 import { choose, follow, state } from "./state.js";
 import { brief, bytes, count, percent } from "./words.js";
@@ -32,9 +32,10 @@ function tradeoff(width) {
   const { accuracy, loss, metrics } = page.steps;
   const [x, xLabel] = axis();
   const shared = { x, xLabel, width, here: x[state.step], reverse: true, onPick: (step) => choose({ step }) };
+  const on = page.measuredOn ? ` on ${page.measuredOn}` : "";
   const charts = [];
   if (accuracy[0] !== null) {
-    const title = "accuracy on held-out data (%)";
+    const title = `accuracy${on} (%)`;
     const values = accuracy.map((value) => 100 * value);
     const label = `Accuracy from ${percent(accuracy[0])} to ${percent(accuracy[lastStep])} over ${lastStep} steps`;
     charts.push(chart({ ...shared, title, label, height: 240, series: [{ values, look: "leaf" }] }));
@@ -45,7 +46,7 @@ function tradeoff(width) {
     charts.push(chart({ ...shared, title, label, height: 170, series: [{ values, look: "leaf" }] }));
   }
   const label = `Loss from ${brief(loss[0])} to ${brief(loss[lastStep])} over ${lastStep} steps`;
-  charts.push(chart({ ...shared, title: "loss", label, height: 170, series: [{ values: loss, look: "ink thin" }] }));
+  charts.push(chart({ ...shared, title: `loss${on}`, label, height: 170, series: [{ values: loss, look: "ink thin" }] }));
   byId("tradeoff").replaceChildren(...charts);
 }
 
@@ -68,7 +69,7 @@ function sizeBars() {
   for (const [name, values, words] of rows) {
     if (!values[0]) continue; // no units: only synapses can be removed
     const part = values[state.step] / values[0];
-    box.append(...bar(name, part, null, `${words(values[state.step])} · ${percent(part, 0)}`));
+    box.append(...bar(name, part, `${words(values[state.step])} · ${percent(part, 0)}`));
   }
   byId("sizes").replaceChildren(box);
 }
@@ -77,27 +78,46 @@ function byClass(right) {
   const totals = page.byClass.total;
   const at = (step, number) => right[step * totals.length + number] / (totals[number] || 1);
   const box = make("div", { class: totals.length > BESIDE ? "bars many" : "bars" });
-  totals.slice(0, SHOWN).forEach((total, number) => {
-    if (!total) return;
+  const shown = totals.slice(0, SHOWN).flatMap((total, number) => (total ? [number] : []));
+  const low = lowest(right, totals, shown);
+  const place = scale([low, 1], [0, 100]);
+  for (const number of shown) {
     const [now, start] = [at(state.step, number), at(0, number)];
     const change = 100 * (now - start);
     const words = Math.abs(change) < 0.05 ? "" : ` (${change > 0 ? "+" : "−"}${Math.abs(change).toFixed(1)})`;
-    box.append(...bar(className(number), now, start, `${percent(now, 1)}${words}`));
-  });
+    box.append(...moved(className(number), place(start), place(now), `${percent(now, 1)}${words}`));
+  }
   const left = totals.length - SHOWN;
-  const parts = [box, make("p", { class: "note" }, "The mark shows the untouched network.")];
+  const parts = [box, make("p", { class: "note" }, `The scale goes from ${percent(low, 0)} to 100%. The mark is the untouched network, the dot this step, both on ${page.measuredOn || "the same samples"}.`)];
   if (left > 0) parts.push(make("p", { class: "note" }, `${count(left)} more classes are not shown.`));
   byId("classes").replaceChildren(...parts);
 }
 
-function bar(name, part, mark, words) {
-  const track = make("div", { class: "track", "aria-hidden": "true" }, make("i"));
-  track.firstChild.style.width = `${Math.min(100 * part, 100)}%`;
-  if (mark !== null) {
-    const line = make("b");
-    line.style.left = `calc(${100 * mark}% - 1px)`;
-    track.append(line);
-  }
+// The accuracy at which the scale of classes starts: below the lowest one at any step, a whole 10 %.
+function lowest(right, totals, shown) {
+  const parts = page.steps.loss.flatMap((_, step) => shown.map((number) => right[step * totals.length + number] / totals[number]));
+  return Math.max(Math.floor(10 * Math.min(...parts) - 1e-9) / 10, 0);
+}
+
+function bar(name, part, words) {
+  const filled = make("i");
+  filled.style.width = `${Math.min(100 * part, 100)}%`;
+  return row(name, words, filled);
+}
+
+// A value that moved from one place of a scale to another, both in per cent.
+function moved(name, from, to, words) {
+  const line = make("i", { class: to < from ? "way minus" : "way" });
+  Object.assign(line.style, { left: `${Math.min(from, to)}%`, width: `${Math.abs(to - from)}%` });
+  const mark = make("b");
+  mark.style.left = `calc(${from}% - 1px)`;
+  const dot = make("s", { class: to < from ? "minus" : "" });
+  dot.style.left = `calc(${to}% - .33rem)`;
+  return row(name, words, line, mark, dot);
+}
+
+function row(name, words, ...marks) {
+  const track = make("div", { class: "track", "aria-hidden": "true" }, ...marks);
   return [make("span", { class: "name", title: name }, name), track, make("span", { class: "value" }, words)];
 }
 
@@ -106,5 +126,5 @@ function gains() {
   if (!page.gains.length) return "";
   const top = [...page.gains].sort((a, b) => b.fall - a.fall).slice(0, 3);
   const parts = top.map(({ class: number, unit, group, fall, loss }) => `${className(number)} from unit ${unit} of ${page.groups[group].name} (its loss would fall from ${brief(loss)} to ${brief(loss - fall)})`);
-  return `If one removed unit were restored in the last network, these classes would gain most: ${parts.join("; ")}.`;
+  return `If one removed unit were restored in the last network, these classes would gain most, measured on ${page.scoredOn}: ${parts.join("; ")}.`;
 }

@@ -2,12 +2,19 @@
 
 import { byId, make } from "./dom.js";
 import { page } from "./page-data.js";
-import { brief, count, percent } from "./words.js";
+import { count, decimal, percent, points } from "./words.js";
+
+const WORDS = { count, time: (value) => decimal(value, value < 100 ? 1 : 0), part: percent, loss: (value) => decimal(value, 4), metric: (value) => decimal(value, 4) };
 
 export function startFacts() {
   byId("title").textContent = page.title;
-  byId("lead").textContent = page.lead;
-  if (!page.isRun) byId("facts-head").textContent = "The network";
+  const [first, ...others] = page.lead;
+  byId("lead").append(make("p", { class: "lead" }, first), make("p", { class: "note" }, others.join(" ")));
+  if (!page.isRun) {
+    byId("facts-head").textContent = "Sizes and times";
+    byId("network-head").textContent = "The network";
+    byId("why-head").textContent = "What criteria say";
+  }
   if (page.unrunnable) {
     byId("unrunnable").hidden = false;
     byId("unrunnable").textContent = page.unrunnable;
@@ -26,8 +33,9 @@ function sizeTable() {
   const head = make("tr", {}, ...names.map((name, at) => make("th", { scope: "col", class: at ? "number" : "" }, name)));
   const body = make("tbody");
   for (const [name, before, after, kind] of page.sizes) {
-    const words = kind === "count" ? count : (value) => brief(value);
-    const cells = page.isRun ? [words(before), words(after), before ? percent(after / before, 0) : "–"] : [words(after)];
+    const words = WORDS[kind];
+    const change = kind === "part" ? points(after - before) : before && kind !== "loss" && kind !== "metric" ? percent(after / before, 1) : "";
+    const cells = page.isRun ? [words(before), words(after), change] : [words(after)];
     body.append(make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((cell) => make("td", { class: "number" }, cell))));
   }
   return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Sizes" }, make("table", {}, make("thead", {}, head), body));

@@ -246,7 +246,9 @@ function aboutPaths(network, paths) {
 }
 
 function aboutNetwork(network) {
-  const small = "Each small picture shows what a unit reads: green raises its output, brown lowers it. Faint units were removed. Choose a unit for details, or an output to see the paths that reach it.";
+  const faint = layers.some((_, at) => network.alive[at].includes(0));
+  const gone = !faint ? "" : page.isRun ? " Faint units were removed." : " No unit reads the faint ones.";
+  const small = `Each small picture shows what a unit reads, in the two colours of the key: what raises its output and what lowers it.${gone} Choose a unit for details, or an output to see the paths that reach it.`;
   return network.exact ? small : `${small} The page does not store the weights of this step; it shows those of the nearest stored step before it.`;
 }
 

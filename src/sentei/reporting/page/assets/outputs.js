@@ -30,7 +30,7 @@ export function answers(input) {
   const now = forward(networkAt(state.step), input).output;
   const before = page.isRun && page.network.hasStart ? forward(networkAt(0), input).output : null;
   const reach = Math.max(...[...now, ...(before ?? [])].map(Math.abs)) || 1;
-  const parts = (output) => (page.classes.length ? chances(output) : output.map((value) => Math.abs(value) / reach));
+  const parts = (output) => (page.predictsClasses ? chances(output) : output.map((value) => Math.abs(value) / reach));
   return { now, before, chances: parts(now), chancesBefore: before && parts(before) };
 }
 
@@ -42,7 +42,7 @@ export function showAnswer(network, result, buttons) {
     bar.style.width = found ? `${100 * found.chances[unit]}%` : "0";
     mark.hidden = !found?.before;
     if (found?.before) mark.style.left = `calc(${100 * found.chancesBefore[unit]}% - 1px)`;
-    button.classList.toggle("top", Boolean(found) && page.classes.length > 0 && unit === best(found.chances));
+    button.classList.toggle("top", Boolean(found) && page.predictsClasses && unit === best(found.chances));
   }
   if (!line) return;
   line.dataset.outputs = found ? JSON.stringify([...found.now]) : "";
@@ -51,9 +51,9 @@ export function showAnswer(network, result, buttons) {
 }
 
 function sentence({ now, before, chances: parts, chancesBefore }) {
-  if (now.length === 1 || !page.classes.length) return [`The network outputs ${values(now)}`, before ? `; the untouched one outputs ${values(before)}.` : "."];
+  if (now.length === 1 || !page.predictsClasses) return [`The network outputs ${values(now)}`, before ? `; the untouched one outputs ${values(before)}.` : "."];
   const top = best(parts);
-  const said = [page.isRun && state.step > 0 ? "This smaller network predicts " : "The network predicts ", make("strong", {}, className(top)), ` (${percent(parts[top], 1)})`];
+  const said = [page.isRun && state.step > 0 ? "The pruned network predicts " : "The network predicts ", make("strong", {}, className(top)), ` (${percent(parts[top], 1)})`];
   if (!before || state.step === 0) return [...said, "."];
   const then = best(chancesBefore);
   return [...said, then === top ? ", and so does the untouched one" : `; the untouched one predicts ${className(then)}`, ` (${percent(chancesBefore[then], 1)}).`];

@@ -4,9 +4,10 @@ import { byId, make } from "./dom.js";
 import { layers } from "./network.js";
 import { page } from "./page-data.js";
 import { choose, follow, state } from "./state.js";
-import { brief, count, signed } from "./words.js";
+import { column, count, signed } from "./words.js";
 
 const AT_FIRST = 300;
+const scoreWords = column(page.removed.map((row) => row.score ?? 0));
 
 export function startRemoved() {
   if (!page.removed.length) return;
@@ -31,8 +32,8 @@ export function startRemoved() {
     });
     parts.push(make("p", {}, more));
   }
-  const proposal = page.run.find(([name]) => name === "proposal")?.[1];
-  const words = `The score is that of the criterion when the unit was removed; the lowest scores are removed first.${told ? "" : " No remaining unit replaces them: the weights that read them were set to zero."}${proposal ? ` The proposal was ${proposal}.` : ""}`;
+  const scored = page.criterion === "ablation" ? "the rise in loss if the unit is removed (exact ablation)" : page.criterion ? `that of the criterion ${page.criterion}` : "that of the run's criterion";
+  const words = `The score is ${scored}, measured just before the unit was removed on the samples that the run scored; the lowest scores are removed first.${told ? "" : " No remaining unit replaces them: the weights that read them were set to zero."}`;
   byId("removed").append(make("p", { class: "note" }, words), ...parts);
   const show = () =>
     rows.forEach(({ row, element }) => {
@@ -54,7 +55,7 @@ function line(row, several, told, body) {
     make("td", { class: "number" }, String(row.step)),
     make("td", { class: "number" }, pick),
     several ? make("td", {}, group.name) : null,
-    make("td", { class: "number" }, row.score === null ? "swept" : brief(row.score)),
+    make("td", { class: "number" }, row.score === null ? "swept" : scoreWords(row.score)),
     told ? make("td", {}, heirs(row, told.repaired)) : null,
   );
   body.append(element);

@@ -21,7 +21,7 @@ export function startStepper() {
     const right = accuracy[state.step];
     const facts = [...(units[0] ? [["units", count(units[state.step])]] : []), ["synapses", count(synapses[state.step])], ["file", bytes(size[state.step])]];
     const measured = metrics.filter(([, values]) => values[state.step] !== null).map(([name, values]) => [name, brief(values[state.step])]);
-    facts.push(...(right === null ? [...measured, ["loss", brief(loss[state.step])]] : [["correct", percent(right)]]));
+    facts.push(...(right === null ? [...measured, ["loss", brief(loss[state.step])]] : [["accuracy", percent(right)]]));
     slider.setAttribute("aria-valuetext", `step ${state.step}: ${facts.map((pair) => pair.join(" ")).join(", ")}`);
     said.replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
   };

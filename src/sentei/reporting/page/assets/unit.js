@@ -24,7 +24,8 @@ export function startUnit() {
 }
 
 function other() {
-  const words = state.unit ? inputWords(state.unit.unit) : "Choose a unit in the drawing above, in the list of removed units, or among the dots below.";
+  const places = page.isRun ? "in the drawing above, in the list of removed units, or among the dots below" : "in the drawing above, or among the dots below";
+  const words = state.unit ? inputWords(state.unit.unit) : `Choose a unit ${places}.`;
   return [make("p", { class: "note" }, words)];
 }
 
@@ -43,7 +44,7 @@ function closely({ layer, unit }) {
   const result = state.input && layers[layer].channels ? forward(shown, state.input) : null;
   const what = portrait(canvas, shown, layer, unit, result);
   canvas.setAttribute("aria-label", what);
-  const facts = make("div", {}, make("p", {}, make("strong", {}, `Unit ${unit} of ${layers[layer].name}`)), make("p", {}, history(layer, unit, network)), make("p", { class: "note" }, `Picture: ${what}.`), speaksTo(shown, layer, unit));
+  const facts = make("div", {}, make("p", {}, make("strong", {}, `Unit ${unit} of ${layers[layer].name}`)), make("p", { class: "history" }, history(layer, unit, network)), make("p", { class: "note" }, `Picture: ${what}.`), speaksTo(shown, layer, unit));
   const plot = make("div", { id: "surface" });
   requestAnimationFrame(() => surface(plot, layer, unit));
   return [make("div", { class: "unit" }, canvas, facts, plot)];
@@ -51,7 +52,8 @@ function closely({ layer, unit }) {
 
 function history(layer, unit, network) {
   const row = page.removed.find((each) => page.groups[each.group].operation === layers[layer].operation && each.unit === unit);
-  if (!row) return network.alive[layer][unit] ? "It is never removed." : "No unit reads it.";
+  if (!row && page.isRun && network.alive[layer][unit]) return page.live ? "It has not been removed." : "It was not removed.";
+  if (!row) return network.alive[layer][unit] ? "" : "No unit reads it.";
   const score = row.score === null ? "It had no score" : `Its score was ${brief(row.score)}, among the lowest at that step`;
   return `It was removed in step ${row.step}. ${score}. Its work was taken over by ${heirs(row, false)}.`;
 }
@@ -87,20 +89,19 @@ function surface(box, layer, unit) {
   const draw = (width) => {
     const count = far ? grid.length : grid.filter((gain) => gain <= 2.5).length;
     const x = grid.slice(0, count);
-    const values = curve.slice(0, count);
-    const loss = page.baseline;
-    const tangent = x.map((gain) => loss + slope * (gain - 1));
+    const values = curve.slice(0, count).map((loss) => loss - page.baseline); // other samples have other losses
+    const tangent = x.map((gain) => slope * (gain - 1));
     const parabola = bend === null ? [] : [{ values: x.map((gain, i) => tangent[i] + (bend / 2) * (gain - 1) ** 2), look: "earth thin" }];
     const [low, high] = limits(values);
     const room = (high - low) * 0.35;
-    const label = `Loss if the unit's output is multiplied: ${brief(values[0])} without it, ${brief(loss)} unchanged`;
-    const svg = chart({ x, width, height: 220, title: "loss by the unit's gain", xLabel: "gain: 0 removed, 1 unchanged", label, here: 1, range: [low - room, high + room], series: [{ values: tangent, look: "ink thin dots" }, ...parabola, { values, look: "leaf" }] });
+    const label = `Rise in loss if the unit's output is multiplied: ${brief(values[0])} without it, 0 unchanged`;
+    const svg = chart({ x, width, height: 220, title: "rise in loss by the unit's gain", xLabel: "gain: 0 removed, 1 unchanged", label, here: 1, range: [low - room, high + room], series: [{ values: tangent, look: "ink thin dots" }, ...parabola, { values, look: "leaf" }] });
     const button = make("button", { type: "button" }, far ? "gains up to 2.5" : "gains up to 10");
     button.addEventListener("click", () => {
       far = !far;
       draw(width);
     });
-    const words = `Removing it alone raises the loss by ${signed(values[0] - loss)}; the first-order estimate (dotted) is ${signed(-slope)}${bend === null ? "" : `, the second-order one (brown) ${signed(-slope + bend / 2)}`}. Measured on the untouched network.`;
+    const words = `Removing it alone changes the loss by ${signed(values[0])}; the first-order estimate (dotted) is ${signed(-slope)}${bend === null ? "" : `, the second-order one (thin line) ${signed(-slope + bend / 2)}`}. Measured on ${page.scoredOn}${page.isRun ? ", with the untouched network" : ""}.`;
     box.replaceChildren(svg, make("p", { class: "note" }, words), button);
   };
   draw(Math.max(box.clientWidth, 240));
