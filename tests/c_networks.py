@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import sentei
 from sentei.network.mask import Mask
@@ -16,6 +17,43 @@ def normed(layer):
     layer.running_mean.uniform_(-1, 1)
     layer.running_var.uniform_(0.5, 2)
     return layer
+
+
+class Residual(nn.Module):
+    """Additions, a concatenation, a depthwise convolution, a norm of its own, a mean over all."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 8, 3, padding=1), normed(nn.BatchNorm2d(8))
+        self.first, self.second = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.down, self.other = nn.Conv2d(8, 12, 1, 2), nn.Conv2d(8, 12, 3, 2, 1)
+        self.alone, self.each = normed(nn.BatchNorm2d(12)), nn.Conv2d(12, 12, 3, 1, 1, groups=12)
+        self.last = nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        y = self.second(F.relu(self.first(x), inplace=True))
+        y += x
+        y = y.relu_()
+        y = self.down(y) + self.other(y)
+        y = torch.cat((y.sigmoid(), self.each(self.alone(y))), dim=1)
+        return self.last(y.mean((2, 3)))
+
+
+class Steps(nn.Module):
+    """A convolution over a signal, then recurrent layers over its steps."""
+
+    def __init__(self, kind=nn.GRU, layers=1):
+        super().__init__()
+        self.front = nn.Conv1d(3, 5, 5, stride=2)
+        self.steps = kind(5, 6, layers, batch_first=True)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x):
+        every, state = self.steps(F.relu(self.front(x)).transpose(1, 2))
+        state = state[0] if isinstance(state, tuple) else state
+        y = state[-1] if len(state) == 1 else every[:, -1]
+        return F.log_softmax(self.last(y), dim=-1)
 
 
 def networks():
@@ -57,13 +95,16 @@ def networks():
             *(nn.Linear(96, 3),),
             (2, 8, 8),
         ),
+        "residual": (Residual(), (2, 9, 10)),
+        "gru": (Steps(), (3, 25)),
+        "lstm": (Steps(nn.LSTM, 2), (3, 25)),
     }
 
 
 def masked(name, dead):
     """Return a network with dead synapses in each layer, its mask, and inputs."""
     *layers, shape = networks()[name]
-    network = nn.Sequential(*layers).eval()
+    network = (layers[0] if len(layers) == 1 else nn.Sequential(*layers)).eval()
     links = sentei.find_synapses(network)
     chosen = {g: torch.randperm(g.size)[: int(g.size * dead)] for g in links}
     mask = Mask.full(links).without(chosen)

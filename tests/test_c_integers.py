@@ -65,10 +65,11 @@ def test_integers_by_hand(format):
 @needs_cc
 @pytest.mark.parametrize("dead", [0, 0.5, 0.9])
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ["mlp", "lenet", "depthwise", "odd", "raw"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "depthwise", "odd", "raw", "residual"])
 def test_c_is_bit_for_bit_what_was_planned(name, format, dead, tmp_path):
     network, mask, x = masked(name, dead)
-    network = network[:-1] if isinstance(network[-1], (nn.Softmax, nn.Hardsigmoid)) else network
+    if isinstance(network, nn.Sequential) and isinstance(network[-1], (nn.Softmax, nn.Hardsigmoid)):
+        network = network[:-1]
     x = torch.cat([x, 30 * x, torch.zeros_like(x[:1])])  # beyond what was calibrated, too
     sentei.export(network, tmp_path / "net.c", example=x[:100], mask=mask, format=format)
     net = as_c(network, x[:100], mask, format)

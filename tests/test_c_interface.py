@@ -24,8 +24,8 @@ COMPILERS = {
     "cortex-m4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"),
     "avr": ("avr-gcc", "-mmcu=atmega2560"),
 }
-NETWORKS = ("mlp", "lenet", "odd", "signal", "depthwise", "raw")
-INT8_ACTIVATIONS = ("mlp", "lenet", "depthwise", "raw")
+NETWORKS = ("mlp", "lenet", "odd", "signal", "depthwise", "raw", "residual", "lstm")
+INT8_ACTIVATIONS = ("mlp", "lenet", "depthwise", "raw", "residual")
 
 
 def written(name, format, folder, dead=0.7):

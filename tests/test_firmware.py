@@ -35,7 +35,9 @@ needs_avr = pytest.mark.skipif(shutil.which("avr-gcc") is None, reason="no avr-g
 
 @needs_cc
 @pytest.mark.parametrize("dead", [0, 0.3, 0.8, 0.95])
-@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "signal", "depthwise"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "lenet", "odd", "signal", "depthwise", "residual", "gru", "lstm"]
+)
 def test_float_c_is_the_same_function(name, dead, tmp_path):
     network, mask, x = masked(name, dead)
     path = tmp_path / f"{name}.c"
@@ -47,7 +49,7 @@ def test_float_c_is_the_same_function(name, dead, tmp_path):
 
 @needs_cc
 @pytest.mark.parametrize("format", ["c-int8", "c-int8-int8", "c-int8-int16"])
-@pytest.mark.parametrize("name", ["mlp", "lenet", "depthwise"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "depthwise", "residual"])
 def test_int8_c_computes_what_was_planned_for_it(name, format, tmp_path):
     network, mask, x = masked(name, 0.5)
     path = tmp_path / f"{name}.c"
@@ -63,7 +65,7 @@ def test_int8_c_computes_what_was_planned_for_it(name, format, tmp_path):
 
 @needs_cc
 @pytest.mark.parametrize("format", ["c", "c-int8", "c-int8-int8", "c-int8-int16"])
-@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "raw"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "raw", "residual"])
 def test_the_self_test_passes_without_undefined_behaviour(name, format, tmp_path):
     network, mask, x = masked(name, 0.7)
     sentei.export(network, tmp_path / "net.c", example=x, mask=mask, format=format)
@@ -129,13 +131,11 @@ def test_kept_inputs_keep_the_callers_interface(tmp_path):
 
 # Plans.
 
-PLANNED = [("lenet", 0), ("lenet", 0.4), ("lenet", 0.9), ("raw", 0)]
+PLANNED = [("lenet", 0), ("lenet", 0.4), ("lenet", 0.9), ("raw", 0), ("residual", 0.5)]
 
 
 @pytest.mark.parametrize("name", [n for n, format in FORMATS.items() if format.numbers is None])
-@pytest.mark.parametrize(
-    ("net", "dead"), [("lenet", 0), ("lenet", 0.4), ("lenet", 0.9), ("raw", 0)]
-)
+@pytest.mark.parametrize(("net", "dead"), [*PLANNED, ("lstm", 0.3)])
 def test_the_plan_is_the_size_of_the_file(name, net, dead, tmp_path):
     network, mask, x = masked(net, dead)
     path = tmp_path / f"net{FORMATS[name].suffix}"
@@ -144,9 +144,7 @@ def test_the_plan_is_the_size_of_the_file(name, net, dead, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n, format in FORMATS.items() if format.numbers])
-@pytest.mark.parametrize(
-    ("net", "dead"), [("lenet", 0), ("lenet", 0.4), ("lenet", 0.9), ("raw", 0)]
-)
+@pytest.mark.parametrize(("net", "dead"), PLANNED)
 def test_the_plan_is_what_is_written(name, net, dead, tmp_path):
     network, mask, x = masked(net, dead)
     planned = size.bytes_in(network, mask, name, x)
@@ -268,7 +266,9 @@ def test_the_smallest_code_wins(density, weight_bytes, best):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["mlp", "lenet", "odd", "signal", "depthwise", "raw"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "lenet", "odd", "signal", "depthwise", "raw", "residual", "gru", "lstm"]
+)
 def test_onnxruntime_agrees(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'sentei[onnx]'")
     onnx = pytest.importorskip("onnx", reason="pip install 'sentei[onnx]'")
@@ -292,6 +292,9 @@ def test_onnxruntime_agrees(name, tmp_path):
     [
         *(("lenet", f) for f in ("c", "c-int8", "c-int8-int8", "c-int8-int16")),
         ("raw", "c-int8-int8"),
+        ("residual", "c-int8-int8"),
+        ("gru", "c-int8"),
+        ("lstm", "c"),
     ],
 )
 def test_golden_vectors_pass_on_an_emulated_cortex_m4(name, format, tmp_path):
@@ -367,7 +370,7 @@ def test_bad_networks_are_refused_by_layer(tmp_path, monkeypatch):
     assert "does not end in" in refused(plain, x, path="net.onnx", format="c")
     assert "Did you mean 'c-int8'" in refused(plain, x, format="c-int9")
     assert "2 outputs and 1 classes" in refused(plain, x, classes=["a"])
-    whole = nn.Sequential(nn.Sigmoid(), nn.Linear(4, 2))
+    whole = nn.Sequential(nn.Softmax(1), nn.Linear(4, 2))
     assert "Use format 'c-int8'" in refused(whole, x, format="c-int8-int8")
     with pytest.raises(DataError, match="example="):
         sentei.export(plain, "never.c")

@@ -19,7 +19,8 @@ from sentei.errors import DataError
 from sentei.formats.c import as_c, write_c
 from sentei.formats.c.compiled import STRICT, Compiled, compiler, has_classify
 from sentei.formats.c.quantised import outputs
-from sentei.network.encoding import size, stages
+from sentei.network.encoding import converting, merging, size
+from sentei.network.encoding.stages import Weighted
 from sentei.network.layers import standardises
 from sentei.network.mask import Mask
 from sentei.pruning.boards import board
@@ -247,7 +248,7 @@ def test_onnx_takes_raw_rows(kind, how, tmp_path):
 
 
 @needs_cc
-@pytest.mark.parametrize("ratio", [1.0, stages.FOLDED, 1e4])
+@pytest.mark.parametrize("ratio", [1.0, converting.FOLDED, 1e4])
 def test_large_means_cost_no_digits(ratio, tmp_path):
     """Folded, they would: the sums of weighted inputs and the bias cancel."""
     z = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 64)))
@@ -257,8 +258,8 @@ def test_large_means_cost_no_digits(ratio, tmp_path):
     network.standardise = Standardise(std * ratio, std)
     with torch.no_grad():
         wanted = network(x)
-    step = ratio > stages.FOLDED
-    assert len(stages.folded(stages.stages(network, (64,)))) == 3 + step
+    step = ratio > converting.FOLDED
+    assert len(merging.folded(converting.stages(network, (64,)))) == 3 + step
     plan = write_c(network, tmp_path / "net.c", x)
     assert plan.flash == 4 * (64 * 32 + 32 + 32 * 10 + 10) + 8 * 64 * step
     assert plan.flash == size.bytes_in(network, Mask.full([]), "c", x)
@@ -274,8 +275,8 @@ def test_int8_weights_never_hold_deviations():
         wanted = network(x)
     ruined = [
         stage
-        for stage in stages.folded(stages.stages(network, (5,)))
-        if isinstance(stage, stages.Weighted)
+        for stage in merging.folded(converting.stages(network, (5,)))
+        if isinstance(stage, Weighted)
     ]
     weight = ruined[0].weight
     step = weight.abs().amax(1, keepdim=True) / 127
@@ -310,7 +311,7 @@ def test_int8_values_that_are_passed_on_keep_their_step(first, x, tmp_path):
 def test_only_the_first_block_may_standardise_int8():
     x = rows()
     network = nn.Sequential(nn.Linear(5, 5), fitted(x), nn.Linear(5, 3))
-    with pytest.raises(sentei.StructureError, match="does not follow a layer with weights"):
+    with pytest.raises(sentei.StructureError, match="only the first layer may"):
         as_c(network, x, None, "c-int8-int8")
     with torch.no_grad():
         torch.testing.assert_close(outputs(as_c(network, x, None, "c"), x), network(x))

@@ -46,10 +46,10 @@ def export(
     """Write a network in the format that the suffix of `path` names.
 
     Args:
-        model: for C, `nn.Sequential` of torch's own layers, or a network of which `forward` runs
-            such layers one after another; for ONNX and safetensors, any network. Those that C takes
-            become ONNX files of a planned size; others are written by torch, and onnxruntime
-            compares the file with the network (`pip install 'sentei[onnx]'`).
+        model: for C, torch's own layers in `nn.Sequential`, or called by a `forward` that adds what
+            they return, joins it and reshapes it; for ONNX and safetensors, any network. Those that
+            C takes become ONNX files of a planned size; others are written by torch, and
+            onnxruntime compares the file with the network (`pip install 'sentei[onnx]'`).
         path: ends in ".c" (a header is written beside it), ".onnx" or ".safetensors".
         example: (N, ...) real inputs, which C and ONNX need; for ONNX also a tuple of arguments or
             a dict of keywords, whose names the inputs then have. The number of samples is free in

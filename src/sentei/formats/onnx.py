@@ -13,9 +13,11 @@ from sentei.errors import DataError, FileError, StructureError
 from sentei.formats.onnx_by_torch import onnx_by_torch
 from sentei.nests import tensors
 from sentei.network.encoding.carrying import carried
-from sentei.network.encoding.onnx_graph import metadata, onnx_bytes, onnx_size
+from sentei.network.encoding.converting import stages
+from sentei.network.encoding.evaluating import check_stages
+from sentei.network.encoding.onnx_graph import metadata, onnx_bytes, onnx_size, output_shape
 from sentei.network.encoding.size import skeleton
-from sentei.network.encoding.stages import Stage, Weighted, stages
+from sentei.network.encoding.stages import Stage
 from sentei.network.mask import Mask
 from sentei.running import forward_of, own_inputs
 
@@ -23,12 +25,13 @@ from sentei.running import forward_of, own_inputs
 def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | None = None) -> None:
     """Write a network as ONNX, with a free batch dimension where the network allows one.
 
-    A plain row of torch's own layers is written here, to the byte that its plan states: with input
-    "input" and output "output", batch norm folded into the layer before it, and standardisation of
-    inputs into the one behind it where that is exact enough. Every other network is written by
-    torch, and the file is compared with the network in onnxruntime; inputs then have the names of
-    keywords or of the arguments of `forward`, outputs those of keys or fields. Dead synapses are
-    zeros. Names of classes and features become metadata of the file, as JSON lists.
+    Torch's own layers in a row, or with sums, concatenations and other shapes between them, are
+    written here, to the byte that their plan states: with input "input" and output "output", batch
+    norm folded into the layer before it, and standardisation of inputs into the one behind it where
+    that is exact enough. Every other network is written by torch, and the file is compared with the
+    network in onnxruntime; inputs then have the names of keywords or of the arguments of `forward`,
+    outputs those of keys or fields. Dead synapses are zeros. Names of classes and features become
+    metadata of the file, as JSON lists.
 
     Args:
         model: any network; already shrunk.
@@ -50,11 +53,11 @@ def write_onnx(model: nn.Module, path: str | Path, example: Any, mask: Mask | No
         )
     model = carried(model)
     _check_finite(model)
-    row = _row(model, example, mask)
-    if row is None:
+    found = _followed(model, example, mask)
+    if found is None:
         data = onnx_by_torch(model, example, mask) + metadata(card_of(model))
     else:
-        data = _planned(model, example, mask, row, path)
+        data = _planned(model, example, mask, found, path)
     storage.write(path, data)
 
 
@@ -68,31 +71,41 @@ def _check_finite(model: nn.Module) -> None:
             )
 
 
-def _row(model: nn.Module, example: Any, mask: Mask | None) -> list[Stage] | None:
-    """Return the stages of a network; None if it is no plain row of layers that have one."""
+def _followed(model: nn.Module, example: Any, mask: Mask | None) -> list[Stage] | None:
+    """Return the stages of a network; None if some of what it computes is none.
+
+    Raises:
+        StructureError: a weight that is not finite.
+    """
     inputs = own_inputs(example)
     if not isinstance(inputs, Tensor) or inputs.ndim < 2:
         return None
+    shape = tuple(inputs.shape[1:])
     try:
-        return stages(model, tuple(inputs.shape[1:]), mask, forward_of(example))
+        found = stages(model, shape, mask, forward_of(example))
     except StructureError:
         return None
+    for matrix in (matrix for stage in found for matrix in stage.matrices):
+        if not bool(matrix.weight.isfinite().all()):
+            raise StructureError(
+                f"weights must be finite; layer {matrix.name!r} has one that is not, with the "
+                "batch norm behind it folded in (NaN or infinity). Train it again."
+            )
+    try:
+        is_same = check_stages(model, example, found) == output_shape(found, shape)
+    except StructureError:
+        return None
+    return found if is_same else None
 
 
 def _planned(
-    model: nn.Module, example: Any, mask: Mask | None, row: list[Stage], path: str | Path
+    model: nn.Module, example: Any, mask: Mask | None, found: list[Stage], path: str | Path
 ) -> bytes:
-    """Return the content of the file of a plain row of layers, of the size that was planned."""
+    """Return the content of the file of a network's stages, of the size that was planned."""
     inputs: Any = own_inputs(example)
     shape, card = tuple(inputs.shape[1:]), card_of(model)
     forward = forward_of(example)
-    for stage in row:
-        if isinstance(stage, Weighted) and not bool(stage.weight.isfinite().all()):
-            raise StructureError(
-                f"weights must be finite; layer {stage.name!r} has one that is not, with the batch "
-                "norm behind it folded in (NaN or infinity). Train it again."
-            )
-    data = onnx_bytes(row, shape, card)
+    data = onnx_bytes(found, shape, card)
     planned = onnx_size(stages(skeleton(model), shape, mask, forward), shape, card)
     if len(data) != planned:
         raise FileError(f"{path} would have {len(data)} bytes; {planned} were planned")

@@ -61,8 +61,8 @@ def onnx_by_torch(model: nn.Module, example: Example, mask: Mask | None = None) 
     """
     if find_spec("onnxruntime") is None:
         raise FileError(
-            "an ONNX file of a network that is no plain row of torch's own layers is written by "
-            "torch and checked with onnxruntime, which is missing: pip install 'sentei[onnx]'"
+            "an ONNX file of a network of which some parts are no layers of torch's own is written "
+            "by torch and checked with onnxruntime, which is missing: pip install 'sentei[onnx]'"
         )
     model, example = copied(model).cpu().eval(), resized(example, lambda t: t.detach().cpu())
     check(model, example)

@@ -21,9 +21,10 @@ from sentei.formats.c.header import header
 from sentei.formats.c.quantised import Stored, stored
 from sentei.formats.c.source import Source
 from sentei.network.encoding.carrying import carried
+from sentei.network.encoding.converting import stages
+from sentei.network.encoding.evaluating import check_stages
 from sentei.network.encoding.format import C_FORMATS
 from sentei.network.encoding.plans import Plan, c_plan
-from sentei.network.encoding.stages import stages
 from sentei.network.layers import Standardise, standardises
 from sentei.network.mask import Mask
 from sentei.running import forward_of, own_inputs
@@ -45,8 +46,9 @@ def write_c(
     """Write a network as C: the file `path` and a header beside it.
 
     Args:
-        model: linear, convolutional and pooling layers, batch norm and activations in
-            `nn.Sequential`; already shrunk.
+        model: linear, convolutional, recurrent and pooling layers, batch norm and activations, in
+            `nn.Sequential` or called by a `forward` of its own, which may add what they return,
+            join it along the first dimension and reshape it; already shrunk.
         path: ends in ".c".
         example: (N, ...) real inputs; the self-test uses the first four, and int8 activations are
             calibrated on all of them.
@@ -104,7 +106,9 @@ def as_c(model: nn.Module, example: Any, mask: Mask | None, format: str) -> Stor
     """Return the plan and the stored numbers of a network's C file; arguments as in `write_c`."""
     samples = _samples(example)
     shape = tuple(samples.shape[1:])
-    plan = c_plan(stages(carried(model), shape, mask, forward_of(example)), format)
+    found = stages(carried(model), shape, mask, forward_of(example))
+    plan = c_plan(found, format)
+    check_stages(model, example, found)
     return stored(plan, samples.reshape(len(samples), *plan.blocks[0].head.entering))
 
 

@@ -13,8 +13,7 @@ from sentei.formats.c.layout import WIDTH
 from sentei.formats.c.quantised import Stored
 from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.packing import release
-from sentei.network.encoding.plans import size
-from sentei.network.encoding.stages import Weighted
+from sentei.network.encoding.stages import size_of
 
 
 def comment(
@@ -42,7 +41,7 @@ def comment(
     heads = [block.head for block in plan.blocks]
     act = f"int{8 * c_numbers(plan.format).activation}_t"
     given = "float" if net.input_scale is None else act
-    inputs, out = size(heads[0].entering), plan.blocks[-1].out
+    inputs, out = size_of(heads[0].entering), plan.blocks[-1].out
     lines = [
         f"{name}: {inputs} inputs, {out} outputs. Written by sentei {release()}.",
         "",
@@ -51,12 +50,13 @@ def comment(
         "",
     ]
     for head, coding, constants in zip(heads, plan.coding, plan.constants, strict=True):
-        if isinstance(head, Weighted):
-            rows, columns = head.weight.shape
+        for matrix, code in zip(head.matrices, coding, strict=True):
+            rows, columns = matrix.weight.shape
             lines.append(
-                f"  {head.name}: {head.alive.count} of {rows} x {columns} weights, "
-                f"{coding}, {constants} bytes"
+                f"  {matrix.name}: {matrix.alive.count} of {rows} x {columns} weights, {code}"
             )
+        if coding:
+            lines[-1] += f", {constants} bytes"
     features = card.features if len(card.features) == inputs else ()
     scale = "" if net.input_scale is None else f", as steps of {name.upper()}_INPUT_STEP"
     shape = " x ".join(map(str, heads[0].entering))

@@ -11,7 +11,7 @@ from sentei.formats.c.dialect import literal
 from sentei.formats.c.layout import laid_out, wrapped
 from sentei.formats.c.quantised import Stored
 from sentei.network.encoding.format import c_numbers
-from sentei.network.encoding.plans import size
+from sentei.network.encoding.stages import size_of
 
 
 def header(net: Stored, prefix: str, card: Card, about: str) -> str:
@@ -24,7 +24,7 @@ def header(net: Stored, prefix: str, card: Card, about: str) -> str:
         about: the comment at the top.
     """
     plan, up = net.plan, prefix.upper()
-    inputs, out = size(plan.blocks[0].head.entering), plan.blocks[-1].out
+    inputs, out = size_of(plan.blocks[0].head.entering), plan.blocks[-1].out
     act = f"int{8 * c_numbers(plan.format).activation}_t"
     given = "float" if net.input_scale is None else act
     lines = [

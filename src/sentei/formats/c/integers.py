@@ -15,9 +15,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sentei.formats.c.torch_steps import finite, plain, points_applied, pooled, products, rounded
-from sentei.network.encoding.plans import CURVE, Block, Plan, is_curve
-from sentei.network.encoding.stages import Chosen, Pointwise, Pool, Standardised, Weighted
+from sentei.network.encoding.blocks import Block, last_linear
+from sentei.network.encoding.evaluating import (
+    finite,
+    plain,
+    points_applied,
+    pooled,
+    products,
+    rounded,
+)
+from sentei.network.encoding.plans import CURVE, Plan, is_curve
+from sentei.network.encoding.stages import (
+    Chosen,
+    Joined,
+    Pointwise,
+    Pool,
+    Standardised,
+    Sum,
+    Transposed,
+    Weighted,
+)
 
 WEIGHT = 127  # largest stored weight
 WIDE = 32767  # largest number of steps before a curve, and of an output
@@ -58,6 +75,31 @@ class Layer:
     curve: Tensor | None
 
 
+@dataclass(frozen=True)
+class Rescaling:
+    """The stored integers of a sum, or of values that are joined, whose steps differ.
+
+    Attributes:
+        factors: of each value; times its steps and shifted right by `shift`, it gives steps of the
+            output. No sum of such products leaves 32 bits.
+        shift: from 1 to 30.
+        low: least number of steps after the shift.
+        high: largest number of steps after the shift.
+        curve: as in `Layer`.
+    """
+
+    factors: tuple[int, ...]
+    shift: int
+    low: int
+    high: int
+    curve: Tensor | None
+
+
+Quantised = Layer | Rescaling
+# Stages whose outputs have the steps of what they read.
+_PASSING_ON = (Chosen, Pool, Transposed)
+
+
 def quantise(x: Tensor, scale: Scale) -> Tensor:
     """Return x as integer numbers of steps, in floats; halves are rounded away from zero."""
     scaled = x.float() * torch.tensor(1.0 / scale.step, dtype=torch.float32)
@@ -66,7 +108,7 @@ def quantise(x: Tensor, scale: Scale) -> Tensor:
 
 def quantised(
     plan: Plan, samples: Tensor, activation: int
-) -> tuple[list[Layer | None], list[Scale]]:
+) -> tuple[list[Quantised | None], list[Scale]]:
     """Return the integers of each block, and the scale of the input and of each block's output.
 
     Args:
@@ -78,44 +120,44 @@ def quantised(
     Raises:
         StructureError: a weight that is not finite; the layer is named.
     """
-    last = last_linear(plan)
-    first = plan.blocks[0].head
-    read = samples.index_select(1, first.index.cpu()) if isinstance(first, Chosen) else samples
-    largest, here, rows = [_largest(read)], samples, []
+    last, top = last_linear(plan.blocks), TOPS[activation]
+    readers = [block.head for block in plan.blocks if -1 in block.sources]
+    read = samples
+    if len(readers) == 1 and isinstance(readers[0], Chosen):
+        read = samples.index_select(1, readers[0].index.cpu())
+    # Here and below, the input comes first: the output of block n is entry n + 1.
+    largest, found, rows = [_largest(read)], [samples], []
     for index, block in enumerate(plan.blocks):
-        before, here, weights = _real(block, here, largest[-1], TOPS[activation])
+        given = [found[source + 1] for source in block.sources]
+        entering = largest[block.sources[0] + 1]
+        before, here, weights = _real(block, given, entering, top)
+        found.append(here)
         rows.append((weights, _largest(before)))
-        passes_on = isinstance(block.head, (Chosen, Pool))
         # Outputs have room for twice what was seen: a limit there would make classes equal.
         own = 2 * before if index == last else here
-        largest.append(largest[-1] if passes_on else _largest(own))
-    tops = _tops(plan, rows, largest, TOPS[activation])
+        largest.append(entering if isinstance(block.head, _PASSING_ON) else _largest(own))
+    tops = _tops(plan, rows, largest, top)
     scales = [Scale(most / top, top) for most, top in zip(largest, tops, strict=True)]
-    layers: list[Layer | None] = []
+    layers: list[Quantised | None] = []
     for index, block in enumerate(plan.blocks):
         weights, most = rows[index]
-        if weights is None or not isinstance(block.head, Weighted):
-            layers.append(None)
-            if isinstance(block.head, (Chosen, Pool)):
-                scales[index + 1] = scales[index]
-            continue
-        points = () if index == last else block.before
-        layer, scales[index + 1] = _layer(
-            weights, block.head, points, scales[index], scales[index + 1], most
-        )
+        given = [scales[source + 1] for source in block.sources]
+        layer, leaving = None, scales[index + 1]
+        if weights is not None and isinstance(block.head, Weighted):
+            points = () if index == last else block.before
+            layer, leaving = _layer(weights, block.head, points, given[0], leaving, most)
+        elif isinstance(block.head, (Sum, Joined)):
+            layer, leaving = _rescaling(block.before, given, leaving, most)
+        elif isinstance(block.head, _PASSING_ON):
+            (leaving,) = given
         layers.append(layer)
+        scales[index + 1] = leaving
     return layers, scales
-
-
-def last_linear(plan: Plan) -> int:
-    """Return the index of the last linear layer, whose outputs have 16 bits."""
-    heads = [block.head for block in plan.blocks]
-    return max(i for i, head in enumerate(heads) if isinstance(head, Weighted) and not head.window)
 
 
 @torch.no_grad()
 def steps_out(
-    plan: Plan, layers: Sequence[Layer | None], scales: Sequence[Scale], x: Tensor
+    plan: Plan, layers: Sequence[Quantised | None], scales: Sequence[Scale], x: Tensor
 ) -> Tensor:
     """Compute the outputs of the last linear layer, (N, rows) in steps, exactly as in C.
 
@@ -125,25 +167,30 @@ def steps_out(
         scales: of the input and of each block's output.
         x: (N, ...) in steps; real where the network standardises its inputs.
     """
-    here = x.double()
-    for index in range(last_linear(plan) + 1):
+    found = [x.double()]
+    for index in range(last_linear(plan.blocks) + 1):
         block, layer = plan.blocks[index], layers[index]
-        if layer is None or not isinstance(block.head, Weighted):
-            here = plain(block.head, here, rounding=True)
+        given = [found[source + 1] for source in block.sources]
+        if isinstance(layer, Layer) and isinstance(block.head, Weighted):
+            sums = products(block.head, layer.weights, given[0]).long()
+            shape = (-1, *(1,) * (sums.ndim - 2))
+            total = (sums + layer.bias.reshape(shape)) * layer.factors.reshape(shape)
+            here = _settled(layer, total).double()
+            if block.pool is not None:
+                here = pooled(block.pool, here, rounding=True)
+        elif isinstance(layer, Rescaling):
+            scaled = [x.long() * factor for x, factor in zip(given, layer.factors, strict=True)]
+            here = _settled(layer, plain(block.head, scaled, rounding=False)).double()
+        else:
+            here = plain(block.head, given, rounding=True)
             if isinstance(block.head, Standardised):
                 here = quantise(here, scales[index + 1]).double()
-            continue
-        sums = products(block.head, layer.weights, here).long()
-        here = _settled(layer, sums).double()
-        if block.pool is not None:
-            here = pooled(block.pool, here, rounding=True)
-    return here.flatten(1)
+        found.append(here)
+    return found[-1].flatten(1)
 
 
-def _settled(layer: Layer, sums: Tensor) -> Tensor:
-    """Return sums with their bias, rescaled, limited, and passed through the curve."""
-    shape = (-1, *(1,) * (sums.ndim - 2))
-    total = (sums + layer.bias.reshape(shape)) * layer.factors.reshape(shape)
+def _settled(layer: Quantised, total: Tensor) -> Tensor:
+    """Return totals shifted, limited, and passed through the curve."""
     steps = ((total + (1 << (layer.shift - 1))) >> layer.shift).clamp(layer.low, layer.high)
     if layer.curve is None:
         return steps
@@ -156,7 +203,7 @@ def _settled(layer: Layer, sums: Tensor) -> Tensor:
 
 
 def _real(
-    block: Block, x: Tensor, most: float, top: int
+    block: Block, given: Sequence[Tensor], most: float, top: int
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
     """Compute one block in floats with rounded weights.
 
@@ -166,15 +213,15 @@ def _real(
     """
     head = block.head
     if not isinstance(head, Weighted):
-        out = plain(head, x, rounding=False)
-        return out, out, None
+        out = plain(head, given, rounding=False)
+        return out, points_applied(out, block.before), None
     weight, bias = finite(head)
     # A bias is at most 2^30 units of its row's sums.
     least = bias.abs() * (top / (most * 2.0**30))
     scale = torch.maximum(weight.abs().amax(1) / WEIGHT, least).clamp_min(1e-30).double()
     whole = (weight / scale[:, None]).round().clamp(-WEIGHT, WEIGHT)
     shape = (-1, *(1,) * (len(head.leaving) - 1))
-    sums = products(head, whole, x.double())
+    sums = products(head, whole, given[0].double())
     before = (sums * scale.reshape(shape) + bias.double().reshape(shape)).float()
     out = points_applied(before, block.before)
     if block.pool is not None:
@@ -190,17 +237,19 @@ def _tops(
 ) -> list[int]:
     """Return the largest steps of the input and of each output: no sum leaves 32 bits."""
     tops = [top] * len(largest)
-    last = last_linear(plan)
+    last = last_linear(plan.blocks)
     tops[last + 1] = WIDE
     for index in reversed(range(last + 1)):
-        weights, head = rows[index][0], plan.blocks[index].head
-        if weights is None or not isinstance(head, Weighted):
-            tops[index] = min(top, tops[index + 1])
+        block, weights = plan.blocks[index], rows[index][0]
+        entering = block.sources[0] + 1
+        if isinstance(block.head, _PASSING_ON):
+            tops[entering] = min(tops[entering], tops[index + 1])
+        if weights is None or not isinstance(block.head, Weighted):
             continue
         whole, scale = weights
-        bias = head.bias.detach().cpu().double().abs() / (scale * largest[index])
+        bias = block.head.bias.detach().cpu().double().abs() / (scale * largest[entering])
         each = whole.double().abs().sum(1) + bias
-        tops[index] = min(top, int((_SUM - 1) / float(each.max().clamp_min(1))))
+        tops[entering] = min(tops[entering], int((_SUM - 1) / float(each.max().clamp_min(1))))
     return tops
 
 
@@ -218,16 +267,50 @@ def _layer(
     # Steps finer than this would say nothing about sums of whole units.
     least = float(units.max()) / 256
     leaving = Scale(max(leaving.step, least), leaving.top)
-    ranges = [_RANGES[point.function] for point in points[:1] if point.function in _RANGES]
-    curved = is_curve(points)
-    inner = Scale(max(min([most, *ranges]) / WIDE, least), WIDE) if curved else leaving
+    inner = _before(points, leaving, most, least)
     ratios = units / inner.step
     shift = min(31 - math.frexp(float(ratios.max()))[1], 62)
     factors = (ratios * 2.0**shift).round().clamp(0, _SUM).long()
     bias = (head.bias.detach().cpu().double() / units).round().clamp(-_SUM, _SUM).long()
-    low, high = (-WIDE - 1, WIDE) if curved else _limits(points, leaving)
-    curve, leaving = _curve(points, inner, leaving) if curved else (None, leaving)
+    low, high, curve, leaving = _ends(points, inner, leaving)
     return Layer(whole, bias, factors, shift, low, high, curve), leaving
+
+
+def _rescaling(
+    points: Sequence[Pointwise], entering: Sequence[Scale], leaving: Scale, most: float
+) -> tuple[Rescaling, Scale]:
+    """Return the integers of a sum or of joined values, and the scale of the output."""
+    # Steps finer than this would not leave the factors enough bits.
+    least = max(scale.step * scale.top for scale in entering) / 2**20
+    leaving = Scale(max(leaving.step, least), leaving.top)
+    inner = _before(points, leaving, most, least)
+    ratios = [scale.step / inner.step for scale in entering]
+    shift = 30
+    while True:
+        factors = tuple(round(ratio * 2**shift) for ratio in ratios)
+        total = sum(scale.top * factor for scale, factor in zip(entering, factors, strict=True))
+        if total + 2**shift < _SUM:
+            break
+        shift -= 1
+    low, high, curve, leaving = _ends(points, inner, leaving)
+    return Rescaling(factors, shift, low, high, curve), leaving
+
+
+def _before(points: Sequence[Pointwise], leaving: Scale, most: float, least: float) -> Scale:
+    """Return the scale of sums before functions: that of the output, unless there is a curve."""
+    if not is_curve(points):
+        return leaving
+    ranges = [_RANGES[point.function] for point in points[:1] if point.function in _RANGES]
+    return Scale(max(min([most, *ranges]) / WIDE, least), WIDE)
+
+
+def _ends(
+    points: Sequence[Pointwise], inner: Scale, leaving: Scale
+) -> tuple[int, int, Tensor | None, Scale]:
+    """Return the limits of sums in steps, the curve behind them, and the scale of the output."""
+    if is_curve(points):
+        return -WIDE - 1, WIDE, *_curve(points, inner, leaving)
+    return *_limits(points, leaving), None, leaving
 
 
 def _limits(points: Sequence[Pointwise], scale: Scale) -> tuple[int, int]:

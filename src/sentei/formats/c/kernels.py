@@ -6,10 +6,10 @@ from sentei.formats.c.dialect import Dialect
 from sentei.formats.c.elementwise import applied
 from sentei.formats.c.integers import Layer
 from sentei.formats.c.weight_loops import weight_loop
+from sentei.network.encoding.blocks import Block
 from sentei.network.encoding.coding import Code
-from sentei.network.encoding.plans import Block, size
 from sentei.network.encoding.sliding import Window
-from sentei.network.encoding.stages import Pool, Weighted
+from sentei.network.encoding.stages import Pool, Weighted, size_of
 
 
 def linear(
@@ -79,7 +79,7 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, layer: La
     act = dialect.activation
     columns, plane = head.weight.shape[1], block.plane
     per_group = len(head.weight) // head.groups
-    source = size(head.entering) // head.groups
+    source = size_of(head.entering) // head.groups
     at = f"x + row / {per_group}u * {source}u" if head.groups > 1 else "x"
     loop = weight_loop(dialect, code, f"{columns}u")
     each = f"{name}_spread({at}, {dialect.read('w++', dialect.weight)}, column);"
@@ -95,7 +95,7 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, layer: La
         "    unsigned row, k;",
         *(f"    {line}" for line in loop.begin),
         f"    for (row = 0; row < {len(head.weight)}u; row++) {{",
-        f"        for (k = 0; k < {plane}u; k++) {dialect.name}_plane[k] = 0;",
+        f"        for (k = 0; k < {plane}u; k++) {dialect.name}_work[k] = 0;",
         *(f"        {line.replace('{each}', each)}" for line in loop.row),
         *(f"        {line}" for line in _finished(dialect, name, block, layer)),
         *([f"        {f'{scale}++; ' if scaled else ''}bias++;"]),
@@ -112,9 +112,9 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, layer: La
 
 def _finished(dialect: Dialect, name: str, block: Block, layer: Layer | None) -> list[str]:
     """Return the C statements that turn the sums of a channel into its outputs."""
-    plane, count = f"{dialect.name}_plane", block.plane
+    plane, count = f"{dialect.name}_work", block.plane
     if layer is not None and block.pool is not None and _pools_sums(block, layer):
-        left = size(block.pool.leaving[1:])
+        left = size_of(block.pool.leaving[1:])
         return [
             f"{name}_pool({plane}, {plane});",
             f"for (k = 0; k < {left}u; k++) *y++ = {_plane_steps(dialect, name, layer)};",
@@ -126,7 +126,7 @@ def _finished(dialect: Dialect, name: str, block: Block, layer: Layer | None) ->
     target = f"{plane}[k]" if block.pool else "*y++"
     lines = [f"for (k = 0; k < {count}u; k++) {target} = {value};"]
     if block.pool is not None:
-        left = size(block.pool.leaving[1:])
+        left = size_of(block.pool.leaving[1:])
         after = applied(dialect, block.after, "*y")
         step = f"for (k = 0; k < {left}u; k++, y++) *y = {after};" if block.after else ""
         lines += [f"{name}_pool({plane}, y);", step or f"y += {left}u;"]
@@ -151,13 +151,13 @@ def _pools_sums(block: Block, layer: Layer) -> bool:
 def _plane_value(dialect: Dialect) -> str:
     """Return the C expression for one value of the plane in real units: scaled, plus bias."""
     scale = f" * {dialect.read('scale', 'float')}" if dialect.numbers.weight == 1 else ""
-    return f"{dialect.name}_plane[k]{scale} + {dialect.read('bias', 'float')}"
+    return f"{dialect.name}_work[k]{scale} + {dialect.read('bias', 'float')}"
 
 
 def _plane_steps(dialect: Dialect, name: str, layer: Layer) -> str:
     """Return the C expression for one value of the plane in steps of the layer's output."""
     bias, factor = (dialect.read(what, "int32_t") for what in ("bias", "factor"))
-    total, limits = f"{dialect.name}_plane[k] + {bias}", f"{layer.low}, {layer.high}"
+    total, limits = f"{dialect.name}_work[k] + {bias}", f"{layer.low}, {layer.high}"
     value = f"{dialect.name}_rescaled({total}, {factor}, {layer.shift}u, {limits})"
     if layer.curve is not None:
         value = f"{dialect.name}_curve({name}_curve, {value})"
@@ -198,7 +198,7 @@ def _spread(dialect: Dialect, name: str, head: Weighted, window: Window) -> str:
             "    int r, c;",
             f"    x += column / {kernel[0] * kernel[1]}u * {height * width}u;",
             "    for (r = i_first; r < i_last; r++) {",
-            f"        {dialect.total} *y = {dialect.name}_plane + r * {across};",
+            f"        {dialect.total} *y = {dialect.name}_work + r * {across};",
             f"        const {dialect.activation} *from = x + ({u}) * {width};",
             f"        for (c = j_first; c < j_last; c++) y[c] += weight * from[{v}];",
             "    }",

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sentei.formats.c.integers import Layer, Scale, last_linear, quantise, quantised, steps_out
-from sentei.formats.c.torch_steps import finite, plain, points_applied, pooled, products
+from sentei.formats.c.integers import Quantised, Scale, quantise, quantised, steps_out
+from sentei.network.encoding.blocks import last_linear
+from sentei.network.encoding.evaluating import (
+    finite,
+    plain,
+    points_applied,
+    pooled,
+    products,
+    states,
+)
 from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.plans import Plan
-from sentei.network.encoding.stages import Stage, Standardised, Weighted
+from sentei.network.encoding.stages import Recurrent, Standardised, Weighted
 
 TOP = 127  # largest int8 weight; the range is symmetric, -127 to 127
 
 
 @dataclass(frozen=True)
 class Values:
-    """The stored weights, scales and biases of one block with float activations.
+    """The stored weights, scales and biases of one matrix, where activations are floats.
 
     Attributes:
         weights: (rows, columns) as stored; dead ones are zero.
@@ -30,6 +39,11 @@ class Values:
     scale: Tensor | None
     bias: Tensor
 
+    @property
+    def real(self) -> Tensor:
+        """The weights in real units."""
+        return self.weights if self.scale is None else self.weights * self.scale[:, None]
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -37,15 +51,16 @@ class Stored:
 
     Attributes:
         plan: sizes and codes.
-        values: of each block, where activations are floats; None for blocks without weights.
-        layers: of each block, where activations are integers; None for blocks without weights.
+        values: of the matrices of each block, where activations are floats.
+        layers: of each block, where activations are integers; None for blocks that rescale
+            nothing.
         scales: of the network's input, then of each block's output; empty if activations are
             floats.
     """
 
     plan: Plan
-    values: tuple[Values | None, ...]
-    layers: tuple[Layer | None, ...] = ()
+    values: tuple[tuple[Values, ...], ...]
+    layers: tuple[Quantised | None, ...] = ()
     scales: tuple[Scale, ...] = field(default=())
 
     @property
@@ -60,7 +75,7 @@ class Stored:
     @property
     def output_step(self) -> float:
         """Real value of one step of the last linear layer's outputs; 1.0 if they are floats."""
-        return self.scales[last_linear(self.plan) + 1].step if self.scales else 1.0
+        return self.scales[last_linear(self.plan.blocks) + 1].step if self.scales else 1.0
 
 
 def stored(plan: Plan, samples: Tensor) -> Stored:
@@ -75,9 +90,11 @@ def stored(plan: Plan, samples: Tensor) -> Stored:
     """
     numbers = c_numbers(plan.format)
     if numbers.activation == 4:
-        return Stored(
-            plan, tuple(_values(block.head, numbers.weight == 1) for block in plan.blocks)
+        values = (
+            tuple(_values(matrix, numbers.weight == 1) for matrix in block.head.matrices)
+            for block in plan.blocks
         )
+        return Stored(plan, tuple(values))
     with torch.no_grad():
         layers, scales = quantised(plan, samples, numbers.activation)
     return Stored(plan, (), tuple(layers), tuple(scales))
@@ -87,15 +104,15 @@ def stored(plan: Plan, samples: Tensor) -> Stored:
 def outputs(net: Stored, samples: Tensor) -> Tensor:
     """Compute the outputs of the C file in torch: (N, outputs) in real units."""
     if not net.scales:
-        here = samples
-        for index in range(len(net.plan.blocks)):
-            here = _block(net, index, here)
-        return here.flatten(1)
-    last = last_linear(net.plan)
+        found = {-1: samples}
+        for index, block in enumerate(net.plan.blocks):
+            found[index] = _block(net, index, [found[source] for source in block.sources])
+        return found[len(found) - 2].flatten(1)
+    last = last_linear(net.plan.blocks)
     steps = output_steps(net, samples)
     here = points_applied(steps.float() * net.output_step, net.plan.blocks[last].before)
     for block in net.plan.blocks[last + 1 :]:
-        here = plain(block.head, here, rounding=False)
+        here = plain(block.head, [here], rounding=False)
     return here.flatten(1)
 
 
@@ -111,26 +128,27 @@ def output_steps(net: Stored, samples: Tensor) -> Tensor:
     return steps_out(net.plan, net.layers, net.scales, x)
 
 
-def _values(head: Stage, is_int8: bool) -> Values | None:
-    """Return the stored numbers of a block, as floats or int8; None without weights."""
-    if not isinstance(head, Weighted):
-        return None
-    weight, bias = finite(head)
+def _values(matrix: Weighted, is_int8: bool) -> Values:
+    """Return the stored numbers of a matrix, as floats or int8."""
+    weight, bias = finite(matrix)
     if not is_int8:
         return Values(weight, None, bias)
     scale = (weight.abs().amax(1) / TOP).clamp_min(1e-30)
     return Values((weight / scale[:, None]).round().clamp(-TOP, TOP), scale, bias)
 
 
-def _block(net: Stored, index: int, x: Tensor) -> Tensor:
+def _block(net: Stored, index: int, given: Sequence[Tensor]) -> Tensor:
     """Compute the output of one block with float activations for a batch."""
     block, values = net.plan.blocks[index], net.values[index]
-    if values is None or not isinstance(block.head, Weighted):
-        return plain(block.head, x, rounding=False)
-    total = products(block.head, values.weights, x)
+    if isinstance(block.head, Recurrent):
+        return states(block.head, [(each.real, each.bias) for each in values], given[0])
+    if not isinstance(block.head, Weighted):
+        return points_applied(plain(block.head, given, rounding=False), block.before)
+    (own,) = values
+    total = products(block.head, own.weights, given[0])
     shape = (-1, *(1,) * (total.ndim - 2))
-    out = total * (1 if values.scale is None else values.scale.reshape(shape))
-    out = points_applied(out + values.bias.reshape(shape), block.before)
+    out = total * (1 if own.scale is None else own.scale.reshape(shape))
+    out = points_applied(out + own.bias.reshape(shape), block.before)
     if block.pool is not None:
         out = pooled(block.pool, out, rounding=False)
     return points_applied(out, block.after)

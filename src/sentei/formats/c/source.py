@@ -12,10 +12,11 @@ from sentei.card import Card
 from sentei.formats.c.comment import has_classes
 from sentei.formats.c.dialect import Dialect, literal
 from sentei.formats.c.elementwise import MATH, applied, point_functions, point_name
-from sentei.formats.c.integers import Layer, last_linear, quantise
+from sentei.formats.c.integers import Layer, Rescaling, quantise
 from sentei.formats.c.kernels import convolution, linear, pool
 from sentei.formats.c.layout import laid_out, listing
-from sentei.formats.c.quantised import Stored, output_steps, outputs
+from sentei.formats.c.quantised import Stored, Values, output_steps, outputs
+from sentei.formats.c.recurrent import functions_of, recurrent
 from sentei.formats.c.templates import (
     CLASSIFY,
     CURVE,
@@ -24,21 +25,28 @@ from sentei.formats.c.templates import (
     RESCALED,
     SELF_TEST,
     SELF_TEST_MAIN,
+    SHIFTED,
     softmax,
 )
-from sentei.formats.c.torch_steps import standardising
+from sentei.network.encoding.blocks import Block, last_linear
 from sentei.network.encoding.coding import Code
+from sentei.network.encoding.evaluating import standardising
 from sentei.network.encoding.format import c_numbers
-from sentei.network.encoding.plans import Block, final, index_bytes, size
+from sentei.network.encoding.plans import index_bytes
 from sentei.network.encoding.stages import (
     Chosen,
+    Joined,
     Pointwise,
     Pool,
+    Recurrent,
     Scaled,
     Softmax,
     Stage,
     Standardised,
+    Sum,
+    Transposed,
     Weighted,
+    size_of,
 )
 
 
@@ -73,7 +81,7 @@ class Source:
         self.functions: dict[str, str] = {}
         self.calls: list[str] = []
         self.steps: list[str] = []  # calls up to the last linear layer, where values are integers
-        self.last = last_linear(net.plan) if net.scales else -1
+        self.last = last_linear(net.plan.blocks) if net.scales else -1
         self.given = "float" if net.input_scale is None else self.dialect.activation
         self.classifies = has_classes(card, net.plan.blocks[-1].out)
         for index, block in enumerate(net.plan.blocks):
@@ -87,41 +95,106 @@ class Source:
     def _add(self, index: int, block: Block) -> None:
         """Add the tables, functions and calls of one block."""
         name = f"{self.dialect.name}_{index + 1}"
-        points = [*block.before, *block.after]
-        if isinstance(block.head, Pointwise):
-            points.append(block.head)
+        head, points = block.head, [*block.before, *block.after]
+        if isinstance(head, Pointwise):
+            points.append(head)
+        if isinstance(head, Recurrent):
+            points += functions_of(head)
         floats = not self.dialect.integers or index >= self.last
         self.functions.update(point_functions(self.dialect, points if floats else []))
-        last = final(self.plan.blocks)
-        source = "x" if index == 0 else f"{self.dialect.name}_{'ba'[index % 2]}"
-        target = "y" if index >= last else f"{self.dialect.name}_{'ab'[index % 2]}"
-        source = "y" if index > last else source
-        code = self.plan.codes[index]
-        if code is not None:
-            layer = self.net.layers[index] if self.net.layers else None
-            self._add_weights(index, name, block, code)
-            if block.plane:
-                self.functions[name] = convolution(self.dialect, name, block, code, layer)
-                self.calls.append(f"{name}({source}, {target});")
-            elif layer is None:
-                self._add_linear(name, block, code, source, target)
-            else:
-                self._add_integer_linear(index, name, code, layer, source, target)
-            return
-        if isinstance(block.head, Standardised):
-            self._add_standardised(index, name, block.head, source, target)
-            return
-        self._add_plain(name, block, source, target)
+        sources, target = [self._place(source) for source in block.sources], self._place(index)
+        layer = self.net.layers[index] if self.net.layers else None
+        if isinstance(head, Recurrent):
+            self._add_recurrent(index, name, head, sources[0], target)
+        elif isinstance(head, Weighted):
+            self._add_weighted(index, name, block, sources[0], target)
+        elif isinstance(head, Standardised):
+            self._add_standardised(index, name, head, sources[0], target)
+        elif isinstance(head, (Sum, Joined)):
+            assert not isinstance(layer, Layer)
+            self._add_sum_or_joined(name, block, layer, sources, target)
+        else:
+            self._add_plain(name, block, sources[0], target)
 
-    def _add_weights(self, index: int, name: str, block: Block, code: Code) -> None:
-        """Add the tables of weights, their positions, scales and biases."""
-        head, layer = block.head, self.net.layers[index] if self.net.layers else None
-        values = layer or self.net.values[index]
-        assert isinstance(head, Weighted)
-        assert values is not None
+    def _place(self, index: int) -> str:
+        """Return the C expression for where the output of a block is; -1 is the network's input."""
+        if index < 0:
+            return "x"
+        if index >= len(self.plan.places):
+            return "y"
+        begin = self.plan.places[index]
+        return f"{self.dialect.name}_values" + (f" + {begin}" if begin else "")
+
+    def _add_weighted(self, index: int, name: str, block: Block, source: str, target: str) -> None:
+        """Add the tables, functions and calls of a linear layer or a convolution."""
+        layer = self.net.layers[index] if self.net.layers else None
+        assert not isinstance(layer, Rescaling)
+        assert isinstance(block.head, Weighted)
+        (code,) = self.plan.codes[index]
+        self._add_weights(name, block.head, code, layer or self.net.values[index][0])
+        if block.plane:
+            self.functions[name] = convolution(self.dialect, name, block, code, layer)
+            self.calls.append(f"{name}({source}, {target});")
+        elif layer is None:
+            self._add_linear(name, block, code, source, target)
+        else:
+            self._add_integer_linear(index, name, code, layer, source, target)
+
+    def _add_recurrent(
+        self, index: int, name: str, head: Recurrent, source: str, target: str
+    ) -> None:
+        """Add the tables, the function and the call of a recurrent layer."""
+        functions, tables = [], []
+        for which, matrix, code, values in zip(
+            ("input", "state"),
+            head.matrices,
+            self.plan.codes[index],
+            self.net.values[index],
+            strict=True,
+        ):
+            self._add_weights(f"{name}_{which}", matrix, code, values)
+            functions.append(self._linear(code, "float"))
+            tables.append(self._tables(f"{name}_{which}", code))
+        self.functions[name] = recurrent(self.dialect, name, head, functions, tables)
+        self.calls.append(f"{name}({source}, {target});")
+
+    def _add_sum_or_joined(
+        self, name: str, block: Block, layer: Rescaling | None, sources: list[str], target: str
+    ) -> None:
+        """Add the calls that add values, or join them; where they are integers, rescaled."""
+        head = block.head
+        shapes = head.parts if isinstance(head, Joined) else (head.entering,) * len(sources)
+        terms = [_indexed(source) for source in sources]
+        if layer is not None:
+            if layer.curve is not None:
+                self._add_curve(name, layer.curve)
+            terms = [f"(int32_t){term} * {f}" for term, f in zip(terms, layer.factors, strict=True)]
+            self.functions.setdefault("shifted", SHIFTED.substitute(prefix=self.dialect.name))
+        values = terms if isinstance(head, Joined) else [" + ".join(terms)]
+        begin = 0
+        for value, shape in zip(values, shapes, strict=False):
+            settled = (
+                applied(self.dialect, block.before, value)
+                if layer is None
+                else self._rescaled(name, layer, value)
+            )
+            place = _indexed(f"{target} + {begin}" if begin else target)
+            self.calls.append(f"for (k = 0; k < {size_of(shape)}u; k++) {place} = {settled};")
+            begin += size_of(shape)
+
+    def _rescaled(self, name: str, layer: Rescaling, total: str) -> str:
+        """Return the C expression for a sum of products in steps of the output."""
+        prefix, limits = self.dialect.name, f"{layer.low}, {layer.high}"
+        value = f"{prefix}_shifted({total}, {layer.shift}u, {limits})"
+        if layer.curve is not None:
+            value = f"{prefix}_curve({name}_curve, {value})"
+        return f"({self.dialect.activation}){value}"
+
+    def _add_weights(self, name: str, matrix: Weighted, code: Code, values: Values | Layer) -> None:
+        """Add the tables of a matrix: weights, their positions, scales and biases."""
         flat = values.weights.numpy()
         if code.name != "dense":
-            flat = flat[head.alive.matrix()]
+            flat = flat[matrix.alive.matrix()]
         self._add_table(f"{name}_weights", self.dialect.weight, flat)
         for what, table in code.tables.items():
             self.tables.append(Table(f"{name}_{what}", f"{table.dtype}_t", table))
@@ -157,13 +230,17 @@ class Source:
         # After convolutions values are large, and linear layers take little of the time.
         parts = any(block.plane for block in self.plan.blocks)
         function = self._linear(code, "float", in_parts=parts)
-        scale = [f"{name}_scale"] if self.dialect.numbers.weight == 1 else []
-        tables = [f"{name}_{what}" for what in ("weights", *code.tables)]
-        given = ", ".join([*tables, *scale, f"{name}_bias"])
+        given = self._tables(name, code)
         self.calls.append(f"{function}({source}, {target}, {rows}u, {columns}u, {given});")
         if block.before:
-            value = applied(self.dialect, block.before, f"{target}[k]")
-            self.calls.append(f"for (k = 0; k < {rows}u; k++) {target}[k] = {value};")
+            place = _indexed(target)
+            value = applied(self.dialect, block.before, place)
+            self.calls.append(f"for (k = 0; k < {rows}u; k++) {place} = {value};")
+
+    def _tables(self, name: str, code: Code) -> str:
+        """Return the tables of a matrix, as the function of a linear layer takes them."""
+        scale = ["scale"] if self.dialect.numbers.weight == 1 else []
+        return ", ".join(f"{name}_{what}" for what in ("weights", *code.tables, *scale, "bias"))
 
     def _add_integer_linear(
         self, index: int, name: str, code: Code, layer: Layer, source: str, target: str
@@ -197,28 +274,33 @@ class Source:
     def _add_plain(self, name: str, block: Block, source: str, target: str) -> None:
         """Add the tables, functions and calls of a block without weights."""
         head, out, act = block.head, block.out, self.dialect.activation
+        given = _indexed(source)
         if isinstance(head, Pool):
             self.functions[name] = pool(name, head, act, act)
-            entering, leaving = size(head.entering[1:]), size(head.leaving[1:])
+            entering, leaving = size_of(head.entering[1:]), size_of(head.leaving[1:])
             self.calls.append(
                 f"for (k = 0; k < {head.entering[0]}u; k++) {name}({source} + k * {entering}u,"
                 f" {target} + k * {leaving}u);"
             )
-        elif isinstance(head, Pointwise):
-            value = f"{point_name(self.dialect, head)}({source}[k])"
-            self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {value};")
-        elif isinstance(head, Chosen):
-            where = self._add_index(name, head, head.index)
-            self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {source}[{where}];")
-        elif isinstance(head, Scaled):
-            each = size(head.entering[1:])
-            scale = self._add_entries(f"{name}_scale", head.scale, each)
-            shift = self._add_entries(f"{name}_shift", head.shift, each)
-            value = f"{source}[k] * {scale} + {shift}"
-            self.calls.append(f"for (k = 0; k < {out}u; k++) {target}[k] = {value};")
-        elif isinstance(head, Softmax):
+            return
+        if isinstance(head, Softmax):
             self.functions[name] = softmax(name, head.log)
             self.calls.append(f"{name}({source}, {target}, {out}u);")
+            return
+        if isinstance(head, Pointwise):
+            value = f"{point_name(self.dialect, head)}({given})"
+        elif isinstance(head, Chosen):
+            value = _indexed(source, self._add_index(name, head, head.index))
+        elif isinstance(head, Transposed):
+            rows, columns = head.leaving[0], head.leaving[2]
+            value = _indexed(source, f"k % {columns}u * {rows}u + k / {columns}u")
+        else:
+            assert isinstance(head, Scaled)
+            each = size_of(head.entering[1:])
+            scale = self._add_entries(f"{name}_scale", head.scale, each)
+            shift = self._add_entries(f"{name}_shift", head.shift, each)
+            value = f"{given} * {scale} + {shift}"
+        self.calls.append(f"for (k = 0; k < {out}u; k++) {_indexed(target)} = {value};")
 
     def _add_standardised(
         self, index: int, name: str, head: Standardised, source: str, target: str
@@ -228,7 +310,7 @@ class Source:
         where = "k" if head.index is None else self._add_index(name, head, head.index)
         centre = self._add_entries(f"{name}_mean", mean, head.each)
         scale = self._add_entries(f"{name}_scale", factor, head.each)
-        value = f"({source}[{where}] - {centre}) * {scale}"
+        value = f"({_indexed(source, where)} - {centre}) * {scale}"
         if self.net.scales:
             scale, prefix = self.net.scales[index + 1], self.dialect.name
             value = f"{prefix}_quantised({value} * {literal(1.0 / scale.step)})"
@@ -236,13 +318,14 @@ class Source:
                 prefix=prefix, act=self.dialect.activation, top=f"{scale.top}.0f"
             )
             self.functions.setdefault("quantised", text)
-        self.calls.append(f"for (k = 0; k < {size(head.leaving)}u; k++) {target}[k] = {value};")
+        place, out = _indexed(target), size_of(head.leaving)
+        self.calls.append(f"for (k = 0; k < {out}u; k++) {place} = {value};")
 
     def _add_index(self, name: str, head: Stage, index: Tensor) -> str:
         """Add the table of selected positions; return where the value at `k` comes from, in C."""
         kind = f"uint{8 * index_bytes(head.entering[0])}"
         self.tables.append(Table(f"{name}_index", f"{kind}_t", index.cpu().numpy().astype(kind)))
-        each = size(head.entering[1:])
+        each = size_of(head.entering[1:])
         position = self.dialect.read(f"{name}_index + {_over(each)}", f"{kind}_t")
         return position if each == 1 else f"{position} * {each}u + k % {each}u"
 
@@ -255,7 +338,8 @@ class Source:
     def needs_math(self) -> bool:
         """Whether the file calls a function of <math.h>."""
         return any(
-            isinstance(stage, Softmax) or (isinstance(stage, Pointwise) and stage.function in MATH)
+            isinstance(stage, (Softmax, Recurrent))
+            or (isinstance(stage, Pointwise) and stage.function in MATH)
             for block in self.plan.blocks
             for stage in (block.head, *block.before, *block.after)
         )
@@ -263,10 +347,8 @@ class Source:
     def code(self, about: str, golden: Tensor) -> str:
         """Return the text of the .c file; `golden` are the input samples of the self-test."""
         prefix, up = self.dialect.name, self.dialect.upper
-        a, b = self.plan.buffers
-        plane = max(block.plane for block in self.plan.blocks)
         act, total = self.dialect.activation, self.dialect.total
-        buffers = [(act, "a", a), (act, "b", b), (total, "plane", plane)]
+        buffers = [(act, "values", self.plan.activations), (total, "work", self.plan.work)]
         return "\n".join(
             [
                 about,
@@ -346,6 +428,11 @@ class Source:
 
 def _counter(calls: Sequence[str]) -> str:
     return "unsigned k;" if any("k = 0" in call for call in calls) else ""
+
+
+def _indexed(place: str, index: str = "k") -> str:
+    """Return the C expression for one value of an array, whose place may be a sum."""
+    return f"({place})[{index}]" if " " in place else f"{place}[{index}]"
 
 
 def _over(each: int) -> str:

@@ -62,6 +62,15 @@ static int32_t ${prefix}_rescaled(int32_t sum, int32_t factor, unsigned shift, i
 }
 """)
 
+# A sum of products that stays below 2^31, shifted right and rounded.
+SHIFTED = Template("""\
+static int32_t ${prefix}_shifted(int32_t sum, unsigned shift, int32_t low, int32_t high)
+{
+    const int32_t steps = (sum + ((int32_t)1 << (shift - 1u))) >> shift;
+    return steps < low ? low : steps > high ? high : steps;
+}
+""")
+
 CURVE = Template("""\
 static int32_t ${prefix}_curve(const $act *curve, int32_t v)
 {

@@ -16,16 +16,20 @@ import torch
 from torch import Tensor
 
 from sentei.card import Card
+from sentei.network.encoding.merging import folded
 from sentei.network.encoding.stages import (
     Chosen,
+    Joined,
     Pointwise,
     Pool,
+    Recurrent,
     Scaled,
     Softmax,
     Stage,
     Standardised,
+    Sum,
+    Transposed,
     Weighted,
-    folded,
 )
 
 OPSET, IR = 13, 8  # of 2020 and 2021: old enough for every runtime
@@ -51,17 +55,24 @@ def onnx_size(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> int:
     return _length(_file(stages, shape, card))
 
 
+def output_shape(stages: Sequence[Stage], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of an output of the file, for samples of this shape."""
+    leaving = stages[-1].leaving
+    return (leaving[0], leaving[2]) if len(leaving) == 3 and len(shape) == 2 else leaving
+
+
 def _file(stages: Sequence[Stage], shape: Sequence[int], card: Card) -> list[Part]:
     stages, graph = folded(stages), _Graph()
     here = "input"
     if len(shape) == 2:
         here = graph.reshape(here, stages[0].entering)
+    names = {0: here}
     for index, stage in enumerate(stages):
-        here = graph.add(stage, here, f"{index}")
-    if len(stages[-1].leaving) == 3 and len(shape) == 2:
-        here = graph.reshape(here, (stages[-1].leaving[0], stages[-1].leaving[2]))
-    leaving = stages[-1].leaving
-    leaving = (leaving[0], leaving[2]) if len(leaving) == 3 and len(shape) == 2 else leaving
+        here = graph.add(stage, [names[value] for value in stage.reads], f"{index}")
+        names[stage.value] = here
+    leaving = output_shape(stages, shape)
+    if leaving != stages[-1].leaving:
+        here = graph.reshape(here, leaving)
     graph.node("Identity", [here], "output")
     values = [_message(11, _value("input", shape)), _message(12, _value("output", leaving))]
     body = [*graph.nodes, _text(2, "network"), *graph.weights, *values]
@@ -88,12 +99,16 @@ class _Graph:
         self.nodes: list[bytes] = []
         self.weights: list[Part] = []
 
-    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
-        """Add a node of operator type `kind`; return the name of its output."""
-        body = [*(_text(1, name) for name in inputs), _text(2, output), _text(4, kind)]
+    def node(
+        self, kind: str, inputs: Sequence[str], output: str | Sequence[str], **attributes: object
+    ) -> str:
+        """Add a node of operator type `kind`; return the name of its (last) output."""
+        outputs = [output] if isinstance(output, str) else output
+        body = [*(_text(1, name) for name in inputs), *(_text(2, name) for name in outputs)]
+        body.append(_text(4, kind))
         body += [_message(5, _attribute(name, value)) for name, value in attributes.items()]
         self.nodes.append(_message(1, b"".join(body)))
-        return output
+        return outputs[-1]
 
     def weight(self, name: str, tensor: Tensor) -> str:
         """Add a constant as int64 or float32; return its name."""
@@ -108,13 +123,25 @@ class _Graph:
         self.weights += _long_message(5, [body, *_long_message(9, [data])])
         return name
 
-    def reshape(self, here: str, shape: Sequence[int]) -> str:
+    def reshape(self, here: str, shape: Sequence[int], out: str | None = None) -> str:
         """Add a node that reshapes each sample of the value named `here`."""
-        target = self.weight(f"{here}.shape", torch.tensor([-1, *shape]))
-        return self.node("Reshape", [here, target], f"{here}.reshaped")
+        out = f"{here}.reshaped" if out is None else out
+        target = self.weight(f"{out}.shape", torch.tensor([-1, *shape]))
+        return self.node("Reshape", [here, target], out)
 
-    def add(self, stage: Stage, here: str, out: str) -> str:  # noqa: PLR0911 - a table of types
-        """Add the nodes of a stage that reads the value named `here`; return its output's name."""
+    def add(  # noqa: PLR0911 - a table of types
+        self, stage: Stage, given: Sequence[str], out: str
+    ) -> str:
+        """Add the nodes of a stage that reads the values named `given`; return its output."""
+        here = given[0]
+        if isinstance(stage, Sum):
+            return self.node("Add", given, out)
+        if isinstance(stage, Joined):
+            return self.node("Concat", given, out, axis=1)
+        if isinstance(stage, Recurrent):
+            return self._recurrent(stage, here, out)
+        if isinstance(stage, Transposed):
+            return self.node("Transpose", [here], out, perm=(0, 3, 2, 1))
         if isinstance(stage, Weighted):
             return self._weighted(stage, here, out)
         if isinstance(stage, Pool):
@@ -134,7 +161,29 @@ class _Graph:
             return self.node("Add", [scaled, shift], out)
         if isinstance(stage, Standardised):
             return self._standardised(stage, here, out)
-        return self.node("Flatten", [here], out, axis=1)
+        if len(stage.leaving) == 1:
+            return self.node("Flatten", [here], out, axis=1)
+        return self.reshape(here, stage.leaving, out)
+
+    def _recurrent(self, stage: Recurrent, here: str, out: str) -> str:
+        """Add a recurrent layer; ONNX has the steps first, and gates in another order."""
+        steps, units = stage.entering[0], stage.units
+        here = self.reshape(here, (steps, stage.entering[2]))
+        here = self.node("Transpose", [here], f"{out}.steps", perm=(1, 0, 2))
+        kind, order, attributes = _RECURRENT[stage.kind]
+        weights, biases = [], []
+        for matrix, what in zip(stage.matrices, ("W", "R"), strict=True):
+            parts = [matrix.masked.split(units)[gate] for gate in order]
+            weights.append(self.weight(f"{out}.{what}", torch.cat(parts)[None]))
+            biases += [matrix.bias.split(units)[gate] for gate in order]
+        given = [here, *weights, self.weight(f"{out}.B", torch.cat(biases)[None])]
+        every, last = f"{out}.every", f"{out}.last"
+        if stage.leaving[0] == steps:
+            self.node(kind, given, every, hidden_size=units, **attributes)
+            return self.node("Transpose", [every], out, perm=(2, 0, 1, 3))
+        self.node(kind, given, ["", last], hidden_size=units, **attributes)
+        here = self.node("Transpose", [last], f"{out}.first", perm=(1, 0, 2))
+        return self.reshape(here, stage.leaving, out)
 
     def _standardised(self, stage: Standardised, here: str, out: str) -> str:
         if stage.index is not None:
@@ -208,6 +257,13 @@ class _Graph:
         return self.node("Mul", [here, gate], out)
 
 
+# The operator of a recurrent layer, its gates by their places in torch's order, and attributes.
+_RECURRENT: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {
+    "gru": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
+    "lstm": ("LSTM", (0, 3, 1, 2), {}),
+    "rnn_tanh": ("RNN", (0,), {}),
+    "rnn_relu": ("RNN", (0,), {"activations": ("Relu",)}),
+}
 _OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
     "relu": ("Relu", {}),
     "sigmoid": ("Sigmoid", {}),
@@ -253,13 +309,15 @@ def _text(field: int, text: str) -> bytes:
 
 
 def _attribute(name: str, value: object) -> bytes:
-    """Serialise an AttributeProto that holds a float, an integer or a tuple of integers."""
+    """Serialise an AttributeProto: a float, an integer, or a tuple of integers or texts."""
     begin = _text(1, name)
     if isinstance(value, float):
         return begin + _varint(2 << 3 | 5) + np.float32(value).tobytes() + _integer(20, 1)
     if isinstance(value, int):
         return begin + _integer(3, value) + _integer(20, 2)
     assert isinstance(value, tuple)
+    if isinstance(value[0], str):
+        return begin + b"".join(_message(9, text.encode()) for text in value) + _integer(20, 8)
     return begin + b"".join(_integer(8, side) for side in value) + _integer(20, 7)
 
 

@@ -25,11 +25,12 @@ from sentei.card import card_of
 from sentei.errors import StructureError
 from sentei.network.calls import MIXING, PRODUCTS, Call, Calls
 from sentei.network.copying import copied, restored
+from sentei.network.encoding.converting import stages
 from sentei.network.encoding.format import C_FORMATS, SAFETENSORS, format_named
 from sentei.network.encoding.onnx_graph import onnx_size
 from sentei.network.encoding.packing import contents, safetensors_bytes
 from sentei.network.encoding.plans import Plan, c_plan
-from sentei.network.encoding.stages import Stage, stages
+from sentei.network.encoding.stages import Stage
 from sentei.network.example import as_found, guessed, rows
 from sentei.network.layers import Standardise
 from sentei.network.mask import Mask
