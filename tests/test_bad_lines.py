@@ -133,6 +133,7 @@ BESIDE = {
     "--teacher": ["--teacher", NET],
     "--schedule": ["--schedule", "linear", "--keep", "3"],
     "--budgets": ["--budgets", "1KiB"],
+    "--journal": ["--journal", "run"],
 }
 
 
@@ -145,7 +146,7 @@ def test_a_number_has_bounds(command, option, kind):
             parsed(command, option, value)
 
 
-COUNTS_FROM_1 = "threads samples epochs batch-size most steps processes"
+COUNTS_FROM_1 = "threads samples epochs batch-size most steps processes jobs"
 
 
 @pytest.mark.usefixtures("there")
@@ -239,16 +240,17 @@ WITHOUT_EFFECT = {
     ],
     "fit": [
         *("--resume", "--budget 1KiB --board arduino-uno", "--emulate", "--out a.c --format onnx"),
+        *("--jobs 2", "--backend dask", "--shard 1/2"),
     ],
     "units": ["--data letter --shape 16"],
     "surface": ["--points 5 --literal-grid"],
     "compare": [
         *("--paths both", "--formats c", "--retrain-epochs 1"),
         *("--budgets 1KiB --steps 9", "--budgets 1KiB --keep 3", "--budgets 1KiB --seeds 3"),
-        *("--budgets 1KiB --repairs mean", "--budgets 1KiB --retrain 1"),
+        *("--budgets 1KiB --repairs mean", "--budgets 1KiB --retrain 1", "--shard 1/2"),
     ],
     "export": ["--format c --to onnx", "--format onnx --out a.safetensors", "--to c --format onnx"],
-    "reproduce": ["--quick --page a.md"],
+    "reproduce": ["--quick --page a.md", "--jobs 2 --processes 2"],
 }  # fmt: skip
 TABLES = ["--target label", "--target -1", "--missing drop", "--text one-hot"]
 LINES = [

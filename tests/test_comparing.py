@@ -6,9 +6,13 @@ from torch import nn
 
 import hand
 from sentei import Mask, Recipe, Trajectory, find_synapses, prune, train
+from sentei.errors import IncompleteError, JournalError
 from sentei.experiments import comparing
 from sentei.experiments.comparing import Curve, Way, compare, rows, ways
+from sentei.jobs import backends
+from sentei.jobs.workers import Workers
 from sentei.samples import Samples
+from some_jobs import through_pickles
 
 
 def curve(way, accuracy, left=(10, 5, 0), seed=0):
@@ -89,6 +93,40 @@ def test_a_trajectory_lets_criteria_of_training_take_part():
     ]  # fmt: skip
     assert past.model is model
     assert compare(model, data, data, todo, steps=2, seeds=1) == []
+
+
+def test_runs_elsewhere_and_shares_give_the_curves_of_one_process(tmp_path, monkeypatch, caplog):
+    torch.manual_seed(1)
+    x, y = torch.randn(200, 5), torch.randint(0, 3, (200,))
+    model = hand.mlp(5, 8, 3, act=nn.Tanh)
+    past = Trajectory(model)
+    train(model, (x, y), Recipe(epochs=2, batch_size=20), after_update=[past])
+    data = Samples(x, y)
+    todo = [*ways(["karnin", "taylor1", "random", "wanda"], [None], [1]), Way("karnin", "mean", 0)]
+    given = {"keep": "2", "steps": 2, "seeds": (3, 4), "trajectory": past}
+    plain = compare(model, data, data, todo, **given)
+    assert [(c.way, c.seed) for c in plain] == [
+        (w, s) for s in (3, 4) for w in todo if w != todo[3]
+    ]
+    assert caplog.text.count("wanda is left out") == 1  # the criterion, not each way and seed
+    monkeypatch.setitem(backends.RUNNERS, "loky", through_pickles)
+    assert compare(model, data, data, todo, **given, workers=Workers(2)) == plain
+    for shard in ("2/3", "3/3"):
+        with pytest.raises(IncompleteError, match="Once every share has run"):
+            compare(model, data, data, todo, **given, workers=Workers(shard=shard), folder=tmp_path)
+    seen = []
+    stored = compare(
+        model, data, data, todo, **given, workers=Workers(shard="1/3"), folder=tmp_path,
+        on_progress=lambda *words: seen.append(words),
+    )  # fmt: skip
+    assert stored == plain
+    assert len(seen) == 2 * (1 + len(todo))
+    # Results of another network, other samples or other settings are no results of this one.
+    with torch.no_grad():
+        model[0].bias[0] += 1
+    for other in ({}, {"keep": "3"}, {"samples": 100}, {"loss": "half_squared_error"}):
+        with pytest.raises(JournalError, match="other settings"):
+            compare(model, data, data, todo, **given | other, folder=tmp_path)
 
 
 def test_what_is_dead_stays_dead_through_retraining(monkeypatch):

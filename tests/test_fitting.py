@@ -9,12 +9,16 @@ from torch import nn
 
 import sentei
 from sentei import BudgetError, Mask, MemoryBudget, Probe, UnreachableError, datasets, training
+from sentei.errors import IncompleteError, JournalError
 from sentei.experiments.budgets import accuracy_at_budgets
+from sentei.jobs import backends
 from sentei.network.encoding.size import bytes_in, ram_in
 from sentei.pruning import boards
 from sentei.pruning.rules.proposals import lowest
 from sentei.pruning.searching import paths_for, restricted
 from sentei.reporting import figures, tables
+from sentei.training import FineTune, Recipe
+from some_jobs import through_pickles
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +232,49 @@ def test_ram_is_kept_to_as_well(letters):
     assert ways["units"].fits
     assert not ways["synapses"].fits  # only units save RAM
     assert found[-1] is ways["synapses"]
+
+
+def plain(found):
+    """What a search found, without the objects of its steps."""
+    return [
+        (
+            *(each.path, each.steps, each.fits, each.bytes, each.ram, each.accuracy),
+            str(each.step.measured),
+            [each.step.mask.dead(group).tolist() for group in each.step.mask.groups],
+        )
+        for each in found
+    ]
+
+
+def test_paths_elsewhere_and_shares_end_where_those_of_one_process_do(
+    letters, tmp_path, monkeypatch
+):
+    network, data = letters
+    room, paths = MemoryBudget("c-int8", 420), ["units", "units:50"]
+    recipe = Recipe(epochs=1)
+    given = {
+        "evaluate": data.validation,
+        "paths": paths,
+        "keeping": sentei.accuracy_at_least(0.1),
+        "retrain": lambda: FineTune(data.train.first(300), recipe),
+    }
+    alone = plain(sentei.search(network, data.train.first(300), room, **given))
+    monkeypatch.setitem(backends.RUNNERS, "loky", through_pickles)
+    elsewhere = {"journal": tmp_path / "two", "workers": sentei.Workers(2)}
+    found = sentei.search(network, data.train.first(300), room, **given, **elsewhere)
+    assert plain(found) == alone
+    assert all(each.step.network() is not None for each in found)
+    with pytest.raises(JournalError, match="already holds a search"):
+        sentei.search(network, data.train.first(300), room, **given, **elsewhere)
+    with pytest.raises(ValueError, match="journal="):
+        sentei.search(network, data.train, room, workers=sentei.Workers(2))
+    shares = [
+        {"journal": tmp_path / "shares", "workers": sentei.Workers(shard=shard)}
+        for shard in ("2/2", "1/2")
+    ]
+    with pytest.raises(IncompleteError, match="holds 1 of 2 results"):
+        sentei.search(network, data.train.first(300), room, **given, **shares[0])
+    assert plain(sentei.search(network, data.train.first(300), room, **given, **shares[1])) == alone
 
 
 def test_paths_and_rooms_that_cannot_be_are_refused(letters):

@@ -27,12 +27,13 @@ GROUND = {
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
 PROBE = NETWORK | {"reading", "probe.recording", "probe.engines", "probe"}
 CRITERIA = PROBE | {"criteria.repairs", "criteria"}
-PRUNING = CRITERIA | {"pruning.rules", "pruning"}
+PRUNING = CRITERIA | {"jobs", "pruning.rules", "pruning"}
 ALL_BELOW_PAPERS = PRUNING | {
     *("block_by_block", "pruning.while_training", "formats", "formats.c", "training", "datasets"),
     *("reporting", "reporting.page", "experiments"),
 }
 ROOMS = {
+    "jobs": set(),
     "reading": set(),
     "network": set(),
     "network.surgery": {"network"},
@@ -45,7 +46,7 @@ ROOMS = {
     "criteria": PROBE | {"criteria.repairs"},
     "block_by_block": PROBE,
     "pruning.rules": CRITERIA,
-    "pruning": CRITERIA | {"pruning.rules"},
+    "pruning": CRITERIA | {"jobs", "pruning.rules"},
     "pruning.while_training": PRUNING,
     "training": {"reading"},
     "datasets": set(),

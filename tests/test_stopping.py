@@ -137,7 +137,8 @@ def test_a_progress_bar_is_stopped_and_the_cursor_comes_back(tmp_path):
 
 EXPERIMENTS = """
 import pathlib, sys, time
-from sentei.papers.jobs import Job, run
+from sentei.jobs.results import Job, run
+from sentei.jobs.workers import Workers
 
 def experiment(number):
     print("started", file=sys.stderr, flush=True)
@@ -145,7 +146,8 @@ def experiment(number):
 
 if __name__ == "__main__":
     try:
-        run([Job(f"{n}", experiment, {"number": n}) for n in range(4)], pathlib.Path("x"), 2)
+        jobs = [Job(f"{n}", experiment, {"number": n}) for n in range(4)]
+        run(jobs, pathlib.Path("x"), Workers(2))
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -170,7 +172,7 @@ def test_workers_end_with_ctrl_c_without_a_word(tmp_path):
 @pytest.mark.slow
 def test_experiments_that_run_side_by_side_are_all_stopped(tmp_path):
     """Ctrl-C in a shell goes to all processes of a command."""
-    words = ["reproduce", "shrinking", "--quick", "--seeds", "9"]
+    words = ["reproduce", "shrinking", "--quick", "--seeds", "9", "--jobs", "2"]
     with subprocess.Popen(
         [*SENTEI, *words], cwd=tmp_path, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

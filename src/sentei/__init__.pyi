@@ -20,6 +20,8 @@ from sentei.errors import CriterionError as CriterionError
 from sentei.errors import DataError as DataError
 from sentei.errors import FileError as FileError
 from sentei.errors import GroupError as GroupError
+from sentei.errors import IncompleteError as IncompleteError
+from sentei.errors import JobError as JobError
 from sentei.errors import JournalError as JournalError
 from sentei.errors import LossError as LossError
 from sentei.errors import MetricError as MetricError
@@ -33,6 +35,7 @@ from sentei.formats import export as export
 from sentei.formats import load as load
 from sentei.formats import load_mask as load_mask
 from sentei.formats import save as save
+from sentei.jobs.workers import Workers as Workers
 from sentei.network.layers import Standardise as Standardise
 from sentei.network.mask import Mask as Mask
 from sentei.network.picking import pick as pick

@@ -14,6 +14,8 @@
     │   └── TargetsError        targets that the loss does not fit                 (also DataError)
     ├── StaleError          weights changed since the Probe recorded them
     ├── JournalError        a run folder that belongs to another run
+    │   └── IncompleteError     results of other shares of the jobs are missing
+    ├── JobError            a process or a cluster that cannot run jobs
     └── FileError           a file that is truncated, not sentei's, too new or unwritable
 
 Every message names the rule that was broken, the value that broke it and what to do instead. Errors
@@ -99,6 +101,14 @@ class StaleError(PruningError):
 
 class JournalError(PruningError):
     """A run folder that belongs to another run or is damaged."""
+
+
+class IncompleteError(JournalError):
+    """A folder of results that lacks those of other shares of the jobs, so nothing is judged."""
+
+
+class JobError(PruningError):
+    """A process that was killed while it ran a job, or a cluster whose workers cannot run jobs."""
 
 
 class FileError(PruningError):

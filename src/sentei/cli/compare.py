@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from cyclopts import Group, Parameter
 from sentei.cli.bounds import Amount, Count, CountOrNone
 from sentei.cli.options import (
     ALL_CRITERIA,
+    OUTPUT,
     PACE,
     REMOVED,
     REPAIR,
@@ -20,13 +22,18 @@ from sentei.cli.options import (
     Loss,
     Model,
     OutFigure,
+    OutFolder,
+    Parallel,
     Run,
     Samples,
     Weights,
     listed,
     seeded,
+    shared,
 )
 from sentei.cli.screen import Result
+from sentei.cli.stopping import resumed_by
+from sentei.errors import IncompleteError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,6 +119,8 @@ def compare(
     data: Data = Data(),
     samples: Samples = 5_000,
     out: OutFigure = Path("compared"),
+    results: Annotated[OutFolder | None, Parameter(group=OUTPUT)] = None,
+    parallel: Parallel = Parallel(),
     run: Run = Run(),
 ) -> Result:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
@@ -125,6 +134,8 @@ def compare(
     ----------
     out
         Name of the figure without a suffix; it is written as PNG and SVG.
+    results
+        Folder to store the result of each run in, so that a comparison that was stopped continues.
     """
     from sentei.cli.loading import loaded, one_input, own_loss
     from sentei.experiments import comparing
@@ -132,17 +143,25 @@ def compare(
     repairs = ways.repairs or ("none", "least_squares")
     chosen = [None if name == "none" else name for name in repairs]
     todo = comparing.ways(ways.criteria, chosen, ways.retrain or (0,))
+    workers = parallel.workers()
     run.start()
+    if results is not None:
+        resumed_by(results)
     network, mask, split = loaded(model, data, loss, weights)
-    own = own_loss(loss)
+    common = {"mask": mask, "loss": own_loss(loss), "workers": workers, "folder": results}
     if sizes.budgets is None:
         seeds = range(data.seed, data.seed + steps.seeds)
         settings = {"keep": steps.keep, "steps": steps.steps, "samples": samples, "seeds": seeds}
-        return _by_units(model, network, split, todo, out, mask=mask, loss=own, **settings)
-    one_input(split, "a C file")
-    units = seeded((ways.criteria or ["ablation"])[0], data.seed)
-    settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
-    return _by_size(network, split, sizes, out, mask=mask, units=units, loss=own, **settings)
+        measure = partial(_by_units, model, network, split, todo, out, **settings)
+    else:
+        one_input(split, "a C file")
+        units = seeded((ways.criteria or ["ablation"])[0], data.seed)
+        settings = {"retrain": sizes.retrain_epochs, "samples": samples, "seed": data.seed}
+        measure = partial(_by_size, network, split, sizes, out, units=units, **settings)
+    try:
+        return measure(**common)
+    except IncompleteError as error:
+        return shared(error)
 
 
 def _by_units(

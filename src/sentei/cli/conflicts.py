@@ -99,10 +99,11 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
             "for a budget, sentei fit searches paths of its own",
         ),
     ),
-    "fit": (JOURNAL, ONE_BUDGET),
+    "fit": (JOURNAL, Needs("--jobs --backend --shard", "--journal"), ONE_BUDGET),
     "units": (Excludes("--data", "--shape", "inputs of the data have a shape"),),
     "surface": (Excludes("--literal-grid", "--points", "it sets the number of gains"),),
     "compare": (
+        Needs("--shard", "--results"),
         Needs("--paths --formats --retrain-epochs", "--budgets"),
         Excludes(
             "--budgets",
@@ -110,7 +111,10 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
             "sizes are compared, not ways of pruning",
         ),
     ),
-    "reproduce": (Excludes("--page", "--quick", "a page shows full runs only"),),
+    "reproduce": (
+        Excludes("--page", "--quick", "a page shows full runs only"),
+        Excludes("--processes", "--jobs", "they are two names of one option"),
+    ),
 }
 
 

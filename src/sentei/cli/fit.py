@@ -10,7 +10,18 @@ from cyclopts import Parameter
 
 from sentei.cli.bounds import Size
 from sentei.cli.failures import UNREACHED
-from sentei.cli.options import REMOVED, UNTIL, Data, Loss, Model, Run, Weights, seeded
+from sentei.cli.options import (
+    REMOVED,
+    UNTIL,
+    Data,
+    Loss,
+    Model,
+    Parallel,
+    Run,
+    Weights,
+    seeded,
+    shared,
+)
 from sentei.cli.pruned import (
     Output,
     RetrainEpochs,
@@ -22,7 +33,7 @@ from sentei.cli.pruned import (
     together,
 )
 from sentei.cli.screen import Result
-from sentei.errors import BudgetError
+from sentei.errors import BudgetError, IncompleteError
 from sentei.pruning.boards import BOARDS
 
 if TYPE_CHECKING:
@@ -69,6 +80,7 @@ def fit(
     until: Until = Until(),
     retrain_epochs: RetrainEpochs = 0,
     output: Output = Output(),
+    parallel: Parallel = Parallel(),
     run: Run = Run(),
 ) -> Result:
     """Find the most accurate network that fits a number of bytes or a board, and save it.
@@ -91,6 +103,7 @@ def fit(
         until.goal(),
         together(until.floors()),
     )
+    workers = parallel.workers()
     run.start()
     output.begin()
     one = output.for_one_input(format)
@@ -98,18 +111,22 @@ def fit(
     inputs = sum(tensor[0].numel() for tensor in tensors(start.split.train.inputs))
     floats = standardises(start.network)
     room = room_of(budget, output.format, format, inputs, floats=floats)
-    found = _searched(
-        start,
-        room,
-        samples=scoring.samples,
-        units=criterion,
-        inputs=scoring.inputs,
-        paths=budget.paths,
-        until=goal,
-        keeping=floors,
-        journal=output.journal,
-        resume=output.resume,
-    )
+    try:
+        found = _searched(
+            start,
+            room,
+            samples=scoring.samples,
+            units=criterion,
+            inputs=scoring.inputs,
+            paths=budget.paths,
+            until=goal,
+            keeping=floors,
+            journal=output.journal,
+            resume=output.resume,
+            workers=workers,
+        )
+    except IncompleteError as error:
+        return shared(error)
     best, paths = found[0], _rows(found)
     if not best.fits:
         nothing = {"before": None, "after": None, "out": None, "reached": False, "paths": paths}

@@ -15,9 +15,10 @@ from cyclopts import Group, Parameter
 
 from sentei import storage
 from sentei.cli import screen, weights
-from sentei.cli.bounds import Count, Seed, Threads
+from sentei.cli.bounds import Count, Seed, Threads, accepted_by
 from sentei.cli.references import is_reference
-from sentei.errors import FileError
+from sentei.errors import FileError, IncompleteError
+from sentei.jobs.workers import Workers, share
 
 if TYPE_CHECKING:
     from sentei.datasets import Split
@@ -29,7 +30,8 @@ UNTIL = Group("Until when", sort_key=3)
 REPAIR = Group("Repair and retraining", sort_key=4)
 DATA = Group("Data", sort_key=6)
 OUTPUT = Group("Output", sort_key=7)
-RUN = Group("Run", sort_key=8)
+JOBS = Group("Several at once", sort_key=8)
+RUN = Group("Run", sort_key=9)
 
 # The names in CRITERIA and REPAIRS of `sentei.criteria` and LOSSES of `sentei.losses`. They are
 # repeated here, and compared by tests, because those modules import torch, which takes seconds.
@@ -289,6 +291,44 @@ class Run(Shown):
         import torch
 
         torch.set_num_threads(self.threads)
+
+
+@Parameter(name="*", group=JOBS)
+@dataclass(frozen=True)
+class Parallel:
+    """Where the runs that a command consists of take place; the results are the same anywhere.
+
+    Attributes:
+        jobs: Number of runs at once, each on one thread. More than one needs sentei[jobs].
+        backend: Where they run: loky, processes of this machine; dask or ray, the cluster whose
+            address is in DASK_SCHEDULER_ADDRESS or RAY_ADDRESS, or a new one on this machine.
+    """
+
+    _: KW_ONLY
+    jobs: Threads = 1
+    backend: Literal["loky", "dask", "ray"] = "loky"
+    shard: Annotated[
+        str | None,
+        accepted_by(share),
+        Parameter(
+            help="Share of the runs that this command runs, such as 2/8: every eighth, from the "
+            "second on. Several commands share the work, as a job array of SLURM does, and the "
+            "one that finds the results of all others goes on with them.",
+        ),
+    ] = None
+
+    def workers(self) -> Workers:
+        """Return where the runs take place, before any work is done.
+
+        Raises:
+            JobError: a package that is needed is missing.
+        """
+        return Workers(self.jobs, self.backend, self.shard or "")
+
+
+def shared(error: IncompleteError) -> screen.Result:
+    """Return what a command prints whose share is done, while other shares are missing."""
+    return screen.Result({"complete": False, "message": str(error)}, (str(error),))
 
 
 def seeded(criterion: str, seed: int) -> Any:

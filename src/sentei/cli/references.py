@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from sentei.errors import unknown
+from sentei.jobs.workers import send_by_value
 
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
@@ -90,6 +91,7 @@ def _of_file(path: Path) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise OwnCodeError(f"{path} cannot be imported: {_words(error)}") from error
+    send_by_value(module)
     return module
 
 

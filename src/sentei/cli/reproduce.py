@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from sentei.cli.bounds import Count, Threads
-from sentei.cli.options import OutFile, OutFolder, Shown
+from sentei.cli.options import JOBS, OutFile, OutFolder, Parallel, Shown
 from sentei.cli.screen import Result, head
 from sentei.cli.stopping import resumed_by
+from sentei.errors import IncompleteError
 
 if TYPE_CHECKING:
     from sentei.cli.screen import Advance
@@ -20,8 +24,9 @@ def reproduce(
     into: OutFolder = Path("reproduced"),
     quick: bool = False,
     seeds: Count = 5,
-    processes: Threads = 2,
     page: OutFile | None = None,
+    parallel: Parallel = Parallel(),
+    processes: Annotated[Threads | None, Parameter(group=JOBS)] = None,
     shown: Shown = Shown(),
 ) -> Result:
     """Repeat a paper's experiments and figures, and compare its claims with the measured results.
@@ -38,11 +43,11 @@ def reproduce(
         Run smaller experiments: about a minute, not for publication.
     seeds
         Number of random seeds that each experiment is repeated with.
-    processes
-        Number of experiments that run in parallel, each on one thread.
     page
         Markdown file to update: the text between its `<!-- claims -->` marks and the figures that
         it shows. Only for a full run of one paper.
+    processes
+        The former name of --jobs.
     """
     from sentei.cli.screen import progress
     from sentei.papers import PAPERS, Order
@@ -53,9 +58,10 @@ def reproduce(
 
     if page is not None and (paper == "all" or quick):
         raise ValueError("--page needs a full run of one paper: name it, and leave out --quick")
+    workers = (parallel if processes is None else replace(parallel, jobs=processes)).workers()
     shown.start()
     resumed_by(into)
-    reports, lines = [], []
+    reports, lines, missing = [], [], []
     for name in PAPERS if paper == "all" else (paper,):
         folder = into / name
         with progress(f"reproducing {name}", 1) as advance:
@@ -63,7 +69,12 @@ def reproduce(
             def on_progress(done: int, total: int, last: str, advance: Advance = advance) -> None:
                 advance(done, last, total)
 
-            report = reproduced(name, Order(folder, quick, seeds, processes, on_progress))
+            order = Order(folder, quick, seeds, workers, on_progress)
+            try:
+                report = reproduced(name, order)
+            except IncompleteError as error:
+                missing.append(str(error))
+                continue
         reports.append({**vars(report), "folder": folder})
         lines += [head(report.title), claims(report.claims)]
         lines += [SMALLER] * quick + [f"figures and claims are in {folder}"]
@@ -71,7 +82,7 @@ def reproduce(
             unused = publish(report, folder, page)
             shows = f"; it does not show {_names(unused)}" * bool(unused)
             lines.append(f"{page} is up to date{shows}")
-    return Result({"papers": reports}, lines)
+    return Result({"papers": reports, "missing": missing}, [*lines, *missing])
 
 
 def _names(files: list[Path]) -> str:

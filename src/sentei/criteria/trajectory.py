@@ -155,6 +155,15 @@ class Trajectory:
             parts = {key: value.to(parameter.device).clone() for key, value in given[name].items()}
             self._record[id(parameter)] = parts
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: the record itself is by the identity of parameters."""
+        return {"model": self.model, **self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make this the record of the model in a state."""
+        self.model, self._record = state["model"], {}
+        self.load_state_dict(state)
+
     def _copy(self, parameter: str, part: str) -> Tensor:
         """A copy of one part, such as "start", of a parameter's record."""
         held = dict(self.model.named_parameters(remove_duplicate=False))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from sentei.criteria import Criterion
 from sentei.datasets import Split
+from sentei.describing import described
 from sentei.errors import BudgetError, DataError, UnreachableError
 from sentei.formats.c.compiled import shipped
+from sentei.jobs.results import Job, Result, run
+from sentei.jobs.workers import Workers
 from sentei.losses import PerSample
+from sentei.nests import tensors
 from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS, c_numbers
 from sentei.network.mask import Mask
@@ -19,11 +25,13 @@ from sentei.network.surgery.surgery import shrink
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, find_synapses
 from sentei.probe.probe import Probe
+from sentei.pruning.identity import mask_fingerprint, network_words
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
 from sentei.pruning.rules.limits import MemoryBudget, bytes_at_most
 from sentei.pruning.run import Step
 from sentei.pruning.searching import restricted
+from sentei.samples import fingerprint
 from sentei.training import FineTune, Recipe
 
 PATHS = ("units", "synapses", "both")
@@ -91,6 +99,8 @@ def accuracy_at_budgets(
     retrain: int = 0,
     samples: int = 2_000,
     seed: int = 0,
+    workers: Workers = Workers(),  # noqa: B008 - frozen
+    folder: Path | None = None,
     on_progress: Callable[[int, int, str], object] | None = None,
 ) -> list[Curve]:
     """Prune a network along every path, and measure its accuracy at every budget.
@@ -111,9 +121,14 @@ def accuracy_at_budgets(
         retrain: number of training epochs after every step.
         samples: number of training samples that a criterion uses.
         seed: seed of retraining.
-        on_progress: called with (paths done, number of paths, text).
+        workers: where paths are pruned, and which share of them.
+        folder: where the curve of each path is stored, so that none is pruned twice; nowhere if
+            None.
+        on_progress: called with (paths done, number of paths, the last one).
 
     Raises:
+        IncompleteError: the share of `workers` is done, and other shares are missing in `folder`.
+        JournalError: `folder` holds a result of another comparison.
         BudgetError: no budget is given, or one is not a size.
         ValueError: an unknown path, or a format that is not C.
     """
@@ -122,41 +137,84 @@ def accuracy_at_budgets(
     for format in formats:
         c_numbers(format)  # a format that is not C is refused
     sizes = sorted({int(MemoryBudget("c", budget).bytes) for budget in budgets}, reverse=True)
-    ways = {path: [per_byte(f, units, stops=tuple(sizes)) for f in formats] for path in paths}
-    todo = [restricted(path, propose) for path, each in ways.items() for propose in each]
+    for path in paths:
+        restricted(path, per_byte(formats[0]))
     recipe = Recipe(epochs=retrain, seed=seed, loss=loss) if retrain else None
-    curves = []
-    for done, way in enumerate(todo):
-        steps = []
-        for step in _steps(model, split, way, mask, recipe, samples, loss):
-            _accuracy(step)  # refused at once where there is none
-            steps.append(step)
-            if on_progress is not None:
-                size = step.measured.bytes_in(way.propose.format)
-                on_progress(done, len(todo), f"{way.path}: {size:,} bytes, {step.measured}")
-        curves.append(_curve(split, way, sizes, steps))
-    if on_progress is not None:
-        on_progress(len(todo), len(todo), "")
-    return curves
+    setting = _Setting(model, split, mask, units, recipe, samples, loss)
+    about = {} if folder is None else setting.about()
+    jobs = [
+        Job(
+            f"{path.replace(':', '-')}-{format}",
+            _pruned,
+            {"path": path, "format": format, "sizes": sizes},
+            about,
+        )
+        for path in paths
+        for format in formats
+    ]
+    finished = 0
+
+    def done(job: Job) -> None:
+        nonlocal finished
+        finished += 1
+        if on_progress is not None:
+            on_progress(finished, len(jobs), job.name)
+
+    results = run(jobs, folder, workers, common=(setting,), done=done)
+    return [_read(job.settings, results[job.name]["points"]) for job in jobs]
 
 
-def _steps(
-    model: nn.Module,
-    split: Split,
-    way: restricted,
-    mask: Mask | None,
-    recipe: Recipe | None,
-    samples: int,
-    loss: str | PerSample | None,
-) -> Iterator[Step]:
+def _read(settings: dict[str, Any], points: Sequence[dict[str, Any]]) -> Curve:
+    untouched, *others = (Point(**point) for point in points)
+    return Curve(settings["path"], settings["format"], untouched, tuple(others))
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """Arguments of `accuracy_at_budgets` that all paths share."""
+
+    model: nn.Module
+    split: Split
+    mask: Mask | None
+    units: str | Criterion
+    recipe: Recipe | None
+    samples: int
+    loss: str | PerSample | None
+
+    def about(self) -> dict[str, Any]:
+        """Return texts that tell this comparison from others."""
+        parts = self.split.train, self.split.validation, self.split.test
+        texts = {
+            "network": (self.model, network_words(self.model)),
+            "data": [fingerprint([*tensors(part)]) for part in parts],
+            "mask": None if self.mask is None else mask_fingerprint(self.mask),
+            "units": self.units,
+            "retrain": self.recipe,
+            "loss": self.loss,
+        }
+        return {"samples": self.samples} | {name: described(each) for name, each in texts.items()}
+
+
+def _pruned(setting: _Setting, path: str, format: str, sizes: Sequence[int]) -> Result:
+    """Prune along one path to every size; return the point of the unpruned network, then theirs."""
+    propose = per_byte(format, units=setting.units, stops=tuple(sizes))
+    steps = []
+    for step in _steps(setting, restricted(path, propose)):
+        _accuracy(step)  # refused at once where there is none
+        steps.append(step)
+    return {"points": [asdict(point) for point in _points(setting.split, format, sizes, steps)]}
+
+
+def _steps(setting: _Setting, way: restricted) -> Iterator[Step]:
     """Prune along one path to the smallest budget, or as far as possible if that is not reached."""
+    split, recipe = setting.split, setting.recipe
     least = bytes_at_most(min(way.propose.stops), way.propose.format)
     for until in (least, None):
-        worker = copied(model)
-        probe = Probe(worker, split.train.first(samples), loss)
+        worker = copied(setting.model)
+        probe = Probe(worker, split.train.first(setting.samples), setting.loss)
         groups: list[Group] = [*find_units(worker, probe.example), *find_synapses(worker)]
         retrain = FineTune(split.train, recipe) if recipe is not None else None
-        held = split.validation
+        held, mask = split.validation, setting.mask
         try:
             yield from prune(
                 worker, groups, probe, way, until, retrain=retrain, evaluate=held, mask=mask
@@ -167,9 +225,11 @@ def _steps(
                 raise
 
 
-def _curve(split: Split, way: restricted, sizes: Sequence[int], steps: Sequence[Step]) -> Curve:
-    """Choose the most accurate step for each size, and test its emitted code."""
-    format, calibration = way.propose.format, split.train.inputs[:CALIBRATION]
+def _points(
+    split: Split, format: str, sizes: Sequence[int], steps: Sequence[Step]
+) -> Iterator[Point]:
+    """Yield the unpruned network, then the most accurate step for each size, its code tested."""
+    calibration = split.train.inputs[:CALIBRATION]
     tested: dict[int, float] = {}
 
     def point(step: Step, budget: int | None, *, fits: bool) -> Point:
@@ -187,12 +247,11 @@ def _curve(split: Split, way: restricted, sizes: Sequence[int], steps: Sequence[
             test=tested[step.number] if fits else None,
         )
 
-    points = []
+    yield point(steps[0], None, fits=True)
     for size in sizes:
         fitting = [step for step in steps if step.measured.bytes_in(format) <= size]
         best = max(fitting, key=_accuracy, default=steps[-1])
-        points.append(point(best, size, fits=bool(fitting)))
-    return Curve(way.path, format, point(steps[0], None, fits=True), tuple(points))
+        yield point(best, size, fits=bool(fitting))
 
 
 def _accuracy(step: Step) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,18 +15,23 @@ from torch import Tensor, nn
 from sentei.criteria import CRITERIA, Probe, Random, Trajectory, ablation, scores
 from sentei.criteria.agreement import spearman
 from sentei.criteria.repairs.table import repair
+from sentei.describing import described
 from sentei.errors import CriterionError, DataError, PruningError, unknown
+from sentei.jobs.results import Job, Result, run
+from sentei.jobs.workers import Workers
 from sentei.losses import PerSample
 from sentei.metrics import R2
+from sentei.nests import tensors
 from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.network.tracing.inventory import some_units
 from sentei.network.tracing.tracing import find_units
+from sentei.pruning.identity import mask_fingerprint, network_words
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.proposals import ranked
 from sentei.pruning.rules.schedules import linear
 from sentei.pruning.run import Step
-from sentei.samples import Samples
+from sentei.samples import Samples, fingerprint
 from sentei.training import FineTune, Recipe
 
 log = logging.getLogger("sentei")
@@ -118,6 +124,8 @@ def compare(
     loss: str | PerSample | None = None,
     mask: Mask | None = None,
     trajectory: Trajectory | None = None,
+    workers: Workers = Workers(),  # noqa: B008 - frozen
+    folder: Path | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Curve]:
     """Prune a copy of the network in every way, once for each seed.
@@ -138,12 +146,16 @@ def compare(
         mask: what is dead before pruning starts, and stays dead.
         trajectory: record of the training of `model`, for criteria that need it. Retraining adds
             nothing to it.
-        on_progress: called with (runs done, number of runs, the way).
+        workers: where the runs happen, and which share of them.
+        folder: where the result of each run is stored, so that none is made twice; nowhere if None.
+        on_progress: called with (runs done, number of runs, the last one).
 
     Returns:
         A curve for each seed and way, in this order.
 
     Raises:
+        IncompleteError: the share of `workers` is done, and other shares are missing in `folder`.
+        JournalError: `folder` holds a result of another comparison.
         ScheduleError: `keep` is not an amount, or `steps` not a count of 1 or more.
         ValueError: no seeds, or `samples` below 1.
     """
@@ -152,28 +164,57 @@ def compare(
         raise ValueError(f"seeds= is how often each way is repeated, at least 1; got {seeds}")
     if samples < 1:
         raise ValueError(f"samples= is a count of 1 or more; got {samples}")
-    found, count = [], 0
-    refused: set[str] = set()
-    setting = _Setting(model, learn, judge, keep, steps, loss, mask, trajectory)
+    setting = _Setting(model, learn, judge, keep, steps, samples, loss, mask, trajectory)
+    about = {} if folder is None else setting.about()
     which = range(seeds) if isinstance(seeds, int) else seeds
-    for seed in which:
-        chosen = _drawn(learn, samples, seed)
-        exact = _first_scores(Probe(model, chosen, loss), "ablation", seed)
-        for way in todo:
-            count += 1
-            if way.criterion not in refused:
-                try:
-                    found.append(_curve(setting, way, seed, chosen, exact))
-                except CriterionError as error:
-                    refused.add(way.criterion)
-                    log.warning("%s is left out: %s", way.criterion, error)
-                except DataError:
-                    raise
-                except PruningError as error:
-                    log.warning("%s is left out: %s", way, error)
-            if on_progress is not None:
-                on_progress(count, len(which) * len(todo), str(way))
-    return found
+    jobs = [job for seed in which for job in _jobs(dict.fromkeys(todo), seed, about)]
+    finished = 0
+
+    def done(job: Job) -> None:
+        nonlocal finished
+        finished += 1
+        if on_progress is not None:
+            on_progress(finished, len(jobs), job.name)
+
+    results = run(jobs, folder, workers, common=(setting,), done=done)
+    return [*_curves(jobs, results)]
+
+
+def _jobs(todo: Iterable[Way], seed: int, about: dict[str, Any]) -> Iterator[Job]:
+    """Yield the runs of one seed: exact ablation of the unpruned network, and one for each way."""
+    yield Job(f"exact-{seed}", _exact, {"seed": seed}, about)
+    for way in todo:
+        name = f"{way.criterion}-{way.repair or 'none'}-{way.retrain}-{seed}"
+        yield Job(name, _pruned, {**asdict(way), "seed": seed}, about)
+
+
+def _curves(jobs: Sequence[Job], results: Mapping[str, Result]) -> Iterator[Curve]:
+    """Yield the curves of all runs that were possible; log why others were not, each reason once.
+
+    A criterion that scores nothing here is named once for all its ways and seeds.
+    """
+    exact, said = torch.zeros(0), set()
+    for job in jobs:
+        found = results[job.name]
+        if job.function is _exact:
+            exact = _numbers(found["scores"])
+            continue
+        settings = dict(job.settings)
+        seed = settings.pop("seed")
+        way = Way(**settings)
+        if "refused" in found:
+            what = way.criterion if found["criterion"] else str(way)
+            if (what, found["criterion"] or seed) not in said:
+                log.warning("%s is left out: %s", what, found["refused"])
+            said.add((what, found["criterion"] or seed))
+            continue
+        agreement = spearman(_numbers(found["scores"]), exact)
+        left, values = tuple(found["left"]), tuple(found["values"])
+        yield Curve(way, seed, left, values, agreement, found["metric"])
+
+
+def _numbers(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -220,13 +261,14 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
 
 @dataclass(frozen=True, eq=False)
 class _Setting:
-    """Arguments of `compare` that all ways share."""
+    """Arguments of `compare` that all runs share."""
 
     model: nn.Module
     learn: Samples
     judge: Samples
     keep: str
     steps: int
+    samples: int
     loss: str | PerSample | None
     mask: Mask | None
     trajectory: Trajectory | None
@@ -240,9 +282,45 @@ class _Setting:
         past.load_state_dict(self.trajectory.state_dict())
         return model, past
 
+    def drawn(self, seed: int) -> Samples:
+        """Return the samples that criteria use with a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(self.learn.rows, generator=generator)
+        return self.learn.at(order[: self.samples])
 
-def _curve(setting: _Setting, way: Way, seed: int, samples: Samples, exact: Tensor) -> Curve:
-    """Prune a copy of the network in one way, and record accuracy and agreement with `exact`."""
+    def about(self) -> dict[str, Any]:
+        """Return texts that tell this comparison from others."""
+        texts = {
+            "network": (self.model, network_words(self.model)),
+            "learn": fingerprint([*tensors(self.learn)]),
+            "judge": fingerprint([*tensors(self.judge)]),
+            "loss": self.loss,
+            "mask": None if self.mask is None else mask_fingerprint(self.mask),
+            "trajectory": self.trajectory,
+        }
+        own = {"keep": self.keep, "steps": self.steps, "samples": self.samples}
+        return own | {name: described(each) for name, each in texts.items()}
+
+
+def _exact(setting: _Setting, seed: int) -> Result:
+    """Return the exact rise in loss without each unit of the unpruned network."""
+    probe = Probe(setting.model, setting.drawn(seed), setting.loss)
+    return {"scores": _first_scores(probe, "ablation", seed)}
+
+
+def _pruned(setting: _Setting, seed: int, **settings: Any) -> Result:
+    """Prune a copy of the network in one way; return its quality at each step, or the refusal."""
+    way = Way(**settings)
+    try:
+        return _measured(setting, way, seed)
+    except DataError:
+        raise
+    except PruningError as error:
+        return {"refused": str(error), "criterion": isinstance(error, CriterionError)}
+
+
+def _measured(setting: _Setting, way: Way, seed: int) -> Result:
+    samples = setting.drawn(seed)
     untouched = Probe(setting.model, samples, setting.loss, setting.trajectory)
     first_scores = _first_scores(untouched, way.criterion, seed)
     worker, past = setting.copy()
@@ -250,7 +328,7 @@ def _curve(setting: _Setting, way: Way, seed: int, samples: Samples, exact: Tens
     schedule = linear(setting.keep, setting.steps)
     propose = ranked(_criterion(way.criterion, seed), schedule, repair=way.repair)
     recipe = Recipe(epochs=max(1, round(way.retrain)), seed=seed, loss=setting.loss)
-    run = prune(
+    steps = prune(
         worker,
         find_units(worker, probe.example),
         probe,
@@ -259,8 +337,8 @@ def _curve(setting: _Setting, way: Way, seed: int, samples: Samples, exact: Tens
         evaluate=setting.judge,
         mask=setting.mask,
     )
-    left, metrics, values = zip(*map(_quality, run), strict=True)
-    return Curve(way, seed, left, values, spearman(first_scores, exact), metrics[0])
+    left, metrics, values = zip(*map(_quality, steps), strict=True)
+    return {"left": left, "values": values, "metric": metrics[0], "scores": first_scores}
 
 
 def _quality(step: Step) -> tuple[int, str, float]:
@@ -276,20 +354,15 @@ def _quality(step: Step) -> tuple[int, str, float]:
     return now.units, metric, found
 
 
-def _first_scores(probe: Probe, name: str, seed: int) -> Tensor:
+def _first_scores(probe: Probe, name: str, seed: int) -> list[float]:
     """Return the scores of all units of the unpruned network, group by group."""
     criterion = ablation if name == "ablation" else _criterion(name, seed)
     groups = some_units(probe.model, probe.example)
-    return torch.cat([scores(criterion, probe, group) for group in groups])
+    return torch.cat([scores(criterion, probe, group) for group in groups]).tolist()
 
 
 def _criterion(name: str, seed: int) -> Any:
     return Random(seed) if name == "random" else CRITERIA[name]
-
-
-def _drawn(samples: Samples, count: int, seed: int) -> Samples:
-    generator = torch.Generator().manual_seed(seed)
-    return samples.at(torch.randperm(samples.rows, generator=generator)[:count])
 
 
 def _halfway(curve: Curve) -> float:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from sentei import storage
 from sentei.errors import unknown
-from sentei.papers import jobs
+from sentei.jobs import results
+from sentei.jobs.workers import Workers
 from sentei.papers.claims import Claim, Report
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Order:
             `claims.json`.
         quick: run smaller experiments, about a minute in all; their results are never published.
         seeds: how often each experiment is repeated; at least five where results are published.
-        processes: how many jobs run in parallel.
+        workers: how many jobs run at once, where, and which share of them.
         on_progress: called after each job with (jobs done, jobs in all, name of the job).
 
     Raises:
@@ -53,7 +54,7 @@ class Order:
     folder: Path
     quick: bool = False
     seeds: int = 5
-    processes: int = 1
+    workers: Workers = Workers()  # noqa: RUF009 - frozen
     on_progress: Callable[[int, int, str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -64,18 +65,22 @@ class Order:
                 "Leave it out for 5."
             )
 
-    def work(self, todo: Sequence[jobs.Job]) -> dict[str, jobs.Result]:
-        """Run the jobs without a stored result, and return all results by name."""
+    def work(self, todo: Sequence[results.Job]) -> dict[str, results.Result]:
+        """Run the jobs without a stored result, and return all results by name.
+
+        Raises:
+            IncompleteError: results of other shares of the jobs are missing.
+        """
         finished = 0
 
-        def done(job: jobs.Job) -> None:
+        def done(job: results.Job) -> None:
             nonlocal finished
             finished += 1
             if self.on_progress is not None:
                 self.on_progress(finished, len(todo), job.name)
 
         kind = "quick" if self.quick else "results"
-        return jobs.run(todo, self.folder / kind, self.processes, done)
+        return results.run(todo, self.folder / kind, self.workers, done=done)
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Write a matplotlib figure as PNG and SVG; return the path of the PNG."""
@@ -97,7 +102,8 @@ def reproduce(paper: str, order: Order) -> Report:
 
     Raises:
         ValueError: the paper is unknown; the message names the nearest known one.
-        JournalError: the folder holds results of other settings.
+        JournalError: the folder holds results of other settings; or (IncompleteError) results of
+            other shares of the jobs are missing, and nothing is judged.
     """
     if paper not in PAPERS:
         raise ValueError(unknown("paper", paper, PAPERS))

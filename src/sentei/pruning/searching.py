@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import nn
 
 from sentei.arguments import checked
 from sentei.criteria import Criterion
-from sentei.errors import unknown
+from sentei.errors import JournalError, unknown
+from sentei.jobs.results import ENDING, Job, Result, run
+from sentei.jobs.workers import Workers, own
 from sentei.losses import PerSample
 from sentei.network.copying import copied
 from sentei.network.encoding.format import C_FORMATS
@@ -20,6 +22,7 @@ from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Synapses, find_synapses
 from sentei.probe.probe import Probe
+from sentei.pruning.identity import mask_fingerprint
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.bytewise import per_byte
 from sentei.pruning.rules.conditions import Condition, Limit, all_of
@@ -145,6 +148,7 @@ def search(
     journal: str | Path | None = None,
     resume: bool = False,
     on_step: Callable[[str, Step], object] | None = None,
+    workers: Workers = Workers(),  # noqa: B008 - frozen
 ) -> list[Found]:
     """Prune a copy of a network along each of several paths to a memory budget; best result first.
 
@@ -169,45 +173,104 @@ def search(
             measured accuracy if None.
         journal: folder that holds one run folder per path; temporary ones if None.
         resume: continue the runs in `journal`.
-        on_step: called with the name of the path and the step, after every step.
+        on_step: called with the name of the path and the step, after every step; of paths that
+            other processes prune, when the path is read back.
+        workers: where paths are pruned, and which share of them. Paths that this process does not
+            prune itself are read back from `journal`.
 
     Returns:
         One result per path. Those that fit come first, by falling accuracy, then rising loss; the
         others follow by rising size.
 
     Raises:
+        IncompleteError: the share of `workers` is done, and other shares are missing in `journal`.
         UnreachableError: not even the smallest network fits; its size is in the message.
-        ValueError: an unknown path, or one that saves nothing in the format.
+        ValueError: an unknown path, one that saves nothing in the format, or no journal for paths
+            that other processes prune.
     """
     chosen = paths_for(room.format, paths)
     goal = room.limit if until is None else all_of(room.limit, until)
+    asked = _Search(
+        model, learn, room, evaluate, loss, units, inputs, mask, goal, keeping, retrain,
+        None if journal is None else Path(journal), resume,
+    )  # fmt: skip
+    if workers != Workers():
+        asked = asked.run(chosen, workers)
     found = []
     for path in chosen:
-        worker = copied(model)
-        probe = Probe(worker, learn, loss)
-        groups: list[Group] = [*find_units(worker, probe.example, inputs=inputs)]
-        groups += find_synapses(worker) if room.format in C_FORMATS else []
-        propose = per_byte(room.format, units=units, stops=(int(room.bytes),))
-        run = prune(
-            worker,
-            groups,
-            probe,
-            restricted(path, propose),
-            until=goal,
-            keeping=keeping,
-            retrain=None if retrain is None else retrain(),
-            evaluate=evaluate,
-            journal=None if journal is None else Path(journal) / path.replace(":", "-"),
-            resume=resume,
-            mask=mask,
-        )
         steps = []
-        for step in run:
+        for step in asked.steps(path):
             steps.append(step)
             if on_step is not None:
                 on_step(path, step)
         found.append(_found(path, steps, room, goal, judge))
     return sorted(found, key=_order, reverse=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Arguments of `search` that all paths share."""
+
+    model: nn.Module
+    learn: Any
+    room: MemoryBudget
+    evaluate: Any
+    loss: str | PerSample | None
+    units: str | Criterion
+    inputs: bool
+    mask: Mask | None
+    goal: Limit
+    keeping: Condition | None
+    retrain: Callable[[], Retrain] | None
+    journal: Path | None
+    resume: bool
+
+    def steps(self, path: str) -> Iterator[Step]:
+        """Prune a copy of the network along a path, or read how it was pruned."""
+        worker = copied(self.model)
+        probe = Probe(worker, self.learn, self.loss)
+        groups: list[Group] = [*find_units(worker, probe.example, inputs=self.inputs)]
+        groups += find_synapses(worker) if self.room.format in C_FORMATS else []
+        propose = per_byte(self.room.format, units=self.units, stops=(int(self.room.bytes),))
+        yield from prune(
+            worker,
+            groups,
+            probe,
+            restricted(path, propose),
+            until=self.goal,
+            keeping=self.keeping,
+            retrain=None if self.retrain is None else self.retrain(),
+            evaluate=self.evaluate,
+            journal=None if self.journal is None else self.journal / _folder(path),
+            resume=self.resume,
+            mask=self.mask,
+        )
+
+    def run(self, paths: Sequence[str], workers: Workers) -> _Search:
+        """Prune along the paths elsewhere; return the search that reads what was pruned there."""
+        if self.journal is None:
+            raise ValueError(
+                "paths that other processes prune are read back from their run folders: name a "
+                "folder for them with journal="
+            )
+        for path in () if self.resume else own(paths, workers):
+            if (self.journal / f"{_folder(path)}{ENDING}").exists():
+                raise JournalError(
+                    f"{self.journal} already holds a search; continue it (resume=True, --resume) "
+                    "or name another folder"
+                )
+        about = {"budget": repr(self.room), "mask": self.mask and mask_fingerprint(self.mask)}
+        jobs = [Job(_folder(path), _walked, {"path": path}, about) for path in paths]
+        run(jobs, self.journal, workers, common=(self,))
+        return replace(self, resume=True)
+
+
+def _walked(asked: _Search, path: str) -> Result:
+    return {"steps": sum(1 for _ in asked.steps(path)) - 1}
+
+
+def _folder(path: str) -> str:
+    return path.replace(":", "-")
 
 
 def _found(

@@ -7,13 +7,13 @@ annealing (FSA; Barbu, She, Ding and Gramajo, 2017), which is reproduced on a li
 
 from __future__ import annotations
 
+from sentei.jobs.results import Job
 from sentei.papers import Order
 from sentei.papers.annealing import figures, selection
 from sentei.papers.annealing.best import serious
 from sentei.papers.annealing.judging import claims
 from sentei.papers.annealing.networks import EPOCHS, VARIANTS, timed, trained
 from sentei.papers.claims import Claim
-from sentei.papers.jobs import Job
 
 TITLE = "Bartoldson: Annealed Pruning of Neural Network Connections; Barbu et al. 2017 (FSA)"
 

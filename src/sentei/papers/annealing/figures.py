@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from sentei.jobs.results import Result
 from sentei.papers import Order
 from sentei.papers.annealing.judging import DENSE_SYNAPSES, final
 from sentei.papers.annealing.networks import VARIANTS
-from sentei.papers.jobs import Result
 from sentei.reporting.figures import EARTH, INK, LEAF, PALE, canvas
 
 Runs = Mapping[str, Sequence[Result]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from sentei.jobs.results import Result
 from sentei.papers.annealing.networks import VARIANTS
 from sentei.papers.claims import Claim, Verdict, paired, spread
-from sentei.papers.jobs import Result
 
 Runs = Mapping[str, Sequence[Result]]
 DENSE_SYNAPSES = {"fc1": 589_824, "fc2": 1_280}

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sentei.jobs.results import Job, Result
 from sentei.network.units import find_synapses
-from sentei.papers.jobs import Job, Result
 from sentei.pruning.rules.proposals import ranked
 from sentei.pruning.rules.schedules import fsa
 from sentei.pruning.while_training.during import PruneWhileTraining

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from sentei import storage
+from sentei.jobs.results import Job
 from sentei.papers import Order
 from sentei.papers.claims import Claim
 from sentei.papers.distinctiveness import beyond, figures, judging
 from sentei.papers.distinctiveness.experiments import hundred, trial
 from sentei.papers.distinctiveness.judging import Found
 from sentei.papers.distinctiveness.late import late
-from sentei.papers.jobs import Job
 
 TITLE = (
     "Zheng: Pruning Technique based on Distinctiveness for Deep Neural Network; "

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import isfinite
 from statistics import fmean
 
+from sentei.jobs.results import Result
 from sentei.papers.claims import Claim, paired, spread
-from sentei.papers.jobs import Result
 from sentei.papers.sensitivity.plan import MOMENTS
 from sentei.papers.sensitivity.reading import Runs, accuracies, verdict
 from sentei.papers.sensitivity.watching import RULE, SILENT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sentei.papers.jobs import Job, Result
+from sentei.jobs.results import Job, Result
 from sentei.papers.sensitivity.restarts import rebuilt
 from sentei.papers.sensitivity.runs import trained
 from sentei.papers.sensitivity.teachers import taught

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
+from sentei.jobs.results import Result
 from sentei.papers.claims import Paired, Verdict, spread
-from sentei.papers.jobs import Result
 
 Runs = Mapping[str, Sequence[Result]]
 SURE = 0.05

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, median
 
+from sentei.jobs.results import Result
 from sentei.papers.claims import Claim, paired, spread
-from sentei.papers.jobs import Result
 from sentei.papers.sensitivity.checks import FINISH
 from sentei.papers.sensitivity.reading import Runs, accuracies, after, reached, verdict
 from sentei.papers.sensitivity.timing import WAYS

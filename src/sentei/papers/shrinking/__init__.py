@@ -6,9 +6,9 @@ error ("brute force") or by a Taylor estimate of first or second order.
 
 from __future__ import annotations
 
+from sentei.jobs.results import Job
 from sentei.papers import Order
 from sentei.papers.claims import Claim
-from sentei.papers.jobs import Job
 from sentei.papers.shrinking.cascade import grown
 from sentei.papers.shrinking.networks import SETTINGS
 from sentei.papers.shrinking.removal import removed

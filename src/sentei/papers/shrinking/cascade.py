@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sentei.papers.jobs import Result
+from sentei.jobs.results import Result
 from sentei.papers.shrinking.networks import ONE, samples
 from sentei.training import seeded
 

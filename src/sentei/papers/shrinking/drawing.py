@@ -10,8 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sentei.jobs.results import Result
 from sentei.papers import Order
-from sentei.papers.jobs import Result
 from sentei.papers.shrinking.removal import GAINS
 from sentei.reporting import figures
 from sentei.reporting.figures import EARTH, INK, LEAF

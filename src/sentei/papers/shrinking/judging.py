@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from statistics import fmean
 
+from sentei.jobs.results import Result
 from sentei.papers.claims import Claim, Verdict, spread
-from sentei.papers.jobs import Result
 from sentei.papers.shrinking import beyond, thresholds
 from sentei.papers.shrinking.reading import (
     BF,

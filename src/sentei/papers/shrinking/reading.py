@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
+from sentei.jobs.results import Result
 from sentei.papers.claims import Verdict, spread
-from sentei.papers.jobs import Result
 
 Runs = dict[str, list[Result]]
 BF, G1, G2, FULL = "ablation", "taylor1", "taylor2-diagonal", "taylor2"

@@ -12,8 +12,8 @@ import sentei
 from sentei.criteria import approximations, scores
 from sentei.criteria.agreement import spearman
 from sentei.datasets import Samples
+from sentei.jobs.results import Result
 from sentei.network.units import Group
-from sentei.papers.jobs import Result
 from sentei.papers.shrinking.networks import Setting, samples, setting, trained
 from sentei.pruning.rules.schedules import Progress
 from sentei.training import evaluate

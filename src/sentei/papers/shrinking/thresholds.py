@@ -8,8 +8,8 @@ from __future__ import annotations
 from statistics import fmean
 
 from sentei.criteria import CRITERIA, Thresholded
+from sentei.jobs.results import Result
 from sentei.papers.claims import Claim, spread
-from sentei.papers.jobs import Result
 from sentei.papers.shrinking.networks import samples, setting, trained
 from sentei.papers.shrinking.reading import G2, mean, verdict
 from sentei.papers.shrinking.removal import emptied

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sentei import storage
-from sentei.papers.jobs import Job, Result
+from sentei.jobs.results import Job, Result
 from sentei.papers.wsf import ladder, procedure, small
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sentei.jobs.results import Result
 from sentei.papers.claims import Claim, Verdict, paired, spread
-from sentei.papers.jobs import Result
 from sentei.papers.wsf import small
 from sentei.papers.wsf.figures import smallest
 

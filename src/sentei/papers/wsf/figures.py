@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sentei.papers.jobs import Result
+from sentei.jobs.results import Result
 from sentei.papers.wsf.paths import network_of, speaks_for
 from sentei.reporting.figures import EARTH, INK, LEAF, PALE, canvas
 

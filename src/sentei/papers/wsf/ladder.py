@@ -11,9 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from sentei.jobs.results import Result
 from sentei.network.mask import Mask
 from sentei.network.units import Group
-from sentei.papers.jobs import Result
 from sentei.papers.wsf.parts import (
     accuracies,
     alive,

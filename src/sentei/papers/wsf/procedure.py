@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from sentei.criteria import Probe, Trajectory, scores
 from sentei.criteria.agreement import spearman
+from sentei.jobs.results import Result
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import find_synapses
-from sentei.papers.jobs import Result
 from sentei.papers.wsf.parts import accuracies, data, structure
 from sentei.pruning.loop import prune
 from sentei.pruning.rules.limits import accuracy_at_least, accuracy_within

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sentei.papers.jobs import Result
+from sentei.jobs.results import Result
 from sentei.papers.wsf.parts import (
     EVIDENCE,
     Contribution,
