@@ -41,6 +41,16 @@ def test_logs_are_visible(capsys):
     assert capsys.readouterr() == ("", f"group {SEEN.removesuffix(visible(EVIL[-1]))}\n")
 
 
+def test_other_packages_logs_are_shown_from_warnings_on(capsys):
+    with screen.logs_shown():
+        for name, level in (("sentei", 20), ("other", 20), ("other", 30), ("other", 40)):
+            logger = logging.getLogger(f"{name}.here")
+            logger.setLevel(logging.INFO)
+            logger.log(level, "%s at %d", name, level)
+            logger.setLevel(logging.NOTSET)
+    assert capsys.readouterr() == ("", "sentei at 20\nother at 30\nother at 40\n")
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_commands_print_is_visible(terminal, capsys, monkeypatch):
     from rich.table import Table

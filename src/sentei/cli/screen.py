@@ -173,10 +173,12 @@ def _print_progress(what: str, expected: int) -> Advance:
 
 
 class _Notes(logging.Handler):
-    """Print log messages on stderr: with --quiet errors only."""
+    """Print log messages on stderr: of other packages warnings, with --quiet errors only."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not quiet.get() or record.levelno >= logging.ERROR:
+        least = logging.ERROR if quiet.get() else logging.WARNING
+        own = record.name.startswith("sentei") and not quiet.get()
+        if own or record.levelno >= least:
             _remark(self.format(record))
 
 

@@ -6,6 +6,7 @@ its generator is closed, or an error ends it, calls that have not begun never do
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -144,9 +145,17 @@ def _dask_client(jobs: int) -> Iterator[Any]:
             yield client
         return
     with _interrupts_held():
-        cluster = LocalCluster(jobs, threads_per_worker=1, dashboard_address="")
-    with cluster, Client(cluster, set_as_default=False) as client:
-        yield client
+        options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None}
+        cluster = LocalCluster(jobs, **options)
+    # Processes that hold torch take longer to end than Dask waits before it warns.
+    nanny = logging.getLogger("distributed.nanny")
+    level = nanny.level
+    nanny.setLevel(logging.ERROR)
+    try:
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+    finally:
+        nanny.setLevel(level)
 
 
 def on_ray(function: Call, tasks: Sequence[Task], common: Task, jobs: int) -> Results:
