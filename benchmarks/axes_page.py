@@ -36,7 +36,7 @@ from axes_results import (
     results,
     untouched,
 )
-from sentei.reporting.figures import EARTH, INK, LEAF, below, blank, tidy
+from sentei.reporting.figures import BLUE, INK, ORANGE, below, blank, tidy
 
 DOCS = Path(__file__).parents[1] / "docs"
 WORDS = {
@@ -47,9 +47,9 @@ WORDS = {
 }
 LEFT = {7: "7/8", 6: "3/4", 4: "1/2"}  # of the synapses in blocks, by eighths
 LOOKS = {  # colour and mark
-    UNITS: (LEAF, "o"),
-    HEADS: (EARTH, "s"),
-    WIDTH: ("#3b6ea5", "^"),
+    UNITS: (BLUE, "o"),
+    HEADS: (ORANGE, "s"),
+    WIDTH: ("#7f8c86", "^"),
     DEPTH: ("#8a5fb0", "D"),
     ALL: (INK, "v"),
     PATTERN: ("#b8901f", "P"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -18,8 +19,9 @@ from sentei import storage
 from sentei.criteria.agreement import spearman
 from sentei.metrics import NAMES, R2
 
-INK, LEAF, EARTH, PALE = "#23302b", "#2f7d5b", "#b0562d", "#c9d3cd"
+INK, BLUE, ORANGE, PALE = "#23302b", "#1d63b5", "#b4510a", "#c9d3cd"
 SHADES = colormaps["viridis"]
+SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "#ffffff", BLUE])
 COUNTS = {"integer": True, "steps": [1, 2, 5, 10]}  # of ticks of axes of whole numbers
 SHOWN = 0.995  # share of weights that a scale of colours tells apart; larger ones have its ends
 
@@ -68,13 +70,13 @@ def tradeoff(
         reached = f"{values[-1]:.2f} % correct"
     loss = axes.twinx()
     loss.plot(units, [step.measured.loss for step in steps], color=INK, linewidth=1, label="loss")
-    axes.plot(units, values, color=LEAF, linewidth=2, label=name.removesuffix(" (%)"))
-    axes.plot(units[-1], values[-1], "o", color=LEAF)
+    axes.plot(units, values, color=BLUE, linewidth=2, label=name.removesuffix(" (%)"))
+    axes.plot(units[-1], values[-1], "o", color=BLUE)
     for panel, limited, scale in ((axes, shown, times), (loss, "loss", 1)):
         for place, (what, level) in enumerate(each for each in floors if each[0] == limited):
             label = None if place else ("floor" if what == shown else "highest loss allowed")
             dashes = "--" if what == shown else ":"
-            panel.axhline(scale * level, color=EARTH, linewidth=1.2, linestyle=dashes, label=label)
+            panel.axhline(scale * level, color=ORANGE, linewidth=1.2, linestyle=dashes, label=label)
     axes.set_title(f"{units[-1]} of {units[0]} units stay, {reached}", loc="left", color=INK)
     axes.invert_xaxis()
     axes.xaxis.set_major_locator(MaxNLocator(**COUNTS))
@@ -112,8 +114,8 @@ def order_of_removal(
     order = np.argsort(values, kind="stable")
     cut = np.isin(order, list(removed))
     places = np.arange(len(order))
-    axes.bar(places[~cut], values[order][~cut], width=0.9, color=LEAF, label="stayed")
-    axes.bar(places[cut], values[order][cut], width=0.9, color=EARTH, label="removed")
+    axes.bar(places[~cut], values[order][~cut], width=0.9, color=BLUE, label="stayed")
+    axes.bar(places[cut], values[order][cut], width=0.9, color=ORANGE, label="removed")
     axes.set(xlabel="units, by score in the unpruned network", ylabel=score)
     axes.xaxis.set_major_locator(MaxNLocator(**COUNTS))
     below(axes)
@@ -141,7 +143,7 @@ def receptive_fields(
     drawn = None
     for axes, unit in zip(panels, units, strict=True):
         field = weights[unit].reshape(picture).numpy()
-        drawn = axes.imshow(field, cmap="PuOr", vmin=-reach, vmax=reach)
+        drawn = axes.imshow(field, cmap=SIGNED, vmin=-reach, vmax=reach)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(str(unit), fontsize=7, color=INK, pad=2)
@@ -170,7 +172,7 @@ def surfaces(
     panels = [figure.add_subplot(1, 2, place) for place in (1, 2)]
     for axes, scale in zip(panels, ("log", "linear"), strict=True):
         tidy(axes)
-        axes.axvline(1.0, color=EARTH, linewidth=1)
+        axes.axvline(1.0, color=ORANGE, linewidth=1)
         for curve, label, shade in zip(curves.numpy(), labels, shades, strict=True):
             axes.plot(gains.numpy(), curve, color=shade, linewidth=1.3, label=label)
         axes.set(xlabel="gain of the unit (0 removed, 1 unchanged)")
@@ -205,11 +207,11 @@ def approximated(
         tidy(axes)
         curve = curves[place].numpy()
         axes.axvline(1.0, color=PALE, linewidth=1)
-        axes.plot(x, curve, color=LEAF, linewidth=2, label="loss")
+        axes.plot(x, curve, color=BLUE, linewidth=2, label="loss")
         axes.plot(
             x, tangents[place].numpy(), color=INK, linewidth=1, linestyle=":", label="tangent"
         )
-        axes.plot(x, parabolas[place].numpy(), color=EARTH, linewidth=1, label="parabola")
+        axes.plot(x, parabolas[place].numpy(), color=ORANGE, linewidth=1, label="parabola")
         low, high = curve.min(), curve.max()
         room = 0.15 * (high - low) or 1e-3
         axes.set_ylim(low - 2 * room, high + room)
@@ -236,7 +238,7 @@ def agreement(
     for place, (name, values) in enumerate(given.items()):
         axes = figure.add_subplot(1, len(given), place + 1)
         tidy(axes)
-        for which, colour, label in ((~removed, LEAF, "stayed"), (removed, EARTH, "removed")):
+        for which, colour, label in ((~removed, BLUE, "stayed"), (removed, ORANGE, "removed")):
             x, y = exact.numpy()[which], values.numpy()[which]
             axes.plot(x, y, "o", color=colour, markersize=4, alpha=0.8, label=label)
         rank = f"rank correlation {spearman(values, exact):+.2f}"
@@ -253,7 +255,7 @@ def by_class(axes: Axes, names: Sequence[str], before: Tensor, after: Tensor) ->
     The axis starts 10 points below the lowest accuracy, and says so.
     """
     places = np.arange(len(names))[::-1]
-    axes.barh(places, 100 * after.numpy(), color=LEAF, height=0.6, label="after")
+    axes.barh(places, 100 * after.numpy(), color=BLUE, height=0.6, label="after")
     axes.plot(100 * before.numpy(), places, "|", color=INK, markersize=9, label="before",
               clip_on=False)  # fmt: skip
     axes.set_yticks(places, names)
@@ -271,7 +273,7 @@ def sizes(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -
     shares = [100 * after[name] / before[name] for name in names]
     places = np.arange(len(names))[::-1]
     axes.barh(places, [100] * len(names), color=PALE, height=0.6)
-    axes.barh(places, shares, color=LEAF, height=0.6)
+    axes.barh(places, shares, color=BLUE, height=0.6)
     for place, share, name in zip(places, shares, names, strict=True):
         label = f"{share:.0f} %: {after[name]:,.0f} of {before[name]:,.0f}"
         axes.text(101, place, label, va="center", color=INK, fontsize=9)
@@ -310,7 +312,7 @@ def budget_curves(axes: Axes, curves: Sequence[Any]) -> None:
     """
     paths = list(dict.fromkeys(curve.path for curve in curves))
     formats = list(dict.fromkeys(curve.format for curve in curves))
-    colours = dict(zip(paths, [EARTH, "#3b6ea5", LEAF, INK, PALE], strict=False))
+    colours = dict(zip(paths, [ORANGE, "#7f8c86", BLUE, INK, PALE], strict=False))
     met = [point for curve in curves for point in curve.points if point.fits]
     worst = max((_error(point) for point in met), default=100.0)
     floor = worst * 1.35

@@ -12,10 +12,10 @@ from sentei.jobs.results import Result
 from sentei.papers import Order
 from sentei.papers.annealing.judging import DENSE_SYNAPSES, final
 from sentei.papers.annealing.networks import VARIANTS
-from sentei.reporting.figures import EARTH, INK, LEAF, PALE, canvas
+from sentei.reporting.figures import BLUE, INK, ORANGE, PALE, canvas
 
 Runs = Mapping[str, Sequence[Result]]
-COLOURS = {"annealed": LEAF, "dropout": EARTH, "neither": INK}
+COLOURS = {"annealed": BLUE, "dropout": ORANGE, "neither": INK}
 
 
 def draw(order: Order, runs: Runs, selected: Mapping[float, Sequence[Result]]) -> None:
@@ -55,7 +55,7 @@ def accuracies(axes: Axes, runs: Runs) -> None:
         axes.text(published, len(names) - 0.4, words, ha="center", fontsize=8, color=INK)
     for place, name in enumerate(names):
         values = 100 * np.array(final(runs[name]))
-        colour = COLOURS.get(name.partition("-")[0], LEAF)
+        colour = COLOURS.get(name.partition("-")[0], BLUE)
         axes.plot(values, np.full(len(values), place), "o", color=colour, ms=5, alpha=0.6)
         axes.plot([values.mean()], [place], "|", color=INK, ms=14, mew=2)
     axes.set_yticks(range(len(names)), [VARIANTS[name].words for name in names])
@@ -66,7 +66,7 @@ def kept(axes: Axes, runs: Runs) -> None:
     """Plot the share of connections left in the first dense layer, by epoch."""
     for name, style in (("annealed", "-"), ("geometric", "--"), ("fsa", "-."), ("fsa-0.7", ":")):
         remaining = [100 * at["fc1"] / DENSE_SYNAPSES["fc1"] for at in runs[name][0]["kept"]]
-        axes.plot([0, *range(1, len(remaining) + 1)], [100, *remaining], style, color=LEAF,
+        axes.plot([0, *range(1, len(remaining) + 1)], [100, *remaining], style, color=BLUE,
                   label=VARIANTS[name].words)  # fmt: skip
     axes.set(xlabel="epoch", ylabel="connections left in fc1 (%)", ylim=(0, 102))
     axes.legend(frameon=False)
@@ -77,7 +77,7 @@ def selection(axes: Axes, selected: Mapping[float, Sequence[Result]]) -> None:
     for mu, results in selected.items():
         area = results[0]["area"]
         found = [result["found"] for result in results]
-        axes.plot([area] * len(found), found, "o", color=LEAF, alpha=0.5)
+        axes.plot([area] * len(found), found, "o", color=BLUE, alpha=0.5)
         axes.plot([area], [sum(found) / len(found)], "_", color=INK, ms=18, mew=2)
         axes.annotate(f"μ = {mu:g}", (area, 0.3), ha="center", fontsize=8, color=INK)
     axes.set(xscale="log", ylim=(0, 10.5))

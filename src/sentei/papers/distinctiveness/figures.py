@@ -16,32 +16,32 @@ from sentei.papers.distinctiveness import beyond
 from sentei.papers.distinctiveness.experiments import METHODS, THRESHOLDS
 from sentei.papers.distinctiveness.judging import Found, Runs, ours, readings
 from sentei.papers.distinctiveness.networks import LITERAL
-from sentei.reporting.figures import EARTH, INK, LEAF, PALE, comparison, tidy
+from sentei.reporting.figures import BLUE, INK, ORANGE, PALE, comparison, tidy
 
-BLUE = "#5b7db1"
+GREY = "#7f8c86"
 NAMES = {"cnn": "CNN", "fnn": "FNN"}
 MERGES = {
-    "incoming": (EARTH, "-", "incoming weights added (literal)"),
-    "outgoing": (EARTH, ":", "outgoing weights added"),
+    "incoming": (ORANGE, "-", "incoming weights added (literal)"),
+    "outgoing": (ORANGE, ":", "outgoing weights added"),
     "nobody": (INK, ":", "nobody takes over"),
-    "affine": (LEAF, "--", "affine, one of a pair stays"),
-    "least_squares": (LEAF, "-", "least squares, one of a pair stays"),
+    "affine": (BLUE, "--", "affine, one of a pair stays"),
+    "least_squares": (BLUE, "-", "least squares, one of a pair stays"),
 }
 WAYS = {
-    "alone": (None, 0, EARTH, False),
-    "least squares": ("least_squares", 0, LEAF, False),
-    "retrained a little": (None, 1, EARTH, True),
-    "both": ("least_squares", 1, LEAF, True),
+    "alone": (None, 0, ORANGE, False),
+    "least squares": ("least_squares", 0, BLUE, False),
+    "retrained a little": (None, 1, ORANGE, True),
+    "both": ("least_squares", 1, BLUE, True),
 }
 MARKS = {"as": "o", "epochs": "^", "width": "s", "filters": "D", "pixels": "D"}
 LINES = {
-    "ablation": (LEAF, ":"),
-    "ablation + least squares": (LEAF, "-"),
-    "obs + least squares": (LEAF, "--"),
-    "ablation + least loss": (BLUE, "-"),
-    "distinctiveness": (EARTH, ":"),
-    "distinctiveness + affine": (EARTH, "-"),
-    "magnitude": (BLUE, "-"),
+    "ablation": (BLUE, ":"),
+    "ablation + least squares": (BLUE, "-"),
+    "obs + least squares": (BLUE, "--"),
+    "ablation + least loss": (GREY, "-"),
+    "distinctiveness": (ORANGE, ":"),
+    "distinctiveness + affine": (ORANGE, "-"),
+    "magnitude": (GREY, "-"),
     "random": (INK, ":"),
     "random + least squares": (INK, "-"),
 }
@@ -77,7 +77,7 @@ def one_by_one(axes: Axes, kind: str, found: Sequence[Any]) -> None:
     before = [100 * run["accuracy"]["test"] for run in found]
     literal = [100 * reading["after"]["incoming"]["test"] for reading in after]
     axes.plot(places, before, "o", color=INK, label="before")
-    axes.plot(places, literal, "x", color=EARTH, label="after, literally", markersize=9)
+    axes.plot(places, literal, "x", color=ORANGE, label="after, literally", markersize=9)
     shares = [100 * r["removed"] / run["size"] for r, run in zip(after, found, strict=True)]
     beside = axes.twinx()
     beside.bar(places, shares, width=0.5, color=PALE, zorder=0)
@@ -114,7 +114,7 @@ def sweep_accuracy(axes: Axes, kind: str, found: Sequence[Any]) -> None:
         ]
         axes.plot(THRESHOLDS, mean, style, color=color, label=label)
     own = [100 * np.mean([ours(run, d)["test"] for run in found]) for d in THRESHOLDS]
-    axes.plot(THRESHOLDS, own, "-", color=BLUE, label="sentei.twins: centre half, affine")
+    axes.plot(THRESHOLDS, own, "-", color=GREY, label="sentei.twins: centre half, affine")
     dense = float(100 * np.mean([run["accuracy"]["test"] for run in found]))
     axes.axhline(dense, color=PALE, linewidth=1.5, zorder=0)
     axes.set(xlabel="threshold (degrees)", ylabel="test accuracy (%)")
@@ -129,10 +129,10 @@ def sweep_removal(axes: Axes, found: Sequence[Any]) -> None:
             100 * np.mean([readings(run, centre, d)["removed"] / run["size"] for run in found])
             for d in THRESHOLDS
         ]
-        axes.plot(THRESHOLDS, shares, style, color=EARTH, label=f"centre {centre}")
+        axes.plot(THRESHOLDS, shares, style, color=ORANGE, label=f"centre {centre}")
     own = [100 * np.mean([ours(run, d)["removed"] / run["size"] for run in found])
            for d in THRESHOLDS]  # fmt: skip
-    axes.plot(THRESHOLDS, own, "-", color=BLUE, label="sentei.twins")
+    axes.plot(THRESHOLDS, own, "-", color=GREY, label="sentei.twins")
     dead = float(100 * np.mean([run["dead"] / run["size"] for run in found]))
     axes.axhline(dead, color=INK, linewidth=1, label="dead on the training images")
     axes.set(xlabel="threshold (degrees)", ylabel="units gone (%)", ylim=(-3, 103))

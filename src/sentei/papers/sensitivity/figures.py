@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from sentei.papers import Order
 from sentei.papers.sensitivity.plan import CONTROLS, LATE, MOMENTS, WIDTHS
 from sentei.papers.sensitivity.reading import Runs, accuracies
-from sentei.reporting.figures import EARTH, INK, LEAF, PALE, blank, canvas, tidy
+from sentei.reporting.figures import BLUE, INK, ORANGE, PALE, blank, canvas, tidy
 
 PRUNED = (
     ("deep-once", "one check", INK),
-    ("deep-often", "seven checks", LEAF),
-    ("deep-relu-often", "seven checks, ReLU", EARTH),
+    ("deep-often", "seven checks", BLUE),
+    ("deep-relu-often", "seven checks, ReLU", ORANGE),
 )
 
 
@@ -33,7 +33,7 @@ def curves(runs: Runs) -> Figure:
     for name, words, colour in (
         ("deep", "not pruned", PALE),
         ("deep-once", "one check, at epoch 50", INK),
-        ("deep-often", "seven checks, to epoch 35", LEAF),
+        ("deep-often", "seven checks, to epoch 35", BLUE),
     ):
         for number, run in enumerate(runs[name]):
             epochs, accuracy, validated = np.array(run["curve"]).T
@@ -118,9 +118,9 @@ def widths(runs: Runs) -> Figure:
     figure, axes = canvas(7, 3.8)
     for width in WIDTHS:
         values = [100 * value for value in accuracies(runs[f"width-{width}"])]
-        axes.plot([width] * len(values), values, "o", color=LEAF, alpha=0.5, ms=4)
+        axes.plot([width] * len(values), values, "o", color=BLUE, alpha=0.5, ms=4)
     means = [100 * np.mean(accuracies(runs[f"width-{width}"])) for width in WIDTHS]
-    axes.plot(WIDTHS, means, color=LEAF, label="trained so, GELU, Adam, rate falling to zero")
+    axes.plot(WIDTHS, means, color=BLUE, label="trained so, GELU, Adam, rate falling to zero")
     full = accuracies(runs["sigmoid-rmsprop"])
     axes.plot([64] * len(full), [100 * value for value in full], "o", color=INK, alpha=0.5, ms=4,
               label="the paper's 64 sigmoids, not pruned")  # fmt: skip
@@ -130,7 +130,7 @@ def widths(runs: Runs) -> Figure:
     smallest = [run["smallest"] for run in runs["restart-one"]]
     axes.plot([row["units"] for row in smallest], [100 * row["test"] for row in smallest], "^",
               color=INK, mfc="none", ms=6, label="version 2, one unit fewer each time")  # fmt: skip
-    axes.plot([64], [89.72], "x", color=EARTH, ms=9, mew=2, label="the paper")
+    axes.plot([64], [89.72], "x", color=ORANGE, ms=9, mew=2, label="the paper")
     axes.set(xlabel="hidden units", ylabel="test accuracy (%)")
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     return figure
@@ -140,8 +140,8 @@ def moments(runs: Runs) -> Figure:
     """Plot test accuracy by the epoch at which a quarter of every layer is removed."""
     figure, axes = canvas(7, 3.6)
     for words, colour, shift, read in (
-        ("the paper's criterion", LEAF, -0.35, lambda run: run),
-        ("random units", EARTH, 0.35, lambda run: run["random"]),
+        ("the paper's criterion", BLUE, -0.35, lambda run: run),
+        ("random units", ORANGE, 0.35, lambda run: run["random"]),
     ):
         found = [[100 * read(run)["accuracy"]["test"] for run in runs[f"when-{epoch}"]]
                  for epoch in MOMENTS]  # fmt: skip
@@ -158,8 +158,8 @@ def flagged(runs: Runs) -> Figure:
     """Plot the share of units under the threshold at each check, in a training without removal."""
     figure, (share, dear) = _two(9.5, 3.6)
     for name, words, colour in (
-        ("sigmoid", "sigmoid", LEAF),
-        ("relu", "ReLU", EARTH),
+        ("sigmoid", "sigmoid", BLUE),
+        ("relu", "ReLU", ORANGE),
         ("decay", "sigmoid, rate falling to zero", INK),
     ):
         found = runs[f"watched-{name}"]
@@ -182,7 +182,7 @@ def late(runs: Runs) -> Figure:
     names = tuple(LATE)
     for place, name in enumerate(names):
         values = [100 * value for value in accuracies(runs[f"late-{name}"])]
-        _dots(axes, values, len(names) - place - 1, LEAF if name != "none" else INK)
+        _dots(axes, values, len(names) - place - 1, BLUE if name != "none" else INK)
     labels = {"none": "nothing goes late", "weight_change": "sensitivity"}
     axes.set_yticks(range(len(names)), [labels.get(name, name) for name in names[::-1]])
     axes.set(xlabel="test accuracy (%); a dot is a seed, a bar the mean")

@@ -14,14 +14,14 @@ from sentei.jobs.results import Result
 from sentei.papers import Order
 from sentei.papers.shrinking.removal import GAINS
 from sentei.reporting import figures
-from sentei.reporting.figures import EARTH, INK, LEAF
+from sentei.reporting.figures import BLUE, INK, ORANGE
 
 Runs = dict[str, list[Result]]
 STYLES = {
-    "ablation": (LEAF, "-", "exact ablation (the paper's brute force)"),
+    "ablation": (BLUE, "-", "exact ablation (the paper's brute force)"),
     "taylor1": (INK, ":", "first order"),
-    "taylor2-diagonal": (EARTH, "--", "second order, the paper's recursion"),
-    "taylor2": (EARTH, "-", "second order, exact"),
+    "taylor2-diagonal": (ORANGE, "--", "second order, the paper's recursion"),
+    "taylor2": (ORANGE, "-", "second order, exact"),
     "magnitude": ("#8a8a8a", "-.", "magnitude"),
     "random": ("#b9b9b9", "-", "random"),
 }
@@ -146,7 +146,7 @@ def _controls(runs: Runs) -> Figure:
     for axes, name in zip(panels, ("1x100", "2x50"), strict=False):
         figures.tidy(axes)
         total = len(runs[name][0]["curves"]["iterative ablation"]["error"]) - 1
-        kinds = {"pruned": (LEAF, "o"), "scratch": (INK, "s"), "svd": (EARTH, "^")}
+        kinds = {"pruned": (BLUE, "o"), "scratch": (INK, "s"), "svd": (ORANGE, "^")}
         for kind, (colour, marker) in kinds.items():
             rows = [row for run in runs[name] for row in run["controls"] if row[kind]]
             left = [total - row["removed"] for row in rows]
@@ -156,12 +156,12 @@ def _controls(runs: Runs) -> Figure:
     axes = panels[2]
     figures.tidy(axes)
     for run in runs["cascade"]:
-        axes.plot(range(len(run["error"])), run["error"], color=EARTH, linewidth=1)
+        axes.plot(range(len(run["error"])), run["error"], color=ORANGE, linewidth=1)
     for run in runs["1x100"]:
         error = run["curves"]["iterative ablation"]["error"]
-        axes.plot(range(len(error))[::-1], error, color=LEAF, linewidth=1)
-    axes.plot([], [], color=EARTH, label="grown by cascade-correlation")
-    axes.plot([], [], color=LEAF, label="1x100 pruned by exact ablation")
+        axes.plot(range(len(error))[::-1], error, color=BLUE, linewidth=1)
+    axes.plot([], [], color=ORANGE, label="grown by cascade-correlation")
+    axes.plot([], [], color=BLUE, label="1x100 pruned by exact ablation")
     axes.set(xlabel="hidden units", ylabel="summed half squared error", yscale="log")
     axes.legend(frameon=False, fontsize=7)
     _legend(figure, panels[0], 3)

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from sentei.jobs.results import Result
 from sentei.papers.wsf.paths import network_of, speaks_for
-from sentei.reporting.figures import EARTH, INK, LEAF, PALE, canvas
+from sentei.reporting.figures import BLUE, INK, ORANGE, PALE, SIGNED, canvas
 
 if TYPE_CHECKING:
     from sentei.papers import Order
 
-COLOURS = {"wsf": LEAF, "magnitude": INK, "karnin": EARTH, "random": "#8f9a94"}
+COLOURS = {"wsf": BLUE, "magnitude": INK, "karnin": ORANGE, "random": "#8f9a94"}
 
 
 def draw(order: Order, results: Mapping[str, Result]) -> None:
@@ -58,7 +58,7 @@ def smallest(ladders: Sequence[Result], synapses: int = 38) -> Result:
 def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
     """Plot synapses, inputs, hidden units and accuracy by step: the paper's figure 2."""
     numbers = range(len(steps))
-    for name, colour in (("synapses", INK), ("inputs", EARTH), ("hidden", PALE)):
+    for name, colour in (("synapses", INK), ("inputs", ORANGE), ("hidden", PALE)):
         axes.plot(numbers, [s[name] for s in steps], color=colour, linewidth=2, label=name)
     axes.set_yscale("log")
     last = steps[-1]
@@ -69,8 +69,8 @@ def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
         color=INK,
     )
     beside = axes.twinx()
-    beside.plot(numbers, [100 * s["validation"] for s in steps], color=LEAF, linewidth=2)
-    beside.set_ylabel("validation accuracy (%)", color=LEAF)
+    beside.plot(numbers, [100 * s["validation"] for s in steps], color=BLUE, linewidth=2)
+    beside.set_ylabel("validation accuracy (%)", color=BLUE)
     beside.set_ylim(0, 100)
     beside.spines[["top", "left"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.1))
@@ -80,8 +80,8 @@ def ladder(axes: Axes, runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
     """Plot test accuracy against the number of synapses, one line for each seed."""
     for rungs in runs:
         counts = [rung["synapses"] for rung in rungs]
-        axes.plot(counts, [100 * r["test"] for r in rungs], color=LEAF, alpha=0.6, marker=".")
-    axes.plot([1259, 38], [97, 50], "x", color=EARTH, markersize=9, markeredgewidth=2)
+        axes.plot(counts, [100 * r["test"] for r in rungs], color=BLUE, alpha=0.6, marker=".")
+    axes.plot([1259, 38], [97, 50], "x", color=ORANGE, markersize=9, markeredgewidth=2)
     for count, accuracy in ((1259, 97), (38, 50)):
         axes.annotate("published", (count, accuracy), (6, -12), textcoords="offset points")
     axes.set_xscale("log")
@@ -112,8 +112,8 @@ def histogram(axes: Axes, found: Sequence[Result]) -> None:
     """Plot the histogram of |w - w(0)|; the leftmost bar has the synapses that did not move."""
     counts = np.mean([result["histogram"] for result in found], axis=0)
     edges = np.logspace(-5, 1, len(counts) + 1)
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=LEAF)
-    axes.bar(edges[0], counts[0], edges[1] - edges[0], align="edge", color=EARTH)
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE)
+    axes.bar(edges[0], counts[0], edges[1] - edges[0], align="edge", color=ORANGE)
     axes.set_xscale("log")
     axes.set(xlabel="|w - w(0)| (leftmost: at most 1e-5)", ylabel="synapses")
     axes.set_title("How far training moved 15,880 synapses", loc="left", color=INK)
@@ -170,13 +170,13 @@ def _line(
 
 
 def rules(figure: Figure, classes: Sequence[Mapping]) -> None:
-    """Draw for each digit the inputs that suffice: green counts for the digit, brown against it."""
+    """Draw for each digit the inputs that suffice: blue counts for the digit, orange against it."""
     for label, found in enumerate(classes):
         axes = figure.add_subplot(2, 5, label + 1)
         field = np.zeros(784)
         strengths = np.array(found["strengths"])
         field[found["inputs"]] = strengths / max(np.abs(strengths).max(), 1e-12)
-        axes.imshow(field.reshape(28, 28), cmap="BrBG", vmin=-1, vmax=1)
+        axes.imshow(field.reshape(28, 28), cmap=SIGNED, vmin=-1, vmax=1)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(f"{label}: {len(found['inputs'])} inputs", fontsize=8, color=INK, pad=3)

@@ -1,6 +1,6 @@
 // The colours of the current theme (light or dark), read from the style sheet.
 
-const NAMES = ["paper", "card", "ink", "soft", "pale", "faint", "leaf", "earth"];
+const NAMES = ["paper", "card", "ink", "soft", "pale", "faint", "blue", "orange"];
 
 export let colours = read();
 

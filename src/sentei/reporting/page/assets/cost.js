@@ -38,16 +38,19 @@ function tradeoff(width) {
     const title = `accuracy${on} (%)`;
     const values = accuracy.map((value) => 100 * value);
     const label = `Accuracy from ${percent(accuracy[0])} to ${percent(accuracy[lastStep])} over ${lastStep} steps`;
-    charts.push(chart({ ...shared, title, label, height: 240, series: [{ values, look: "leaf" }] }));
+    charts.push(chart({ ...shared, title, label, height: 240, series: [{ values, look: "blue" }] }));
   }
   for (const [title, values] of metrics) {
     if (values.includes(null)) continue; // not measured at every step
     const label = `${title} from ${brief(values[0])} to ${brief(values[lastStep])} over ${lastStep} steps`;
-    charts.push(chart({ ...shared, title, label, height: 170, series: [{ values, look: "leaf" }] }));
+    charts.push(chart({ ...shared, title, label, height: 170, series: [{ values, look: "blue" }] }));
   }
   const label = `Loss from ${brief(loss[0])} to ${brief(loss[lastStep])} over ${lastStep} steps`;
   charts.push(chart({ ...shared, title: `loss${on}`, label, height: 170, series: [{ values: loss, look: "ink thin" }] }));
-  byId("tradeoff").replaceChildren(...charts);
+  const box = byId("tradeoff");
+  const focused = [...box.children].indexOf(document.activeElement);
+  box.replaceChildren(...charts);
+  charts[focused]?.focus();
 }
 
 // The horizontal axis of the charts: units left, or synapses left if they can be removed.

@@ -28,6 +28,25 @@ export function fitted(box, draw) {
   return redraw;
 }
 
+// Make one of the elements in `box` reachable by the Tab key; arrow keys move on from there.
+export function roving(box, elements) {
+  elements.forEach((each, at) => (each.tabIndex = at ? -1 : 0));
+  box.addEventListener("focusin", ({ target }) => {
+    if (elements.includes(target)) elements.forEach((each) => (each.tabIndex = each === target ? 0 : -1));
+  });
+  box.addEventListener("keydown", (event) => {
+    const next = elements[elements.indexOf(event.target) + arrow(event)];
+    if (!arrow(event) || !next) return;
+    event.preventDefault();
+    next.focus();
+  });
+}
+
+// The direction of an arrow key: 1 to the next, -1 to the one before, 0 for other keys.
+export function arrow(event) {
+  return { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key] ?? 0;
+}
+
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);

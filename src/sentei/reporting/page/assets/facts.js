@@ -29,7 +29,7 @@ export function startFacts() {
 }
 
 function sizeTable() {
-  const names = page.isRun ? ["", "before", "after", "after / before"] : ["", ""];
+  const names = page.isRun ? ["of the network", "before", "after", "after / before"] : ["of the network", "measured"];
   const head = make("tr", {}, ...names.map((name, at) => make("th", { scope: "col", class: at ? "number" : "" }, name)));
   const body = make("tbody");
   for (const [name, before, after, kind] of page.sizes) {

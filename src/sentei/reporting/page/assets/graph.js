@@ -1,9 +1,9 @@
 // The drawing of the network: inputs, units with pictures of their weights, outputs, and synapses.
 
-import { byId, fitted, make } from "./dom.js";
+import { arrow, byId, fitted, make } from "./dom.js";
 import { onTheme } from "./colours.js";
 import { layout } from "./layout.js";
-import { forward, layers, networkAt, runnable } from "./network.js";
+import { forward, layers, networkAt, ofLayer, runnable } from "./network.js";
 import { outputNode, showAnswer } from "./outputs.js";
 import { counted, energy, pathsTo } from "./paths.js";
 import { drawAmounts, drawWeights, largest } from "./pictures.js";
@@ -124,7 +124,7 @@ function hiddenNode(network, layer, at, unit, spot) {
     tabindex: -1,
     title: name,
     "aria-label": `${name}, ${alive ? "alive" : "removed"}`,
-    onclick: () => choose({ unit: { layer: at, unit } }),
+    onclick: () => choose({ unit: ofLayer(at, unit) }),
   });
   if (spot.left !== undefined) {
     button.classList.add("label");
@@ -165,7 +165,7 @@ function refresh(box) {
   layers.forEach((layer, at) => markUnits(network, layer, at, result, paths));
   showAnswer(network, result, nodes[nodes.length - 1]);
   byId("paths").textContent = paths ? aboutPaths(network, paths) : aboutNetwork(network);
-  roving(box);
+  tabStop(box);
 }
 
 function lines(box, drawn, total) {
@@ -201,7 +201,7 @@ function drawInputs(network, paths) {
     return;
   }
   const used = overChannels(energy(network), channels);
-  drawAmounts(map, used.map((value) => (value > 0 ? 0.12 * largest(used) + value : 0)), rows, columns, "leaf");
+  drawAmounts(map, used.map((value) => (value > 0 ? 0.12 * largest(used) + value : 0)), rows, columns, "blue");
   const alive = network.alive[0].reduce((a, b) => a + b, 0);
   map.setAttribute("aria-label", `${alive} of ${layers[0].size} pixels are read; brighter ones matter more`);
 }
@@ -253,7 +253,7 @@ function aboutNetwork(network) {
 }
 
 // Make one unit of the drawing reachable by the Tab key; arrow keys move on from there.
-function roving(box) {
+function tabStop(box) {
   const wanted = state.unit && nodes[state.unit.layer]?.get(state.unit.unit);
   const first = nodes.slice(0, -1).flatMap((map) => [...map.values()])[0];
   for (const each of box.querySelectorAll('.node[tabindex="0"]')) each.tabIndex = -1;
@@ -262,7 +262,7 @@ function roving(box) {
 }
 
 function walk(event) {
-  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const step = arrow(event);
   const [layer] = (event.target.dataset?.node ?? "").split(":").map(Number);
   if (!step || Number.isNaN(layer) || !nodes[layer]) return;
   const row = [...nodes[layer].values()];

@@ -1,6 +1,6 @@
 // Line charts: one or more series of values over a common axis, as wide as the box allows.
 
-import { shape } from "./dom.js";
+import { arrow, shape } from "./dom.js";
 import { brief } from "./words.js";
 
 const PAD = { left: 48, right: 14, top: 22, bottom: 34 };
@@ -35,7 +35,7 @@ export function chart({ x, series, width, height = 190, label, title, xLabel, he
       if (value !== undefined && value !== null) svg.append(shape("circle", { cx: across(here), cy: up(value), r: 4, class: `fill-${look.split(" ")[0]}` }));
     }
   }
-  if (onPick) pickable(svg, x, across, onPick, width);
+  if (onPick) pickable(svg, { x, here, across, onPick, width, label, series });
   return svg;
 }
 
@@ -46,7 +46,11 @@ export function limits(values) {
   return [low - room, high + room];
 }
 
-function pickable(svg, x, across, onPick, width) {
+// Let the reader pick an index by a click, or by arrow keys as on a slider.
+function pickable(svg, { x, here, across, onPick, width, label, series }) {
+  const at = x.indexOf(here);
+  const told = series.map(({ values }) => brief(values[at])).join(", ");
+  slider(svg, { at, last: x.length - 1, label, told: `step ${at}: ${told}` }, onPick);
   svg.classList.add("pick");
   const pick = (event) => {
     const place = ((event.clientX - svg.getBoundingClientRect().left) * width) / svg.getBoundingClientRect().width;
@@ -54,6 +58,19 @@ function pickable(svg, x, across, onPick, width) {
     onPick(apart.indexOf(Math.min(...apart)));
   };
   svg.addEventListener("click", pick);
+}
+
+// Make a figure a slider for keyboards and screen readers.
+export function slider(svg, { at, last, label, told }, onPick) {
+  const said = { tabindex: 0, role: "slider", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": last, "aria-valuenow": at, "aria-valuetext": told };
+  for (const [name, value] of Object.entries(said)) svg.setAttribute(name, value);
+  svg.addEventListener("keydown", (event) => {
+    const ends = { Home: 0, End: last };
+    const next = ends[event.key] ?? Number(svg.getAttribute("aria-valuenow")) + arrow(event);
+    if (!(event.key in ends || arrow(event)) || next < 0 || next > last) return;
+    event.preventDefault();
+    onPick(next);
+  });
 }
 
 export function scale([from, to], [begin, end]) {

@@ -2,7 +2,7 @@
 
 import { unpack } from "./decoding.js";
 import { MIXING, run } from "./operations.js";
-import { page, isDead } from "./page-data.js";
+import { isDead, layerName, page } from "./page-data.js";
 
 const plan = page.network;
 const inputShape = page.input ? page.input.shape : [];
@@ -73,7 +73,16 @@ export function loudest(network) {
   const size = layers[layer].size;
   const sums = new Float32Array(size);
   network.strength[layer].forEach((value, at) => (sums[at % size] += Math.abs(value)));
-  return { layer, unit: sums.indexOf(Math.max(...sums)) };
+  return ofLayer(layer, sums.indexOf(Math.max(...sums)));
+}
+
+// A unit by its place in the drawing, or by its group: {layer, group, unit}; -1 for what it has not.
+export function ofLayer(layer, unit) {
+  return { layer, group: layers[layer].group, unit };
+}
+
+export function ofGroup(group, unit) {
+  return { layer: layers.findIndex((each) => each.group === group), group, unit };
 }
 
 function surveyed() {
@@ -88,7 +97,7 @@ function surveyed() {
     if (before.operation === -1) before.size = operation.kind === "conv" && !index ? form[1] : inputSize;
     const width = index ? index.length : before.size;
     between.push({ from: found.length - 1, to: found.length, operation: position, index, each: form[1] / width });
-    found.push({ operation: position, size: form[0], name: operation.layer, channels: operation.kind === "conv" });
+    found.push({ operation: position, size: form[0], name: layerName(operation.layer), channels: operation.kind === "conv" });
     index = null;
   });
   found.forEach((layer, at) => {

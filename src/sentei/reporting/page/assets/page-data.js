@@ -6,7 +6,15 @@ export const page = JSON.parse(document.getElementById("data").textContent);
 
 export const lastStep = page.steps.loss.length - 1;
 
-for (const group of page.groups) group.death = unpack(group.death);
+for (const group of page.groups) {
+  group.death = unpack(group.death);
+  group.name = layerName(group.name);
+}
+
+// Layers of an nn.Sequential may have numbers for names.
+export function layerName(name) {
+  return /^[\d.]+$/.test(name) ? `layer ${name}` : name;
+}
 
 // The samples that the page offers, in the form that the network reads.
 export const samples = page.samples && readSamples(page.samples);

@@ -2,12 +2,12 @@
 
 import { colours } from "./colours.js";
 
-// Draw positive values green and negative ones brown, one pixel for each value.
+// Draw positive values in one colour and negative ones in another, one pixel for each value.
 export function drawWeights(canvas, values, height, width) {
   const reach = largest(values);
   fill(canvas, height, width, (at) => {
     const part = values[at] / reach;
-    return mixed(colours.card.rgb, part > 0 ? colours.leaf.rgb : colours.earth.rgb, Math.abs(part) ** 0.8);
+    return mixed(colours.card.rgb, part > 0 ? colours.blue.rgb : colours.orange.rgb, Math.abs(part) ** 0.6);
   });
 }
 
@@ -26,7 +26,7 @@ export function drawBars(canvas, values) {
   const reach = largest(values);
   const each = height / values.length;
   values.forEach((value, at) => {
-    context.fillStyle = value > 0 ? colours.leaf.text : colours.earth.text;
+    context.fillStyle = value > 0 ? colours.blue.text : colours.orange.text;
     const length = (value / reach) * (width / 2 - 2);
     context.fillRect(width / 2 + Math.min(length, 0), at * each, Math.abs(length), Math.max(each * 0.85, 0.5));
   });

@@ -3,7 +3,7 @@
 export const state = {
   step: 0, // the step of the run that is shown
   class: null, // the output whose paths are shown
-  unit: null, // {layer, unit} whose details are shown
+  unit: null, // {layer, group, unit} whose details are shown
   input: null, // Float32Array that the network is run on
   mode: "weights", // what lines show: "weights", or "sent" (values for this input)
   cap: 1000, // synapses that are drawn, at most

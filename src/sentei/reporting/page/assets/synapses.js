@@ -72,7 +72,7 @@ export function drawSynapses(context, drawn, places) {
   const crowd = Math.min(1, Math.sqrt(1500 / Math.max(drawn.length, 1)));
   for (const key of [...buckets.keys()].sort((a, b) => a - b)) {
     const part = (Math.floor(key / 2) + 0.5) / LEVELS;
-    context.strokeStyle = (key % 2 ? colours.leaf : colours.earth).text;
+    context.strokeStyle = (key % 2 ? colours.blue : colours.orange).text;
     context.globalAlpha = Math.min(0.1 + 0.85 * part, 0.9) * (0.35 + 0.65 * crowd);
     context.lineWidth = 0.4 + 2.2 * part ** 1.5;
     context.beginPath();

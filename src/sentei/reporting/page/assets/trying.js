@@ -2,7 +2,7 @@
 
 import { centred } from "./centring.js";
 import { colours, onTheme } from "./colours.js";
-import { byId, make } from "./dom.js";
+import { byId, make, roving } from "./dom.js";
 import { layers, networkAt, runnable } from "./network.js";
 import { className, page, samples } from "./page-data.js";
 import { drawAmounts } from "./pictures.js";
@@ -124,6 +124,7 @@ function strip(picture) {
     row.append(button);
   }
   paint();
+  roving(row, buttons.map(({ button }) => button));
   onTheme(paint);
   follow(["input"], () => buttons.forEach(({ button, input }) => button.setAttribute("aria-pressed", same(input, state.input))));
   return row;
@@ -153,7 +154,7 @@ function sliders() {
   const parts = Array.from(low, (_, i) => {
     const [least, most] = [raw(low[i], i), raw(high[i], i)];
     const said = make("output", {});
-    const slider = make("input", { type: "range", min: whole[i] ? Math.round(least) : least, max: whole[i] ? Math.round(most) : most, step: whole[i] ? 1 : "any" });
+    const slider = make("input", { type: "range", "aria-label": features[i] ?? `input ${i}`, min: whole[i] ? Math.round(least) : least, max: whole[i] ? Math.round(most) : most, step: whole[i] ? 1 : "any" });
     const label = make("label", {}, make("span", {}, features[i] ?? `input ${i}`), said, slider);
     slider.addEventListener("input", () => {
       const input = Float32Array.from(state.input ?? low);
