@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sentei.formats.c.dialect import Dialect
 from sentei.formats.c.elementwise import applied
 from sentei.formats.c.integers import Layer
@@ -10,6 +12,12 @@ from sentei.network.encoding.blocks import Block
 from sentei.network.encoding.coding import Code
 from sentei.network.encoding.sliding import Window
 from sentei.network.encoding.stages import Pool, Weighted, size_of
+
+LISTED = 16  # columns of alive weights that are listed before they are applied
+# Weights that are applied in one pass over a channel. With two padded convolutions in int8, two
+# take 16 % fewer cycles of a Cortex-M4 than one, and 530 bytes more of flash; four take 7 % fewer
+# again, and 760 bytes more.
+TAPS = 2
 
 
 def linear(
@@ -82,7 +90,8 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, layer: La
     source = size_of(head.entering) // head.groups
     at = f"x + row / {per_group}u * {source}u" if head.groups > 1 else "x"
     loop = weight_loop(dialect, code, f"{columns}u")
-    each = f"{name}_spread({at}, {dialect.read('w++', dialect.weight)}, column);"
+    flush = f"{name}_spread({at}, w, columns, n); w += n; n = 0;"
+    listing = f"{loop.listing.format(kind=_column(head))} if (n == {LISTED}u) {{ {flush} }}"
     scale, numbers = ("factor", "int32_t") if dialect.integers else ("scale", "float")
     scaled = dialect.numbers.weight == 1
     lines = [
@@ -92,11 +101,13 @@ def convolution(dialect: Dialect, name: str, block: Block, code: Code, layer: La
         *(f"    const {kind} *{table} = {name}_{table};" for kind, table in loop.tables),
         *([f"    const {numbers} *{scale} = {name}_{scale};"] if scaled else []),
         f"    const {numbers} *bias = {name}_bias;",
-        "    unsigned row, k;",
+        f"    {_column(head)} columns[{LISTED}];",
+        "    unsigned row, k, n = 0;",
         *(f"    {line}" for line in loop.begin),
         f"    for (row = 0; row < {len(head.weight)}u; row++) {{",
         f"        for (k = 0; k < {plane}u; k++) {dialect.name}_work[k] = 0;",
-        *(f"        {line.replace('{each}', each)}" for line in loop.row),
+        *(f"        {line.replace('{each}', listing)}" for line in loop.listed),
+        f"        {flush}",
         *(f"        {line}" for line in _finished(dialect, name, block, layer)),
         *([f"        {f'{scale}++; ' if scaled else ''}bias++;"]),
         "    }",
@@ -165,47 +176,146 @@ def _plane_steps(dialect: Dialect, name: str, layer: Layer) -> str:
 
 
 def _spread(dialect: Dialect, name: str, head: Weighted, window: Window) -> str:
-    """Generate the C function that adds one weight times its inputs to a whole channel."""
+    """Generate the C function that adds the next weights times their inputs to a whole channel.
+
+    Several weights at once, because each pass over the channel loads and stores all its sums;
+    fewer are left at the end of a row. A weight whose inputs are padding in a row of outputs counts
+    as zero there; at the sides, outputs that not all weights reach are computed one by one.
+    """
     (_, height, width), (_, down, across) = head.entering, head.leaving
-    kernel = window.kernel
-    weight = dialect.total
-    axes = {"i": (height, down, 0), "j": (width, across, 1)}
-    bounds = []
-    for variable, (side, out, axis) in axes.items():
-        pad, step, dilation = window.padding[axis], window.stride[axis], window.dilation[axis]
-        first, last = f"{variable}_first", f"{variable}_last"
-        if pad:
-            shift = f"{variable} * {dilation}"
-            room = f"{side + pad - 1} - {shift}"
-            bounds += [
-                f"const int {first} = {pad} > {shift}"
-                f" ? ({pad} - {shift} + {step - 1}) / {step} : 0;",
-                f"const int {last} = {room} < 0 ? 0 : {room} >= {step * (out - 1)} ? {out}"
-                f" : ({room}) / {step} + 1;",
+    act, total, factor = dialect.activation, dialect.total, _factor(dialect)
+    above, beside = (pad > 0 for pad in window.padding)
+    places = [_tap(window, t, height, width, across) for t in range(TAPS)]
+    row = "r" if window.stride[0] == 1 else f"r * {window.stride[0]}"
+    step = window.stride[1]
+    weights = [dialect.read(f"w + {t}" if t else "w", dialect.weight) for t in range(TAPS)]
+    others = [f"n > {t}u ? {weight} : 0" for t, weight in enumerate(weights)][1:]
+    rows, sides = [], []
+    for t in range(TAPS):
+        up, weight = f"{row} + i_{t}", f"w_{t}"
+        if above:
+            rows += [
+                f"const int in_{t} = {up} >= 0 && {up} < {height};",
+                f"const {factor} v_{t} = in_{t} ? w_{t} : 0;",
             ]
-        else:
-            bounds += [f"const int {first} = 0, {last} = {out};"]
-    u = _input_position("r", "i", window, 0)
-    v = _input_position("c", "j", window, 1)
+            up, weight = f"in_{t} ? {up} : 0", f"v_{t}"
+        rows.append(f"const {act} *p_{t} = x + at_{t} + ({up}) * {width};")
+        for begin, end in ((f"first_{t}", "first"), ("last", f"last_{t}")) if beside else ():
+            sides.append(
+                f"for (c = {begin}; c < {end}; c++) y[c] += {weight} * p_{t}[{_times('c', step)}];"
+            )
+    first, count = ("first", "last - first") if beside else ("0", str(across))
+    given = [f"p_{t} + {_times('first', step)}" if beside else f"p_{t}" for t in range(TAPS)]
+    given += [f"{'v' if above else 'w'}_{t}" for t in range(TAPS)]
+    added = f"{dialect.name}_add_{step}(y + {first}, {count}, {', '.join(given)});"
     return "\n".join(
         [
-            f"static void {name}_spread(const {dialect.activation} *x, {weight} weight,"
-            " unsigned column)",
+            f"static void {name}_spread(const {act} *x, const {dialect.weight} *w,"
+            f" const {_column(head)} *columns, unsigned n)",
             "{",
-            f"    const int i = (int)(column / {kernel[1]}u % {kernel[0]}u);",
-            f"    const int j = (int)(column % {kernel[1]}u);",
-            *(f"    {line}" for line in bounds),
-            "    int r, c;",
-            f"    x += column / {kernel[0] * kernel[1]}u * {height * width}u;",
-            "    for (r = i_first; r < i_last; r++) {",
-            f"        {dialect.total} *y = {dialect.name}_work + r * {across};",
-            f"        const {dialect.activation} *from = x + ({u}) * {width};",
-            f"        for (c = j_first; c < j_last; c++) y[c] += weight * from[{v}];",
+            f"    for (; n; w += {TAPS}, columns += {TAPS}, n = n > {TAPS}u ? n - {TAPS}u : 0) {{",
+            f"        const {factor} w_0 = {weights[0]};",
+            *(f"        const {factor} w_{t} = {weight};" for t, weight in enumerate(others, 1)),
+            *(f"        {line}" for lines in places for line in lines),
+            *([f"        {line}" for line in _shared_side()] if beside else []),
+            "        int r" + (", c;" if beside else ";"),
+            f"        for (r = 0; r < {down}; r++) {{",
+            f"            {total} *y = {dialect.name}_work + r * {across};",
+            *(f"            {line}" for line in rows),
+            f"            {added}",
+            *(f"            {line}" for line in sides),
+            "        }",
             "    }",
             "}",
             "",
         ]
     )
+
+
+def add(dialect: Dialect, step: int) -> str:
+    """Generate the C function that adds products of some weights to the sums of a row of outputs.
+
+    Args:
+        dialect: of the file.
+        step: from the input of one output to that of the next.
+    """
+    pointers = ", ".join(f"const {dialect.activation} *restrict p_{t}" for t in range(TAPS))
+    weights = ", ".join(f"{_factor(dialect)} w_{t}" for t in range(TAPS))
+    terms = [f"w_{t} * p_{t}[{_times('k', step)}]" for t in range(TAPS)]
+    return (
+        f"static void {dialect.name}_add_{step}({dialect.total} *restrict y, int n,"
+        f" {pointers}, {weights})\n{{\n    int k;\n"
+        f"    for (k = 0; k < n; k++) y[k] += {_summed(dialect, terms)};\n}}\n"
+    )
+
+
+def _times(value: str, factor: int) -> str:
+    """Return the C expression for a product; a factor of 1 is left out."""
+    return value if factor == 1 else f"{value} * {factor}"
+
+
+def _factor(dialect: Dialect) -> str:
+    """Return the C type of a weight that is multiplied."""
+    return "int16_t" if dialect.integers else "float"
+
+
+def _column(head: Weighted) -> str:
+    """Return the C type of a column number."""
+    return "uint16_t" if head.weight.shape[1] <= 65536 else "uint32_t"
+
+
+def _summed(dialect: Dialect, terms: Sequence[str]) -> str:
+    """Return the C expression for the sum of products; two of int8 numbers fit 16 bits."""
+    if dialect.activation == "int16_t":
+        return " + ".join(f"(int32_t){term}" for term in terms)
+    if dialect.activation == "float":
+        return " + ".join(terms)
+    pairs = (" + ".join(terms[n : n + 2]) for n in range(0, len(terms), 2))
+    return " + ".join(f"(int32_t)(int16_t)({pair})" for pair in pairs)
+
+
+def _tap(window: Window, t: int, height: int, width: int, across: int) -> list[str]:
+    """Return the C lines for where the inputs of the next weight but `t` are.
+
+    That is the row and the column of the first output's, the place of the column in its channel,
+    and, where there is padding at the sides, the first and the last output that it reaches.
+    """
+    down, beside = window.kernel
+    column = "columns[0]" if t == 0 else f"columns[n > {t}u ? {t} : 0]"
+    taps = (f"column_{t} / {beside}u % {down}u", f"column_{t} % {beside}u")
+    i, j = (
+        _times(f"(int)({tap})", dilation) + (f" - {pad}" if pad else "")
+        for tap, dilation, pad in zip(taps, window.dilation, window.padding, strict=True)
+    )
+    lines = [
+        f"const unsigned column_{t} = {column};",
+        f"const int i_{t} = {i};",
+        f"const int j_{t} = {j};",
+        f"const int at_{t} = (int)(column_{t} / {down * beside}u * {height * width}u) + j_{t};",
+    ]
+    if not window.padding[1]:
+        return lines
+    step = window.stride[1]
+    before = f"-j_{t}" if step == 1 else f"({step - 1} - j_{t}) / {step}"
+    room = f"{width - 1} - j_{t}"
+    after = f"{width} - j_{t}" if step == 1 else f"({room}) / {step} + 1"
+    is_whole = f"{room} >= {step * (across - 1)}"
+    return [
+        *lines,
+        f"const int first_{t} = j_{t} < 0 ? {before} : 0;",
+        f"const int last_{t} = {room} < 0 ? 0 : {is_whole} ? {across} : {after};",
+    ]
+
+
+def _shared_side() -> list[str]:
+    """Return the C lines for the first output that all weights reach, and for the end of these."""
+    lines = ["int first = first_0, last = last_0;"]
+    for t in range(1, TAPS):
+        lines += [
+            f"if (first_{t} > first) first = first_{t};",
+            f"if (last_{t} < last) last = last_{t};",
+        ]
+    return [*lines, "if (last < first) last = first;"]
 
 
 def _input_position(position: str, tap: str, window: Window, axis: int) -> str:

@@ -13,7 +13,7 @@ from sentei.formats.c.comment import has_classes
 from sentei.formats.c.dialect import Dialect, literal
 from sentei.formats.c.elementwise import MATH, applied, point_functions, point_name
 from sentei.formats.c.integers import Layer, Rescaling, quantise
-from sentei.formats.c.kernels import convolution, linear, pool
+from sentei.formats.c.kernels import add, convolution, linear, pool
 from sentei.formats.c.layout import laid_out, listing
 from sentei.formats.c.quantised import Stored, Values, output_steps, outputs
 from sentei.formats.c.recurrent import functions_of, recurrent
@@ -132,7 +132,9 @@ class Source:
         assert isinstance(block.head, Weighted)
         (code,) = self.plan.codes[index]
         self._add_weights(name, block.head, code, layer or self.net.values[index][0])
-        if block.plane:
+        if block.head.window is not None:
+            step = block.head.window.stride[1]
+            self.functions.setdefault(f"add_{step}", add(self.dialect, step))
             self.functions[name] = convolution(self.dialect, name, block, code, layer)
             self.calls.append(f"{name}({source}, {target});")
         elif layer is None:

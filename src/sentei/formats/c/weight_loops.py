@@ -16,25 +16,40 @@ class WeightLoop:
         tables: C type and name of each table that the loop reads, in order.
         begin: lines before the loop over rows.
         row: lines for one row; `{each}` stands for the statement per weight, which uses `column`.
+        listing: the statement that lists the column of a weight in `columns`, `n` long; `{kind}`
+            stands for the C type of its entries.
+        listed: lines for one row in which `{each}` stands for that statement.
     """
 
     tables: tuple[tuple[str, str], ...]
     begin: tuple[str, ...]
     row: tuple[str, ...]
+    listing: str
+    listed: tuple[str, ...]
+
+
+def _loop(
+    tables: tuple[tuple[str, str], ...],
+    begin: tuple[str, ...],
+    row: tuple[str, ...],
+    listing: str = "columns[n++] = ({kind})column;",
+    listed: tuple[str, ...] = (),
+) -> WeightLoop:
+    return WeightLoop(tables, begin, row, listing, listed or row)
 
 
 def weight_loop(dialect: Dialect, code: Code, columns: str) -> WeightLoop:
     """Return the loop that decodes the weights of `code`; `columns` is a C expression."""
     tables = tuple((f"{table.dtype}_t", name) for name, table in code.tables.items())
     if code.name == "dense":
-        return WeightLoop(
+        return _loop(
             tables,
             ("unsigned column;",),
             (f"for (column = 0; column < {columns}; column++) {{", "    {each}", "}"),
         )
     if code.name == "bitmap":
         bits = dialect.read("bits++", "uint8_t")
-        return WeightLoop(
+        return _loop(
             tables,
             ("unsigned column, byte = 1;",),
             (
@@ -45,12 +60,20 @@ def weight_loop(dialect: Dialect, code: Code, columns: str) -> WeightLoop:
                 "    }",
                 "}",
             ),
+            # Which weights are alive follows no rule that a processor could guess.
+            "columns[n] = ({kind})column; n += byte & 1;",
+            (
+                f"for (column = 0; column < {columns}; column++, byte >>= 1) {{",
+                f"    if (byte == 1) byte = {bits} | 256u;",
+                "    {each}",
+                "}",
+            ),
         )
     if code.name.startswith("csr"):
         kinds = {name: kind for kind, name in tables}
         count = dialect.read("counts++", kinds["counts"])
         column = dialect.read("columns++", kinds["columns"])
-        return WeightLoop(
+        return _loop(
             tables,
             ("unsigned left, column;",),
             (
@@ -75,7 +98,7 @@ def _gap_loop(
         here = dialect.read("gaps", "uint8_t")
         begin = f"unsigned half = 1, gap = {here} & 15, column = gap;"
         following = f"gap = half ? {byte} >> 4 : {here} & 15; half = !half;"
-    return WeightLoop(
+    return _loop(
         tables,
         (begin,),
         (
