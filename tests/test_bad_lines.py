@@ -236,11 +236,12 @@ WITHOUT_EFFECT = {
         "--metric a:b --metric-at-least 0 --metric-lower-is-better", "--watch",
         "--watch --journal run --budget 1KiB", "--depth --synapses",
         *("--twins 3 --alike *", "--budget 1KiB --keep-of *=3", "--twins 3 --multiples-of 4"),
-        "--board arduino-uno --at-least 2",
+        "--board arduino-uno --at-least 2", "--budget 1KiB --board-latency 5ms",
     ],
     "fit": [
         *("--resume", "--budget 1KiB --board arduino-uno", "--emulate", "--out a.c --format onnx"),
         *("--jobs 2", "--backend dask", "--shard 1/2"),
+        "--budget 1KiB --board-latency 5ms",
     ],
     "units": ["--data letter --shape 16"],
     "surface": ["--points 5 --literal-grid"],

@@ -8,7 +8,9 @@ from torch import nn
 
 import sentei
 from c_networks import masked
+from commands import run
 from sentei.formats.c.cycles import PROCESSORS, _cycles, costs
+from sentei.pruning.boards import BOARDS
 
 needs_arm = pytest.mark.skipif(
     not (shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm")),
@@ -30,7 +32,7 @@ def test_instructions_grow_with_the_weights(cpu, tmp_path):
     found = {}
     for inputs in (32, 64, 96):
         path, x = dense(inputs, 8, tmp_path, "c-int8-int8")
-        found[inputs] = costs(path, x)[cpu]
+        found[inputs] = costs(path, x, processors=[cpu])[cpu]
     more = [found[64].instructions - found[32].instructions]
     more.append(found[96].instructions - found[64].instructions)
     # On a Cortex-M0+ the long multiplication of each row takes a few more for some numbers.
@@ -75,3 +77,37 @@ def test_integers_take_a_fraction_where_there_is_no_floating_point_unit(tmp_path
 def test_cycles_by_the_manual(code, after, m0, m4):
     assert _cycles(code, 100, after, PROCESSORS["cortex-m0plus"]) == m0
     assert _cycles(code, 100, after, PROCESSORS["cortex-m4"]) == m4
+
+
+@pytest.mark.parametrize("board", [name for name, each in BOARDS.items() if each.core])
+def test_every_board_with_a_core_has_cycles(board):
+    assert BOARDS[board].core in PROCESSORS
+
+
+@needs_arm
+def test_a_network_is_made_to_fit_the_time_of_a_board(tmp_path, capsys):
+    """Flash alone would let the network stay whole; the time makes it smaller."""
+    torch.manual_seed(0)
+    sentei.save(sentei.training.build("16-24-26:relu"), tmp_path / "net.safetensors")
+    out = tmp_path / "net.c"
+    words = ["fit", tmp_path / "net.safetensors", "--data", "letter", "--paths", "units"]
+    words += ["--board", "nucleo-l031k6", "--format", "c-int8-int16", "--out", out]
+    taken = {}
+    for longest in ("9 ms", "0.25 ms"):
+        code, _, err = run(*words, "--board-latency", longest, capsys=capsys)
+        assert code == 0, err
+        about = " ".join(out.read_text().replace("\n *", " ").split())
+        assert f"{longest} a sample by estimate" in about
+        x = sentei.datasets.load("letter").test.inputs[0]
+        cost = costs(out, x, processors=["cortex-m0plus"])["cortex-m0plus"]
+        taken[longest] = cost.cycles / 32e3  # milliseconds at 32 MHz
+    assert taken["0.25 ms"] <= 0.25 < taken["9 ms"] < 9
+
+
+def test_times_of_other_boards_are_refused(tmp_path, capsys):
+    words = ["fit", "16-4-26", "--data", "letter", "--board", "arduino-uno"]
+    code, _, err = run(
+        *words, "--board-latency", "5 ms", "--out", tmp_path / "net.c", capsys=capsys
+    )
+    assert code == 2
+    assert "--board-latency needs a board with a Cortex-M0" in err

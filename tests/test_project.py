@@ -70,6 +70,7 @@ CLI = [
         "loading",
         "own_metric",
         "pruned",
+        "board_time",
         "fit",
         "watching",
     ),

@@ -32,4 +32,5 @@ def accepted_by(check: Callable[[Any], object]) -> Parameter:
 
 
 Amount = Annotated[str, accepted_by(lambda keep: schedules.amount(keep, 100))]
+Duration = Annotated[str, accepted_by(limits.parse_seconds)]
 Size = Annotated[str, accepted_by(lambda size: limits.MemoryBudget("safetensors", size))]

@@ -75,6 +75,7 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
         Excludes("--watch", "--budget --board", "a search runs several prunings, in turn"),
         ONE_BUDGET,
         Needs("--paths", "--budget --board"),
+        Needs("--board-latency", "--board"),
         Needs("--keep --steps", "--schedule"),
         Needs("--metric-at-least --metric-at-most --metric-within", "--metric"),
         Needs("--metric-lower-is-better", "--metric-within"),
@@ -99,7 +100,12 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
             "for a budget, sentei fit searches paths of its own",
         ),
     ),
-    "fit": (JOURNAL, Needs("--jobs --backend --shard", "--journal"), ONE_BUDGET),
+    "fit": (
+        JOURNAL,
+        Needs("--jobs --backend --shard", "--journal"),
+        ONE_BUDGET,
+        Needs("--board-latency", "--board"),
+    ),
     "units": (Excludes("--data", "--shape", "inputs of the data have a shape"),),
     "surface": (Excludes("--literal-grid", "--points", "it sets the number of gains"),),
     "compare": (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from sentei.cli.bounds import Size
+from sentei.cli.bounds import Duration, Size
 from sentei.cli.failures import UNREACHED
 from sentei.cli.options import (
     REMOVED,
@@ -37,8 +37,11 @@ from sentei.errors import BudgetError, IncompleteError
 from sentei.pruning.boards import BOARDS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sentei.cli.screen import Advance
     from sentei.datasets import Split
+    from sentei.pruning.rules.conditions import Limit
     from sentei.pruning.rules.limits import MemoryBudget
     from sentei.pruning.run import Step
     from sentei.pruning.searching import Found
@@ -64,6 +67,14 @@ class Budget:
             group=UNTIL,
             help="In place of --budget: the board whose flash and RAM the network has to fit into, "
             f"beside code and stack: {', '.join(BOARDS)}.",
+        ),
+    ] = None
+    board_latency: Annotated[
+        Duration | None,
+        Parameter(
+            group=UNTIL,
+            help='Beside --board: the longest time of one sample on it ("5 ms"), estimated from '
+            "the cycles of the instructions that QEMU runs.",
         ),
     ] = None
     paths: Annotated[list[str] | None, Parameter(group=REMOVED)] = None
@@ -110,7 +121,8 @@ def fit(
     start = started(model, data, loss, retrain_epochs, weights, one_input_for=one)
     inputs = sum(tensor[0].numel() for tensor in tensors(start.split.train.inputs))
     floats = standardises(start.network)
-    room = room_of(budget, output.format, format, inputs, floats=floats)
+    room = room_of(budget, output.format, format, inputs, floats=floats, network=start.network)
+    goal = together([*([goal] if goal else []), *_in_time(budget, room, start)])
     try:
         found = _searched(
             start,
@@ -130,9 +142,10 @@ def fit(
     best, paths = found[0], _rows(found)
     if not best.fits:
         nothing = {"before": None, "after": None, "out": None, "reached": False, "paths": paths}
+        time = "" if budget.board_latency is None else f" and {budget.board_latency} a sample"
         why = (
-            f"Nothing was written: no path reached {room.bytes:,} bytes as {room.format} within "
-            f"the floors. The smallest network takes {best.bytes:,} bytes, with "
+            f"Nothing was written: no path reached {room.bytes:,} bytes as {room.format}{time} "
+            f"within the floors. The smallest network takes {best.bytes:,} bytes, with "
             f"{best.step.measured}."
         )
         return Result(nothing, (tried(found), why), UNREACHED)
@@ -145,7 +158,19 @@ def _told(budget: Budget, room: MemoryBudget) -> str:
     """Return what the network had to fit into, as one line."""
     ram = "" if room.ram is None else f" and {room.ram:,} of RAM"
     board = "" if budget.board is None else f" (board {budget.board}, beside code, stack, a sample)"
-    return f"Made to fit {room.bytes:,} bytes{ram}{board}."
+    time = "" if budget.board_latency is None else f", {budget.board_latency} a sample by estimate"
+    return f"Made to fit {room.bytes:,} bytes{ram}{board}{time}."
+
+
+def _in_time(budget: Budget, room: MemoryBudget, start: Start) -> list[Limit]:
+    """Return the limit of `--board-latency`, if it is given."""
+    from sentei.cli.board_time import board_latency_at_most
+    from sentei.cli.deployment import CALIBRATION
+
+    if budget.board is None or budget.board_latency is None:
+        return []
+    calibration = start.split.train.first(CALIBRATION).inputs
+    return [board_latency_at_most(budget.board, budget.board_latency, room.format, calibration)]
 
 
 def check_budget(budget: Budget, output: Output, format: str) -> None:
@@ -167,11 +192,21 @@ def check_budget(budget: Budget, output: Output, format: str) -> None:
         boards.board(budget.board)
         if output.out.suffix != ".c":
             raise BudgetError(f"--board needs a C file: --out net.c, not {output.out}")
+        if budget.board_latency is not None:
+            from sentei.cli.board_time import check_board_time
+
+            check_board_time(budget.board, budget.board_latency)
     paths_for(format, budget.paths)
 
 
 def room_of(
-    budget: Budget, asked: str | None, format: str, inputs: int, *, floats: bool = False
+    budget: Budget,
+    asked: str | None,
+    format: str,
+    inputs: int,
+    *,
+    floats: bool = False,
+    network: nn.Module | None = None,
 ) -> MemoryBudget:
     """Return the memory budget that `--budget` or `--board` sets.
 
@@ -182,6 +217,7 @@ def room_of(
         format: the format of a budget of bytes.
         inputs: numbers in one sample.
         floats: whether they are floats in every format: the network standardises its inputs.
+        network: whose convolutions have code of their own; None if it has none.
 
     Raises:
         UnreachableError: the board's RAM does not hold one sample.
@@ -194,12 +230,14 @@ def room_of(
     if budget.board is None:
         return MemoryBudget(format, budget.budget or "")
     found = board(budget.board)
+    parts = () if network is None else (type(part).__name__ for part in network.modules())
+    takes = {"floats": floats, "convolutions": sum(part.startswith("Conv") for part in parts)}
     try:
-        room = found.memory_budget(asked or "c-int8", inputs, floats=floats)
+        room = found.memory_budget(asked or "c-int8", inputs, **takes)
     except UnreachableError:
         if asked is not None:
             raise
-        room = found.memory_budget("c-int8-int8", inputs, floats=floats)
+        room = found.memory_budget("c-int8-int8", inputs, **takes)
     note(
         f"{budget.board}: {found.processor}, {found.flash:,} bytes of flash and {found.ram:,} of "
         f"RAM. Less code, stack and one sample, {room.bytes:,} and {room.ram:,} are left for "

@@ -8,32 +8,49 @@ from sentei.errors import UnreachableError, unknown
 from sentei.network.encoding.format import c_numbers
 from sentei.pruning.rules.limits import MemoryBudget
 
-# Flash reserved for code, estimated for Cortex-M0+ and AVR at -Os: a network's code takes 0.3 to
-# 1.5 KiB, the compiler's floating-point routines and expf up to 3 KiB. The rest of the reserve is
-# for the caller's program.
-CODE = 6 * 1024
-STACK = 512  # newlib-nano takes 280 of it, a perceptron's functions 160 (gcc -fstack-usage)
+# Flash reserved for code beside the network's constants, by bytes of an activation. Measured with
+# benchmarks/firmware_reserves.py at -Os on a Cortex-M0+ and an ATmega2560: the code of a network
+# with at most two convolutions, and the compiler's libraries, take at most 6,240 bytes with floats
+# (a GRU) and 3,852 with integers. The rest is for the caller's program.
+CODE = {4: 8 * 1024, 2: 6 * 1024, 1: 6 * 1024}
+CONVOLUTION = 1536  # from the third convolution on: 700 bytes on a Cortex-M0+, 1,360 on AVR
+STACK = 512  # functions of a network take at most 216 bytes of it, measured in the same way
 
 
 @dataclass(frozen=True)
 class Board:
-    """The memory of a microcontroller board in bytes, from the data sheet of its processor."""
+    """The memory of a microcontroller board in bytes, from the data sheet of its processor.
+
+    Attributes:
+        flash: bytes of flash.
+        ram: bytes of RAM.
+        processor: name of the processor.
+        core: its core, as `sentei.formats.c.cycles.PROCESSORS` names it; None if cycles of this
+            core are not estimated.
+        megahertz: its usual clock.
+    """
 
     flash: int
     ram: int
     processor: str
+    core: str | None
+    megahertz: int
 
-    def memory_budget(self, format: str, inputs: int, *, floats: bool = False) -> MemoryBudget:
+    def memory_budget(
+        self, format: str, inputs: int, *, floats: bool = False, convolutions: int = 0
+    ) -> MemoryBudget:
         """Return the flash and RAM that remain for a network on this board.
 
         Args:
             format: a C format, such as "c-int8".
             inputs: numbers in one sample, which the caller keeps in RAM.
             floats: whether they are floats in every format: the network standardises its inputs.
+            convolutions: how many convolutions the network has; each has code of its own.
 
         Raises:
             ValueError: a format that is not a C format, with the nearest one.
-            UnreachableError: no RAM remains beside the stack and one sample.
+            UnreachableError: no RAM remains beside the stack and one sample, or no flash beside
+                the code.
         """
         each = 4 if floats else c_numbers(format).activation
         ram = self.ram - STACK - inputs * each
@@ -44,22 +61,30 @@ class Board:
                 f"{'' if floats else 'c-int8-int8, which stores an input in one byte, '}fewer "
                 "inputs, or another board."
             )
-        return MemoryBudget(format, self.flash - CODE, ram)
+        code = CODE[c_numbers(format).activation] + CONVOLUTION * max(convolutions - 2, 0)
+        if code >= self.flash:
+            raise UnreachableError(
+                f"the code of {convolutions} convolutions may take {code:,} bytes; the "
+                f"{self.processor} has {self.flash:,} bytes of flash. Use fewer convolutions, or "
+                "another board."
+            )
+        return MemoryBudget(format, self.flash - code, ram)
 
 
+_M0, _PLUS, _M3, _M4 = "cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4"
 BOARDS = {
-    "arduino-mega": Board(256 * 1024, 8 * 1024, "ATmega2560"),
-    "arduino-nano-33-ble": Board(1024 * 1024, 256 * 1024, "nRF52840, Cortex-M4F"),
-    "arduino-uno": Board(32 * 1024, 2 * 1024, "ATmega328P"),
-    "arduino-zero": Board(256 * 1024, 32 * 1024, "SAMD21, Cortex-M0+"),
-    "blue-pill": Board(64 * 1024, 20 * 1024, "STM32F103C8, Cortex-M3"),
-    "mps2-an386": Board(4096 * 1024, 4096 * 1024, "Cortex-M4, which QEMU emulates"),
-    "micro-bit-v1": Board(256 * 1024, 16 * 1024, "nRF51822, Cortex-M0"),
-    "micro-bit-v2": Board(512 * 1024, 128 * 1024, "nRF52833, Cortex-M4F"),
-    "nucleo-f031k6": Board(32 * 1024, 4 * 1024, "STM32F031K6, Cortex-M0"),
-    "nucleo-l031k6": Board(32 * 1024, 8 * 1024, "STM32L031K6, Cortex-M0+"),
-    "nucleo-f401re": Board(512 * 1024, 96 * 1024, "STM32F401RE, Cortex-M4F"),
-    "raspberry-pi-pico": Board(2048 * 1024, 264 * 1024, "RP2040, Cortex-M0+"),
+    "arduino-mega": Board(256 * 1024, 8 * 1024, "ATmega2560", None, 16),
+    "arduino-nano-33-ble": Board(1024 * 1024, 256 * 1024, "nRF52840, Cortex-M4F", _M4, 64),
+    "arduino-uno": Board(32 * 1024, 2 * 1024, "ATmega328P", None, 16),
+    "arduino-zero": Board(256 * 1024, 32 * 1024, "SAMD21, Cortex-M0+", _PLUS, 48),
+    "blue-pill": Board(64 * 1024, 20 * 1024, "STM32F103C8, Cortex-M3", _M3, 72),
+    "mps2-an386": Board(4096 * 1024, 4096 * 1024, "Cortex-M4, which QEMU emulates", _M4, 25),
+    "micro-bit-v1": Board(256 * 1024, 16 * 1024, "nRF51822, Cortex-M0", _M0, 16),
+    "micro-bit-v2": Board(512 * 1024, 128 * 1024, "nRF52833, Cortex-M4F", _M4, 64),
+    "nucleo-f031k6": Board(32 * 1024, 4 * 1024, "STM32F031K6, Cortex-M0", _M0, 48),
+    "nucleo-l031k6": Board(32 * 1024, 8 * 1024, "STM32L031K6, Cortex-M0+", _PLUS, 32),
+    "nucleo-f401re": Board(512 * 1024, 96 * 1024, "STM32F401RE, Cortex-M4F", _M4, 84),
+    "raspberry-pi-pico": Board(2048 * 1024, 264 * 1024, "RP2040, Cortex-M0+", _PLUS, 125),
 }
 
 

@@ -76,6 +76,10 @@ class Outline:
         )
         return found
 
+    def shrunk(self, mask: Mask) -> nn.Module:
+        """Return the network without what is dead in a mask."""
+        return shrink(self._whole(), mask, self.example)
+
     @cached_property
     def _one(self) -> Example:  # asked for in evaluation mode
         example = guessed(self._model) if self.example is None else self.example
@@ -217,6 +221,15 @@ class Measurement:
             outline, mask = self._outlined()
             self._latencies[threads] = outline.latencies(mask, threads)
         return self._latencies[threads]
+
+    def shrunk(self) -> tuple[nn.Module, Mask]:
+        """Return the network without its dead units, and the mask of what is dead in it.
+
+        Raises:
+            As `latency`.
+        """
+        outline, mask = self._outlined()
+        return outline.shrunk(mask), mask.shrunk()
 
     @cached_property
     def _latencies(self) -> dict[int, tuple[float, float]]:

@@ -37,6 +37,8 @@ class Timing:
         call: of a call of a function whose address is in the instruction.
         floats: of multiplying and adding floats in one instruction.
         divide: of an integer division; of one of floats, 14.
+        long: of a multiplication whose product has 64 bits.
+        fused: of one whose product is added to a number.
     """
 
     build: tuple[str, ...]
@@ -47,19 +49,25 @@ class Timing:
     call: int
     floats: int = 1
     divide: int = 1
+    long: int = 1
+    fused: int = 1
 
 
-# The emulated board is an M4, which runs the instructions of the M0+ too. There is no M33: it runs
-# what an M4 runs.
+# The emulated board is an M4, which runs the instructions of the M0, M0+ and M3 too. There is no
+# M33: it runs what an M4 runs.
 _M0: tuple[str, ...] = ("-mcpu=cortex-m0plus",)
+_M3: tuple[str, ...] = ("-mcpu=cortex-m3",)
 _M4: tuple[str, ...] = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 
-# Arm's technical reference manuals of the Cortex-M0+ (DDI 0484) and M4 (100166) have such tables,
-# for memory without wait states. Where the M4's gives a range, this is its middle: a branch that is
-# taken, 2 to 4, and a division, 2 to 12. Loads that follow one another overlap there, which is not
-# counted. Of the M33 no such table is public: these are the M4's with the shortest branch.
+# Arm's technical reference manuals of the Cortex-M0, M0+ (DDI 0484), M3 (DDI 0337) and M4 (100166)
+# have such tables, for memory without wait states. Where those of the M3 and M4 give a range, this
+# is its middle: a branch that is taken, 2 to 4, a division, 2 to 12, a long product of the M3, 3 to
+# 5. Loads that follow one another overlap there, which is not counted. Of the M33 no such table is
+# public: these are the M4's with the shortest branch.
 PROCESSORS: Mapping[str, Timing] = {
+    "cortex-m0": Timing(_M0, 48, load=2, store=2, taken=3, call=4),
     "cortex-m0plus": Timing(_M0, 48, load=2, store=2, taken=2, call=3),
+    "cortex-m3": Timing(_M3, 72, load=2, store=1, taken=3, call=3, divide=7, long=4, fused=2),
     "cortex-m4": Timing(_M4, 64, load=2, store=1, taken=3, call=3, floats=3, divide=7),
     "cortex-m33": Timing(_M4, 64, load=2, store=1, taken=2, call=2, floats=3, divide=7),
 }
@@ -93,8 +101,13 @@ int main(void)
 """)
 
 
-def costs(path: str | Path, sample: Tensor, timeout: float = 300) -> dict[str, Taken]:
-    """Return what one call of a C file takes on each of `PROCESSORS`, compiled at -O2.
+def costs(
+    path: str | Path,
+    sample: Tensor,
+    timeout: float = 300,
+    processors: Sequence[str] = ("cortex-m0plus", "cortex-m4", "cortex-m33"),
+) -> dict[str, Taken]:
+    """Return what one call of a C file takes on some of `PROCESSORS`, compiled at -O2.
 
     Where activations are integers, that is `NAME_predict_steps`, otherwise `NAME_predict`.
 
@@ -102,15 +115,18 @@ def costs(path: str | Path, sample: Tensor, timeout: float = 300) -> dict[str, T
         path: the .c file, with its header in the same folder.
         sample: one input in real units.
         timeout: seconds for compiling, and for running.
+        processors: names in `PROCESSORS`.
 
     Raises:
         FileError: a tool is missing, or the file does not compile.
     """
     path = Path(path).resolve()
     check(path.name)
-    runs = {build: _counted(path, sample, build, timeout) for build in (_M0, _M4)}
+    timings = {cpu: PROCESSORS[cpu] for cpu in processors}
+    builds = dict.fromkeys(timing.build for timing in timings.values())
+    runs = {build: _counted(path, sample, build, timeout) for build in builds}
     found = {}
-    for cpu, timing in PROCESSORS.items():
+    for cpu, timing in timings.items():
         pairs, code, stack = runs[timing.build]
         cycles = sum(n * _cycles(code[a], a, b, timing) for (a, b), n in pairs.items())
         found[cpu] = Taken(pairs.total(), cycles, stack)
@@ -223,6 +239,10 @@ def _cycles(code: str, at: int, after: int, timing: Timing) -> int:  # noqa: PLR
         return timing.store
     if word.startswith(("sdiv", "udiv")):
         return timing.divide
+    if word in ("smull", "umull", "smlal", "umlal"):
+        return timing.long
+    if word in ("mla", "mls"):
+        return timing.fused
     if word.startswith("vdiv"):
         return 14
     if word.startswith(("vmla", "vfma", "vmls", "vnmul", "vfms")):
