@@ -12,6 +12,7 @@ from torch import nn
 
 import sentei
 from commands import run
+from page_arrays import unpacked
 from sentei import JournalError, Probe, datasets, formats, training
 from sentei.reporting.figures import write as write_figure
 from sentei.reporting.gallery import gallery
@@ -49,17 +50,6 @@ class Own(nn.Module):
 
     def forward(self, x):
         return self.two(self.one(x).relu() + 1)
-
-
-def unpacked(form):
-    """Decode a packed array, as `assets/decoding.js` does."""
-    values = np.frombuffer(base64.b64decode(form["d"]), "<" + form["t"])
-    if "m" in form:
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(form["m"]), "u1"), bitorder="little")
-        whole = np.zeros(int(np.prod(form["n"])), values.dtype)
-        whole[bits[: whole.size] == 1] = values
-        values = whole
-    return values.reshape(form["n"])
 
 
 def test_the_public_name_is_the_function():

@@ -18,6 +18,7 @@ from sentei.reporting.page.facts import facts
 from sentei.reporting.page.frames import frames
 from sentei.reporting.page.operations import Operation, operations
 from sentei.reporting.page.story import Story, evenly
+from sentei.reporting.page.structure import structure
 from sentei.reporting.page.wording import criterion, lead, measured_on, scored_on, title
 
 LISTED = 2000  # rows of the table of removed units, at most
@@ -42,12 +43,13 @@ def document(story: Story) -> Document:
         network, network_notes = _network(story, row)
         notes += network_notes
     removed, removed_notes = _removed(story)
-    found, evidence_notes = _evidence(story)
+    extent = evidence.extent(story, _is_chain(row))
+    found, evidence_notes = _evidence(story, extent)
     return {
         "title": title(story),
         "lead": lead(story),
         "measuredOn": measured_on(story),
-        "scoredOn": scored_on(story, min(_rows(story), evidence.ROWS)),
+        "scoredOn": scored_on(story, extent.rows),
         "criterion": criterion(story.card.get("propose")),
         "predictsClasses": story.has_classes,
         "isRun": story.is_run,
@@ -56,13 +58,14 @@ def document(story: Story) -> Document:
         "classes": _classes(story),
         "byClass": _by_class(story),
         "groups": _groups(story, row),
+        "structure": structure(story),
         "removed": removed,
         "network": network,
         "unrunnable": why_not,
-        "input": _input(story),
-        "samples": _samples(story),
+        "input": _input(story, runs=network is not None),
+        "samples": _samples(story) if network is not None else None,
         **found,
-        **facts(story, _form(story, row)),
+        **facts(story, _form(story, row), extent.rows),
         "notes": [*notes, *removed_notes, *evidence_notes],
     }
 
@@ -101,10 +104,6 @@ def _form(story: Story, row: list[Operation] | None) -> str:
     if not weights or any(weight.ndim != 2 for weight in weights):
         return type(story.start).__name__
     return "-".join(str(each) for each in (weights[0].shape[1], *(w.shape[0] for w in weights)))
-
-
-def _rows(story: Story) -> int:
-    return 0 if story.samples is None else story.samples.rows
 
 
 def _steps(story: Story) -> Document:
@@ -220,17 +219,21 @@ def _number(value: Tensor) -> float | None:
     return float(f"{float(value):.6g}") if bool(value.isfinite()) else None
 
 
-def _input(story: Story) -> Document | None:
+def _input(story: Story, *, runs: bool) -> Document | None:
+    """Describe the inputs; what only a page that runs the network needs is left out elsewhere."""
     if story.samples is None or not story.samples.inputs.is_floating_point():
         return None
     inputs, names = story.samples.inputs.float(), story.names
     flat = inputs.flatten(1)
+    features = list(names.features[: flat.shape[1]]) if flat.shape[1] <= 4096 else []
+    if not runs:
+        return {"features": features}
     first = next((m for m in story.start.modules() if isinstance(m, Standardise)), nn.Identity())
     read = first(inputs).flatten(1) if standardises(story.start) else flat
     return {
         "shape": list(inputs.shape[1:]),
         "picture": picture(tuple(inputs.shape[1:]), names.features, inputs),
-        "features": list(names.features[: flat.shape[1]]) if flat.shape[1] <= 4096 else [],
+        "features": features,
         "spread": packed(read.std(0, correction=0)),
         "low": packed(flat.amin(0)),
         "high": packed(flat.amax(0)),
@@ -295,20 +298,26 @@ def _balanced(targets: Tensor, most: int) -> Tensor:
     return order[torch.argsort(turn * (int(grouped.max()) + 1) + grouped, stable=True)][:most]
 
 
-def _evidence(story: Story) -> tuple[Document, list[str]]:
+def _is_chain(row: list[Operation] | None) -> bool:
+    """Return whether a network is a row of linear layers."""
+    return row is not None and not any(each.kind in ("conv", "depthwise") for each in row)
+
+
+def _evidence(story: Story, extent: evidence.Extent) -> tuple[Document, list[str]]:
     """Measure criteria, error surfaces and gains by class; return notes on what is left out."""
     found: Document = {"agreements": {}, "surfaces": {}, "gains": []}
     if story.running:
         return found, ["Criteria are compared, and times measured, when the run has ended."]
-    probe = story.probe(evidence.ROWS)
+    probe = story.probe(extent.rows) if extent.rows else None
     if probe is None:
-        return found, []
+        return found, list(extent.notes)
     found["baseline"] = probe.loss()
     notes: list[str] = []
     try:
-        found["agreements"], notes = evidence.agreements(story, probe)
-        found["surfaces"] = evidence.surfaces(story, probe)
-        found["gains"] = evidence.gains(story)
+        found["agreements"], notes = evidence.agreements(story, probe, curves=extent.curves)
+        if extent.curves:
+            found["surfaces"] = evidence.surfaces(story, probe)
+        found["gains"] = evidence.gains(story, extent.rows)
     except PruningError as error:
         notes.append(f"Criteria were not compared: {error}")
-    return found, notes
+    return found, [*extent.notes, *notes]

@@ -15,7 +15,6 @@ from sentei.network.copying import copied
 from sentei.network.surgery.certificate import certify
 from sentei.network.surgery.surgery import shrink
 from sentei.network.units import Synapses
-from sentei.reporting.page.evidence import ROWS
 from sentei.reporting.page.network_facts import AT_ONCE, times
 from sentei.reporting.page.story import Story, versions
 from sentei.reporting.page.wording import scored_on, shortened
@@ -23,16 +22,17 @@ from sentei.reporting.page.wording import scored_on, shortened
 CALLS = 100  # µs: in a faster pass, function calls take more time than arithmetic
 
 
-def facts(story: Story, form: str) -> dict[str, Any]:
+def facts(story: Story, form: str, scored: int) -> dict[str, Any]:
     """Collect sizes before and after, sentences about them, and the run's settings.
 
-    `form` is the network's class, or the widths of its layers.
+    `form` is the network's class, or the widths of its layers; `scored` the number of samples that
+    scores on the page are measured on.
     """
     sizes, sentences, certificate = _sizes(story)
     return {
         "sizes": sizes,
         "sentences": sentences,
-        "run": [[name, value] for name, value in _run(story, form, certificate) if value],
+        "run": [[name, value] for name, value in _run(story, form, scored, certificate) if value],
     }
 
 
@@ -122,11 +122,10 @@ def _time_sentences(
     return sentences
 
 
-def _run(story: Story, form: str, certificate: str) -> list[tuple[str, str]]:
+def _run(story: Story, form: str, scored: int, certificate: str) -> list[tuple[str, str]]:
     """Return the names and values of the run's settings; unknown values are empty."""
     card, words = story.card, story.words
     numbers = words.get("versions") or versions()
-    rows = story.samples.rows if story.samples is not None else 0
     data = card.get("data")
     return [
         ("command", str(words.get("command", ""))),
@@ -140,7 +139,7 @@ def _run(story: Story, form: str, certificate: str) -> list[tuple[str, str]]:
         ("certificate", certificate),
         ("weights' fingerprint", str(card.get("weights", ""))),
         ("data's fingerprints", ", ".join(data) if isinstance(data, list) else ""),
-        ("scores on this page", f"measured on {scored_on(story, min(rows, ROWS))}" if rows else ""),
+        ("scores on this page", f"measured on {scored_on(story, scored)}" if scored else ""),
         ("timed on", f"{platform.machine()}, {torch.get_num_threads()} thread(s)"),
         ("versions", ", ".join(f"{name} {number}" for name, number in numbers.items())),
     ]

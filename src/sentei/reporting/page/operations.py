@@ -43,8 +43,9 @@ def operations(network: nn.Module) -> list[Operation]:
             if kind in _IDENTITIES:
                 continue
             if kind not in _CONVERTERS:
+                what = f"layer {path!r}" if path else "it"
                 raise StructureError(
-                    f"layer {path!r} is a {kind.__name__}, and a page runs sequences of linear, "
+                    f"{what} is a {kind.__name__}, and a page runs sequences of linear, "
                     "convolutional, pooling and batch norm layers with the usual activations"
                 )
             name, settings, tensors = _CONVERTERS[kind](layer, path)

@@ -10,6 +10,7 @@ import { lastStep } from "./page-data.js";
 import { startRemoved } from "./removed.js";
 import { choose, state } from "./state.js";
 import { startStepper } from "./stepper.js";
+import { startStructure } from "./structure.js";
 import { startTrying } from "./trying.js";
 import { startUnit } from "./unit.js";
 
@@ -20,6 +21,7 @@ startStepper();
 startCost();
 startGraph();
 startTrying();
+startStructure();
 startUnit();
 startRemoved();
 startAgreement();

@@ -5,7 +5,7 @@ import { MIXING, run } from "./operations.js";
 import { isDead, layerName, page } from "./page-data.js";
 
 const plan = page.network;
-const inputShape = page.input ? page.input.shape : [];
+const inputShape = page.input?.shape ?? [];
 const inputSize = inputShape.reduce((a, b) => a * b, 1);
 
 // Layers of units from the inputs to the outputs, and the links between adjacent layers.

@@ -41,7 +41,8 @@ export function column(values) {
   const middle = sizes[sizes.length >> 1] ?? 1;
   const decimals = Math.max(3 - Math.floor(Math.log10(middle)), 0);
   const plain = decimals <= 8 && middle < 1e6;
-  return (value) => (plain ? value.toFixed(decimals) : value.toExponential(2)).replace("-", "−").replace("e−", "e-");
+  const words = (value) => (plain ? value.toFixed(decimals) : value.toExponential(2));
+  return (value) => (value < 0 && Number(words(value)) !== 0 ? "−" : "") + words(Math.abs(value));
 }
 
 export function plural(value, word) {
