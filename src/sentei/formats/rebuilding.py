@@ -106,8 +106,9 @@ def _with_counted_norms(
         has_scale = isinstance(module._parameters.get("weight"), nn.Parameter)
         if saved.keys() >= {"count", "width", "axis", "eps"} and has_scale:
             eps, axis = float(saved["eps"]), int(saved["axis"])
+            centred = int(saved.get("centred", 1))
             try:
-                counted = CountedLayerNorm.of(module, int(saved["count"]), eps, axis)
+                counted = CountedLayerNorm.of(module, int(saved["count"]), eps, axis, centred)
             except ValueError as error:
                 raise StructureError(f"the norm {path!r} cannot be rebuilt: {error}") from error
             network = _replaced(network, path, counted)

@@ -1,4 +1,4 @@
-"""Layer norm over a width of which entries were removed: it counts them as zeros."""
+"""Norms over a width of which entries were removed: they count these as zeros."""
 
 from __future__ import annotations
 
@@ -59,6 +59,28 @@ def plain_counted_norm(
     spread = torch.var(input, dim=axis, unbiased=False, keepdim=True)
     whole = share * (spread + mean.square() * (1 - share))
     normed = (input - share * mean) * (whole + eps).rsqrt()
+    return _scaled(normed, weight, bias, axis)
+
+
+def counted_rms_norm(
+    input: Tensor,
+    count: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    axis: int = -1,
+) -> Tensor:
+    """Compute the root mean square norm of `count` entries, of which all missing ones are 0.
+
+    Arguments as for `counted_layer_norm`.
+    """
+    share = input.shape[axis] / count
+    square = torch.mean(input.square(), axis, keepdim=True) * share
+    return _scaled(input * (square + eps).rsqrt(), weight, bias, axis)
+
+
+def _scaled(normed: Tensor, weight: Tensor | None, bias: Tensor | None, axis: int) -> Tensor:
+    """Multiply by a scale and add a shift for each entry along an axis."""
     form = [-1] + [1] * (-axis - 1)
     if weight is not None:
         normed = normed * (weight if axis == -1 else weight.reshape(form))
@@ -80,6 +102,8 @@ class CountedLayerNorm(nn.Module):
         axis: the dimension of the entries, counted from the end.
         elementwise_affine: whether there is a scale for each entry.
         bias: whether there is a shift, too.
+        centred: 1 to subtract the mean and divide by the deviation, as layer norm; 0 to divide by
+            the root mean square alone, as RMS norm.
 
     Raises:
         ValueError: fewer entries are counted than are left, or an axis from the beginning.
@@ -96,6 +120,7 @@ class CountedLayerNorm(nn.Module):
         axis: int = -1,
         elementwise_affine: bool = True,
         bias: bool = True,
+        centred: int = 1,
     ):
         super().__init__()
         if not 0 <= width <= count or axis >= 0:
@@ -104,17 +129,19 @@ class CountedLayerNorm(nn.Module):
                 f"from the end; got width {width}, count {count} and axis {axis}"
             )
         self.width, self.count, self.eps, self.axis = width, count, eps, axis
-        self.elementwise_affine = elementwise_affine
+        self.elementwise_affine, self.centred = elementwise_affine, int(centred)
         weight = nn.Parameter(torch.ones(width)) if elementwise_affine else None
         shift = nn.Parameter(torch.zeros(width)) if elementwise_affine and bias else None
         self.register_parameter("weight", weight)
         self.register_parameter("bias", shift)
 
     @classmethod
-    def of(cls, norm: nn.Module, width: int, eps: float, axis: int = -1) -> CountedLayerNorm:
+    def of(
+        cls, norm: nn.Module, width: int, eps: float, axis: int = -1, centred: int = 1
+    ) -> CountedLayerNorm:
         """Return the norm with the parameters `weight` and `bias` of another, where it has them."""
         own: dict[str, Any] = dict(norm._parameters)
-        counted = cls(width, width, eps, axis, elementwise_affine=False)
+        counted = cls(width, width, eps, axis, elementwise_affine=False, centred=centred)
         counted.elementwise_affine = own.get("weight") is not None
         counted.weight, counted.bias = own.get("weight"), own.get("bias")
         return counted.train(norm.training)
@@ -126,8 +153,10 @@ class CountedLayerNorm(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (..., width); along another axis, if the norm has one."""
-        return counted_layer_norm(input, self.count, self.weight, self.bias, self.eps, self.axis)
+        norm = counted_layer_norm if self.centred else counted_rms_norm
+        return norm(input, self.count, self.weight, self.bias, self.eps, self.axis)
 
     def extra_repr(self) -> str:
         """Return the width and what is counted, for `print(model)`."""
-        return f"{self.width} of {self.count}, eps={self.eps}"
+        kind = "" if self.centred else ", root mean square"
+        return f"{self.width} of {self.count}, eps={self.eps}{kind}"

@@ -52,7 +52,9 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
     nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
     nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
-    CountedLayerNorm: ("width", "count", "eps", "axis", "elementwise_affine", "bias"),
+    CountedLayerNorm: (
+        *("width", "count", "eps", "axis", "elementwise_affine", "bias", "centred"),
+    ),
     nn.LocalResponseNorm: ("size", "alpha", "beta", "k"),
     nn.PReLU: ("num_parameters",),
     **dict.fromkeys((nn.Identity, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink), ()),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sentei.network.counted_norm import CountedLayerNorm
 from sentei.network.holders import small_numbers
 from sentei.network.mask import Mask
-from sentei.network.units import Neurons
+from sentei.network.units import Listener, Neurons, tensor_of
 
 SCALES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of inputs on which norms are tried: eps matters for some
 AXES = (-1, -3)  # of units, in rows and in pictures
@@ -56,7 +56,7 @@ def counting_norms_(model: nn.Module, mask: Mask) -> Callable[[], None]:
     known: dict[type, Way] = {}
     later: list[tuple[nn.Module, Way, float]] = []
     for path, (norm, alive) in _norms(model, mask).items():
-        way = _way(norm, alive, known)
+        way = way_of(norm, alive, known)
         if way.axis:
             parent, _, child = path.rpartition(".")
             counted = CountedLayerNorm.of(norm, len(alive), getattr(norm, way.eps), way.axis)
@@ -80,17 +80,27 @@ def _norms(model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Module, Tensor]]:
     for group in mask.groups:
         if isinstance(group, Neurons) and group.kind == "stream" and mask.dead(group).numel():
             for part in group.followers:
-                module, gone = model.get_submodule(part.layer), mask.gone[part.parameter, part.dim]
-                scale = module._parameters.get(part.parameter.rpartition(".")[2])
-                is_last = next(module.children(), None) is None
-                if part.layer and is_last and scale is not None and scale.ndim == 1:
+                module = may_be_norm(model, part)
+                if module is not None:
+                    gone, scale = (
+                        mask.gone[part.parameter, part.dim],
+                        tensor_of(model, part.parameter),
+                    )
                     alive = torch.ones(len(scale), dtype=torch.bool).index_fill(0, gone, False)
                     if 0 < int(alive.sum()) < len(alive):
                         found.setdefault(part.layer, (module, alive))
     return found
 
 
-def _way(norm: nn.Module, alive: Tensor, known: dict[type, Way]) -> Way:
+def may_be_norm(model: nn.Module, part: Listener) -> nn.Module | None:
+    """Return the module of a follower if it holds no other modules and this is a scale of it."""
+    module = model.get_submodule(part.layer)
+    scale = module._parameters.get(part.parameter.rpartition(".")[2])
+    is_last = bool(part.layer) and next(module.children(), None) is None
+    return module if is_last and scale is not None and scale.ndim == 1 else None
+
+
+def way_of(norm: nn.Module, alive: Tensor, known: dict[type, Way]) -> Way:
     """Return how a norm keeps its count; as it is, if nothing else is found."""
     if type(norm) is nn.LayerNorm:
         return Way(eps="eps", axis=-1)

@@ -85,8 +85,8 @@ def _may_hold_sizes(path: str, holder: Any, mask: Mask) -> bool:
     """
     if isinstance(holder, nn.GroupNorm):
         return holder.weight is None
-    if not is_foreign(holder):
-        return False
+    if not is_foreign(holder) or type(holder).__module__.startswith("sentei."):
+        return False  # their sizes follow their tensors
     is_module = isinstance(holder, nn.Module)
     return not is_module or any(_is_inside(layer, path) for layer in mask.touched)
 
