@@ -71,7 +71,7 @@ class Blocks(nn.Module):
         self.first = nn.Parameter(torch.randn(1, 1, D))
         self.up = nn.ModuleList(nn.Linear(D, 7) for _ in range(2))
         self.down = nn.ModuleList(nn.Linear(7, D) for _ in range(2))
-        self.gain = nn.Parameter(torch.rand(D) + 0.5)
+        self.gains = nn.ParameterList(torch.rand(D) + 0.5 for _ in range(2))
         self.norms = nn.ModuleList(norm() for _ in range(2))
         self.final, self.head = norm(), nn.Linear(D, 4)
         self.drop, self.after = nn.Dropout(0.2), after
@@ -79,9 +79,10 @@ class Blocks(nn.Module):
     def forward(self, x):
         h = self.words(x) + self.places
         h = torch.cat([self.first.expand(len(x), -1, -1), h], 1)
-        for norm, up, down in zip(self.norms, self.up, self.down, strict=True):
+        layers = zip(self.norms, self.up, self.down, self.gains, strict=True)
+        for norm, up, down, gain in layers:
             own = h if self.after else norm(h)
-            h = h + self.drop(down(up(own).relu())) * self.gain
+            h = h + self.drop(down(up(own).relu())) * gain
             h = norm(h) if self.after else h
         return self.head(self.final(h)[:, 0])
 

@@ -37,7 +37,9 @@ def fixed_by(model, data, mask, how="least_squares"):
 def read_by(model, layer, x):
     """What a linear layer reads, (n, inputs)."""
     read = []
-    hook = model.get_submodule(layer).register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    hook = model.get_submodule(layer).register_forward_pre_hook(
+        lambda _, args: read.append(args[0])
+    )
     with torch.no_grad():
         model(x)
     hook.remove()
@@ -45,7 +47,7 @@ def read_by(model, layer, x):
 
 
 def naive(model, x, group, mask, layers):
-    """Fit linear layers in order, each by its own system of equations, with a row for each weight."""
+    """Fit linear layers in order, each by equations of its own, with one for each weight."""
     trial = masked_by(model, mask)
     alive = mask.alive(group)
     for layer in layers:

@@ -54,6 +54,7 @@ from sentei.network.units import Synapses as Synapses
 from sentei.network.units import find_synapses as find_synapses
 from sentei.probe.probe import Probe as Probe
 from sentei.pruning.loop import prune as prune
+from sentei.pruning.rotating import rotated as rotated
 from sentei.pruning.rows import rows as rows
 from sentei.pruning.rules.bytewise import per_byte as per_byte
 from sentei.pruning.rules.conditions import all_of as all_of

@@ -263,8 +263,6 @@ def _set_scale_(model: nn.Module, norm: Norm) -> None:
     assert weight is not None
     weight.fill_(1)
     plain = CountedLayerNorm.of(module, len(weight), getattr(module, way.eps), way.axis, centred=0)
-    if plain.bias is not None and not plain.bias.any():
-        plain.bias = None
     setattr(model.get_submodule(parent), child, plain)
 
 
