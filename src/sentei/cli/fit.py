@@ -230,8 +230,12 @@ def room_of(
     if budget.board is None:
         return MemoryBudget(format, budget.budget or "")
     found = board(budget.board)
-    parts = () if network is None else (type(part).__name__ for part in network.modules())
-    takes = {"floats": floats, "convolutions": sum(part.startswith("Conv") for part in parts)}
+    parts = [] if network is None else [type(part).__name__ for part in network.modules()]
+    takes = {
+        "floats": floats,
+        "convolutions": sum(part.startswith("Conv") for part in parts),
+        "recurrent": not {"GRU", "LSTM", "RNN"}.isdisjoint(parts),
+    }
     try:
         room = found.memory_budget(asked or "c-int8", inputs, **takes)
     except UnreachableError:

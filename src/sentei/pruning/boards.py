@@ -8,12 +8,13 @@ from sentei.errors import UnreachableError, unknown
 from sentei.network.encoding.format import c_numbers
 from sentei.pruning.rules.limits import MemoryBudget
 
-# Flash reserved for code beside the network's constants, by bytes of an activation. Measured with
+# Flash reserved for code beside the network's constants. Measured with
 # benchmarks/firmware_reserves.py at -Os on a Cortex-M0+ and an ATmega2560: the code of a network
-# with at most two convolutions, and the compiler's libraries, take at most 6,240 bytes with floats
-# (a GRU) and 3,852 with integers. The rest is for the caller's program.
-CODE = {4: 8 * 1024, 2: 6 * 1024, 1: 6 * 1024}
+# with at most two convolutions, and the compiler's libraries, take at most 4,804 bytes with floats
+# and 3,852 with integers; those of a GRU, 6,240. The rest is for the caller's program.
+CODE = 6 * 1024
 CONVOLUTION = 1536  # from the third convolution on: 700 bytes on a Cortex-M0+, 1,360 on AVR
+RECURRENT = 2 * 1024
 STACK = 512  # functions of a network take at most 216 bytes of it, measured in the same way
 
 
@@ -37,7 +38,13 @@ class Board:
     megahertz: int
 
     def memory_budget(
-        self, format: str, inputs: int, *, floats: bool = False, convolutions: int = 0
+        self,
+        format: str,
+        inputs: int,
+        *,
+        floats: bool = False,
+        convolutions: int = 0,
+        recurrent: bool = False,
     ) -> MemoryBudget:
         """Return the flash and RAM that remain for a network on this board.
 
@@ -46,6 +53,7 @@ class Board:
             inputs: numbers in one sample, which the caller keeps in RAM.
             floats: whether they are floats in every format: the network standardises its inputs.
             convolutions: how many convolutions the network has; each has code of its own.
+            recurrent: whether it has recurrent layers.
 
         Raises:
             ValueError: a format that is not a C format, with the nearest one.
@@ -61,11 +69,11 @@ class Board:
                 f"{'' if floats else 'c-int8-int8, which stores an input in one byte, '}fewer "
                 "inputs, or another board."
             )
-        code = CODE[c_numbers(format).activation] + CONVOLUTION * max(convolutions - 2, 0)
+        code = CODE + CONVOLUTION * max(convolutions - 2, 0) + RECURRENT * recurrent
         if code >= self.flash:
             raise UnreachableError(
-                f"the code of {convolutions} convolutions may take {code:,} bytes; the "
-                f"{self.processor} has {self.flash:,} bytes of flash. Use fewer convolutions, or "
+                f"the network's code may take {code:,} bytes, with {convolutions} convolutions; "
+                f"the {self.processor} has {self.flash:,} bytes of flash. Use fewer convolutions, or "
                 "another board."
             )
         return MemoryBudget(format, self.flash - code, ram)
