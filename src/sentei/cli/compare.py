@@ -125,15 +125,16 @@ def compare(
 ) -> Result:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
-    Prints a table and draws accuracy, or R² where values are predicted, on validation samples
-    against the number of units left. With --budgets, it prunes the network to each size by units,
-    by synapses and by both, in float32 and in int8, and draws the accuracy of the emitted C code
-    against bytes.
+    Prints a table, and draws accuracy, or R² where values are predicted, on validation samples
+    against the number of units left: as a figure, and on a page whose curves can be switched and
+    that says what each criterion gets wrong. With --budgets, it prunes the network to each size by
+    units, by synapses and by both, in float32 and in int8, and draws the accuracy of the emitted C
+    code against bytes.
 
     Parameters
     ----------
     out
-        Name of the figure without a suffix; it is written as PNG and SVG.
+        Name of the figure without a suffix; it is written as PNG and SVG, and the page as HTML.
     results
         Folder to store the result of each run in, so that a comparison that was stopped continues.
     """
@@ -177,6 +178,7 @@ def _by_units(
     from sentei.experiments import comparing
     from sentei.metrics import NAMES, R2
     from sentei.reporting import figures
+    from sentei.reporting.page.comparison import write_comparison
     from sentei.reporting.tables import compared
 
     with progress("comparing", len(todo) * len(settings["seeds"])) as advance:
@@ -193,10 +195,13 @@ def _by_units(
     figure, axes = figures.canvas(9.0, 5.0)
     figures.comparison(axes, curves)
     drawn = figures.write(figure, out)
+    on, name = f"{split.validation.rows:,} validation samples", Path(model).name
+    page = write_comparison(curves, rows, out.with_suffix(".html"), network=name, samples=on)
     title = head(f"{model}: {metric} on validation samples, largest area first")
+    ways = [{**vars(row), "way": str(row.way)} for row in rows]
     return Result(
-        {"ways": [{**vars(row), "way": str(row.way)} for row in rows], "figures": drawn},
-        (title, compared(rows), f"the figure is in {drawn[0]}"),
+        {"ways": ways, "figures": drawn, "page": page},
+        (title, compared(rows), f"the figure is in {drawn[0]}, the page in {page}"),
     )
 
 

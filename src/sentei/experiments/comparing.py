@@ -59,6 +59,27 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The half of the units that a criterion would remove, judged by exact ablation.
+
+    Attributes:
+        size: number of units of the network.
+        removed: number of those with the lowest scores, a half.
+        common: how many of them exact ablation would remove too.
+        worst: the costliest of them: its number, and the name of its group.
+        cost: the rise in loss if this one is removed.
+        rank: its place among all units, 1 for the costliest.
+    """
+
+    size: int
+    removed: int
+    common: int
+    worst: str
+    cost: float
+    rank: int
+
+
+@dataclass(frozen=True)
 class Curve:
     """Accuracy, or R², at each step of one run.
 
@@ -69,6 +90,7 @@ class Curve:
         accuracy: accuracy at each step; R² where the network predicts values.
         agreement: Spearman's rank correlation of the first scores with exact ablation.
         metric: what `accuracy` is: "accuracy" or "r2".
+        choice: the half of the units with the lowest first scores, beside that of exact ablation.
     """
 
     way: Way
@@ -77,6 +99,7 @@ class Curve:
     accuracy: tuple[float, ...]
     agreement: float
     metric: str = ACCURACY
+    choice: Choice | None = None
 
     @property
     def area(self) -> float:
@@ -193,11 +216,11 @@ def _curves(jobs: Sequence[Job], results: Mapping[str, Result]) -> Iterator[Curv
 
     A criterion that scores nothing here is named once for all its ways and seeds.
     """
-    exact, said = torch.zeros(0), set()
+    exact, said, units = torch.zeros(0), set(), list[tuple[str, int]]()
     for job in jobs:
         found = results[job.name]
         if job.function is _exact:
-            exact = _numbers(found["scores"])
+            exact, units = _numbers(found["scores"]), found["units"]
             continue
         settings = dict(job.settings)
         seed = settings.pop("seed")
@@ -208,9 +231,29 @@ def _curves(jobs: Sequence[Job], results: Mapping[str, Result]) -> Iterator[Curv
                 log.warning("%s is left out: %s", what, found["refused"])
             said.add((what, found["criterion"] or seed))
             continue
-        agreement = spearman(_numbers(found["scores"]), exact)
+        given = _numbers(found["scores"])
+        agreement, choice = spearman(given, exact), _choice(given, exact, units)
         left, values = tuple(found["left"]), tuple(found["values"])
-        yield Curve(way, seed, left, values, agreement, found["metric"])
+        yield Curve(way, seed, left, values, agreement, found["metric"], choice)
+
+
+def _choice(given: Tensor, exact: Tensor, units: Sequence[tuple[str, int]]) -> Choice | None:
+    """Judge the half of the units with the lowest scores; None if there is a single unit."""
+    removed = len(exact) // 2
+    if not removed:
+        return None
+    chosen = given.argsort(stable=True)[:removed]
+    wanted = exact.argsort(stable=True)[:removed]
+    worst = int(chosen[exact[chosen].argmax()])
+    name, unit = units[worst]
+    return Choice(
+        size=len(exact),
+        removed=removed,
+        common=len({*chosen.tolist()} & {*wanted.tolist()}),
+        worst=f"unit {unit} of {name}",
+        cost=float(exact[worst]),
+        rank=1 + int((exact > exact[worst]).sum()),
+    )
 
 
 def _numbers(values: Sequence[float]) -> Tensor:
@@ -305,7 +348,9 @@ class _Setting:
 def _exact(setting: _Setting, seed: int) -> Result:
     """Return the exact rise in loss without each unit of the unpruned network."""
     probe = Probe(setting.model, setting.drawn(seed), setting.loss)
-    return {"scores": _first_scores(probe, "ablation", seed)}
+    groups = some_units(probe.model, probe.example)
+    units = [(group.name, unit) for group in groups for unit in range(group.size)]
+    return {"scores": _first_scores(probe, "ablation", seed), "units": units}
 
 
 def _pruned(setting: _Setting, seed: int, **settings: Any) -> Result:

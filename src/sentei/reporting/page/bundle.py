@@ -15,9 +15,12 @@ _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z-]+)\.js";\n', re.MULTILI
 _EXPORT = re.compile(r"^export (?=(async )?(function|const|class|let))", re.MULTILINE)
 
 
-def joined(document: dict[str, Any]) -> str:
-    """Build the HTML file: style, script and data inside, style and script allowed by hash."""
-    style, script = asset("page.css"), program()
+def joined(document: dict[str, Any], name: str = "page") -> str:
+    """Build the HTML file: style, script and data inside, style and script allowed by hash.
+
+    Its frame is `assets/NAME.html`; its script is that of `assets/NAME.js` and what this imports.
+    """
+    style, script = asset("page.css"), program(name)
     parts = {
         "policy": policy(style, script, live=document["live"]),
         "title": html.escape(document["title"]),
@@ -25,7 +28,7 @@ def joined(document: dict[str, Any]) -> str:
         "script": script,
         "data": as_json(document),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset(f"{name}.html"))
 
 
 def policy(style: str, script: str, *, live: bool = False) -> str:
@@ -54,18 +57,18 @@ def as_json(document: dict[str, Any]) -> str:
 
 
 @cache
-def program() -> str:
-    """Join all scripts into one, each after the scripts that it imports."""
+def program(name: str = "page") -> str:
+    """Join the scripts that a page needs into one, each after the scripts that it imports."""
     order: list[str] = []
 
-    def visit(name: str) -> None:
-        for needed in _IMPORT.findall(asset(f"{name}.js")):
+    def visit(script: str) -> None:
+        for needed in _IMPORT.findall(asset(f"{script}.js")):
             if needed not in order:
                 visit(needed)
-        order.append(name)
+        order.append(script)
 
-    visit("main")
-    bodies = [_EXPORT.sub("", _IMPORT.sub("", asset(f"{name}.js"))) for name in order]
+    visit(name)
+    bodies = [_EXPORT.sub("", _IMPORT.sub("", asset(f"{script}.js"))) for script in order]
     return "\n".join(bodies)
 
 
