@@ -1,13 +1,10 @@
 """The Probe: it changes nothing, detects changed weights, and gives the same bits on any path."""
 
 import copy
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -215,34 +212,3 @@ def test_mask_follows_cuts():
     assert probe.mask.dead(first).tolist() == [1, 3]
     assert probe.mask.dead(second).tolist() == [0]
     assert probe.losses_without(first)[[1, 3]].tolist() == [probe.loss()] * 2
-
-
-def _rank(rank: int, folder: str, world: int) -> None:
-    """One of several processes: the same questions, the answers written down."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world
-    )
-    answers = _answers()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    Path(folder, f"{world}.{rank}").write_bytes(answers.numpy().tobytes())
-
-
-def _answers() -> torch.Tensor:
-    model = hand.mlp(6, 8, 7, 3)
-    probe = Probe(model, some(11_000))
-    losses = [probe.losses_without(group) for group in hand.hidden(model)]
-    return torch.cat([torch.tensor([probe.loss(), probe.accuracy()]).double(), *losses])
-
-
-def test_two_processes_give_the_bits_of_one(tmp_path, monkeypatch):
-    here = str(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
-    spawn(_rank, (str(tmp_path), 2), nprocs=2)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    alone = _answers().numpy().tobytes()
-    torch.set_num_threads(threads)
-    assert (tmp_path / "2.0").read_bytes() == alone
-    assert (tmp_path / "2.1").read_bytes() == alone

@@ -62,6 +62,7 @@ ROOMS = {
 # Modules that commands share, lowest first: each may import only those before it.
 CLI = [
     *("command_line", "screen", "references", "failures", "stopping", "bounds", "conflicts"),
+    "ranks",
     *(
         "deployment",
         "weights",

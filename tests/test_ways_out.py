@@ -393,6 +393,38 @@ def test_what_is_finished_is_refused_with_the_order(kind, plain, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@quiet
+def test_what_is_in_shards_is_refused_at_every_door(plain, tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    groups, mask, _ = plain
+    data, room = (X, torch.tensor([0, 1, 2])), sentei.MemoryBudget("safetensors", "1 KiB")
+    doors = {
+        **users(plain),
+        "find_synapses": sentei.find_synapses,
+        "inventory": lambda net: sentei.inventory(net, X),
+        "certify": lambda net: sentei.certify(net, mlp(), X),
+        "certify, the smaller": lambda net: sentei.certify(mlp(), net, X),
+        "tidy": lambda net: sentei.tidy(net, data),
+        "search": lambda net: sentei.search(net, data, room, paths=["units"]),
+        "Trajectory": sentei.Trajectory,
+        "apply_": mask.apply_,
+        "hold_": mask.hold_,
+        "group_lasso": lambda net: sentei.group_lasso(groups, net),
+    }
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    try:
+        sharded = fully_shard(mlp(), mesh=init_device_mesh("cpu", (1,)))
+        for use in doors.values():
+            with pytest.raises(StructureError, match="in shards"):
+                use(sharded)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_an_exported_program_is_no_network(plain, tmp_path):
     program = torch.export.export(mlp(), (X,))
     for use in users(plain).values():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from sentei.errors import PruningError
+from sentei.errors import JobError, PruningError
+from sentei.nests import joined, resized, tensors
 
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ def on_main(function: Callable[[], T]) -> T:
 
     Raises:
         PruningError: what the function raised. Other errors are raised on rank 0 only.
+        JobError: another rank has ended.
     """
     if world() == 1:
         return function()
@@ -38,7 +41,8 @@ def on_main(function: Callable[[], T]) -> T:
             outcome = [function(), None]
         except PruningError as error:
             outcome = [None, error]
-    dist.broadcast_object_list(outcome, src=0)
+    with _together():
+        dist.broadcast_object_list(outcome, src=0)
     result, error = outcome
     if error is not None:
         raise error
@@ -75,8 +79,68 @@ def gathered(slots: Tensor) -> Tensor:
         return slots
     # NCCL needs tensors on the GPU. Adding zeros from the other ranks changes no bit of a row.
     shared = slots.cuda() if dist.get_backend() == "nccl" else slots.cpu().clone()
-    dist.all_reduce(shared)
+    with _together():
+        dist.all_reduce(shared)
     return shared.to(slots.device)
+
+
+def check_same(mine: str, what: str, error: type[PruningError]) -> None:
+    """Check that every rank has the same of something, by a text that identifies it.
+
+    Raises:
+        PruningError: as `error` says: ranks have different ones; on every rank.
+        JobError: another rank has ended.
+    """
+    texts = _of_all(mine)
+    differ = [rank for rank, text in enumerate(texts) if text != texts[0]]
+    if differ:
+        raise error(
+            f"every rank of a torch.distributed group must have {what}; rank {differ[0]} of "
+            f"{len(texts)} has others than rank 0."
+        )
+
+
+def joined_batches(mine: Any) -> Any:
+    """Return what the ranks have as one batch: tensors (n, ...) in any nest, in order of the ranks.
+
+    Args:
+        mine: this rank's tensors.
+
+    Raises:
+        JobError: another rank has ended.
+    """
+    if world() == 1:
+        return mine
+    parts = _of_all(resized(mine, lambda tensor: tensor.detach().cpu()))
+    device = next((tensor.device for tensor in tensors(mine)), torch.device("cpu"))
+    return joined([resized(part, lambda tensor: tensor.to(device)) for part in parts])
+
+
+def _of_all(mine: T) -> list[T]:
+    """Return what each rank has, in order of the ranks."""
+    if world() == 1:
+        return [mine]
+    found: list[Any] = [None] * world()
+    with _together():
+        dist.all_gather_object(found, mine)
+    return found
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Name what torch says when a rank of the group does not answer any more.
+
+    Raises:
+        JobError: in place of torch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of torch.distributed: DistBackendError is one too
+        raise JobError(
+            "another rank of the torch.distributed group has ended, so this one cannot go on. "
+            "Complete steps are in the run folder, if there is one: start all ranks again, with "
+            f"resume=True (--resume). torch says: {error}"
+        ) from error
 
 
 def _active() -> bool:

@@ -37,6 +37,19 @@ def written() -> Iterator[list[Path]]:
         _finished.reset(before)
 
 
+_writes: ContextVar[bool] = ContextVar("writes", default=True)
+
+
+@contextlib.contextmanager
+def writing(writes: bool) -> Iterator[None]:
+    """Let `write` write files, or only check that it could, while the block runs."""
+    before = _writes.set(writes)
+    try:
+        yield
+    finally:
+        _writes.reset(before)
+
+
 def write(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path` atomically: on any failure the old file stays as it was.
 
@@ -53,6 +66,8 @@ def write(path: str | Path, data: bytes, *, durable: bool = True) -> None:
             was.
     """
     target = writable(path)
+    if not _writes.get():
+        return
     # A name of a fixed length, because that of the file may be as long as the system allows.
     temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.part"
     try:

@@ -7,6 +7,7 @@ May import everything but `integrations`.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tomllib
@@ -20,7 +21,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
 from sentei import storage
-from sentei.cli import conflicts, failures, screen, stopping
+from sentei.cli import conflicts, failures, ranks, screen, stopping
 from sentei.cli.command_line import typed
 from sentei.cli.compare import compare
 from sentei.cli.demo import demo
@@ -97,14 +98,20 @@ def _main(given: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal loses nothing
     with screen.logs_shown(), storage.written() as files, stopping.stoppable() as came:
         try:
-            return _run(given)
+            with ranks.grouped(given):
+                return _run(given)
         except BaseException as error:
             if came or isinstance(error, KeyboardInterrupt):
                 stopping.ignore()
-                screen.fail(stopping.left(files))
+                if ranks.is_first():
+                    screen.fail(stopping.left(files))
                 return STOPPED + (came[0] if came else signal.SIGINT)
-            screen.fail(failures.words(error))
-            return failures.code(error)
+            code, words = failures.code(error), failures.words(error)
+            if ranks.is_first():
+                screen.fail(words)
+            elif code != failures.USAGE:  # the first process has refused the same line
+                screen.fail(f"rank {os.environ['RANK']}: {words}")
+            return code
 
 
 def _run(given: list[str]) -> int:
@@ -113,7 +120,8 @@ def _run(given: list[str]) -> int:
     result = app(given, exit_on_error=False, print_error=False, result_action="return_value")
     if not isinstance(result, Result):
         return 0  # help and version
-    screen.show(result)
+    if ranks.is_first():
+        screen.show(result)
     return result.code
 
 

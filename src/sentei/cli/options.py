@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from sentei import storage
-from sentei.cli import screen, weights
+from sentei.cli import ranks, screen, weights
 from sentei.cli.bounds import Count, Seed, Threads, accepted_by
 from sentei.cli.references import is_reference
 from sentei.errors import FileError, IncompleteError
@@ -269,8 +269,8 @@ class Shown:
 
     def start(self) -> None:
         """Make what is printed from now on follow the options."""
-        screen.quiet.set(self.quiet)
-        screen.as_json.set(self.json)
+        screen.quiet.set(self.quiet or not ranks.is_first())
+        screen.as_json.set(self.json and ranks.is_first())
 
 
 @Parameter(name="*", group=RUN)

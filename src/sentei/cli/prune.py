@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from sentei.cli import ranks
 from sentei.cli.bounds import Amount, Count, CountOrNone, Degrees
 from sentei.cli.fit import Budget, fit
 from sentei.cli.options import (
@@ -223,7 +224,7 @@ def prune(
     output.begin()
     one = output.for_one_input(format)
     start = started(model, data, loss, repairs.retrain_epochs, weights, one_input_for=one)
-    with watched(output.journal if watch else None, model):
+    with watched(output.journal if watch and ranks.is_first() else None, model):
         steps = _run_steps(
             start,
             _groups(start, removed, inputs=scoring.inputs),
@@ -237,6 +238,9 @@ def prune(
             resume=output.resume,
         )
     reached = goal is None or goal(steps[-1].measured, steps[0].measured)
+    ranks.leave()
+    if not ranks.is_first():
+        return Result({})
     at_end = None if own is None else metric.measured_on(own, start.split.test)
     return finish(start, steps[-1], output, format, reached=reached, metric=at_end)
 
@@ -322,7 +326,7 @@ def _run_steps(
     logs = logged_once("sentei", level), logged_once("sentei.pruning", logging.INFO)
     with logs[0], logs[1], progress("removed", total) as advance:
         for step in run:
-            if not steps:
+            if not steps and ranks.is_first():
                 note(step.folder, start.about)
             steps.append(step)
             removed = total - sum(step.mask.count(group) for group in groups)

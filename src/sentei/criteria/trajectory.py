@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sentei.arguments import check_entries, checked
 from sentei.errors import CriterionError, GroupError, unknown
+from sentei.network.finished import refuse_sharded
 from sentei.samples import fingerprint
 
 _PARTS = ("start", "checked", "before", "now", "karnin")
@@ -37,9 +38,13 @@ class Trajectory:
         model: the network.
         sums: whether the sums for `karnin` are recorded.
         updates: the number of updates recorded.
+
+    Raises:
+        StructureError: tensors of the network are in shards on several devices.
     """
 
     def __init__(self, model: nn.Module, sums: bool = True):
+        refuse_sharded(model)
         self.model, self.sums = model, sums
         self.updates = 0
         self._record: dict[int, dict[str, Tensor]] = {}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import GroupError
+from sentei.network.finished import refuse_sharded
 from sentei.network.units import Branches, Group, Listener, Synapses
 
 
@@ -55,7 +56,9 @@ def check_groups(model: nn.Module, groups: Iterable[Group]) -> None:
 
     Raises:
         GroupError: a parameter of a group is missing or too small; the message names both.
+        StructureError: tensors of the network are in shards on several devices.
     """
+    refuse_sharded(model)
     named = model.named_parameters(remove_duplicate=False), model.named_buffers()
     check_tensors({name: tensor for each in named for name, tensor in each}, groups)
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sentei.network.example import tensors
+from sentei.network.finished import refuse_sharded
 from sentei.network.holders import holders
 
 _CONTAINERS = (dict, list, tuple, deque)
@@ -28,7 +29,11 @@ def copied(model: Module, instead: Mapping[int, Tensor] | None = None) -> Module
     Args:
         model: the network.
         instead: tensors to put in the place of others, by the id of those.
+
+    Raises:
+        StructureError: tensors of the network are in shards on several devices.
     """
+    refuse_sharded(model)
     memo: dict[int, Tensor] = {id(t): t.detach() for t in kept_tensors(model) if not t.is_leaf}
     return copy.deepcopy(model, {**memo, **(instead or {})})
 

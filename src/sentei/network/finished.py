@@ -1,4 +1,4 @@
-"""Recognise what quantisers, exporters and scripting return, which cannot be cut any more."""
+"""Recognise networks that cannot be cut: quantised, exported, scripted, or kept in shards."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ _QUANTISED = (
     *(f"torch.ao.quantization.{part}." for part in ("observer", "fake_quantize")),
     "torchao.quantization.",
 )
+_SHARDED = ("torch.distributed.fsdp.", "torch.distributed._composable.")
 # Stand-ins for additions and the like in networks that may be quantised later; not quantised yet.
 _IN_FLOAT = ("FloatFunctional", "FXFloatFunctional")
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 
 
 def refuse_finished(model: nn.Module) -> None:
-    """Refuse a network that was quantised, exported or scripted.
+    """Refuse a network that was quantised, exported or scripted, or whose tensors are in shards.
 
     A scripted part of a network may stay: it is not cut.
 
     Raises:
         StructureError: names the module and what it is.
     """
+    refuse_sharded(model)
     for name, module in model.named_modules():
         found = _finished(module, is_part=module is not model)
         if found:
@@ -38,6 +40,30 @@ def refuse_finished(model: nn.Module) -> None:
                 f"prune before you quantise, export or script; {where} {found}. Pass the network "
                 "that it was made from, and quantise, export or script what shrink returns."
             )
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuse a network of which a device holds a part of each tensor only.
+
+    Raises:
+        StructureError: names the module and what shards it.
+    """
+    for name, module in model.named_modules():
+        if (found := sharded(module)) is not None:
+            where = f"module {name!r}, a {type(module).__name__}," if name else "this network"
+            raise StructureError(
+                f"a network is measured and cut as a whole; {where} is in shards ({found}). Gather "
+                "its weights into a plain network (torch.distributed.checkpoint.state_dict with "
+                "full_state_dict=True), and use that, or train under DistributedDataParallel."
+            )
+
+
+def sharded(module: nn.Module) -> str | None:
+    """Return what keeps a module's own tensors in shards: a tensor by name, or a class; or None."""
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None and any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__):
+            return f"{name!r} is a DTensor"
+    return _beginning(module, _SHARDED)
 
 
 def _finished(module: nn.Module, *, is_part: bool) -> str | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sentei.arguments import checked
 from sentei.errors import GroupError
+from sentei.network.finished import refuse_sharded
 
 # Parameters of weight norms and recurrent layers, which need at least one unit: of a weight without
 # rows, torch's weight norm ends the process.
@@ -190,7 +191,11 @@ def find_synapses(model: nn.Module) -> list[Synapses]:
 
     Returns:
         One group for each weight, in the order of `model.named_parameters()`.
+
+    Raises:
+        StructureError: tensors of the network are in shards on several devices.
     """
+    refuse_sharded(model)
     found = []
     for name, parameter in model.named_parameters():
         layer, _, short = name.rpartition(".")

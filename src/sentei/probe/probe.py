@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sentei import losses
 from sentei.arguments import checked
 from sentei.card import card_of
-from sentei.errors import BudgetError, GroupError, unknown
+from sentei.distributed import check_same, world
+from sentei.errors import BudgetError, DataError, GroupError, unknown
 from sentei.metrics import Quality, metrics_for
 from sentei.nests import tensors
 from sentei.network.belonging import check_groups, members_of
@@ -81,6 +82,9 @@ class Probe:
     any other change. Before each measurement, the Probe compares the recorded outputs with the
     network's own outputs on 32 to 128 samples and raises StaleError if they differ.
 
+    In a torch.distributed group every rank makes the Probe of all samples and asks the same; each
+    computes a part of the blocks of samples, and all get the same bits as one process.
+
     Args:
         model: any module. Of several outputs, a named loss and accuracy take the first tensor.
         data: `(inputs, targets)`, a Dataset, a DataLoader, or any iterable of batches. Inputs are a
@@ -147,6 +151,7 @@ class Probe:
         self._loss = loss
         self.forward = forward
         self._mask = Mask.full(())
+        self._agreed = world() == 1  # with the other ranks, on the samples
         self.one_at_a_time = self.forgotten = 0
         self.forget_()
         dtype = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
@@ -403,6 +408,10 @@ class Probe:
         with undisturbed(self.model):
             if self._engines is None:
                 self._engines = self._new_engines()
+            if not self._agreed:
+                what = "all samples of a Probe, which splits them itself"
+                check_same(self.samples.fingerprint(), what, DataError)
+                self._agreed = True
             check_recording(self._engines.recording)
             yield self._engines
 

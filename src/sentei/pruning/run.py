@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sentei.card import card_of
 from sentei.describing import described
-from sentei.distributed import on_main
+from sentei.distributed import check_same, on_main, world
 from sentei.errors import BudgetError, FileError, JournalError, StructureError, UnreachableError
 from sentei.html_table import html_table
 from sentei.network.encoding.architecture import describe
@@ -30,6 +30,7 @@ from sentei.pruning.rules.proposals import Cut, Paced, Proposal
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run_files import SAMPLE, reading
 from sentei.pruning.step_files import Record, Retrain, Snapshot
+from sentei.samples import fingerprint
 
 log = logging.getLogger("sentei")
 ends = logging.getLogger("sentei.pruning")  # how runs ended: commands show it
@@ -226,9 +227,25 @@ class Run:
     def _write(self, record: Record) -> Step:
         """Write a step to the journal and return it."""
         snapshot = self._snapshot()
+        self._agree(record.mask)
         on_main(lambda: cast(Journal, self.journal).write(record, snapshot))
         self.last = snapshot
         return self._step(record)
+
+    def _agree(self, mask: Mask) -> None:
+        """Check that all ranks of a torch.distributed group have the same weights and mask.
+
+        Raises:
+            StructureError: they have not: what retrains or proposes differs between the ranks.
+        """
+        if world() > 1:
+            held = fingerprint(self.model.state_dict().values())
+            what = (
+                "the same weights, buffers and units after each step; a retrainer that trains on "
+                "part of the data has to average gradients and the statistics of batch norms, and "
+                "what draws random numbers needs one seed"
+            )
+            check_same(f"{held} {mask_fingerprint(mask)}", what, StructureError)
 
     def _step(self, record: Record) -> Step:
         return Step(record.number, record.mask, record.removed, record.measured, self.journal)

@@ -17,7 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from sentei.errors import FileError
-from sentei.network.finished import exported, of_quantised_class
+from sentei.network.finished import exported, of_quantised_class, sharded
 
 NESTED = 4  # how deep lists and dictionaries of a module are searched for tensors
 
@@ -168,10 +168,6 @@ def _tensor(fits: Callable[[Tensor], object]) -> Callable[[nn.Module], str | Non
     )
 
 
-def _is_sharded(tensor: Tensor) -> bool:
-    return any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
-
-
 def _is_lazy(tensor: Tensor) -> bool:
     return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
@@ -235,15 +231,10 @@ _HOOKS = Burden(
 # What is looked for, the most specific first: what shards or quantises a module also hooks it.
 _BURDENS = (
     Burden(
-        "holds its tensor {found!r} in shards on several devices (a DTensor)",
-        "Gather each tensor with .full_tensor(), load them into a plain network, and use that.",
-        _tensor(_is_sharded),
-    ),
-    Burden(
-        "is sharded by {found}",
+        "is in shards on several devices: {found}",
         "Gather its weights into a plain network (torch.distributed.checkpoint.state_dict with "
         "full_state_dict=True), and use that.",
-        _of_class("torch.distributed.fsdp.", "torch.distributed._composable."),
+        sharded,
     ),
     Burden(
         "is a {found}",

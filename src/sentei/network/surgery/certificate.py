@@ -15,6 +15,7 @@ from sentei.errors import CertificateError, StructureError
 from sentei.nests import resized
 from sentei.network.copying import copied
 from sentei.network.example import rows
+from sentei.network.finished import refuse_sharded
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.comparing import (
@@ -114,6 +115,7 @@ def certify(
         StructureError: the masked network draws random numbers besides dropout, so that it differs
             from itself.
     """
+    refuse_sharded(small)
     example = with_forward(masked, example, forward)
     # The twin of the network is made in its place and undone: of a copy, not of the caller's own.
     reference = Reference(masked if mask is None else copied(masked), example, mask)

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from sentei.arguments import check_entries, checked
 from sentei.criteria.trajectory import Trajectory
-from sentei.errors import BudgetError, GroupError
+from sentei.distributed import check_same, joined_batches, world
+from sentei.errors import BudgetError, GroupError, StructureError
 from sentei.losses import PerSample, per_sample
 from sentei.network.example import guessed
 from sentei.network.finished import refuse_finished
@@ -43,6 +44,7 @@ from sentei.pruning.while_training.optimizer_guard import (
 )
 from sentei.pruning.while_training.rounds import Rounds
 from sentei.running import Example, Forward
+from sentei.samples import fingerprint
 
 log = logging.getLogger("sentei")
 
@@ -247,7 +249,9 @@ class PruneWhileTraining:
     def observe(self, inputs: Any, targets: Tensor, loss: str | PerSample | None = None) -> None:
         """Give the batch of the next update to criteria that measure.
 
-        Call it before the update. Nothing is computed unless a criterion measures.
+        Call it before the update. Nothing is computed unless a criterion measures. In a
+        torch.distributed group each rank gives its own part of the batch; criteria measure on all
+        of them, so that every rank cuts the same.
 
         Args:
             inputs: inputs of the batch, as the model takes them.
@@ -379,6 +383,7 @@ class PruneWhileTraining:
             self.reached = self.until(self._measured(), self._start)
 
     def _cut(self, cut: Cut) -> None:
+        self._agree(cut)
         if self.delete and self.example is not None:
             self.mask = apply_cut_(self.model, self.mask, cut, self.example)
             self._hold()
@@ -389,6 +394,18 @@ class PruneWhileTraining:
         for name, held in self._parameters.items():
             if held.parameter.grad is not None:
                 self.mask.zero_(name, held.parameter.grad)
+
+    def _agree(self, cut: Cut) -> None:
+        """Check that all ranks of a torch.distributed group cut the same of the same weights."""
+        if world() > 1:
+            named = {f"{group.kind}/{group.name}": units for group, units in cut.doomed.items()}
+            held = [*self.model.parameters(), *(named[name] for name in sorted(named))]
+            words = f"{sorted(named)} {fingerprint(held)}"
+            what = (
+                "the same weights and the same cut: gradients have to be averaged, as "
+                "DistributedDataParallel does, and observe() called on every rank or on none"
+            )
+            check_same(words, what, StructureError)
 
     def _delete(self) -> None:
         if not self.mask.gone and not self.mask.stand_ins:
@@ -428,8 +445,10 @@ class PruneWhileTraining:
         if self._batch is None:
             return None
         inputs, targets, loss = self._batch
-        data, forward = (inputs, targets), self.forward
-        return lambda: Probe(self.model, data, loss, self.trajectory, forward=forward)
+        batch, forward = (inputs, targets), self.forward
+        return lambda: Probe(
+            self.model, joined_batches(batch), loss, self.trajectory, forward=forward
+        )
 
     def _measured(self) -> Measurement:
         if self.probe is not None:
