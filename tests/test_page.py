@@ -186,6 +186,7 @@ def test_an_interrupted_run_shows_what_there_is(tmp_path):
     whole = document(of_journal(tmp_path / "run"))
     assert len(whole["steps"]["loss"]) == 3
     assert any("Steps from 3 on" in note for note in whole["notes"])
+    assert "Not all steps" in whole["lead"][-1]
 
 
 def test_folders_without_a_run_are_refused(tmp_path):

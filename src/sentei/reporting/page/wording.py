@@ -53,6 +53,8 @@ def lead(story: Story) -> list[str]:
         exact = how == "ablation"
         by = "by how much the loss rises without it (exact ablation)" if exact else f"by {how}"
         found.append(f"Each was scored {by}; the lowest scores went first.")
+    if any(sentence.startswith("Steps") for sentence in story.missing):
+        found.append("Not all steps of the run can be read; the end of this page says why.")
     sizes = f"The file went from {first.bytes:,} to {last.bytes:,} bytes"
     return [f"{sizes}; {_cost(first, last)}{f', on {on}' if on else ''}.", *found]
 
