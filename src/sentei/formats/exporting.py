@@ -59,7 +59,7 @@ def export(
         format: "c", "c-int8", "c-int8-int8" or "c-int8-int16" for C; that of the suffix if None.
         forward: as for `find_units`. C and ONNX hold what it computes; safetensors holds the whole
             network.
-        settings: for C, `name`, `classes` and `notes` as in `sentei.formats.c.write_c`.
+        settings: for C, `name`, `classes`, `notes` and `stream` as in `sentei.formats.c.write_c`.
 
     Raises:
         StructureError: the format does not support one of the layers, which is named, or torch

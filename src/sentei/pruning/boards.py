@@ -73,8 +73,8 @@ class Board:
         if code >= self.flash:
             raise UnreachableError(
                 f"the network's code may take {code:,} bytes, with {convolutions} convolutions; "
-                f"the {self.processor} has {self.flash:,} bytes of flash. Use fewer convolutions, or "
-                "another board."
+                f"the {self.processor} has {self.flash:,} bytes of flash. Use fewer convolutions, "
+                "or another board."
             )
         return MemoryBudget(format, self.flash - code, ram)
 

@@ -42,6 +42,7 @@ def write_c(
     classes: Sequence[str] | None = None,
     scaling: Any = None,
     notes: Sequence[str] = (),
+    stream: int | None = None,
 ) -> Plan:
     """Write a network as C: the file `path` and a header beside it.
 
@@ -64,6 +65,10 @@ def write_c(
             network. The comment says that callers have to do the same. None if the network takes
             inputs as they are in the data, as one that begins with `Standardise` does.
         notes: further lines of the comment, such as how accurate the file was measured to be.
+        stream: of a network over windows of a signal, (channels, steps): how many new steps each
+            call is given. Convolutions without padding then compute new outputs alone, and keep
+            what they need of earlier steps; `NAME_reset` forgets it. None if each call is given a
+            whole sample.
 
     The file has the functions `NAME_predict`, all outputs, and `NAME_classify`, the position of the
     largest one; the second not if the network has one output, or its `Card` says that it predicts
@@ -87,7 +92,9 @@ def write_c(
         storage.writable(each)
     net = as_c(model, example, mask, format)
     card = _card(model, classes, net.plan.blocks[-1].out)
-    source = Source(net, name, card)
+    source = Source(net, name, card, stream)
+    window = None if stream is None else net.plan.blocks[0].head.entering[-1]
+    net = source.net
     if source.flash != net.plan.flash:
         raise FileError(
             f"{path} would have {source.flash} bytes of constants; {net.plan.flash} were planned"
@@ -97,7 +104,7 @@ def write_c(
     )
     code = source.code(about, _samples(example)[:GOLDEN])
     code = code.replace(f'#include "{name}.h"', f'#include "{path.stem}.h"')
-    storage.write(path.with_suffix(".h"), header(net, name, card, about).encode())
+    storage.write(path.with_suffix(".h"), header(net, name, card, about, window).encode())
     storage.write(path, code.encode())
     return net.plan
 

@@ -14,7 +14,7 @@ from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.stages import size_of
 
 
-def header(net: Stored, prefix: str, card: Card, about: str) -> str:
+def header(net: Stored, prefix: str, card: Card, about: str, window: int | None = None) -> str:
     """Return the text of the .h file, which compiles as C99 and as C++.
 
     Args:
@@ -22,6 +22,8 @@ def header(net: Stored, prefix: str, card: Card, about: str) -> str:
         prefix: of all names in it.
         card: names of outputs and inputs, and what the network predicts.
         about: the comment at the top.
+        window: steps of a window, of which each call is given the new ones; None if each is given
+            all.
     """
     plan, up = net.plan, prefix.upper()
     inputs, out = size_of(plan.blocks[0].head.entering), plan.blocks[-1].out
@@ -37,7 +39,9 @@ def header(net: Stored, prefix: str, card: Card, about: str) -> str:
         f"#define {up}_FLASH_BYTES {plan.flash}L /* constants; code comes on top */",
         f"#define {up}_RAM_BYTES {plan.ram}L /* static; the stack comes on top */",
         *_scaling(up, net),
+        *_window(up, plan.blocks[0].head.entering[-1], window),
         '\n#ifdef __cplusplus\nextern "C" {\n#endif\n',
+        *_reset(prefix, window),
         "/* All outputs for one sample. Not reentrant: activations are in static buffers. */",
         f"void {prefix}_predict(const {given} x[{up}_INPUTS], float y[{up}_OUTPUTS]);\n",
     ]
@@ -87,6 +91,27 @@ def _scaling(up: str, net: Stored) -> list[str]:
     if net.scales:
         lines.append(f"#define {up}_OUTPUT_STEP {literal(net.output_step)}")
     return lines
+
+
+def _window(up: str, new: int, window: int | None) -> list[str]:
+    """Return the macros that say how many steps a window has, and how many of them are new."""
+    if window is None:
+        return []
+    return [
+        f"\n/* A sample is the last {up}_WINDOW steps; a call is given the {up}_NEW newest. */",
+        f"#define {up}_WINDOW {window}",
+        f"#define {up}_NEW {new}",
+    ]
+
+
+def _reset(prefix: str, window: int | None) -> list[str]:
+    """Return the declaration of the function that forgets earlier steps."""
+    if window is None:
+        return []
+    return [
+        "/* Forget earlier steps, as at the start: they are zeros until a window is full. */",
+        f"void {prefix}_reset(void);\n",
+    ]
 
 
 def _names(name: str, count: str, texts: Sequence[str]) -> list[str]:

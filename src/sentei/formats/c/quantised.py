@@ -21,6 +21,7 @@ from sentei.network.encoding.evaluating import (
 from sentei.network.encoding.format import c_numbers
 from sentei.network.encoding.plans import Plan
 from sentei.network.encoding.stages import Recurrent, Standardised, Weighted
+from sentei.network.encoding.streaming import streamed
 
 TOP = 127  # largest int8 weight; the range is symmetric, -127 to 127
 
@@ -76,6 +77,22 @@ class Stored:
     def output_step(self) -> float:
         """Real value of one step of the last linear layer's outputs; 1.0 if they are floats."""
         return self.scales[last_linear(self.plan.blocks) + 1].step if self.scales else 1.0
+
+
+def streaming(net: Stored, hop: int) -> Stored:
+    """Return the numbers of a network that is given `hop` new steps at each call; see `streamed`.
+
+    Raises:
+        StructureError: the network does not allow it; the layer is named.
+    """
+    plan, origins = streamed(net.plan, hop)
+    if not net.scales:
+        return Stored(plan, tuple(() if n < 0 else net.values[n] for n in origins))
+    scales = [net.scales[0]]
+    for origin in origins:
+        scales.append(scales[-1] if origin < 0 else net.scales[origin + 1])
+    layers = (None if n < 0 else net.layers[n] for n in origins)
+    return Stored(plan, (), tuple(layers), tuple(scales))
 
 
 def stored(plan: Plan, samples: Tensor) -> Stored:

@@ -15,14 +15,16 @@ from sentei.formats.c.elementwise import MATH, applied, point_functions, point_n
 from sentei.formats.c.integers import Layer, Rescaling, quantise
 from sentei.formats.c.kernels import add, convolution, linear, pool
 from sentei.formats.c.layout import laid_out, listing
-from sentei.formats.c.quantised import Stored, Values, output_steps, outputs
+from sentei.formats.c.quantised import Stored, Values, output_steps, outputs, streaming
 from sentei.formats.c.recurrent import functions_of, recurrent
 from sentei.formats.c.templates import (
     CLASSIFY,
     CURVE,
+    KEEP,
     MACROS,
     QUANTISED,
     RESCALED,
+    RESET,
     SELF_TEST,
     SELF_TEST_MAIN,
     SHIFTED,
@@ -36,6 +38,7 @@ from sentei.network.encoding.plans import index_bytes
 from sentei.network.encoding.stages import (
     Chosen,
     Joined,
+    Kept,
     Pointwise,
     Pool,
     Recurrent,
@@ -74,8 +77,10 @@ class Table:
 class Source:
     """Builder of a network's C file: collects tables, functions and calls in order."""
 
-    def __init__(self, net: Stored, name: str, card: Card):
-        self.net, self.plan, self.card = net, net.plan, card
+    def __init__(self, net: Stored, name: str, card: Card, hop: int | None = None):
+        self.whole, self.hop = net, hop
+        self.net = net if hop is None else streaming(net, hop)
+        net, self.plan, self.card = self.net, self.net.plan, card
         self.dialect = Dialect(name, c_numbers(net.plan.format))
         self.tables: list[Table] = []
         self.functions: dict[str, str] = {}
@@ -122,8 +127,15 @@ class Source:
             return "x"
         if index >= len(self.plan.places):
             return "y"
+        if isinstance(self.plan.blocks[index].head, Kept):
+            return f"{self.dialect.name}_kept + {self._kept(index)}"
         begin = self.plan.places[index]
         return f"{self.dialect.name}_values" + (f" + {begin}" if begin else "")
+
+    def _kept(self, end: int) -> int:
+        """Return how many values the blocks before `end` keep between calls."""
+        heads = [block.head for block in self.plan.blocks[:end]]
+        return sum(size_of(head.leaving) for head in heads if isinstance(head, Kept))
 
     def _add_weighted(self, index: int, name: str, block: Block, source: str, target: str) -> None:
         """Add the tables, functions and calls of a linear layer or a convolution."""
@@ -285,6 +297,12 @@ class Source:
                 f" {target} + k * {leaving}u);"
             )
             return
+        if isinstance(head, Kept):
+            names = {"prefix": self.dialect.name, "act": act}
+            self.functions.setdefault("keep", KEEP.substitute(names))
+            sizes = f"{head.leaving[0]}u, {head.leaving[2]}u, {head.entering[2]}u"
+            self.calls.append(f"{self.dialect.name}_keep({target}, {source}, {sizes});")
+            return
         if isinstance(head, Softmax):
             self.functions[name] = softmax(name, head.log)
             self.calls.append(f"{name}({source}, {target}, {out}u);")
@@ -350,7 +368,9 @@ class Source:
         """Return the text of the .c file; `golden` are the input samples of the self-test."""
         prefix, up = self.dialect.name, self.dialect.upper
         act, total = self.dialect.activation, self.dialect.total
-        buffers = [(act, "values", self.plan.activations), (total, "work", self.plan.work)]
+        kept = self._kept(len(self.plan.blocks))
+        buffers = [(act, "values", self.plan.activations), (act, "kept", kept)]
+        buffers.append((total, "work", self.plan.work))
         return "\n".join(
             [
                 about,
@@ -371,6 +391,9 @@ class Source:
         given = f"const {self.given} x[{up}_INPUTS]"
         compute, out = f"{prefix}_predict", "float"
         found = []
+        kept = self._kept(len(self.plan.blocks))
+        if kept:
+            found.append(RESET.substitute(prefix=prefix, count=kept))
         if self.steps:
             found.append(
                 f"void {prefix}_predict_steps({given}, int16_t y[{up}_OUTPUTS])"
@@ -400,10 +423,10 @@ class Source:
         prefix, up, act = self.dialect.name, self.dialect.upper, self.given
         exact = self.net.input_scale is not None
         if self.net.input_scale is not None:
-            x, y = quantise(golden, self.net.input_scale), output_steps(self.net, golden)
+            x, y = quantise(golden, self.net.input_scale), output_steps(self.whole, golden)
             out, compute, same = "int16_t", f"{prefix}_predict_steps", "y[k] == wanted"
         else:
-            x, y = golden, outputs(self.net, golden)
+            x, y = golden, outputs(self.whole, golden)
             off = literal(max(1e-5, 1e-5 * float(y.abs().max())) * 10)
             out, compute = "float", f"{prefix}_predict"
             same = f"y[k] - wanted <= {off} && wanted - y[k] <= {off}"
@@ -412,14 +435,18 @@ class Source:
             for values in (x, y)
         ]
         names, flash = (f"{prefix}_golden_x", f"{prefix}_golden_y"), f"{up}_FLASH"
-        read, wanted = (
-            self.dialect.read(f"{name} + n * {up}_{size} + k", kind)
-            for name, size, kind in zip(names, ("INPUTS", "OUTPUTS"), (act, out), strict=True)
-        )
+        place, size = "k", f"{up}_INPUTS"
+        if self.hop is not None:
+            place = f"k / {up}_NEW * {up}_WINDOW + at + k % {up}_NEW"
+            size = f"{up}_INPUTS / {up}_NEW * {up}_WINDOW"
+        read = self.dialect.read(f"{names[0]} + n * ({size}) + {place}", act)
+        wanted = self.dialect.read(f"{names[1]} + n * {up}_OUTPUTS + k", out)
+        feed = f"for (k = 0; k < {up}_INPUTS; k++) x[k] = {read}; {compute}(x, y);"
+        if self.hop is not None:
+            steps = f"at = 0; at < {up}_WINDOW; at += {up}_NEW"
+            feed = f"unsigned at; {prefix}_reset(); for ({steps}) {{ {feed} }}"
         places = {"up": up, "prefix": prefix, "act": act, "out": out, "count": len(golden)}
-        main = SELF_TEST_MAIN.substitute(
-            places, compute=compute, same=same, read=read, wanted=wanted
-        )
+        main = SELF_TEST_MAIN.substitute(places, feed=feed, same=same, wanted=wanted)
         return SELF_TEST.substitute(
             up=up,
             golden_x=listing(f"{act} {names[0]}", words[0], flash),

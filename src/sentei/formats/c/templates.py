@@ -81,6 +81,28 @@ static int32_t ${prefix}_curve(const $act *curve, int32_t v)
 }
 """)
 
+# Kept steps move to the front of each channel, and new ones follow.
+KEEP = Template("""\
+static void ${prefix}_keep($act *kept, const $act *x, unsigned channels, unsigned steps,
+    unsigned given)
+{
+    for (; channels; channels--) {
+        unsigned k;
+        for (k = 0; k < steps - given; k++) kept[k] = kept[k + given];
+        for (k = 0; k < given; k++) kept[steps - given + k] = *x++;
+        kept += steps;
+    }
+}
+""")
+
+RESET = Template("""\
+void ${prefix}_reset(void)
+{
+    unsigned k;
+    for (k = 0; k < ${count}u; k++) ${prefix}_kept[k] = 0;
+}
+""")
+
 QUANTISED = Template("""\
 static $act ${prefix}_quantised(float v)
 {
@@ -105,8 +127,7 @@ int main(void)
     unsigned n, k, failed = 0;
     for (n = 0; n < $count; n++) {
         int good = 1;
-        for (k = 0; k < ${up}_INPUTS; k++) x[k] = $read;
-        $compute(x, y);
+        $feed
         for (k = 0; k < ${up}_OUTPUTS; k++) {
             const $out wanted = $wanted;
             if (!($same)) good = 0;

@@ -158,6 +158,11 @@ class Transposed(Stage):
 
 
 @dataclass(frozen=True)
+class Kept(Stage):
+    """The last steps of a signal, (channels, 1, steps): those of earlier calls, then new ones."""
+
+
+@dataclass(frozen=True)
 class Recurrent(Stage):
     """One recurrent layer in one direction that begins with a state of zeros.
 
