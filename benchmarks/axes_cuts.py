@@ -20,6 +20,7 @@ from axes_results import (
     PATTERN,
     RANDOM,
     REPAIRED,
+    ROTATED,
     UNITS,
     WIDTH,
 )
@@ -35,6 +36,7 @@ from sentei import (
     per_byte,
     pick,
     prune,
+    rotated,
 )
 from sentei.criteria import CRITERIA, Random, scores
 from sentei.network.copying import copied
@@ -112,6 +114,12 @@ class Workshop:
         """The synapses of the linear layers in blocks."""
         return pick(find_synapses(self.model), only=(self.network.blocks,))
 
+    @cached_property
+    def turned(self) -> Workshop:
+        """The same for the network with its width rotated to principal directions."""
+        (stream,) = [group for group in self.groups if group.kind == "stream"]
+        return Workshop(rotated(self.probe(self.model), stream), self.network, self.seed)
+
     def probe(self, model: nn.Module) -> Probe:
         """Return a Probe on the samples."""
         return Probe(model, self.samples, forward=self.network.forward)
@@ -129,6 +137,8 @@ class Workshop:
         """Return a copy of the network, cut; None if the axis does not reach the budget."""
         if axis == PATTERN:
             return self._patterned(way, eighths)
+        if axis == ROTATED:
+            return self.turned.made(WIDTH, way, eighths)
         wanted = self.masks(axis, way).get(eighths)
         if wanted is None:
             return None

@@ -11,13 +11,15 @@ Row = Mapping[str, Any]
 FILE = Path(__file__).parent / "transformers_by_axis.jsonl"
 LANGUAGE, VIT = "language model", "ViT"
 UNITS, HEADS, WIDTH, DEPTH = "feed-forward units", "heads", "width", "depth"
+ROTATED = "width, rotated"
 ALL, PATTERN, UNTOUCHED = "all by loss per byte", "n of m synapses", "untouched"
-AXES = (UNITS, HEADS, WIDTH, DEPTH, ALL, PATTERN)
+AXES = (UNITS, HEADS, WIDTH, ROTATED, DEPTH, ALL, PATTERN)
 CHOSEN, REPAIRED, RANDOM, MAGNITUDE = "chosen", "repaired", "random", "magnitude"
 WAYS = (CHOSEN, REPAIRED, RANDOM, MAGNITUDE)
-NOT_DONE = {  # no such repair, or scores of different kinds that cannot be compared
-    *((axis, REPAIRED) for axis in (WIDTH, DEPTH)),
-    (ALL, MAGNITUDE),
+NOT_DONE = {
+    (DEPTH, REPAIRED),  # no such repair
+    (ALL, MAGNITUDE),  # scores of different kinds cannot be compared
+    *((ROTATED, way) for way in (RANDOM, MAGNITUDE)),  # all directions are alike to them
 }
 EIGHTHS = (7, 6, 4)  # of the synapses in blocks, how many stay
 AS_CUT, DISTILLED = "", "distilled_"  # what names of qualities begin with
