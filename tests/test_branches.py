@@ -671,7 +671,7 @@ def written_by_torch(model: nn.Module, names: tuple[str, ...], given: tuple, pat
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("resnet", "inline", "gpt2") else pytest.mark.slow)
+        pytest.param(name, marks=[] if name in ("resnet", "inline") else pytest.mark.slow)
         for name in ZOO
     ],
 )

@@ -721,8 +721,10 @@ def test_a_board_chooses_the_format_that_its_ram_allows(model, tmp_path, monkeyp
     assert "format c-int8." in Path("a.c").read_text()
     (tmp_path / "a.c").rename(tmp_path / "fitted")
     assert run("prune", *fit[1:], "--board", "arduino-uno", "--out", "a.c", capsys=capsys)[0] == 0
-    fitted, pruned = Path("fitted").read_text(), Path("a.c").read_text()
-    assert fitted == pruned.replace("sentei prune ", "sentei fit ")  # the comment has the command
+    fitted, pruned = (
+        re.sub(r"\n \*\s+", " ", Path(name).read_text()) for name in ("fitted", "a.c")
+    )  # a comment in one line, since it has the command
+    assert fitted == pruned.replace("sentei prune ", "sentei fit ")
     code, _, err = run(*fit, "--board", "arduino-uno", "--out", "a.onnx", capsys=capsys)
     assert (code, "--out net.c" in err) == (2, True)
 

@@ -156,9 +156,16 @@ LARGE_IMAGES = (
     *("grouped", "separable", "residual_inplace", "squeeze_excite", "inverted"),
     *("layer_scale", "auxiliary", "transposed"),
 )
+QUICK = ("grouped", "squeeze_excite", "auxiliary", "embedding")
 
 
-@pytest.mark.parametrize("name", [*LARGE_IMAGES, "embedding"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in (*LARGE_IMAGES, "embedding")
+    ],
+)
 def test_no_wrong_cut_is_certified_and_no_right_one_refused_on_reduced_inputs(name, monkeypatch):
     build, example = wrong_cuts.NETWORKS[name]
 

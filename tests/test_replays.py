@@ -49,7 +49,13 @@ def described(model: nn.Module, x: Tensor, *, fast: bool) -> list[str]:
     return parts + [f"{each.parameter} {each.dim} {each.reason}" for each in found.left_out]
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+LONG = ("LSTMBoth", "GRUBoth", "LSTMPacked", "StateSpace", "SlicedExperts", "TwiceOnePackedKey")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in sorted(BUILDERS)],
+)
 def test_the_fast_way_finds_what_the_slow_way_finds(name: str):
     model, x = built(name)
     assert described(model, x, fast=True) == described(model, x, fast=False)

@@ -12,7 +12,6 @@ import time
 
 import pytest
 
-import sentei
 from commands import run
 from sentei import datasets, formats, storage, training
 from sentei.cli import loading, stopping
@@ -65,7 +64,10 @@ def stopped(words, moment, cwd, number=signal.SIGINT, start=SENTEI):
 # Real signals, to processes of their own.
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_training_is_stopped(number, code, tmp_path):
     words = ["train", "letter", "--model", "16-12-26", "--epochs", "5000"]
     got = stopped(words, "training 1/5000", tmp_path, number)
@@ -205,7 +207,7 @@ def test_a_file_that_is_being_written_stays_as_it_was(tmp_path, monkeypatch, cap
 @pytest.mark.usefixtures("signals")
 def test_files_that_are_complete_are_named(net, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sentei, "report", stop)
+    monkeypatch.setattr("sentei.reporting.page.write", stop)
     words = ["prune", net, *LETTER, "--units-at-most", 9, "--report", "page.html"]
     code, out, err = run(*words, "--quiet", capsys=capsys)
     assert (code, out) == (130, "")

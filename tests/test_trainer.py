@@ -84,9 +84,8 @@ def slow(*case):
     ("name", "way"),
     [
         ("llama", "deleted"),
-        ("llama", "both"),
         *(slow(name, "branches") for name in ("llama", "gpt2")),
-        *(slow("llama", way) for way in ("synapses", "units")),
+        *(slow("llama", way) for way in ("synapses", "units", "both")),
         ("gpt2", "units"),  # whose weights are tied
         *(slow("gpt2", way) for way in ("synapses", "deleted")),
     ],

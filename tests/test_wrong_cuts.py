@@ -13,7 +13,13 @@ import wrong_cuts
 NETWORKS = sorted(wrong_cuts.NETWORKS)
 
 
-@pytest.mark.parametrize("name", NETWORKS[::3])
+LONG = ("residual_inplace", "vit_separate", "transposed", "squeeze_excite")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NETWORKS[::3]],
+)
 def test_a_certificate_tells_wrong_cuts_from_right_ones(name):
     state = wrong_cuts.STATES[NETWORKS.index(name) % len(wrong_cuts.STATES)]
     found = list(wrong_cuts.outcomes(name, [state]))
