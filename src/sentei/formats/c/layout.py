@@ -1,7 +1,7 @@
 """Lay generated C out: braces around every body, one statement a line, no line over 100 columns.
 
-The generators write statements without regard to lines. Understood is what they write: functions,
-declarations, `for`, `while`, `if` and `else`; no `do`, `switch` or initialisers in braces.
+The generators write statements without regard to lines: functions, declarations, `for`, `while`,
+`if` and `else`. There is no `do`, no `switch`, and no initialiser in braces.
 """
 
 from __future__ import annotations
