@@ -19,6 +19,7 @@ from sentei.pruning.judging import MetricFunction, own_metrics
 from sentei.training import evaluate
 
 AT_ONCE = 256  # samples of the batch that is timed
+PASSES = 10  # of this batch, whose median is taken
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ def facts(
 
 
 def times(network: nn.Module, inputs: Any) -> tuple[int, float, float]:
-    """Return the multiply-adds for one sample, and the median seconds for one and for 256."""
+    """Return the multiply-adds for one sample, and the median seconds for one and for 256.
+
+    The median of 30 passes of one sample, and of 10 of 256.
+    """
     one, many = (resized(inputs, lambda t, n=n: t[:n]) for n in (1, AT_ONCE))
-    return multiply_adds(network, one), latency(network, one), latency(network, many)
+    return multiply_adds(network, one), latency(network, one), latency(network, many, PASSES)
