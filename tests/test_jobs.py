@@ -84,6 +84,18 @@ def test_processes_and_a_dask_cluster_give_the_results_of_this_process(tmp_path,
 
 
 @pytest.mark.slow
+def test_a_cluster_whose_workers_have_threads_is_refused():
+    distributed = pytest.importorskip("distributed")
+    settings = {"threads_per_worker": 2, "processes": False, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(1, **settings) as cluster,
+        distributed.Client(cluster),
+        pytest.raises(JobError, match="--nthreads 1"),
+    ):
+        run([Job("a", square, {"number": 2})], None, Workers(2, "dask"))
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_said():
     with pytest.raises(JobError, match="ended by itself"):
         run([Job(f"{n}", ended, {"code": 9}) for n in range(2)], None, Workers(2))
