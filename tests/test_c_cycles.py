@@ -98,6 +98,7 @@ def test_a_network_is_made_to_fit_the_time_of_a_board(tmp_path, capsys):
         assert code == 0, err
         about = " ".join(out.read_text().replace("\n *", " ").split())
         assert f"{longest} a sample by estimate" in about
+        assert " ms for one sample on nucleo-l031k6, by estimate" in err
         x = sentei.datasets.load("letter").test.inputs[0]
         cost = costs(out, x, processors=["cortex-m0plus"])["cortex-m0plus"]
         taken[longest] = cost.cycles / 32e3  # milliseconds at 32 MHz

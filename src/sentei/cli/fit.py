@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,12 +122,15 @@ def fit(
     inputs = sum(tensor[0].numel() for tensor in tensors(start.split.train.inputs))
     floats = standardises(start.network)
     room = room_of(budget, output.format, format, inputs, floats=floats, network=start.network)
-    goal = together([*([goal] if goal else []), *_in_time(budget, room, start)])
+    in_time = _in_time(budget, room, start)
+    goal = together([*([goal] if goal else []), *in_time])
     try:
         found = _searched(
             start,
             room,
             samples=scoring.samples,
+            # In other processes the network of a step stays there.
+            in_time=in_time if parallel == Parallel() else [],
             units=criterion,
             inputs=scoring.inputs,
             paths=budget.paths,
@@ -250,13 +253,16 @@ def room_of(
     return room
 
 
-def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -> list[Found]:
+def _searched(
+    start: Start, room: MemoryBudget, samples: int, in_time: Sequence[Limit], **settings: Any
+) -> list[Found]:
     """Search for the most accurate network that fits, with a progress bar; best path first.
 
     Args:
         start: its network is not changed; validation samples choose among the paths.
         room: the memory budget.
         samples: number of training samples that a criterion uses.
+        in_time: limits whose readings are shown beside the sizes that fit.
         settings: other arguments of `search`.
     """
     from sentei.cli.screen import progress
@@ -273,7 +279,7 @@ def _searched(start: Start, room: MemoryBudget, samples: int, **settings: Any) -
             mask=start.mask,
             retrain=start.retrain,
             judge=lambda step: _accuracy_as_written(start.split, room.format, step),
-            on_step=_progress(start, room, advance),
+            on_step=_progress(start, room, advance, in_time),
             **settings,
         )
 
@@ -300,7 +306,9 @@ def _accuracy_as_written(split: Split, format: str, step: Step) -> float | None:
     return shipped(small, calibration, step.mask.shrunk(), format, split.validation)
 
 
-def _progress(start: Start, room: MemoryBudget, advance: Advance) -> Callable[[str, Step], None]:
+def _progress(
+    start: Start, room: MemoryBudget, advance: Advance, in_time: Sequence[Limit]
+) -> Callable[[str, Step], None]:
     """Return a function that shows how far each path is, and notes the metadata of its run."""
     from sentei.pruning.journal import note
 
@@ -314,6 +322,8 @@ def _progress(start: Start, room: MemoryBudget, advance: Advance) -> Callable[[s
         first = start_bytes[path]
         part = min((first - size) / max(first - int(room.bytes), 1), 1)
         done = round(100 * (len(start_bytes) - 1 + part))
-        advance(done, f"{path}: {size:,} bytes, {step.measured}")
+        fits = size <= int(room.bytes)
+        times = [f"{told(step.measured)}, " for limit in in_time for told in limit.told if fits]
+        advance(done, f"{path}: {size:,} bytes, {''.join(times)}{step.measured}")
 
     return on_step
