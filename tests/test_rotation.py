@@ -138,6 +138,27 @@ def test_less_is_lost_than_by_units_as_they_are():
     assert lost["rotated"] < lost["own"]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_tiny_scales_of_branches_hide_nothing(shared):
+    model, x = made("rms")
+    model = model.float()  # whose outputs are compared to 1e-4
+    for gain in model.gains:
+        gain.data.mul_(1e-7)
+    if shared:  # one scale of two layers: no layer is its own
+        model.gains[1] = model.gains[0]
+    probe = Probe(model, (x.repeat(8, 1), torch.arange(8 * len(x)) % 4))
+    (group,) = streams(model, x)
+    if shared:
+        with pytest.raises(StructureError, match="would not stay the same"):
+            sentei.rotated(probe, group)
+    else:
+        new = sentei.rotated(probe, group)
+        with torch.no_grad():
+            assert apart(model(x), new(x)) < 1e-5
+        assert all(torch.equal(gain, torch.ones_like(gain)) for gain in new.gains)
+        assert new.down[0].weight.abs().max() < 1e-5
+
+
 class Tied(nn.Module):
     """Its head reads the stream with the weights of its words."""
 

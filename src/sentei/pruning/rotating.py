@@ -14,7 +14,8 @@ from sentei.network.calls import recorded_names
 from sentei.network.copying import copied
 from sentei.network.example import undisturbed
 from sentei.network.surgery.certificate import certify
-from sentei.network.surgery.rotation import Norm, absorb_, parts_of, rotate_
+from sentei.network.surgery.rotation import Norm, Parts, absorb_, parts_of, rotate_
+from sentei.network.surgery.twin import redraw_
 from sentei.network.units import Group, Neurons
 from sentei.probe.input_moments import layouts_of, mean_products
 from sentei.probe.probe import Probe
@@ -60,21 +61,43 @@ def rotated(probe: Probe, group: Group) -> nn.Module:
             f"units are rotated before any of them is removed; in {group.name!r} some are dead. "
             "Rotate the whole network, or the one that `shrink` returns."
         )
+    parts = _proven_parts(probe, group)
     new = copied(probe.model)
     with undisturbed(new):
-        parts = parts_of(new, group, probe.example)
         absorb_(new, parts)
         recording = Recording(new, probe.samples, probe.chosen, 0)
         rotate_(new, parts, _directions(recording, group, parts.norms))
+    _prove(probe.model, new, probe, group)
+    return new
+
+
+def _proven_parts(probe: Probe, group: Neurons) -> Parts:
+    """Return the parts of a stream, with which a twin is rotated in any way and stays the same.
+
+    In the twin, weights are redrawn, so that no layer scale of 1e-6 hides what a part does.
+    """
+    twin = redraw_(copied(probe.model))
+    turned = copied(twin)
+    random = torch.Generator().manual_seed(0)
+    basis = torch.randn(group.size, group.size, generator=random, dtype=torch.float64)
+    with undisturbed(turned):
+        parts = parts_of(turned, group, probe.example)
+        absorb_(turned, parts)
+        rotate_(turned, parts, torch.linalg.qr(basis).Q)
+    _prove(twin, turned, probe, group)
+    return parts
+
+
+def _prove(before: nn.Module, after: nn.Module, probe: Probe, group: Neurons) -> None:
+    """Raise StructureError if two networks do not have the same outputs."""
     try:
-        certify(probe.model, new, probe.example)
+        certify(before, after, probe.example)
     except CertificateError as error:
         raise StructureError(
             f"the stream {group.name!r} cannot be rotated: the outputs of the network would not "
             "stay the same, since something besides norms and layers reads its units, or results "
             "of norms go on in it. Prune the stream as it is."
         ) from error
-    return new
 
 
 def _directions(recording: Recording, group: Neurons, norms: Sequence[Norm]) -> Tensor:

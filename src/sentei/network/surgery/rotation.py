@@ -29,13 +29,11 @@ class Norm:
     """A norm over a stream, and what reads its result.
 
     Attributes:
-        module: the norm.
         path: its name.
         way: how its parameters are used.
         listeners: the parts of layers that read its result.
     """
 
-    module: nn.Module
     path: str
     way: Way
     listeners: tuple[Listener, ...]
@@ -85,7 +83,7 @@ def parts_of(model: nn.Module, group: Neurons, example: Example) -> Parts:
                 f"reads the result of {path!r} alone. Norms behind a sum, whose results go on in "
                 "the stream, keep its units apart: prune it as it is."
             )
-        norms.append(Norm(module, path, way, tuple(reading[name] for name in own)))
+        norms.append(Norm(path, way, tuple(reading[name] for name in own)))
     scales = [*_scales(model, group, others, reading, example)]
     scaling = [scale for scale, _ in scales]
     names = recorded_names(model)
@@ -211,8 +209,9 @@ def absorb_(model: nn.Module, parts: Parts) -> None:
             _mix_(model, part, torch.diag(gain.flatten().double()))
         gain.fill_(1)
     for norm in parts.norms:
-        weight = _scale(norm)
-        shift = norm.module._parameters.get("bias")
+        module = model.get_submodule(norm.path)
+        weight = _scale(module, norm.way)
+        shift = module._parameters.get("bias")
         if shift is not None and shift.any():
             _absorb_shift_(model, norm, weight, shift)
         for part in norm.listeners:
@@ -224,11 +223,10 @@ def absorb_(model: nn.Module, parts: Parts) -> None:
             _mix_(model, part, torch.eye(size, dtype=torch.float64) - 1 / size)
 
 
-def _scale(norm: Norm) -> Tensor:
-    name = norm.way.scale or "weight"
-    weight = norm.module._parameters[name]
+def _scale(norm: nn.Module, way: Way) -> Tensor:
+    weight = norm._parameters[way.scale or "weight"]
     assert weight is not None
-    return weight.detach().double() + norm.way.stored
+    return weight.detach().double() + way.stored
 
 
 def _absorb_shift_(model: nn.Module, norm: Norm, weight: Tensor, shift: nn.Parameter) -> None:
@@ -252,7 +250,7 @@ def _absorb_shift_(model: nn.Module, norm: Norm, weight: Tensor, shift: nn.Param
 
 def _set_scale_(model: nn.Module, norm: Norm) -> None:
     """Set a norm's scale to one; put an RMS norm in the place of a layer norm."""
-    module, way = norm.module, norm.way
+    module, way = model.get_submodule(norm.path), norm.way
     if not way.axis:
         scale = module._parameters[way.scale]
         assert scale is not None
