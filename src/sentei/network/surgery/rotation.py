@@ -71,7 +71,7 @@ def parts_of(model: nn.Module, group: Neurons, example: Example) -> Parts:
     norms, owner = [], {}
     for path, way in ways.items():
         module = model.get_submodule(path)
-        hook = module.register_forward_hook(lambda _module, _args, result: 2 * result)
+        hook = module.register_forward_hook(_twice)
         try:
             after = _reads(model, reading, example)
         finally:
@@ -188,6 +188,10 @@ def _reads(
         for tensor in own:
             tensor.div_(2)  # exact: a power of two
     return {name: torch.cat(read) for name, read in found.items() if read}
+
+
+def _twice(module: nn.Module, args: object, result: Tensor) -> Tensor:  # noqa: ARG001
+    return 2 * result
 
 
 def _near(wanted: Tensor, found: Tensor) -> bool:
