@@ -18,6 +18,7 @@ from PIL import Image
 
 import hand
 import sentei
+import stream_networks
 from sentei import Mask, Probe, Trajectory, criteria, datasets, losses, training
 from sentei.network.units import Branch
 
@@ -312,6 +313,13 @@ def usual(w: World) -> dict[str, Any]:
     }
 
 
+def streaming() -> dict[str, Any]:
+    """Return a stream and a Probe of its network, as arguments."""
+    model, x = stream_networks.made("rms")
+    (group,) = stream_networks.streams(model, x)
+    return {"probe": Probe(model, (x, torch.arange(len(x)) % 4)), "group": group}
+
+
 def normed() -> dict[str, Any]:
     """Return a network with a batch norm, and its groups."""
     layers = torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3)
@@ -471,6 +479,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
             "state": sentei.ranked("ablation", w.schedule, lazy=True).state_dict()
         },
         "regrowing.__call__": synapses,
+        "rotated": streaming(),
         "report": {"journal": w.folder / "run", "path": w.folder / "page.html", "model": None},
         "save": {"path": w.folder / "new.safetensors"},
         "search": {

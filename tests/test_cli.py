@@ -292,8 +292,13 @@ def test_options_are_in_groups_and_in_one_order(capsys):
         *("Data", "Output", "Run"),
     ]
     assert orders["prune"] == shared
+    own = ("Comparison", "Several at once")
+    orders |= {
+        name: [panel for panel in orders[name] if not panel.startswith(own)]
+        for name in ("fit", "compare")
+    }
     assert orders["fit"] == [name for name in shared if name != "How fast"]
-    compared = [name for name in orders["compare"] if not name.startswith("Comparison")]
+    compared = orders["compare"]
     assert compared == [name for name in shared if name != "Until when"]
     for name in ("rank", "surface", "tidy", "train", "explain"):
         assert "Parameters" not in orders[name]
