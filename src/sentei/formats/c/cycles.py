@@ -63,7 +63,8 @@ _M4: tuple[str, ...] = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=har
 # have such tables, for memory without wait states. Where those of the M3 and M4 give a range, this
 # is its middle: a branch that is taken, 2 to 4, a division, 2 to 12, a long product of the M3, 3 to
 # 5. Loads that follow one another overlap there, which is not counted. Of the M33 no such table is
-# public: these are the M4's with the shortest branch.
+# public: these are the M4's with the shortest branch. Compared with the manuals' text were loads,
+# stores, products and divisions; not the branches of the M0+ and M4, nor the M0.
 PROCESSORS: Mapping[str, Timing] = {
     "cortex-m0": Timing(_M0, 48, load=2, store=2, taken=3, call=4),
     "cortex-m0plus": Timing(_M0, 48, load=2, store=2, taken=2, call=3),
