@@ -14,10 +14,12 @@ export function chart({ x, series, width, height = 190, label, title, xLabel, he
   const up = scale([low, high], [box.bottom, box.top]);
   const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   if (title) svg.append(shape("text", { x: box.left, y: 13, class: "strong" }, title));
-  for (const tick of ticks(low, high, 4)) {
+  const levels = ticks(low, high, 4);
+  const shown = apart(levels, format);
+  levels.forEach((tick, i) => {
     svg.append(shape("line", { class: "grid", x1: box.left, x2: box.right, y1: up(tick), y2: up(tick) }));
-    svg.append(shape("text", { x: box.left - 6, y: up(tick) + 4, "text-anchor": "end" }, format(tick)));
-  }
+    svg.append(shape("text", { x: box.left - 6, y: up(tick) + 4, "text-anchor": "end" }, shown[i]));
+  });
   for (const tick of ticks(Math.min(...x), Math.max(...x), Math.max(Math.floor(width / 90), 2))) {
     svg.append(shape("text", { x: across(tick), y: box.bottom + 15, "text-anchor": "middle" }, brief(tick)));
   }
@@ -37,6 +39,12 @@ export function chart({ x, series, width, height = 190, label, title, xLabel, he
   }
   if (onPick) pickable(svg, { x, here, across, onPick, width, label, series });
   return svg;
+}
+
+// Words for ticks; with all their digits where the format makes two of them alike.
+function apart(found, format) {
+  const words = found.map(format);
+  return new Set(words).size < words.length ? found.map(String) : words;
 }
 
 export function limits(values) {
