@@ -313,6 +313,7 @@ def usual(w: World) -> dict[str, Any]:
     }
 
 
+@functools.cache  # it is asked for at every name, and not changed
 def streaming() -> dict[str, Any]:
     """Return a stream and a Probe of its network, as arguments."""
     model, x = stream_networks.made("rms")

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -369,14 +370,17 @@ DOCUMENTED = [
     pytest.param(line, id=f"{file.stem}-{number}")
     for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
     for block in re.findall(r"^```sh\n(.*?)^```", file.read_text(), re.MULTILINE | re.DOTALL)
-    for number, line in enumerate(re.findall(r"^sentei .+", block, re.MULTILINE), 1)
+    for number, line in enumerate(
+        re.findall(r"^sentei .+", block.replace("\\\n", " "), re.MULTILINE), 1
+    )
 ]
 
 
 @pytest.mark.parametrize("line", DOCUMENTED)
 def test_a_documented_command_line_has_known_options(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line, comments=True)[1:]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    words = shlex.split(os.path.expandvars(line), comments=True)[1:]
     for word in words:
         if word.endswith(".safetensors"):
             Path(word).touch()
