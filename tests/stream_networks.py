@@ -87,6 +87,20 @@ class Blocks(nn.Module):
         return self.head(self.final(h)[:, 0])
 
 
+class Tied(nn.Module):
+    """Its head reads the stream with the weights of its words."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.up, self.down = nn.Embedding(9, D), nn.Linear(D, 7), nn.Linear(7, D)
+        self.first, self.last = nn.RMSNorm(D), nn.RMSNorm(D)
+
+    def forward(self, x):
+        h = self.words(x)
+        h = h + self.down(self.up(self.first(h)).relu())
+        return F.linear(self.last(h), self.words.weight).mean(1)
+
+
 class Pictures(nn.Module):
     """Depthwise convolutions on a stream of channels."""
 

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import hugging_face
 import sentei
@@ -13,7 +12,19 @@ from sentei import Probe, formats
 from sentei.errors import GroupError, StructureError
 from sentei.integrations.transformers import from_pretrained, save_pretrained
 from sentei.network.copying import copied
-from stream_networks import HAND, Blocks, D, apart, cut, made, masked_by, shaken, streams, words
+from stream_networks import (
+    HAND,
+    Blocks,
+    D,
+    Tied,
+    apart,
+    cut,
+    made,
+    masked_by,
+    shaken,
+    streams,
+    words,
+)
 
 ROTATED = ("before", "without shifts", "rms", "root by hand", "root less one")
 COUNT = 40
@@ -160,20 +171,6 @@ def test_tiny_scales_of_branches_hide_nothing(shared):
             for gain in new.get_submodule("gains").parameters()
         )
         assert new.down[0].weight.abs().max() < 1e-5
-
-
-class Tied(nn.Module):
-    """Its head reads the stream with the weights of its words."""
-
-    def __init__(self):
-        super().__init__()
-        self.words, self.up, self.down = nn.Embedding(9, D), nn.Linear(D, 7), nn.Linear(7, D)
-        self.first, self.last = nn.RMSNorm(D), nn.RMSNorm(D)
-
-    def forward(self, x):
-        h = self.words(x)
-        h = h + self.down(self.up(self.first(h)).relu())
-        return F.linear(self.last(h), self.words.weight).mean(1)
 
 
 def cut_before():

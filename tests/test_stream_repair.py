@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 import sentei
 from sentei import Cut, Probe
@@ -13,7 +11,7 @@ from sentei.network.copying import copied
 from sentei.network.mask import Mask
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import repaired
-from stream_networks import HAND, D, apart, cut, made, masked_by, streams
+from stream_networks import HAND, Tied, apart, cut, made, masked_by, streams
 
 
 def samples(name, count=40):
@@ -95,17 +93,6 @@ def test_outputs_are_nearer_to_those_before_and_the_cut_is_proven(name):
 
 
 def test_a_tied_weight_keeps_its_values():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.words, self.up, self.down = nn.Embedding(9, D), nn.Linear(D, 7), nn.Linear(7, D)
-            self.first, self.last = nn.RMSNorm(D), nn.RMSNorm(D)
-
-        def forward(self, x):
-            h = self.words(x)
-            h = h + self.down(self.up(self.first(h)).relu())
-            return F.linear(self.last(h), self.words.weight).mean(1)
-
     torch.manual_seed(0)
     model, x = Tied().double().eval(), torch.randint(0, 9, (30, 5))
     (group,) = streams(model, x[:2])
