@@ -670,10 +670,7 @@ def written_by_torch(model: nn.Module, names: tuple[str, ...], given: tuple, pat
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("resnet", "inline") else pytest.mark.slow)
-        for name in ZOO
-    ],
+    [pytest.param(name, marks=[] if name == "inline" else pytest.mark.slow) for name in ZOO],
 )
 def test_onnxruntime_computes_the_network_without_branches(
     name: str, tmp_path: Any, caplog: pytest.LogCaptureFixture

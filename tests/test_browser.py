@@ -378,6 +378,7 @@ def test_markup_in_names_is_text(page, tmp_path):
     assert page.ask("document.querySelector('#graph .output .name').textContent") == evil
 
 
+@pytest.mark.slow
 def test_ten_thousand_units_and_a_thousand_classes_still_open(page, tmp_path):
     torch.manual_seed(0)
     wide = nn.Sequential(nn.Linear(30, 10_000), nn.ReLU(), nn.Linear(10_000, 3))

@@ -39,6 +39,7 @@ def test_rows_are_means_best_first():
     assert str(good) == "ablation + least squares, retrained"
 
 
+@pytest.mark.slow
 def test_every_criterion_is_tried_and_repair_helps(caplog):
     torch.manual_seed(0)
     x = torch.randn(600, 6)

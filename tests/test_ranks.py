@@ -80,6 +80,7 @@ def started(words, world, folder):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_torchrun_prunes_as_one_process_does_and_writes_once(tmp_path, monkeypatch, capsys):
     formats.save(training.build("16-12-26", seed=1), tmp_path / "net.safetensors")
     words = ["prune", "net.safetensors", "--data", "letter", "--samples", "9000", "--json"]

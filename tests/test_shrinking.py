@@ -117,6 +117,7 @@ def test_the_same_settings_are_the_same_jobs():
     assert [job.name for job in todo(quick=False, seeds=1)] == names[: len(names) // 2]
 
 
+@pytest.mark.slow
 def test_thresholds_read_literally_change_no_removal_of_one_layer():
     found = thresholds.replaced("1x100", 0, quick=True)
     assert list(found) == list(thresholds.READINGS)

@@ -88,6 +88,7 @@ def test_imports_are_stopped(module, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_continued_by_the_command_that_is_named(net, tmp_path):
     words = ["prune", net, *LETTER, "--units-at-most", "2", "--retrain-epochs", "1"]
     whole = [*words, "--out", "whole.safetensors"]

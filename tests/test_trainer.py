@@ -86,8 +86,7 @@ def slow(*case):
         ("llama", "deleted"),
         *(slow(name, "branches") for name in ("llama", "gpt2")),
         *(slow("llama", way) for way in ("synapses", "units", "both")),
-        ("gpt2", "units"),  # whose weights are tied
-        *(slow("gpt2", way) for way in ("synapses", "deleted")),
+        *(slow("gpt2", way) for way in ("units", "synapses", "deleted")),  # tied weights
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(name, way, tmp_path):

@@ -351,6 +351,7 @@ def peak_mib(rows, memory):
     return (int(lines[2]) - int(lines[0])) / 1024, int(lines[2]) / 1024
 
 
+@pytest.mark.slow
 def test_a_loader_larger_than_memory():
     """8,000 images take 375 MiB; a Probe of 16 MiB has a block of them, and recordings of 8 MiB."""
     added, _ = peak_mib(8000, "16 MiB")
