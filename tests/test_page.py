@@ -312,6 +312,7 @@ def test_the_page_has_the_numbers_that_the_command_prints(form, tmp_path, monkey
                              ("time for 256 inputs (µs)", "batch_latency", 1e6)):  # fmt: skip
         want = [times * printed[end][key] for end in ("before", "after")]
         assert shown[name] == pytest.approx(want, rel=1e-12), name
+    assert dict(whole["run"])["certificate"] == printed["certificate"]
     named = form[1] if form else "ablation"
     assert whole["criterion"] == named
     assert ("exact ablation" in " ".join(whole["lead"])) is not bool(form)

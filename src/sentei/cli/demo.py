@@ -90,7 +90,7 @@ def demo(
     certificate = sentei.certify(masked, formats.load(small), example, mask=mask)
     note("4. Measure both, and draw the figures and the page")
     before, after = (facts(formats.load(file), file, split.test) for file in (dense, small))
-    tested = Tested(split.test.rows, before, after)
+    tested = Tested(split.test.rows, before, after, str(certificate))
     story = replace(pages.of_journal(journal), tested=tested)
     for name, figure in gallery(story).items():
         write(figure, out / "figures" / name)

@@ -282,7 +282,7 @@ def finish(
     page = None
     if output.report is not None:
         story = of_journal(step.folder, start.before)
-        tested = Tested(test.rows, before, after)
+        tested = Tested(test.rows, before, after, certificate)
         page = write(replace(story, tested=tested), output.report)
     return Result(
         {

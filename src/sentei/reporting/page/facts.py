@@ -56,6 +56,7 @@ def _sizes(story: Story) -> tuple[list[list[Any]], list[str], str]:
     else:
         ends = (story.tested.before, story.tested.after)
         measured = [(each.multiply_adds, each.latency, each.batch_latency) for each in ends]
+        certificate = story.tested.certificate
     adds = [measured[at][0] for at in (0, -1)]
     rows.append(["multiply-adds for one input", *adds, "count"])
     for place, name in ((1, "one input"), (2, f"{AT_ONCE} inputs")):

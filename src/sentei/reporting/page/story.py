@@ -106,11 +106,13 @@ class Tested:
         samples: number of test samples.
         before: the untouched network.
         after: the pruned network.
+        certificate: what it said of the two.
     """
 
     samples: int
     before: Facts
     after: Facts
+    certificate: str
 
 
 @dataclass(frozen=True)
