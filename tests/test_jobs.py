@@ -23,9 +23,9 @@ def test_a_job_is_done_once(tmp_path):
     assert [*first] == ["of-3", "of-2"]
     assert first["of-3"]["square"] == 9
     seen = []
-    again = run(todo, tmp_path / "results", done=lambda job: seen.append(job.name))
+    again = run(todo, tmp_path / "results", on_progress=lambda *words: seen.append(words))
     assert again == first
-    assert seen == ["of-3", "of-2"]
+    assert seen == [(1, 2, "of-3"), (2, 2, "of-2")]
     assert len(list(tmp_path.glob("*-*"))) == 2
 
 
@@ -35,7 +35,10 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
 
     with pytest.raises(ArithmeticError):
         run(todo(1, -1, 2), tmp_path / "results")
-    assert run(todo(1, 2), tmp_path / "results")["of-2"]["square"] == 4
+    seen = []
+    again = run(todo(2, 1), tmp_path / "results", on_progress=lambda *words: seen.append(words))
+    assert again["of-2"]["square"] == 4
+    assert seen == [(1, 2, "of-1"), (2, 2, "of-2")]  # what is stored counts first
     assert len(list(tmp_path.glob("1-*"))) == 1
 
 

@@ -152,15 +152,7 @@ def accuracy_at_budgets(
         for path in paths
         for format in formats
     ]
-    finished = 0
-
-    def done(job: Job) -> None:
-        nonlocal finished
-        finished += 1
-        if on_progress is not None:
-            on_progress(finished, len(jobs), job.name)
-
-    results = run(jobs, folder, workers, common=(setting,), done=done)
+    results = run(jobs, folder, workers, common=(setting,), on_progress=on_progress)
     return [_read(job.settings, results[job.name]["points"]) for job in jobs]
 
 

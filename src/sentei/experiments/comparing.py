@@ -149,7 +149,7 @@ def compare(
     trajectory: Trajectory | None = None,
     workers: Workers = Workers(),  # noqa: B008 - frozen
     folder: Path | None = None,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Callable[[int, int, str], object] | None = None,
 ) -> list[Curve]:
     """Prune a copy of the network in every way, once for each seed.
 
@@ -191,15 +191,7 @@ def compare(
     about = {} if folder is None else setting.about()
     which = range(seeds) if isinstance(seeds, int) else seeds
     jobs = [job for seed in which for job in _jobs(dict.fromkeys(todo), seed, about)]
-    finished = 0
-
-    def done(job: Job) -> None:
-        nonlocal finished
-        finished += 1
-        if on_progress is not None:
-            on_progress(finished, len(jobs), job.name)
-
-    results = run(jobs, folder, workers, common=(setting,), done=done)
+    results = run(jobs, folder, workers, common=(setting,), on_progress=on_progress)
     return [*_curves(jobs, results)]
 
 

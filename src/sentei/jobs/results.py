@@ -55,7 +55,7 @@ def run(
     workers: Workers = Workers(),  # noqa: B008 - frozen
     *,
     common: Sequence[Any] = (),
-    done: Callable[[Job], object] | None = None,
+    on_progress: Callable[[int, int, str], object] | None = None,
 ) -> dict[str, Result]:
     """Run the jobs that have no stored result, and return the results of all jobs by name.
 
@@ -68,7 +68,8 @@ def run(
         folder: where results are stored; nowhere if None.
         workers: where jobs run, and which share of them.
         common: what every job's function is called with before its settings.
-        done: called after each job, also for jobs that already had a stored result.
+        on_progress: called after each job, also for one that already had a stored result, with
+            (jobs done, number of jobs, name of the last one).
 
     Raises:
         IncompleteError: the share of `workers` is done, and results of other shares are missing.
@@ -84,10 +85,18 @@ def run(
         raise ValueError(
             f"a share of the jobs, {workers.shard}, needs a folder where all shares store results"
         )
-    results = {job.name: None if folder is None else _stored(job, folder) for job in jobs}
+    results: dict[str, Result | None] = dict.fromkeys(names)
+
+    def keep(job: Job, result: Result) -> None:
+        results[job.name] = result
+        if on_progress is not None:
+            finished = sum(each is not None for each in results.values())
+            on_progress(finished, len(jobs), job.name)
+
     for job in jobs:
-        if results[job.name] is not None and done is not None:
-            done(job)
+        stored = None if folder is None else _stored(job, folder)
+        if stored is not None:
+            keep(job, stored)
     pending = [job for job in own(jobs, workers) if results[job.name] is None]
     with closing(executed(_called, [(job,) for job in pending], workers, common)) as finished:
         for place, result in finished:
@@ -95,9 +104,7 @@ def run(
             record = {**job.identity(), "result": result}
             if folder is not None:
                 storage.write(_file(job, folder), (json.dumps(record, indent=1) + "\n").encode())
-            results[job.name] = json.loads(json.dumps(result))
-            if done is not None:
-                done(job)
+            keep(job, json.loads(json.dumps(result)))
     # Those of other shares may have come since the beginning.
     for job in jobs:
         if results[job.name] is None and folder is not None:

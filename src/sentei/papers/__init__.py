@@ -55,7 +55,7 @@ class Order:
     quick: bool = False
     seeds: int = 5
     workers: Workers = Workers()  # noqa: RUF009 - frozen
-    on_progress: Callable[[int, int, str], None] | None = None
+    on_progress: Callable[[int, int, str], object] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError if `seeds` is below 1, before any experiment runs."""
@@ -71,16 +71,8 @@ class Order:
         Raises:
             IncompleteError: results of other shares of the jobs are missing.
         """
-        finished = 0
-
-        def done(job: results.Job) -> None:
-            nonlocal finished
-            finished += 1
-            if self.on_progress is not None:
-                self.on_progress(finished, len(todo), job.name)
-
-        kind = "quick" if self.quick else "results"
-        return results.run(todo, self.folder / kind, self.workers, done=done)
+        folder = self.folder / ("quick" if self.quick else "results")
+        return results.run(todo, folder, self.workers, on_progress=self.on_progress)
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Write a matplotlib figure as PNG and SVG; return the path of the PNG."""
