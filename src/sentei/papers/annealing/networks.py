@@ -5,7 +5,7 @@ Also the timing of some variants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -16,10 +16,19 @@ from sentei.datasets import load
 from sentei.network.folding import sweep_
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
-from sentei.network.units import find_synapses
+from sentei.network.units import Synapses, find_synapses
 from sentei.papers.annealing.distortion import epoch_of
+from sentei.probe.probe import Probe
 from sentei.pruning.rules.proposals import Proposal, ranked
-from sentei.pruning.rules.schedules import fsa, geometric, linear, multiples_of
+from sentei.pruning.rules.regrowth import regrowing
+from sentei.pruning.rules.schedules import (
+    Schedule,
+    fsa,
+    geometric,
+    linear,
+    multiples_of,
+    one_shot,
+)
 from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.reading.data import MemoryData
 from sentei.samples import Samples
@@ -29,6 +38,8 @@ from sentei.training.train import Course
 
 EPOCHS, EVERY, BATCH = 12, 50, 128
 SEEN = 10_000  # training images that the training accuracy is measured on
+TRIED = 512  # training images that the gradient of a dead connection is measured on
+SETTLED = 0.75  # connections are exchanged in this first part of the training
 DENSE = ("fc1", "fc2")
 
 
@@ -40,55 +51,61 @@ class Variant:
         words: text for legends.
         dropout: whether the network has the two dropout layers.
         padding: padding of the first convolution.
-        propose: creates the proposal that is called every fifty updates; None prunes nothing.
+        propose: creates the proposal that is called every fifty updates, from the number of such
+            calls in the training; None prunes nothing.
         units: whether whole units of every layer are removed, and deleted at once.
+        alive: part of the dense connections that is there from the first update on, in each layer;
+            which ones, is drawn at random.
         learning: settings that differ from the poster's recipe.
         distorted: strength of the random distortion of each image, see `distortion.distorted`; 0
             is none.
+        seeds: at most so many networks are trained, of other seeds.
     """
 
     words: str
     dropout: bool = False
     padding: str = "valid"
-    propose: Callable[[], Proposal] | None = None
+    propose: Callable[[int], Proposal] | None = None
     units: bool = False
+    alive: float = 1.0
     learning: Mapping[str, Any] = field(default_factory=dict)
     distorted: float = 0.0
+    seeds: int = 5
 
 
-def _by_half_a_percent() -> Proposal:
-    """Propose the smallest weights of each layer, each time 0.5 % of their number at the start."""
-    return ranked("magnitude", linear(by="0.5 %"), within="group")
+def _smallest(schedule: Schedule) -> Callable[[int], Proposal]:
+    """Remove the smallest weights of each layer by this schedule."""
+    return lambda _: ranked("magnitude", schedule, within="group")
+
+
+def _exchanged(events: int) -> Proposal:
+    """Exchange the smallest weights for dead ones of large gradient; as many stay as there were."""
+    return regrowing("magnitude", one_shot("100 %"), max(int(SETTLED * events), 1), share=0.3)
 
 
 VARIANTS: dict[str, Variant] = {
     "dropout": Variant("dropout (ANN_D)", dropout=True),
-    "annealed": Variant("annealing (ANN_A), linear", propose=_by_half_a_percent),
+    "annealed": Variant("annealing (ANN_A), linear", propose=_smallest(linear(by="0.5 %"))),
     "neither": Variant("neither"),
-    "geometric": Variant(
-        "annealing, geometric",
-        propose=lambda: ranked("magnitude", geometric(by="0.5 %"), within="group"),
-    ),
-    "fsa": Variant(
-        "annealing, FSA", propose=lambda: ranked("magnitude", fsa("44 %"), within="group")
-    ),
-    "fsa-0.7": Variant(
-        "annealing, FSA to 0.7",
-        propose=lambda: ranked("magnitude", fsa("44 %", finish=0.7), within="group"),
-    ),
+    "geometric": Variant("annealing, geometric", propose=_smallest(geometric(by="0.5 %"))),
+    "fsa": Variant("annealing, FSA", propose=_smallest(fsa("44 %"))),
+    "fsa-0.7": Variant("annealing, FSA to 0.7", propose=_smallest(fsa("44 %", finish=0.7))),
     "units": Variant(
         "whole units by FSA, deleted",
-        propose=lambda: ranked("magnitude", multiples_of(8, fsa("56 %")), within="group"),
+        propose=_smallest(multiples_of(8, fsa("56 %"))),
         units=True,
     ),
     "dropout-full": Variant("dropout, full padding", dropout=True, padding="full"),
     "dropout-same": Variant("dropout, same padding", dropout=True, padding="same"),
     "distorted": Variant(
         "annealing, distorted digits, Adam",
-        propose=lambda: ranked("magnitude", fsa("44 %", finish=0.7), within="group"),
+        propose=_smallest(fsa("44 %", finish=0.7)),
         learning={"optimizer": "adam", "lr": 0.002, "decay": "cosine"},
         distorted=0.5,
     ),
+    "sparse-44": Variant("sparse from the start, 44 %", propose=_exchanged, alive=0.44, seeds=3),
+    "sparse-10": Variant("sparse from the start, 10 %", propose=_exchanged, alive=0.1, seeds=3),
+    "annealed-10": Variant("annealing to 10 %, linear", propose=_smallest(linear("10 %")), seeds=3),
 }
 
 
@@ -114,7 +131,7 @@ def trained(variant: str, seed: int, epochs: int, images: int) -> dict[str, Any]
     pruner = None
     if chosen.propose is not None:
         total = epochs * -(-images // BATCH)
-        pruner = attached(network, chosen, course.optimizer, total, samples.inputs[:64])
+        pruner = attached(network, chosen, course.optimizer, total, samples, seed)
     result: dict[str, Any] = {"train": [], "test": [], "seconds": [], "kept": []}
     for epoch in range(epochs):
         start = perf_counter()
@@ -182,7 +199,7 @@ def _course(
     course = Course(network, samples, _recipe(chosen, seed, 1))
     if chosen.propose is None:
         return course, None
-    return course, attached(network, chosen, course.optimizer, total, samples.inputs[:64])
+    return course, attached(network, chosen, course.optimizer, total, samples, seed)
 
 
 def _time_hooks(
@@ -212,18 +229,34 @@ def attached(
     variant: Variant,
     optimizer: torch.optim.Optimizer,
     total: int,
-    example: torch.Tensor,
+    samples: Samples,
+    seed: int,
 ) -> PruneWhileTraining:
     """Attach a pruner for the dense layers' synapses, or for units of all layers."""
     if variant.propose is None:
         raise ValueError(f"a pruner needs a variant with propose=; {variant.words!r} has none")
+    example = samples.inputs[:64]
     if variant.units:
-        groups = list(find_units(network, example))
+        groups, mask, probe = list(find_units(network, example)), None, None
     else:
         groups = [group for group in find_synapses(network) if group.name in DENSE]
+        mask = _drawn(groups, variant.alive, seed)
+        # Only a dead connection's gradient needs samples: its weight says nothing.
+        probe = Probe(network, samples.first(TRIED)) if variant.alive < 1 else None
+    propose = variant.propose(total // EVERY)
     return PruneWhileTraining(
-        network, groups, variant.propose(), EVERY, total, delete=variant.units, example=example
-    ).attach(optimizer)
+        network, groups, propose, EVERY, total,
+        probe=probe, delete=variant.units, example=example, mask=mask,
+    ).attach(optimizer)  # fmt: skip
+
+
+def _drawn(groups: Sequence[Synapses], part: float, seed: int) -> Mask:
+    """Return a mask in which this part of each group is alive, drawn at random."""
+    draw = torch.Generator().manual_seed(seed)
+    orders = {group: torch.randperm(group.size, generator=draw) for group in groups}
+    return Mask.full(groups).without(
+        {group: order[round(part * group.size) :] for group, order in orders.items()}
+    )
 
 
 def _died(network: torch.nn.Module, mask: Mask, example: torch.Tensor) -> dict[str, int]:
