@@ -10,6 +10,7 @@ from sentei.jobs.results import Job
 from sentei.papers import Order
 from sentei.papers.claims import Claim
 from sentei.papers.shrinking.cascade import grown
+from sentei.papers.shrinking.handover import AIMS, handed_over
 from sentei.papers.shrinking.networks import SETTINGS
 from sentei.papers.shrinking.removal import removed
 from sentei.papers.shrinking.thresholds import replaced
@@ -43,6 +44,9 @@ def todo(quick: bool, seeds: int) -> list[Job]:
         jobs.append(Job(f"cascade-{seed}", grown, {"seed": seed, **size}))
         two = {"name": "2x50", "seed": seed, "quick": quick}
         jobs.append(Job(f"thresholds-{seed}", replaced, two))
+        for name in AIMS:
+            settings = {"name": name, "seed": seed, "quick": quick}
+            jobs.append(Job(f"handover-{name}-{seed}", handed_over, settings))
     return jobs
 
 
@@ -56,7 +60,7 @@ def reproduce(order: Order) -> list[Claim]:
     results = order.work(todo(order.quick, seeds))
     from sentei.papers.shrinking import drawing, judging
 
-    names = (*SETTINGS, "cascade", "thresholds")
+    names = (*SETTINGS, "cascade", "thresholds", *(f"handover-{name}" for name in AIMS))
     runs = {name: [results[f"{name}-{seed}"] for seed in range(seeds)] for name in names}
     drawing.draw(order, runs)
     return judging.claims(runs)

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from sentei.jobs.results import Result
 from sentei.papers.claims import Claim, Verdict, spread
-from sentei.papers.shrinking import beyond, thresholds
+from sentei.papers.shrinking import beyond, handover, thresholds
 from sentei.papers.shrinking.reading import (
     BF,
     DROPS,
@@ -30,7 +30,7 @@ def claims(runs: Runs) -> list[Claim]:
     rows += [_two_iterative(runs), _except_first(runs), _outer_first(runs), _falling(runs)]
     rows += [_flat(runs), _less_trained(runs), _synthetic(runs)]
     rows += [thresholds.claim(runs["thresholds"])]
-    return [*rows, *beyond.claims(runs)]
+    return [*rows, *beyond.claims(runs), *handover.claims(runs)]
 
 
 def _start(runs: Runs) -> Claim:

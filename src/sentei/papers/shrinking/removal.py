@@ -77,6 +77,7 @@ def emptied(
     how: Setting,
     criterion: Any,
     draw: bool = False,
+    repair: str | None = None,
 ) -> dict[str, Any]:
     """Remove all units of a copy; return error and accuracy after 0, 1, … removals.
 
@@ -90,11 +91,12 @@ def emptied(
         how: the setting.
         criterion: evaluated again after every removal, unless it is a fixed ranking.
         draw: whether to measure the error surface of every tenth unit that is removed.
+        repair: how the remaining units take over the work of a removed one; not at all if None.
     """
     model = copy.deepcopy(dense)
     groups = sentei.find_units(model, seen.inputs[:64])
     probe = sentei.Probe(model, seen, how.loss)
-    propose = sentei.ranked(criterion, sentei.one_at_a_time())
+    propose = sentei.ranked(criterion, sentei.one_at_a_time(), repair=repair)
     total = sum(group.size for group in groups)
     rows: list[tuple[float, float, float]] = []
     layers: list[int] = []
