@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from sentei.datasets import load
 from sentei.papers.annealing import best, distortion, judging, networks, selection
 from sentei.papers.annealing.networks import VARIANTS, trained
 from sentei.papers.claims import Report
@@ -26,6 +27,45 @@ def test_the_poster_s_schedule_removes_half_a_percent_of_the_start_each_time(oft
                         for name, size in dense.items()}  # fmt: skip
     assert told["parameters"] == 600_810
     assert set(told["died"]) == {"conv1", "conv2", "fc1"}
+
+
+@pytest.mark.parametrize(("name", "share"), [("sparse-44", 0.44), ("sparse-10", 0.1)])
+def test_a_network_that_is_sparse_from_the_start_exchanges_connections_and_loses_none(
+    often, name, share
+):
+    chosen, samples = VARIANTS[name], load("mnist:full", flat=False).train.first(640)
+    network = networks._network(chosen, 0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    pruner = networks.attached(network, chosen, optimizer, 5, samples, 0)
+    alive = {group.name: pruner.mask.alive(group).clone() for group in pruner.groups}
+    assert {name: int(of.sum()) for name, of in alive.items()} == {
+        name: round(share * size) for name, size in judging.DENSE_SYNAPSES.items()
+    }
+    moved = []
+    for start in range(0, 640, 128):
+        inputs, targets = (part[start : start + 128] for part in samples)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(inputs), targets).backward()
+        optimizer.step()
+        now = {group.name: pruner.mask.alive(group).clone() for group in pruner.groups}
+        moved.append(sum(int((now[name] & ~was).sum()) for name, was in alive.items()))
+        assert sum(int(of.sum()) for of in now.values()) == round(
+            share * sum(judging.DENSE_SYNAPSES.values())
+        )
+        for group in pruner.groups:
+            weight = network.get_parameter(group.parameter).flatten()
+            assert not weight[pruner.mask.dead(group)].any()
+        alive = now
+    kept = round(share * sum(judging.DENSE_SYNAPSES.values()))
+    assert moved == [round(0.225 * kept), round(0.075 * kept), 0, 0, 0]  # a cosine of 3 exchanges
+
+
+def test_what_is_alive_from_the_start_is_drawn_by_seed():
+    groups = [g for g in networks.find_synapses(networks._network(VARIANTS["sparse-10"], 0))
+              if g.name == "fc2"]  # fmt: skip
+    first, again, other = (networks._drawn(groups, 0.1, seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert first.count(groups[0]) == 128
 
 
 def test_units_are_deleted_in_mid_training(often):
@@ -80,7 +120,7 @@ def test_rows_come_of_results():
     timed = {"dropout": [2.0, 2.0], "annealed": [1.9, 1.95], "units": [1.5, 0.7], "hook": [0.077]}
     selected = {mu: [{"area": 1.0, "found": 9, "accuracy": 0.9}] * 2 for mu in selection.MUS}
     today = {"test": [[0.9961, 0.02]], "kept": 5, "synapses": 20}
-    rows = judging.claims(runs, selected, timed, today)
+    rows = judging.claims(runs, selected, timed, [today])
     table = Report("annealing", "title", "command", True, rows).markdown()
     assert len({row.claim for row in rows}) == len(rows) > 15
     assert rows[-1].verdict == "holds"
@@ -91,4 +131,23 @@ def test_rows_come_of_results():
     deleted = next(row for row in rows if "instead of masking" in row.claim)
     assert deleted.measured.startswith("whole units, deleted: 0.55 of dropout's time, 0.57 of")
     shares = {row.claim: row for row in rows}
+    words = "10 % of the dense connections from the first update on are as good as annealing to"
+    start = shares[f"{words} 10 %"]
+    assert start.verdict == "holds"  # equal
+    assert "from the start minus annealing: +0.00 ± 0.00 points (2 pairs)" in start.measured
     assert shares["connections kept, annealing (ANN_A), linear"].measured.startswith("44.0 %")
+
+
+def test_a_few_seeds_are_compared_with_the_same_seeds_of_another_variant():
+    few, many = (0.98, 0.981, 0.982), (0.99, 0.9911, 0.9922, 0.5, 0.5)
+    runs = {
+        name: [{"test": [[right, 0.1]]} for right in found]
+        for name, found in {"few": few, "many": many}.items()
+    }
+    told = judging._difference(runs, "few", "many")
+    assert told.pairs == 3
+    assert told.mean == pytest.approx(-0.0101)
+    assert judging._no_worse(told) == "does not hold"
+    assert judging._no_worse(judging._difference(runs, "many", "few")) == "holds"
+    one = {name: found[:1] for name, found in runs.items()}
+    assert judging._no_worse(judging._difference(one, "few", "many")) == "cannot be judged"

@@ -11,12 +11,13 @@ from sentei.papers.shrinking import (
     SETTINGS,
     cascade,
     drawing,
+    handover,
     judging,
     thresholds,
     todo,
 )
 from sentei.papers.shrinking.networks import samples, setting, trained
-from sentei.papers.shrinking.removal import GAINS, removed
+from sentei.papers.shrinking.removal import GAINS, emptied, removed
 from sentei.training import evaluate
 
 
@@ -113,7 +114,7 @@ def test_the_best_candidate_correlates_with_what_is_wrong():
 
 def test_the_same_settings_are_the_same_jobs():
     names = [job.name for job in todo(quick=False, seeds=2)]
-    assert len(set(names)) == len(names) == 2 * (len(SETTINGS) + 2)
+    assert len(set(names)) == len(names) == 2 * (len(SETTINGS) + 2 + len(handover.AIMS))
     assert [job.name for job in todo(quick=False, seeds=1)] == names[: len(names) // 2]
 
 
@@ -126,6 +127,57 @@ def test_thresholds_read_literally_change_no_removal_of_one_layer():
     assert len(plain["accuracy"]) == 21
 
 
+def invented(held):
+    """Make up a run: n of a hundred units go for a hundredth point each, in every way another n."""
+    gone = dict(zip(handover.WAYS, (60, 70, 71, 72, 80, 73), strict=True))
+    return {
+        words: {
+            "accuracy": [0.99] * (n + 1) + [0.5] * (100 - n),
+            "held": [held] * (n + 1) + [0.4] * (100 - n),
+            "scratch": held - 0.01,
+        }
+        for words, n in gone.items()
+    }
+
+
+def test_work_is_handed_over_when_a_unit_goes():
+    """Of two units with the same output either goes for nothing, if the other takes over."""
+    how = setting("diamond", quick=True)
+    learn, held = samples("diamond", 0)
+    model, _ = trained(how, (4,), learn, 0)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(model[0], name)[1] = getattr(model[0], name)[0]
+    seen = learn.first(200)
+    alone, least_squares = (
+        emptied(model, seen, held, how, "ablation-least-squares", repair=repair)
+        for repair in (None, "least_squares")
+    )
+    assert least_squares["error"][1] <= (1 + 1e-5) * least_squares["error"][0]
+    assert alone["error"][1] > 1.01 * alone["error"][0]
+
+
+def test_the_way_that_removes_most_is_judged_by_the_aim():
+    runs = {f"handover-{name}": [invented(0.9), invented(0.92)] for name in handover.AIMS}
+    one, two, control = handover.claims(runs)
+    assert one.verdict == two.verdict == control.verdict == "holds"
+    assert one.measured.startswith("brute force 60.0 ± 0.0 (2 seeds), 60.0")
+    assert "brute force after least squares 0.910 ± 0.014 (2 seeds), 0.910" in one.remark
+    assert "+1.0 ± 0.0 points (2 pairs)" in control.measured
+    assert "33 units left" in control.measured
+    few = {name: [{**run, **dict.fromkeys(handover.REPAIRED, run[handover.ALONE])}
+                  for run in found] for name, found in runs.items()}  # fmt: skip
+    assert [row.verdict for row in handover.claims(few)[:2]] == ["does not hold", "holds"]
+
+
+def test_networks_that_begin_anew_have_the_widths_that_are_left():
+    found = handover.handed_over("diamond", 0, quick=True)
+    assert list(found) == list(handover.WAYS)
+    assert all(len(found[way]["accuracy"]) == len(found[way]["held"]) == 11 for way in found)
+    assert sum(found[handover.REPAIRED[-2]]["hidden"]) == 10 // handover.LEFT
+    assert found[handover.ALONE]["accuracy"] != found[handover.REPAIRED[0]]["accuracy"]
+
+
 @pytest.fixture(scope="module")
 def runs(result):
     """Results of every setting, made of the small one."""
@@ -133,6 +185,7 @@ def runs(result):
     runs = {name: [result, result] for name in SETTINGS} | {"cascade": [grown, grown]}
     bounded = thresholds.replaced("1x100", 0, quick=True)
     runs["thresholds"] = [bounded, bounded]
+    runs |= {f"handover-{name}": [invented(0.9), invented(0.92)] for name in handover.AIMS}
     two = {**result, "curves": {k: dict(v) for k, v in result["curves"].items()}}
     for curve in two["curves"].values():
         curve["layers"] = [1, 0] * 5
@@ -141,7 +194,7 @@ def runs(result):
 
 FIGURES = {
     *(f"figure-{number}" for number in range(2, 13)),
-    *("others", "controls"),
+    *("others", "controls", "handover"),
 }
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 from sentei.jobs.results import Result
 from sentei.papers.annealing.networks import VARIANTS
-from sentei.papers.claims import Claim, Verdict, paired, spread
+from sentei.papers.claims import Claim, Paired, Verdict, paired, spread
 
 Runs = Mapping[str, Sequence[Result]]
 DENSE_SYNAPSES = {"fc1": 589_824, "fc2": 1_280}
@@ -18,7 +18,10 @@ ALIKE, ALIKE_WORDS = 0.0025, "the same is within a quarter of a point of the pos
 
 
 def claims(
-    runs: Runs, selected: Mapping[float, Sequence[Result]], timed: Result, today: Result
+    runs: Runs,
+    selected: Mapping[float, Sequence[Result]],
+    timed: Result,
+    today: Sequence[Result],
 ) -> list[Claim]:
     """Return all rows: the poster's claims, and questions of our own."""
     return [
@@ -26,6 +29,7 @@ def claims(
         *_beyond_the_poster(runs),
         *_costs(runs, timed),
         *_sizes(runs),
+        *_from_the_start(runs),
         *_selections(selected),
         _state_of_the_art(today),
     ]
@@ -60,7 +64,7 @@ def _accuracies(runs: Runs) -> list[Claim]:
             "not tried",
             f"neither: {spread(neither, 2, 100, '%')}",
             "cannot be judged",
-            f"annealing minus neither: {_minus_neither(runs, 'annealed')}",
+            f"annealing minus neither: {_minus(runs, 'annealed')}",
         ),
         Claim(
             "annealing closes the gap between training and test as dropout does",
@@ -153,7 +157,7 @@ def _costs(runs: Runs, timed: Result) -> list[Claim]:
             f"masked annealing's ({turns} turns each)",
             "holds" if max(of_dropout, of_annealed) < 1 else "does not hold",
             f"{units[0]['parameters']:,} of {PARAMETERS:,} parameters left; test "
-            f"{spread(final(units), 2, 100, '%')}; minus neither: {_minus_neither(runs, 'units')}",
+            f"{spread(final(units), 2, 100, '%')}; minus neither: {_minus(runs, 'units')}",
         ),
     ]
 
@@ -173,10 +177,45 @@ def _sizes(runs: Runs) -> list[Claim]:
                 f"{100 * share:.1f} %: " + ", ".join(f"{k} {n:,}" for k, n in remaining.items()),
                 "holds" if abs(100 * share - float(published.split()[0])) < 1 else "does not hold",
                 f"test {spread(final(runs[name]), 2, 100, '%')}; minus neither: "
-                f"{_minus_neither(runs, name)}; units that died of it, over all seeds: {died}",
+                f"{_minus(runs, name)}; units that died of it, over all seeds: {died}",
             )
         )
     return rows
+
+
+def _from_the_start(runs: Runs) -> list[Claim]:
+    """Claims: networks with few connections from the first update on, exchanged in training."""
+    rows = []
+    for name, annealed, share in (
+        ("sparse-44", "annealed", "44 %"),
+        ("sparse-10", "annealed-10", "10 %"),
+    ):
+        left = runs[name][0]["kept"][-1]
+        died = sum(sum(run["died"].values()) for run in runs[name])
+        rows.append(
+            Claim(
+                f"{share} of the dense connections from the first update on are as good as "
+                f"annealing to {share}",
+                "not tried",
+                f"{spread(final(runs[name]), 2, 100, '%')}; annealing to {share}: "
+                f"{spread(final(runs[annealed]), 2, 100, '%')}; from the start minus annealing: "
+                f"{_minus(runs, name, annealed)}",
+                _no_worse(_difference(runs, name, annealed)),
+                f"minus neither: {_minus(runs, name)}. Drawn at random in each layer; every fifty "
+                "updates of the first three quarters some, of the smallest weights, go for dead "
+                "ones of large gradient (RigL; 30 % at first, none at the end). At the end "
+                + ", ".join(f"{k} {n:,}" for k, n in left.items())
+                + f"; units that died of it, over all seeds: {died}",
+            )
+        )
+    return rows
+
+
+def _no_worse(told: Paired) -> Verdict:
+    """Return whether a mean difference is not significantly below zero."""
+    if told.pairs < 2:
+        return "cannot be judged"
+    return "does not hold" if told.mean < 0 and told.p < SURE else "holds"
 
 
 def _selections(selected: Mapping[float, Sequence[Result]]) -> list[Claim]:
@@ -195,23 +234,30 @@ def _selections(selected: Mapping[float, Sequence[Result]]) -> list[Claim]:
     ]
 
 
-def _state_of_the_art(today: Result) -> Claim:
+def _state_of_the_art(today: Sequence[Result]) -> Claim:
     """Claim: annealing in a modern network comes near the state of the art."""
-    right = today["test"][-1][0]
+    right, first = final(today), today[0]
     return Claim(
         "annealing in a network of today comes near the state of the art",
         "hoped for",
-        f"{100 * right:.2f} % (1 seed) with {today['kept']:,} of {today['synapses']:,} synapses, "
-        f"after {len(today['test'])} epochs",
-        "holds" if right >= 0.996 else "does not hold",
+        f"{spread(right, 2, 100, '%')} with {first['kept']:,} of {first['synapses']:,} synapses, "
+        f"after {len(first['test'])} epochs",
+        "holds" if _mean(right) >= 0.996 else "does not hold",
         "batch norm, distorted digits, a rate that falls to 0; single networks without pruning "
         "are published up to about 99.8 %; taken as near: 99.6 %",
     )
 
 
-def _minus_neither(runs: Runs, name: str) -> str:
-    """Format the paired difference in accuracy between a variant and the control with neither."""
-    return paired(final(runs[name]), final(runs["neither"])).words(2, 100, "points")
+def _minus(runs: Runs, name: str, other: str = "neither") -> str:
+    """Format the paired difference in accuracy between two variants; see `_difference`."""
+    return _difference(runs, name, other).words(2, 100, "points")
+
+
+def _difference(runs: Runs, name: str, other: str) -> Paired:
+    """Compare two variants on the seeds that both have."""
+    one, two = final(runs[name]), final(runs[other])
+    both = min(len(one), len(two))
+    return paired(one[:both], two[:both])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
 """Figures of the shrinking reproduction.
 
-Figures 2 to 12 have the numbers of the paper; `others` and `controls` are ours.
+Figures 2 to 12 have the numbers of the paper; `others`, `controls` and `handover` are ours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from sentei.jobs.results import Result
 from sentei.papers import Order
+from sentei.papers.shrinking.handover import AIMS, WAYS
 from sentei.papers.shrinking.removal import GAINS
 from sentei.reporting import figures
 from sentei.reporting.figures import BLUE, INK, ORANGE
@@ -25,6 +26,9 @@ STYLES = {
     "magnitude": ("#8a8a8a", "-.", "magnitude"),
     "random": ("#b9b9b9", "-", "random"),
 }
+LINES = dict(zip(WAYS, (  # colour and dashes of each way to hand over the work of removed units
+    ("#8a8a8a", "-"), (BLUE, ":"), (BLUE, "--"), (INK, "-"), (ORANGE, "-"), (ORANGE, "--"),
+), strict=True))  # fmt: skip
 PAPERS = ("ablation", "taylor1", "taylor2-diagonal", "taylor2")
 SURFACES = {
     "figure-5": ("1x100", "ablation"),
@@ -49,6 +53,7 @@ def draw(order: Order, runs: Runs) -> None:
         order.figure(name, _surfaces(runs[network][0], criterion))
     order.figure("others", _others(runs))
     order.figure("controls", _controls(runs))
+    order.figure("handover", handover(runs))
 
 
 def _blank(width: float, height: float) -> Figure:
@@ -57,7 +62,12 @@ def _blank(width: float, height: float) -> Figure:
 
 def _line(axes: Axes, rows: list[list[float]], criterion: str, scale: float = 1.0) -> None:
     """Plot the mean over seeds as a line, and the range of the seeds as a band."""
-    colour, dashes, label = STYLES[criterion]
+    _band(axes, rows, *STYLES[criterion], scale)
+
+
+def _band(
+    axes: Axes, rows: list[list[float]], colour: str, dashes: str, label: str, scale: float
+) -> None:
     values = scale * np.array(rows)
     x = np.arange(values.shape[1])
     axes.plot(x, values.mean(0), color=colour, linestyle=dashes, linewidth=1.5, label=label)
@@ -132,6 +142,23 @@ def _others(runs: Runs) -> Figure:
         axes.tick_params(labelsize=7)
     figure.suptitle("accuracy on the ranked data (%) against units removed", fontsize=10)
     _legend(figure, panels[0], 4)
+    return figure
+
+
+def handover(runs: Runs) -> Figure:
+    """Plot accuracy by units removed, if the others take over the work of what goes."""
+    figure = _blank(10, 3.6)
+    panels = [figure.add_subplot(1, 4, place) for place in (1, 2, 3, 4)]
+    shown = [(name, kind) for name in AIMS for kind in ("accuracy", "held")]
+    for axes, (name, kind) in zip(panels, shown, strict=True):
+        figures.tidy(axes)
+        for words, (colour, dashes) in LINES.items():
+            rows = [run[words][kind] for run in runs[f"handover-{name}"]]
+            _band(axes, rows, colour, dashes, words, 100.0)
+        data = "ranked" if kind == "accuracy" else "held-out"
+        axes.set(xlabel="units removed", ylabel=f"accuracy, {data} images (%)", ylim=(80, 100.5))
+        axes.set_title(name, fontsize=9, color=INK)
+    _legend(figure, panels[0], 3)
     return figure
 
 

@@ -91,7 +91,8 @@ class PruneWhileTraining:
         example: inputs that the model runs on, needed for `delete`; see `shrink`.
         steps_per_epoch: updates in an epoch.
         finish: the part of `total`, above 0 and at most 1, after which no more proposals are made.
-        mask: units and synapses that are dead from the start, and stay dead; none if None.
+        mask: units and synapses that are dead from the start, and stay dead unless a proposal
+            regrows them; none if None.
         forward: how the model is run on `example` and on batches given to `observe`, as for
             `find_units`.
         companions: copies of the model's weights that the loop keeps, such as an `AveragedModel`: a
