@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sentei import Cut, Mask, Probe, Progress, when_stalled
-from sentei.papers import Order, distinctiveness
+from sentei.papers import Order, distinctiveness, redundancy
 from sentei.papers.distinctiveness import beyond, experiments, figures, judging, networks
 from sentei.papers.distinctiveness.late import late
 from sentei.papers.distinctiveness.merges import EDITS
@@ -86,11 +86,11 @@ def test_effective_rank_counts_directions():
     x = torch.cat([torch.eye(4), -torch.eye(4)])
     y = torch.zeros(8, dtype=torch.long)
     head = networks.Head(before, nn.Identity(), nn.Linear(4, 2), {"train": Samples(x, y)})
-    assert experiments.effective_rank(head.probe, head.group) == pytest.approx(4, rel=1e-5)
+    assert redundancy.effective_rank(head.probe, head.group) == pytest.approx(4, rel=1e-5)
     with torch.no_grad():
         before.weight[2:] = before.weight[:1]
     head.probe.forget_()
-    assert experiments.effective_rank(head.probe, head.group) < 2
+    assert redundancy.effective_rank(head.probe, head.group) < 2
 
 
 def test_a_curve_ends_with_one_unit_and_leaves_the_head_alone():

@@ -17,7 +17,7 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group, Neurons
 from sentei.papers.distinctiveness.merges import EDITS, REWIRING
 from sentei.papers.distinctiveness.networks import LITERAL, Head, trained
-from sentei.probe.summaries import second_moments
+from sentei.papers.redundancy import effective_rank
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, lowest, mixed
 from sentei.pruning.rules.schedules import Progress
@@ -218,17 +218,6 @@ def drawn(head: Head, count: int, seed: int) -> list[int]:
     """Return `count` random units."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(head.group.size, generator=generator)[:count].tolist()
-
-
-def effective_rank(probe: Probe, group: Neurons) -> float:
-    """Return the effective rank of the centred outputs: e to the entropy of their spectrum.
-
-    Source: Roy and Vetterli (2007), The effective rank.
-    """
-    (gram,) = second_moments(probe, group).values()
-    spectrum = torch.linalg.eigvalsh(gram.covariance).clamp(min=0)
-    shares = spectrum / spectrum.sum()
-    return torch.special.entr(shares).sum().exp().item()
 
 
 def angle_summary(probe: Probe, group: Neurons, dead: Tensor) -> dict[str, list[float]]:

@@ -1,0 +1,61 @@
+"""A study of our own: which criterion, with which repair, schedule and retraining, and when.
+
+Every criterion prunes the networks of several tasks to the same five sizes, beside random scores,
+magnitude, and new networks of those sizes. The rules are those of Blalock, Gonzalez Ortiz, Frankle
+and Guttag (2020), What is the state of neural network pruning?: the same networks, data, sizes and
+retraining for all, several sizes, several seeds with their spread, and sizes in parameters and
+multiply-adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from sentei import storage
+from sentei.criteria import CRITERIA
+from sentei.jobs.results import Job, Result
+from sentei.papers.study import ways
+from sentei.papers.study.tasks import IMAGES, TASKS, VARIANTS
+
+if TYPE_CHECKING:
+    from sentei.papers import Order
+    from sentei.papers.claims import Claim
+
+__all__ = ["TITLE", "jobs", "reproduce"]
+
+TITLE = "Which criterion, when: a study of our own"
+QUICK = ("ablation", "magnitude", "random")
+# How many seeds prune while they train, at most: each run is five trainings.
+DURING = {"mnist mlp": 5, "letter mlp": 5, "friedman mlp": 5, "mnist cnn": 2, "mnist transformer": 1}
+
+
+def jobs(seeds: int, quick: bool, images: str = "") -> list[Job]:
+    """Return all runs, seed by seed, so that each network is trained once in a process."""
+    return list(_jobs(seeds, QUICK if quick else tuple(CRITERIA), quick, images))
+
+
+def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iterator[Job]:
+    tasks = ["mnist mlp", "friedman mlp"] if quick else [*TASKS]
+    tasks += [IMAGES + images] * bool(images)
+    smaller = {"quick": True} if quick else {}
+    for seed in range(seeds):
+        for task in tasks:
+            at = {"task": task, "seed": seed, **smaller}
+            yield _job("scratch", ways.from_scratch, at)
+            for criterion in criteria:
+                yield _job("after", ways.after_training, {**at, "criterion": criterion})
+                if seed < DURING.get(task, 0):
+                    yield _job("during", ways.while_training, {**at, "criterion": criterion})
+        for variant in () if quick else VARIANTS:
+            at = {"task": variant, "seed": seed}
+            yield _job("scratch", ways.from_scratch, at)
+            for criterion in criteria:
+                settings = {**at, "criterion": criterion, "short": True}
+                yield _job("after", ways.after_training, settings)
+
+
+def _job(part: str, function, settings) -> Job:
+    task = str(settings["task"]).removeprefix(IMAGES).replace("/", "_").replace(" ", "-")
+    words = (part, task, settings.get("criterion", ""), str(settings["seed"]))
+    return Job("-".join(filter(None, words)), function, settings)
