@@ -9,8 +9,8 @@ multiply-adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sentei import storage
 from sentei.criteria import CRITERIA
@@ -27,12 +27,31 @@ __all__ = ["TITLE", "jobs", "reproduce"]
 TITLE = "Which criterion, when: a study of our own"
 QUICK = ("ablation", "magnitude", "random")
 # How many seeds prune while they train, at most: each run is five trainings.
-DURING = {"mnist mlp": 5, "letter mlp": 5, "friedman mlp": 5, "mnist cnn": 2, "mnist transformer": 1}
+DURING = {
+    "mnist mlp": 5,
+    "letter mlp": 5,
+    "friedman mlp": 5,
+    "mnist cnn": 2,
+    "mnist transformer": 1,
+}
 
 
 def jobs(seeds: int, quick: bool, images: str = "") -> list[Job]:
     """Return all runs, seed by seed, so that each network is trained once in a process."""
     return list(_jobs(seeds, QUICK if quick else tuple(CRITERIA), quick, images))
+
+
+def reproduce(order: Order) -> list[Claim]:
+    """Run everything, draw the figures, write the tables, and answer the questions."""
+    from sentei.papers.study import figures, judging, reading, tables
+
+    todo = jobs(order.seeds, order.quick, order.images)
+    study = reading.read(todo, order.work(todo))
+    figures.draw(order, study)
+    storage.write(order.folder / "results.csv", reading.as_csv(study).encode())
+    for table in (tables.tasks, tables.criteria, tables.ways, tables.settings, tables.by_task):
+        storage.write(order.folder / f"{table.__name__}.md", table(study).encode())
+    return judging.judged(study)
 
 
 def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iterator[Job]:
@@ -55,7 +74,7 @@ def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iter
                 yield _job("after", ways.after_training, settings)
 
 
-def _job(part: str, function, settings) -> Job:
+def _job(part: str, function: Callable[..., Result], settings: dict[str, Any]) -> Job:
     task = str(settings["task"]).removeprefix(IMAGES).replace("/", "_").replace(" ", "-")
     words = (part, task, settings.get("criterion", ""), str(settings["seed"]))
     return Job("-".join(filter(None, words)), function, settings)

@@ -1,0 +1,189 @@
+"""The questions of the study, answered from its results: a claim for each."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from sentei.criteria.agreement import spearman
+from sentei.papers.claims import Claim, Verdict, paired
+from sentei.papers.study.ranks import average_ranks, critical_difference, friedman
+from sentei.papers.study.reading import (
+    LEAST_LOSS,
+    LEAST_SQUARES,
+    NEW,
+    NONE,
+    PRUNED_WHILE_TRAINED,
+    WAYS,
+    Network,
+    Study,
+    Way,
+)
+from sentei.papers.study.ways import ITERATIVE, ONE_SHOT
+
+ASKED = "not known"
+PLAIN, REPAIRED = Way(ITERATIVE), Way(ITERATIVE, LEAST_SQUARES)
+RETRAINED, BOTH = Way(ITERATIVE, NONE, True), Way(ITERATIVE, LEAST_SQUARES, True)
+BEST = "best of the other tasks"  # the criterion that is best on all tasks but the network's own
+
+
+def judged(study: Study) -> list[Claim]:
+    """Return a claim for each question; those whose runs are missing are left out."""
+    return [
+        *_choice(study),
+        *_differences(study),
+        *_ranking(study),
+        _agreement(study),
+        *_scratch(study),
+    ]
+
+
+def _of(study: Study, way: Way, networks: Sequence[Network], criterion: str) -> list[float]:
+    """Return the quality of each network: by a criterion, or by `BEST`."""
+    if criterion == BEST:
+        return study.transferred(way, networks)
+    found = [study.quality(way, network, criterion) for network in networks]
+    return [quality for quality in found if quality is not None]
+
+
+class Side(NamedTuple):
+    """One of two things that are compared: a way to prune, and what chooses the units."""
+
+    way: Way
+    criterion: str = BEST
+
+    def __str__(self) -> str:
+        return f"{self.criterion} ({self.way})"
+
+
+def _compared(study: Study, claim: str, one: Side, other: Side) -> Claim | None:
+    """Compare two ways on all networks that have both; it holds if one is better, p below 0.05."""
+    networks = [n for n in study.measured(one.way) if n in set(study.measured(other.way))]
+    if not networks:
+        return None
+    mine, theirs = (_of(study, side.way, networks, side.criterion) for side in (one, other))
+    told = paired(mine, theirs)
+    sure = told.p < 0.05
+    verdict: Verdict = "cannot be judged" if not sure else "holds"
+    if sure and told.mean < 0:
+        verdict = "does not hold"
+    means = f"{100 * statistics.fmean(mine):.1f} against {100 * statistics.fmean(theirs):.1f}"
+    tasks = len({network.task for network in networks})
+    remark = f"{one} against {other}: {means}; {tasks} task{'s' * (tasks > 1)}"
+    return Claim(claim, ASKED, told.words(2, 100, "points"), verdict, remark)
+
+
+def _choice(study: Study) -> Iterator[Claim]:
+    """Yield whether it matters which criterion chooses, with repair and retraining or without."""
+    for way in (PLAIN, REPAIRED, RETRAINED, BOTH, PRUNED_WHILE_TRAINED):
+        claim = f"a good criterion is better than random units: {way}"
+        found = _compared(study, claim, Side(way), Side(way, "random"))
+        yield from [found] * (found is not None)
+
+
+def _differences(study: Study) -> Iterator[Claim]:
+    pairs = {
+        "repair by least squares helps": (Side(REPAIRED), Side(PLAIN)),
+        "repair is worth more than the choice of the criterion": (
+            Side(REPAIRED, "random"),
+            Side(PLAIN),
+        ),
+        "repair is worth more than an epoch of retraining after each cut": (
+            Side(REPAIRED),
+            Side(RETRAINED),
+        ),
+        "repair helps where the network is retrained, too": (Side(BOTH), Side(RETRAINED)),
+        "a mix fitted to the loss is better than least squares": (
+            Side(Way(ITERATIVE, LEAST_LOSS)),
+            Side(REPAIRED),
+        ),
+        "the same, retrained": (Side(Way(ITERATIVE, LEAST_LOSS, True)), Side(BOTH)),
+        "scores computed anew after each cut are better than one ranking": (
+            Side(PLAIN),
+            Side(Way(ONE_SHOT)),
+        ),
+        "the same, repaired": (Side(REPAIRED), Side(Way(ONE_SHOT, LEAST_SQUARES))),
+        "the same, repaired and retrained as many epochs": (
+            Side(BOTH),
+            Side(Way(ONE_SHOT, LEAST_SQUARES, True)),
+        ),
+        "removing units while the network trains is better than afterwards": (
+            Side(PRUNED_WHILE_TRAINED),
+            Side(BOTH),
+        ),
+        "exact ablation is better than magnitude": (
+            Side(PLAIN, "ablation"),
+            Side(PLAIN, "magnitude"),
+        ),
+        "the same, repaired (ablation as it is)": (
+            Side(REPAIRED, "ablation"),
+            Side(REPAIRED, "magnitude"),
+        ),
+        "ablation measured after least squares is better where least squares repairs": (
+            Side(REPAIRED, "ablation-least-squares"),
+            Side(REPAIRED, "ablation"),
+        ),
+    }
+    for claim, sides in pairs.items():
+        found = _compared(study, claim, *sides)
+        yield from [found] * (found is not None)
+
+
+def _ranking(study: Study) -> Iterator[Claim]:
+    """Yield the criteria of the best average rank for each way, and how many are not told apart."""
+    for way in (*WAYS, PRUNED_WHILE_TRAINED):
+        names, networks, qualities = study.qualities(way)
+        if not networks:
+            continue
+        ranks = average_ranks(qualities)
+        width = critical_difference(len(names), len(networks))
+        order = ranks.argsort(stable=True).tolist()
+        level = [names[i] for i in order if ranks[i] - ranks[order[0]] < width]
+        random = ranks[names.index("random")] - ranks[order[0]]
+        yield Claim(
+            f"one criterion is the best of all: {way}",
+            ASKED,
+            ", ".join(f"{names[i]} {ranks[i]:.1f}" for i in order[:3]),
+            "holds" if len(level) == 1 else "does not hold",
+            f"average ranks of {len(names)} criteria on {len(networks)} networks, critical "
+            f"difference {width:.1f}: {len(level)} are not told from the first, "
+            f"{'nor is' if random < width else 'but'} random"
+            + (f" is {random:.1f} behind" if random >= width else "")
+            + f"; Friedman's test p {_p(friedman(ranks, len(networks)))}",
+        )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _agreement(study: Study) -> Claim:
+    """Return whether criteria that rank units as exact ablation does prune better."""
+    names, networks, plain = study.qualities(PLAIN)
+    _, _, repaired = study.qualities(REPAIRED)
+    agreement = torch.tensor(
+        [statistics.fmean(study.scoring[n, name][1] for n in networks) for name in names]
+    )
+    without, with_repair = (spearman(agreement, table.mean(0)) for table in (plain, repaired))
+    return Claim(
+        "criteria that rank as exact ablation does prune better",
+        ASKED,
+        f"Spearman {without:+.2f} without repair, {with_repair:+.2f} with least squares",
+        "holds" if without > 0.5 and with_repair > 0.5 else "holds in part",
+        f"over {len(names)} criteria: agreement of the first scores, and mean quality",
+    )
+
+
+def _scratch(study: Study) -> Iterator[Claim]:
+    """Yield whether pruned networks are better than new networks of the same sizes."""
+    for way in (REPAIRED, BOTH, PRUNED_WHILE_TRAINED):
+        found = _compared(
+            study,
+            f"a pruned network is better than a new one of its size: {way}",
+            Side(way),
+            Side(NEW, ""),
+        )
+        yield from [found] * (found is not None)
