@@ -130,17 +130,18 @@ def test_a_quick_run_says_so_on_the_screen(tmp_path, monkeypatch, capsys, quick)
     assert report["claims"][0]["verdict"] == WHOLE.claims[0].verdict
 
 
-PUBLISHED = [path.parent.name for path in (ROOT / "docs" / "papers").glob("*/claims.json")]
+PUBLISHED = sorted((ROOT / "docs").glob("**/claims.json"))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_claims_are_the_pages_and_were_measured_in_full(name):
-    page = (ROOT / "docs" / "papers" / f"{name}.md").read_text()
-    kept = json.loads((ROOT / "docs" / "papers" / name / "claims.json").read_text())
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.name)
+def test_published_claims_are_the_pages_and_were_measured_in_full(file):
+    folder = file.parent.parent
+    page = (folder / f"{file.parent.name}.md").read_text()
+    kept = json.loads(file.read_text())
     claims = [Claim(**row) for row in kept.pop("claims")]
     assert not kept["quick"]
     assert claims
     table = Report(claims=claims, **kept).markdown()
     assert table.split("\n\n", 1)[1].strip() in page
-    for picture in re.findall(r"\]\((\S+\.(?:png|svg))\)", page):
-        assert (ROOT / "docs" / "papers" / picture).exists(), picture
+    for linked in re.findall(r"\]\((\S+\.(?:png|svg|csv))\)", page):
+        assert (folder / linked).exists(), linked

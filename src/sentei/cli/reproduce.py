@@ -24,6 +24,7 @@ def reproduce(
     into: OutFolder = Path("reproduced"),
     quick: bool = False,
     seeds: Count = 5,
+    images: Path | None = None,
     page: OutFile | None = None,
     parallel: Parallel = Parallel(),
     processes: Annotated[Threads | None, Parameter(group=JOBS)] = None,
@@ -36,13 +37,16 @@ def reproduce(
     Parameters
     ----------
     paper
-        Key of the paper: annealing, distinctiveness, sensitivity, shrinking or wsf; or "all".
+        Key of the paper: annealing, distinctiveness, sensitivity, shrinking or wsf; "all" of them;
+        or "study", which compares all criteria, repairs and schedules.
     into
         Folder for results, figures and the table of claims; each paper gets a subfolder.
     quick
         Run smaller experiments: about a minute, not for publication.
     seeds
         Number of random seeds that each experiment is repeated with.
+    images
+        A folder of IDX files, on which the study is made too.
     page
         Markdown file to update: the text between its `<!-- claims -->` marks and the figures that
         it shows. Only for a full run of one paper.
@@ -50,7 +54,7 @@ def reproduce(
         The former name of --jobs.
     """
     from sentei.cli.screen import progress
-    from sentei.papers import PAPERS, Order
+    from sentei.papers import PAPERS, STUDY, Order
     from sentei.papers import reproduce as reproduced
     from sentei.papers.claims import SMALLER
     from sentei.papers.pages import publish
@@ -58,6 +62,8 @@ def reproduce(
 
     if page is not None and (paper == "all" or quick):
         raise ValueError("--page needs a full run of one paper: name it, and leave out --quick")
+    if images is not None and paper != STUDY:
+        raise ValueError(f"--images has an effect on the study only; leave it out for {paper}")
     workers = (parallel if processes is None else replace(parallel, jobs=processes)).workers()
     shown.start()
     resumed_by(into)
@@ -69,7 +75,7 @@ def reproduce(
             def on_progress(done: int, total: int, last: str, advance: Advance = advance) -> None:
                 advance(done, last, total)
 
-            order = Order(folder, quick, seeds, workers, on_progress)
+            order = Order(folder, quick, seeds, workers, on_progress, images)
             try:
                 report = reproduced(name, order)
             except IncompleteError as error:

@@ -142,8 +142,12 @@ CRITERIA: dict[str, Criterion] = {
 
 
 @checked
-def criterion(name: str | Criterion) -> Criterion:
+def criterion(name: str | Criterion, seed: int = 0) -> Criterion:
     """Return the criterion registered under a name; a function is returned unchanged.
+
+    Args:
+        name: a name of `CRITERIA`, or a criterion.
+        seed: seed of the scores of "random"; no other criterion has one.
 
     Raises:
         ValueError: no criterion has this name; suggests the nearest one.
@@ -152,7 +156,7 @@ def criterion(name: str | Criterion) -> Criterion:
         return name
     if name not in CRITERIA:
         raise ValueError(unknown("criterion", name, CRITERIA))
-    return CRITERIA[name]
+    return Random(seed) if name == "random" and seed else CRITERIA[name]
 
 
 @checked

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria import CRITERIA, Probe, Random, Trajectory, ablation, scores
+from sentei.criteria import CRITERIA, Probe, Trajectory, criterion, scores
 from sentei.criteria.agreement import spearman
 from sentei.criteria.repairs.table import repair
 from sentei.describing import described
@@ -363,7 +363,7 @@ def _measured(setting: _Setting, way: Way, seed: int) -> Result:
     worker, past = setting.copy()
     probe = Probe(worker, samples, setting.loss, past)
     schedule = linear(setting.keep, setting.steps)
-    propose = ranked(_criterion(way.criterion, seed), schedule, repair=way.repair)
+    propose = ranked(criterion(way.criterion, seed), schedule, repair=way.repair)
     recipe = Recipe(epochs=max(1, round(way.retrain)), seed=seed, loss=setting.loss)
     steps = prune(
         worker,
@@ -393,13 +393,8 @@ def _quality(step: Step) -> tuple[int, str, float]:
 
 def _first_scores(probe: Probe, name: str, seed: int) -> list[float]:
     """Return the scores of all units of the unpruned network, group by group."""
-    criterion = ablation if name == "ablation" else _criterion(name, seed)
     groups = some_units(probe.model, probe.example)
-    return torch.cat([scores(criterion, probe, group) for group in groups]).tolist()
-
-
-def _criterion(name: str, seed: int) -> Any:
-    return Random(seed) if name == "random" else CRITERIA[name]
+    return torch.cat([scores(criterion(name, seed), probe, group) for group in groups]).tolist()
 
 
 def _halfway(curve: Curve) -> float:

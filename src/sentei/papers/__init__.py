@@ -1,10 +1,11 @@
-"""Reproductions of five papers: run their experiments, draw the figures and judge the claims.
+"""Five papers reproduced, and a study: run experiments, draw figures, and judge claims.
 
 - `annealing`: Bartoldson's poster (2016), with FSA (Barbu and others, 2017).
 - `distinctiveness`: Zheng, after Gedeon and Harris (1991).
 - `sensitivity`: Singh (2018).
 - `shrinking`: Sharma, Wolfe and Raj (arXiv 1701.04465).
 - `wsf`: Bulin and Smidl (2017).
+- `study`: our own, of which criterion to use when; its claims are questions.
 
 A paper is a package here with `TITLE` and `reproduce(order) -> list[Claim]`. It describes its
 experiments as jobs, draws its figures with `order.figure`, and returns its claims with the measured
@@ -30,9 +31,10 @@ from sentei.papers.claims import Claim, Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PAPERS", "Claim", "Order", "Report", "reproduce"]
+__all__ = ["PAPERS", "STUDY", "Claim", "Order", "Report", "reproduce"]
 
 PAPERS: tuple[str, ...] = ("annealing", "distinctiveness", "sensitivity", "shrinking", "wsf")
+STUDY = "study"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Order:
         seeds: how often each experiment is repeated; at least five where results are published.
         workers: how many jobs run at once, where, and which share of them.
         on_progress: called after each job with (jobs done, jobs in all, name of the job).
+        images: a folder of IDX files, on which the study is made too; only its own data if None.
 
     Raises:
         ValueError: `seeds` is below 1.
@@ -56,6 +59,7 @@ class Order:
     seeds: int = 5
     workers: Workers = Workers()  # noqa: RUF009 - frozen
     on_progress: Callable[[int, int, str], object] | None = None
+    images: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError if `seeds` is below 1, before any experiment runs."""
@@ -85,7 +89,7 @@ def reproduce(paper: str, order: Order) -> Report:
     """Reproduce a paper: run its experiments, draw its figures, judge its claims.
 
     Args:
-        paper: one of `PAPERS`.
+        paper: one of `PAPERS`, or `STUDY`.
         order: the options and the folder for results.
 
     Returns:
@@ -97,8 +101,8 @@ def reproduce(paper: str, order: Order) -> Report:
         JournalError: the folder holds results of other settings; or (IncompleteError) results of
             other shares of the jobs are missing, and nothing is judged.
     """
-    if paper not in PAPERS:
-        raise ValueError(unknown("paper", paper, PAPERS))
+    if paper not in (*PAPERS, STUDY):
+        raise ValueError(unknown("paper", paper, (*PAPERS, STUDY)))
     module = importlib.import_module(f"sentei.papers.{paper}")
     command = f"sentei reproduce {paper} --seeds {order.seeds}" + " --quick" * order.quick
     report = Report(paper, module.TITLE, command, order.quick, module.reproduce(order))

@@ -18,8 +18,9 @@ def publish(report: Report, folder: Path, page: Path) -> list[Path]:
     """Replace the marked tables of a page, and copy its figures, from a reproduction's folder.
 
     The text between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by that of `NAME.md` in the
-    folder; the rest of the page stays. The figures that the page shows, and `claims.json`, are
-    copied into a folder with the page's name, in the same directory as the page.
+    folder; the rest of the page stays. The figures that the page shows, tables of numbers that it
+    links to (`.csv`), and `claims.json` are copied into a folder with the page's name, in the same
+    directory as the page.
 
     Args:
         report: the claims with the measured values.
@@ -27,11 +28,11 @@ def publish(report: Report, folder: Path, page: Path) -> list[Path]:
         page: a Markdown file that contains at least the marks of `claims`.
 
     Returns:
-        The figures that the page does not show.
+        The figures and tables of numbers that the page does not show.
 
     Raises:
         ValueError: the report comes from a quick run, the page has no marks for the claims, or the
-            page shows a figure that the run did not draw.
+            page shows a figure or links to a file that the run did not write.
     """
     if report.quick:
         raise ValueError(f"{page} would show results of --quick; publish a run without --quick")
@@ -42,18 +43,18 @@ def publish(report: Report, folder: Path, page: Path) -> list[Path]:
         )
     for table in sorted(folder.glob("*.md")):
         page_text = _between(page_text, table.stem, table.read_text().strip())
-    figures = {file.name: file for file in sorted(folder.glob(SHOWN))}
-    shown = set(re.findall(rf"\({re.escape(page.stem)}/([^)]+\.png)\)", page_text))
-    missing = sorted(shown - figures.keys())
+    files = {file.name: file for file in sorted([*folder.glob(SHOWN), *folder.glob("*.csv")])}
+    shown = set(re.findall(rf"\({re.escape(page.stem)}/([^)]+\.(?:png|csv))\)", page_text))
+    missing = sorted(shown - files.keys())
     if missing:
-        raise ValueError(f"{page} shows {', '.join(missing)}, which this run did not draw")
+        raise ValueError(f"{page} shows {', '.join(missing)}, which this run did not write")
     beside = page.parent / page.stem
     beside.mkdir(exist_ok=True)
     for name in sorted(shown):
-        storage.write(beside / name, figures[name].read_bytes())
+        storage.write(beside / name, files[name].read_bytes())
     storage.write(beside / "claims.json", report.json().encode())
     storage.write(page, page_text.encode())
-    return [file for name, file in figures.items() if name not in shown]
+    return [file for name, file in files.items() if name not in shown]
 
 
 def _between(page_text: str, name: str, text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sentei.criteria import CRITERIA, Criterion, Probe, Random, Trajectory, angles, scores
+from sentei.criteria import Probe, Trajectory, angles, criterion, scores
 from sentei.criteria.activity import steady
 from sentei.datasets import mnist
 from sentei.experiments.comparing import compare, ways
@@ -161,12 +161,11 @@ def curve(head: Head, name: str, repair: str | None, seed: int) -> dict[str, lis
 
     Scores and repairs are computed on the training samples.
     """
-    criterion: Criterion = Random(seed) if name == "random" else CRITERIA[name]
     copied, group, mask = head.reading_it(), head.group, Mask.full([head.group])
     probe = copied.probe
     rows = [copied.accuracies("validation", "test")]
     while mask.count(group) > 1:
-        judged = scores(criterion, probe, group)
+        judged = scores(criterion(name, seed), probe, group)
         doomed = lowest({group: judged}, mask, [group], 1)
         cut = Cut(doomed, mixed(repair, probe, doomed, mask))
         mask = mask_cut_(copied.network, mask, cut)

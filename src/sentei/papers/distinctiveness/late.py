@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from sentei.criteria import CRITERIA, Criterion, Probe, Random
+from sentei.criteria import Probe
+from sentei.criteria import criterion as named
 from sentei.network.tracing.tracing import find_units
 from sentei.papers.distinctiveness.networks import samples
 from sentei.pruning.rules.proposals import ranked
@@ -53,11 +54,10 @@ def late(
     loss = math.nan
     pruner = None
     if criterion != "nobody":
-        chosen: Criterion = Random(seed) if criterion == "random" else CRITERIA[criterion]
         pruner = PruneWhileTraining(
             network,
             groups,
-            when_stalled(ranked(chosen, one_at_a_time()), drop),
+            when_stalled(ranked(named(criterion, seed), one_at_a_time()), drop),
             every=f"{every} epochs",
             total=f"{epochs} epochs",
             steps_per_epoch=-(-learn.rows // 100),

@@ -45,7 +45,7 @@ def reproduce(order: Order) -> list[Claim]:
     """Run everything, draw the figures, write the tables, and answer the questions."""
     from sentei.papers.study import figures, judging, reading, tables
 
-    todo = jobs(order.seeds, order.quick, order.images)
+    todo = jobs(order.seeds, order.quick, str(order.images or ""))
     study = reading.read(todo, order.work(todo))
     figures.draw(order, study)
     storage.write(order.folder / "results.csv", reading.as_csv(study).encode())

@@ -41,14 +41,6 @@ def judged(study: Study) -> list[Claim]:
     ]
 
 
-def _of(study: Study, way: Way, networks: Sequence[Network], criterion: str) -> list[float]:
-    """Return the quality of each network: by a criterion, or by `BEST`."""
-    if criterion == BEST:
-        return study.transferred(way, networks)
-    found = [study.quality(way, network, criterion) for network in networks]
-    return [quality for quality in found if quality is not None]
-
-
 class Side(NamedTuple):
     """One of two things that are compared: a way to prune, and what chooses the units."""
 
@@ -56,15 +48,30 @@ class Side(NamedTuple):
     criterion: str = BEST
 
     def __str__(self) -> str:
-        return f"{self.criterion} ({self.way})"
+        return f"{self.criterion} ({self.way})" if self.criterion else str(self.way)
+
+    def measured(self, study: Study) -> list[Network]:
+        """Return the networks that have it."""
+        found = study.measured(self.way)
+        if self.criterion == BEST:
+            return found
+        return [n for n in found if study.quality(self.way, n, self.criterion) is not None]
+
+    def qualities(self, study: Study, networks: Sequence[Network]) -> list[float]:
+        """Return the quality of each of these networks."""
+        if self.criterion == BEST:
+            return study.transferred(self.way, networks)
+        found = [study.quality(self.way, network, self.criterion) for network in networks]
+        return [quality for quality in found if quality is not None]
 
 
 def _compared(study: Study, claim: str, one: Side, other: Side) -> Claim | None:
     """Compare two ways on all networks that have both; it holds if one is better, p below 0.05."""
-    networks = [n for n in study.measured(one.way) if n in set(study.measured(other.way))]
+    both = set(other.measured(study))
+    networks = [network for network in one.measured(study) if network in both]
     if not networks:
         return None
-    mine, theirs = (_of(study, side.way, networks, side.criterion) for side in (one, other))
+    mine, theirs = (side.qualities(study, networks) for side in (one, other))
     told = paired(mine, theirs)
     sure = told.p < 0.05
     verdict: Verdict = "cannot be judged" if not sure else "holds"
@@ -81,7 +88,8 @@ def _choice(study: Study) -> Iterator[Claim]:
     for way in (PLAIN, REPAIRED, RETRAINED, BOTH, PRUNED_WHILE_TRAINED):
         claim = f"a good criterion is better than random units: {way}"
         found = _compared(study, claim, Side(way), Side(way, "random"))
-        yield from [found] * (found is not None)
+        if found is not None:
+            yield found
 
 
 def _differences(study: Study) -> Iterator[Claim]:
@@ -129,7 +137,8 @@ def _differences(study: Study) -> Iterator[Claim]:
     }
     for claim, sides in pairs.items():
         found = _compared(study, claim, *sides)
-        yield from [found] * (found is not None)
+        if found is not None:
+            yield found
 
 
 def _ranking(study: Study) -> Iterator[Claim]:
@@ -186,4 +195,5 @@ def _scratch(study: Study) -> Iterator[Claim]:
             Side(way),
             Side(NEW, ""),
         )
-        yield from [found] * (found is not None)
+        if found is not None:
+            yield found

@@ -38,7 +38,7 @@ def criteria(study: Study) -> str:
     """Return a table of the criteria: quality in each way, average rank, and what they cost."""
     head = ["criterion", *(str(way) for way in SHOWN), "agrees", "seconds"]
     order: dict[str, float] = {}
-    ranks: dict[Way, dict[str, float]] = {}
+    ranks: dict[Way, dict[str, str]] = {}
     for way in SHOWN:
         names, networks, qualities = study.qualities(way)
         if networks:

@@ -21,6 +21,7 @@ from sentei.errors import unknown
 from sentei.network.copying import copied
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group
+from sentei.running import Example
 from sentei.samples import Samples
 from sentei.training import Recipe, cnn, mlp, seeded, train
 
@@ -59,7 +60,7 @@ class Task:
         learn, judge = self.data(seed)
         return _drawn(learn, self.learnt, seed), _drawn(judge, self.tested, seed + 1_000)
 
-    def groups(self, network: nn.Module, inputs: Tensor) -> list[Group]:
+    def groups(self, network: nn.Module, inputs: Example) -> list[Group]:
         """Return the groups that may be cut, all but those that a network's sums tie together."""
         found = [group for group in find_units(network, inputs) if group.kind != "stream"]
         return list(found)
@@ -73,6 +74,7 @@ class Trained:
         task: the task.
         network: the trained network.
         past: the record of its training.
+        groups: its groups that may be cut; those of every copy are equal.
         learn: its training samples.
         judge: its test samples.
     """
@@ -80,6 +82,7 @@ class Trained:
     task: Task
     network: nn.Module
     past: Trajectory
+    groups: list[Group]
     learn: Samples
     judge: Samples
 
@@ -99,7 +102,8 @@ def trained(name: str, seed: int, quick: bool = False) -> Trained:
     network = made.network(made.widths, seed)
     past = Trajectory(network)
     train(network, learn, replace(made.recipe, seed=seed), after_update=[past])
-    return Trained(made, network.eval(), past, learn, judge)
+    groups = made.groups(network.eval(), learn.inputs[:8])
+    return Trained(made, network, past, groups, learn, judge)
 
 
 def task(name: str, quick: bool = False) -> Task:
@@ -259,12 +263,17 @@ def _recipe(epochs: int, lr: float, **more: Any) -> Recipe:
 
 TASKS: dict[str, Task] = {
     "mnist mlp": Task(_mnist(True), _perceptron(784, 10), (64, 32), _recipe(10, 0.005)),
-    "letter mlp": Task(_letters, _perceptron(16, 26), (64, 48, 32), _recipe(20, 0.01)),
+    "letter mlp": Task(_letters, _perceptron(16, 26), (64, 48, 32), _recipe(12, 0.01)),
     "friedman mlp": Task(
-        _friedman, _perceptron(10, 1), (64, 32), _recipe(20, 0.01, loss="half_squared_error")
+        _friedman, _perceptron(10, 1), (64, 32), _recipe(10, 0.01, loss="half_squared_error")
     ),
     "mnist cnn": Task(
-        _mnist(False), _convolutions((1, 14, 14), 10), (8, 16, 32), _recipe(6, 0.01), 2_000
+        _mnist(False),
+        _convolutions((1, 14, 14), 10),
+        (8, 16, 32),
+        _recipe(6, 0.01),
+        2_000,
+        seen=500,
     ),
     "mnist transformer": Task(
         _mnist(False), _by_rows, (4, 48, 4, 48), _recipe(6, 0.005), tested=1_000, seen=250

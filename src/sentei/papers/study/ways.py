@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from sentei.criteria import CRITERIA, Criterion, Probe, Random, Trajectory, scores
+from sentei.criteria import Probe, Trajectory, scores
+from sentei.criteria import criterion as named
 from sentei.criteria.agreement import spearman
 from sentei.criteria.weights import fixed
 from sentei.errors import CriterionError
@@ -35,9 +36,10 @@ from sentei.training.train import Course
 POINTS = (75, 50, 35, 20, 10)  # percent of each group's units that stay: the operating points
 REPAIRS = (None, "least_squares", "least_loss")
 ONE_SHOT, ITERATIVE, DURING = "one shot", "iterative", "while training"
-RETRAINED = 2_500  # training samples of an epoch of retraining
+RETRAINED = 2_560  # training samples of an epoch of retraining: ten updates
 EVENTS = 10  # cuts in a training
 UNTIL = 0.6  # part of a training in which units are removed
+REMEMBER = ("karnin", "weight_change")  # criteria whose names begin so need a record of a training
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,8 @@ def after_training(
 def _first_scores(base: Trained, seed: int, name: str) -> tuple[dict[Group, Any], float]:
     """Score all units of the unpruned network; also the seconds of a processor that it takes."""
     probe = _probe(base, base.network, base.past)
-    groups = base.task.groups(base.network, probe.example)
     begin = process_time()
-    found = {group: scores(_criterion(name, seed), probe, group) for group in groups}
+    found = {group: scores(named(name, seed), probe, group) for group in base.groups}
     return found, process_time() - begin
 
 
@@ -126,7 +127,7 @@ def _iterative(
 ) -> dict[str, Any]:
     """Return a path from point to point, scored anew at each; with an epoch of training or none."""
     network, past = base.copy()
-    propose = ranked(_criterion(criterion, seed), Shares(POINTS), within="group", repair=repair)
+    propose = ranked(named(criterion, seed), Shares(POINTS), within="group", repair=repair)
     retrain = _finetune(base, seed) if retrains else None
     steps = _steps(base, network, past, propose, retrain)
     found = [_quality(step.measured) for step in steps[1:]]
@@ -153,14 +154,14 @@ def _trained_smaller(base: Trained, seed: int, criterion: str, percent: int) -> 
     """Train a network that loses units on the way; return its quality and its loss."""
     network = base.task.network(base.task.widths, seed)
     recipe = replace(base.task.recipe, seed=seed)
-    past = Trajectory(network)
+    past = Trajectory(network) if criterion.startswith(REMEMBER) else None
     course = Course(network, base.learn, recipe)
     updates = recipe.epochs * -(-base.learn.rows // recipe.batch_size)
     probe = _probe(base, network, past)
     pruner = PruneWhileTraining(
         network,
-        base.task.groups(network, probe.example),
-        ranked(_criterion(criterion, seed), Gradually(percent), within="group"),
+        base.groups,
+        ranked(named(criterion, seed), Gradually(percent), within="group"),
         every=max(1, int(UNTIL * updates / EVENTS)),
         total=updates,
         probe=probe,
@@ -184,12 +185,11 @@ def from_scratch(task: str, seed: int, quick: bool = False) -> Result:
     base = trained(task, seed, quick)
     network, past = base.copy()
     steps = _steps(base, network, past, ranked("magnitude", Shares(POINTS), within="group"))
-    groups = base.task.groups(base.network, base.learn.inputs[:8])
     probe = _probe(base, base.network, base.past)
     found = []
     for percent in POINTS:
         schedule = Shares((percent,))
-        widths = [schedule(Progress(1, 1, group.size, group.size)) for group in groups]
+        widths = [schedule(Progress(1, 1, group.size, group.size)) for group in base.groups]
         small = base.task.network(widths, seed + 100)
         course = Course(small, base.learn, replace(base.task.recipe, seed=seed + 100))
         for epoch in range(course.recipe.epochs):
@@ -199,7 +199,7 @@ def from_scratch(task: str, seed: int, quick: bool = False) -> Result:
         "whole": _quality(steps[0].measured),
         "paths": [_path("from scratch", None, False, found)],
         "sizes": [(step.measured.parameters, step.measured.multiply_adds) for step in steps],
-        "ranks": [effective_rank(probe, g) / g.size for g in groups if isinstance(g, Neurons)],
+        "ranks": [effective_rank(probe, g) / g.size for g in base.groups if isinstance(g, Neurons)],
     }
 
 
@@ -212,22 +212,17 @@ def _steps(
 ) -> list[Step]:
     """Prune a copy of the network, measured on test samples at each step."""
     probe = _probe(base, network, past)
-    groups = base.task.groups(network, probe.example)
     judge = Probe(network, base.judge, base.task.recipe.loss)
-    return list(prune(network, groups, probe, propose, retrain=retrain, evaluate=judge))
+    return list(prune(network, base.groups, probe, propose, retrain=retrain, evaluate=judge))
 
 
-def _probe(base: Trained, network: nn.Module, past: Trajectory) -> Probe:
+def _probe(base: Trained, network: nn.Module, past: Trajectory | None) -> Probe:
     return Probe(network, base.learn.first(base.task.seen), base.task.recipe.loss, past)
 
 
 def _finetune(base: Trained, seed: int, epochs: int = 1) -> FineTune:
-    recipe = Recipe(epochs, lr=0.001, batch_size=100, seed=seed, loss=base.task.recipe.loss)
+    recipe = Recipe(epochs, lr=0.002, batch_size=256, seed=seed, loss=base.task.recipe.loss)
     return FineTune(base.learn.first(RETRAINED), recipe)
-
-
-def _criterion(name: str, seed: int) -> Criterion:
-    return Random(seed) if name == "random" else CRITERIA[name]
 
 
 def _evaluated(base: Trained, network: nn.Module) -> Evaluation:
