@@ -254,6 +254,24 @@ def test_options_of_prune_reach_the_library(model, monkeypatch, capsys):
     assert [group.kind for group in asked["positional"][1]] == ["neuron"]
 
 
+def test_the_usual_repair_is_that_of_what_is_removed(model, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(sentei, "prune", enough(asked))
+    half = ["--schedule", "one_shot", "--keep", "50 %"]
+    for words, expected in (
+        ([], "least_squares"),
+        (["--repair", "none"], None),
+        (["--repair", "mean"], "mean"),
+        (["--synapses", "--criterion", "magnitude"], None),
+    ):
+        assert run("prune", model, "--data", "letter", *half, *words, capsys=capsys)[0] == 2
+        assert asked["positional"][3].repair == expected, words
+    twins = ["prune", model, "--data", "letter", "--twins", 15]
+    for words, expected in (([], "affine"), (["--repair", "none"], None)):
+        assert run(*twins, *words, capsys=capsys)[0] == 2
+        assert asked["positional"][3] == sentei.twins(15.0, repair=expected)
+
+
 def test_options_of_fit_reach_the_library(model, monkeypatch, capsys):
     asked = {}
     monkeypatch.setattr(searching, "search", enough(asked))

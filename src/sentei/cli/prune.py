@@ -57,6 +57,9 @@ SCHEDULES: dict[str, Callable[[Any, int | None], schedules.Schedule]] = {
     "fsa": lambda keep, steps: schedules.fsa(keep, steps=steps),
 }
 
+# The usual repairs. Where a criterion chooses the units, least squares is best (docs/study.md).
+REPLACED, MERGED = "least_squares", "affine"
+
 
 @Parameter(name="*", group=REMOVED)
 @dataclass(frozen=True)
@@ -167,10 +170,19 @@ class Repairs:
     repair: Annotated[
         str | None,
         Parameter(
-            help=f"What replaces a removed unit's output: {listed(REPAIRS)}; no repair if left out."
+            help=f"What replaces a removed unit's output: {listed(REPAIRS)}, or none. If left out, "
+            f"{REPLACED} for units, {MERGED} with --twins, none for single weights."
         ),
     ] = None
     retrain_epochs: RetrainEpochs = 0
+
+    def named(self, removed: Removed) -> str | None:
+        """Return the name of the repair, for what is removed; None for no repair."""
+        if self.repair is not None:
+            return None if self.repair == "none" else self.repair
+        if removed.synapses:
+            return None
+        return REPLACED if removed.twins is None else MERGED
 
 
 def prune(
@@ -219,7 +231,8 @@ def prune(
     floors = together([*until.floors(), *metric.floors()])
     criterion = seeded(scoring.criterion, data.seed)
     ends = goal is not None or floors is not None or pace != Pace()
-    propose = _proposal(criterion, schedule, removed, widths, repairs.repair, ends=ends)
+    repair = repairs.named(removed)
+    propose = _proposal(criterion, schedule, removed, widths, repair, ends=ends)
     run.start()
     output.begin()
     one = output.for_one_input(format)
@@ -231,7 +244,7 @@ def prune(
             scoring.samples,
             propose,
             None if own is None else metric.measured_on(own, start.split.validation),
-            verbose=repairs.repair is not None or removed.twins is not None,
+            verbose=repair is not None,
             until=goal,
             keeping=floors,
             journal=output.journal,
@@ -261,7 +274,7 @@ def _proposal(
         schedule: how many members remain after each step.
         removed: the angle of twins, or where scores are compared.
         widths: what each group keeps.
-        repair: name of the repair; None for none.
+        repair: name of the repair; None for no repair.
         ends: whether a limit or the schedule ends the run.
 
     Raises:
@@ -270,7 +283,7 @@ def _proposal(
     import sentei
 
     if removed.twins is not None:
-        return sentei.twins(removed.twins, repair=repair or "affine")
+        return sentei.twins(removed.twins, repair=repair)
     settings = {"within": removed.within, "repair": repair, **widths.settings()}
     propose = sentei.ranked(criterion, schedule, **settings)
     if not ends:
