@@ -141,13 +141,32 @@ def test_version_two_goes_on_to_the_last_unit_it_may_lose():
 
 def test_a_teachers_samples_are_there_first_as_they_are():
     plain = data_of("authors", 0)
-    shaken = teachers._shaken(plain, 3, 0.1, 0)
+    shaken = teachers._shaken(plain, 3, 0.3, 0)
     assert plain.train.rows == 16_000
     assert shaken.train.rows == 48_000
     assert torch.equal(shaken.train.inputs[:16_000], plain.train.inputs)
     apart = shaken.train.inputs[16_000:32_000] - plain.train.inputs
-    assert float(apart.std()) == pytest.approx(0.1, rel=0.01)
+    # Deviations are uniform from 0 to 0.3: their mean square is 0.3 ** 2 / 3.
+    assert float(apart.std()) == pytest.approx(0.3 / 3**0.5, rel=0.02)
+    assert apart.std(1).min() < 0.02
+    assert 0.3 < apart.std(1).max() < 0.7
     assert torch.equal(shaken.train.targets[32_000:], plain.train.targets)
+
+
+def test_teachers_answer_with_the_mean_of_their_log_probabilities():
+    networks = [mlp(4, 6, 3), mlp(4, 5, 3)]
+    answer = teachers.Averaged(networks)(X)
+    alone = [network(X).softmax(1) for network in networks]
+    geometric = (alone[0] * alone[1]).sqrt()
+    assert torch.allclose(answer.softmax(1), geometric / geometric.sum(1, keepdim=True), atol=1e-6)
+    assert torch.allclose(teachers.Averaged(networks[:1])(X).softmax(1), alone[0], atol=1e-6)
+
+
+def test_what_learns_from_teachers_ends_with_three_quarters_of_each_layer():
+    told = teachers.taught(0, **plan._shortened(plan.TAUGHT))
+    assert told["best"]["units"] == [45, 34, 22]
+    assert sum(told["best"]["units"]) <= judging.UNITS
+    assert 0.5 < told["best"]["accuracy"]["test"] < told["teacher"] < 1
 
 
 def test_a_verdict_needs_more_than_a_pair_and_more_than_chance():
