@@ -21,8 +21,9 @@ SOURCE = ROOT / "src" / "sentei"
 # Layers of the package ("rooms"), lowest first: each room, and the rooms that it may import besides
 # GROUND. A module belongs to the room with the longest matching prefix of its name.
 GROUND = {
-    *("arguments", "card", "describing", "distributed", "errors", "html_table", "kinds"),
-    *("losses", "metrics", "nests", "quantities", "running", "samples", "storage", "target_forms"),
+    *("arguments", "card", "describing", "devices", "distributed", "errors", "html_table"),
+    *("kinds", "losses", "metrics", "nests", "quantities", "running", "samples", "storage"),
+    "target_forms",
 }
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
 PROBE = NETWORK | {"reading", "probe.recording", "probe.engines", "probe"}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sentei.devices import device_of
 from sentei.nests import resized
 
 _DEPTH = 4  # of objects in objects that a function keeps
@@ -34,14 +35,14 @@ class ForwardCall(NamedTuple):
 
 
 def run(model: nn.Module, example: Example) -> Any:
-    """Run the model on a copy of an example, which `forward` may change in place.
+    """Run the model, where it is, on a copy of an example, which `forward` may change in place.
 
     Args:
         model: the network.
         example: a tuple of arguments, a dict of keywords or a single tensor; or one of these with
             the function that runs the network on it.
     """
-    example = _copy(example)
+    example = _copy(example, device_of(model))
     with _eagerly(model):
         return called(model, example)
 
@@ -100,10 +101,18 @@ def _eagerly(model: nn.Module) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _copy(example: Example) -> Example:
-    """Copy every tensor once: one that is passed several times stays one."""
+def _copy(example: Example, device: torch.device) -> Example:
+    """Copy every tensor once: one that is passed several times stays one.
+
+    Those on the CPU go to the device; those on an accelerator stay where the caller put them.
+    """
     copies: dict[int, Tensor] = {}
-    return resized(example, lambda tensor: copies.setdefault(id(tensor), tensor.clone()))
+
+    def copied(tensor: Tensor) -> Tensor:
+        moves = tensor.device.type == "cpu" != device.type
+        return copies.setdefault(id(tensor), tensor.to(device) if moves else tensor.clone())
+
+    return resized(example, copied)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class Block:
         """Return the groups of units inside the block, as `find_units`."""
         return find_units(self.module, self.example, forward=self.forward)
 
-    def probe(self, samples: int | None = None, memory: int | str = "2 GiB") -> Probe:
+    def probe(self, samples: int | None = None, memory: int | str | None = None) -> Probe:
         """Return a Probe of the block, whose loss is how far it is from what it returned at first.
 
         The loss is half the squared difference of the stream behind it, summed over a sample. It is

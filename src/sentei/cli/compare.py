@@ -24,7 +24,7 @@ from sentei.cli.options import (
     OutFigure,
     OutFolder,
     Parallel,
-    Run,
+    RunOnDevice,
     Samples,
     Weights,
     listed,
@@ -121,7 +121,7 @@ def compare(
     out: OutFigure = Path("compared"),
     results: Annotated[OutFolder | None, Parameter(group=OUTPUT)] = None,
     parallel: Parallel = Parallel(),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Prune copies of a network by several criteria and compare their accuracy, or their size.
 
@@ -148,7 +148,7 @@ def compare(
     run.start()
     if results is not None:
         resumed_by(results)
-    network, mask, split = loaded(model, data, loss, weights)
+    network, mask, split = loaded(model, data, loss, weights, run.place())
     common = {"mask": mask, "loss": own_loss(loss), "workers": workers, "folder": results}
     if sizes.budgets is None:
         seeds = range(data.seed, data.seed + steps.seeds)

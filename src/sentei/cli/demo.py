@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sentei.cli.bounds import Count, Seed
-from sentei.cli.options import OutFolder, Run
+from sentei.cli.options import OutFolder, RunOnDevice
 from sentei.cli.screen import Result, head
 from sentei.cli.stopping import resumed_by
 
@@ -18,7 +18,7 @@ def demo(
     epochs: Count = 10,
     seed: Seed = 0,
     out: OutFolder = Path("runs/demo"),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Train an MNIST network, prune it for at most one point of accuracy, and measure the result.
 
@@ -54,7 +54,7 @@ def demo(
 
     note("1. Train 784-100-10 on 55,000 images of MNIST")
     split = datasets.load("mnist", seed=seed)
-    network = training.build("784-100-10", seed=seed)
+    network = training.build("784-100-10", seed=seed).to(run.place())
     recipe = training.Recipe(epochs=epochs, seed=seed)
     trained_(network, split, recipe, "training")
     formats.save(network, dense)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentei.cli.options import Data, Loss, Model, OutFile, Run, Weights
+from sentei.cli.options import Data, Loss, Model, OutFile, RunOnDevice, Weights
 from sentei.cli.screen import Result
 
 
@@ -15,7 +15,7 @@ def explain(
     loss: Loss = None,
     data: Data = Data(),
     out: OutFile = Path("explain.html"),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Write an HTML page that draws a network, runs it on test samples, and scores its units.
 
@@ -29,7 +29,7 @@ def explain(
     from sentei.reporting.page import of_network, write
 
     run.start()
-    network, mask, split = loaded(model, data, loss, weights)
+    network, mask, split = loaded(model, data, loss, weights, run.place())
     one_input(split, "the page of sentei explain")
     words = {"command": command(), "seed": data.seed}
     page = write(of_network(network, split, mask, own_loss(loss), words), out)

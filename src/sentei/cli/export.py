@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sentei.cli.options import NETWORK, OUTPUT, Data, Loss, OutFile, Run, Weights
+from sentei.cli.options import NETWORK, OUTPUT, Data, Loss, OutFile, RunOnDevice, Weights
 from sentei.cli.references import is_reference
 from sentei.cli.screen import Result
 from sentei.network.encoding.format import C_FORMATS, FORMATS, SUFFIXES, format_named
@@ -25,7 +25,7 @@ def export(
     format: Annotated[str | None, Parameter(group=OUTPUT, help=CHOICES)] = None,
     out: OutFile | None = None,
     data: Data = Data(),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
     to: Annotated[str | None, Parameter(show=False)] = None,
 ) -> Result:
     """Convert a saved network to C source, ONNX or safetensors.
@@ -56,7 +56,7 @@ def export(
         out = Path(name + format_named(asked or "c").suffix)
     named = format_of(out, asked)
     run.start()
-    network, mask, split = loaded(model, data, loss, weights)
+    network, mask, split = loaded(model, data, loss, weights, run.place())
     calibration = split.train.first(CALIBRATION).inputs
     left = mask if mask.groups else None
     if named in C_FORMATS:

@@ -17,7 +17,7 @@ from sentei.cli.options import (
     Loss,
     Model,
     Parallel,
-    Run,
+    RunOnDevice,
     Weights,
     seeded,
     shared,
@@ -92,7 +92,7 @@ def fit(
     retrain_epochs: RetrainEpochs = 0,
     output: Output = Output(),
     parallel: Parallel = Parallel(),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Find the most accurate network that fits a number of bytes or a board, and save it.
 
@@ -118,7 +118,7 @@ def fit(
     run.start()
     output.begin()
     one = output.for_one_input(format)
-    start = started(model, data, loss, retrain_epochs, weights, one_input_for=one)
+    start = started(model, data, loss, retrain_epochs, weights, run.place(), one_input_for=one)
     inputs = sum(tensor[0].numel() for tensor in tensors(start.split.train.inputs))
     floats = standardises(start.network)
     room = room_of(budget, output.format, format, inputs, floats=floats, network=start.network)

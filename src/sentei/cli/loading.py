@@ -11,6 +11,7 @@ from sentei.cli import references
 from sentei.errors import DataError, FileError, StructureError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from sentei.cli.options import Data
@@ -150,7 +151,11 @@ def _own(reference: str) -> nn.Module:
 
 
 def loaded(
-    model: str | Path, data: Data, loss: str | None = None, weights: Path | None = None
+    model: str | Path,
+    data: Data,
+    loss: str | None = None,
+    weights: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[nn.Module, Mask, Split]:
     """Load a network from its file, or build it by name and train it as `sentei train` does.
 
@@ -164,9 +169,10 @@ def loaded(
         loss: name of the loss, or a reference to one's own; if None, that of the network's `Card`,
             else that of the data.
         weights: a file with the weights of one's own network.
+        device: where the network is, and is trained.
 
     Returns:
-        The network, its mask, and the data in the shape that the network takes.
+        The network, its mask, and the data, on the CPU, in the shape that the network takes.
 
     Raises:
         FileNotFoundError: `model` is neither a file nor a network's name; or what it refers to is
@@ -190,8 +196,10 @@ def loaded(
         predicts = "values" if data.regression else card.predicts
         named = None if own is not None else loss or card.loss or data.default_loss()
         set_card_(network, replace(card, loss=named, predicts=predicts))
-        return network, mask, _samples(network, data)
+        split = _samples(network, data)
+        return network.to(device), mask, split
     network, split = with_samples(_built(str(model), data.seed), data)
+    network.to(device)
     recipe = training.Recipe(seed=data.seed, loss=own or loss or data.default_loss())
     trained_(network, split, recipe, f"training {model}")
     return network.eval(), Mask.full([]), split

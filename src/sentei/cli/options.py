@@ -21,6 +21,8 @@ from sentei.errors import FileError, IncompleteError
 from sentei.jobs.workers import Workers, share
 
 if TYPE_CHECKING:
+    import torch
+
     from sentei.datasets import Split
 
 NETWORK = Group("Network", sort_key=0)
@@ -291,6 +293,35 @@ class Run(Shown):
         import torch
 
         torch.set_num_threads(self.threads)
+
+
+@Parameter(name="*", group=RUN)
+@dataclass(frozen=True)
+class RunOnDevice(Run):
+    """How a command runs, and on which device its network is.
+
+    Attributes:
+        device: Where the network is and is measured: cpu or cuda, one of several accelerators
+            (cuda:1), or auto, an accelerator where there is one. Samples are moved there block by
+            block; files are written as from the CPU.
+    """
+
+    device: str = "cpu"
+
+    def start(self) -> None:
+        """Make what is printed follow the options; refuse a device that is not there.
+
+        Raises:
+            ValueError: the message lists those that are there.
+        """
+        super().start()
+        self.place()
+
+    def place(self) -> torch.device:
+        """Return where the network is to be; under torchrun, each process has its own one."""
+        from sentei.devices import named
+
+        return named(self.device, ranks.number())
 
 
 @Parameter(name="*", group=JOBS)

@@ -22,7 +22,7 @@ from sentei.cli.options import (
     Depth,
     Loss,
     Model,
-    Run,
+    RunOnDevice,
     Weights,
     listed,
     seeded,
@@ -201,7 +201,7 @@ def prune(
     budget: Annotated[Budget, Parameter(show=False)] = Budget(),
     output: Output = Output(),
     watch: Annotated[bool, Parameter(group=OUTPUT)] = False,
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Prune a network, delete what was pruned from its tensors, check the outputs, and save it.
 
@@ -236,7 +236,9 @@ def prune(
     run.start()
     output.begin()
     one = output.for_one_input(format)
-    start = started(model, data, loss, repairs.retrain_epochs, weights, one_input_for=one)
+    start = started(
+        *(model, data, loss, repairs.retrain_epochs, weights, run.place()), one_input_for=one
+    )
     with watched(output.journal if watch and ranks.is_first() else None, model):
         steps = _run_steps(
             start,

@@ -32,6 +32,7 @@ from sentei.network.encoding.format import FORMATS
 from sentei.pruning.rules import limits
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from sentei.datasets import Split
@@ -196,6 +197,7 @@ def started(
     loss: str | None,
     retrain_epochs: int,
     weights: Path | None = None,
+    device: torch.device | str = "cpu",
     *,
     one_input_for: str | None = None,
 ) -> Start:
@@ -207,6 +209,7 @@ def started(
         loss: name of the loss; None for the one that the network's file names.
         retrain_epochs: number of training epochs after every step.
         weights: a file with the weights of one's own network.
+        device: where the network is.
         one_input_for: what is asked for that takes networks of one input only; None if nothing.
     """
     import sentei
@@ -216,7 +219,7 @@ def started(
     from sentei.network.encoding.size import counts
     from sentei.reporting.page.story import words_for
 
-    network, mask, split = loaded(model, data, loss, weights)
+    network, mask, split = loaded(model, data, loss, weights, device)
     if one_input_for is not None:
         one_input(split, one_input_for)
     own = own_loss(loss)

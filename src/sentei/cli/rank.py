@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from sentei.cli.bounds import Count
-from sentei.cli.options import Criterion, Data, Depth, Loss, Model, Run, Samples, Weights, seeded
+from sentei.cli.options import (
+    Criterion,
+    Data,
+    Depth,
+    Loss,
+    Model,
+    RunOnDevice,
+    Samples,
+    Weights,
+    seeded,
+)
 from sentei.cli.screen import Result, head
 
 if TYPE_CHECKING:
@@ -28,7 +38,7 @@ def rank(
     depth: Depth = False,
     data: Data = Data(),
     samples: Samples = 10_000,
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """List the hidden units of a network by score on training samples, least important first.
 
@@ -52,7 +62,7 @@ def rank(
     first = seeded(criterion, data.seed)
     second = None if against is None else seeded(against, data.seed)
     run.start()
-    network, _, split = loaded(model, data, loss, weights)
+    network, _, split = loaded(model, data, loss, weights, run.place())
     probe = sentei.Probe(network, split.train.first(samples), own_loss(loss))
     groups = some_units(network, split.train.first(64).inputs, depth=depth)
     branches = {group.name: group.names for group in groups if isinstance(group, Branches)}

@@ -16,6 +16,11 @@ def is_first() -> bool:
     return not _several() or os.environ.get("RANK") == "0"
 
 
+def number() -> int | None:
+    """Return which process of this machine this is; None if it is the only one."""
+    return int(os.environ.get("LOCAL_RANK") or 0) if _several() else None
+
+
 @contextmanager
 def grouped(given: Sequence[str]) -> Iterator[None]:
     """Join the other processes that torchrun has started, if it has, while the block runs.

@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
 from sentei.cli.bounds import Above0, CountOrNone
-from sentei.cli.options import Data, Loss, Model, OutFigure, Run, Samples, Weights
+from sentei.cli.options import Data, Loss, Model, OutFigure, RunOnDevice, Samples, Weights
 from sentei.cli.screen import Result
 from sentei.errors import unknown
 
@@ -32,7 +32,7 @@ def surface(
     data: Data = Data(),
     samples: Samples = 4500,
     out: OutFigure = Path("surface"),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Draw how the loss changes when the output of one unit is multiplied by a gain.
 
@@ -66,7 +66,7 @@ def surface(
     from sentei.reporting import figures, tables
 
     run.start()
-    network, _, split = loaded(model, data, loss, weights)
+    network, _, split = loaded(model, data, loss, weights, run.place())
     probe = sentei.Probe(network, split.train.first(samples), own_loss(loss))
     groups = {each.name: each for each in some_units(network, split.train.first(64).inputs)}
     if group is not None and group not in groups:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sentei.cli.options import REMOVED, Data, Loss, Model, OutFile, Run, Samples, Weights
+from sentei.cli.options import REMOVED, Data, Loss, Model, OutFile, RunOnDevice, Samples, Weights
 from sentei.cli.screen import Result, head
 
 
@@ -21,7 +21,7 @@ def tidy(
     data: Data = Data(),
     samples: Samples = 10_000,
     out: OutFile = Path("tidy.safetensors"),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Remove unread, constant, repeated and dependent units: the outputs stay the same.
 
@@ -42,7 +42,7 @@ def tidy(
     from sentei.reporting.tables import finds
 
     run.start()
-    network, mask, split = loaded(model, data, loss, weights)
+    network, mask, split = loaded(model, data, loss, weights, run.place())
     done = examined(network, split.train.first(samples), proven=proven, norms=norms, mask=mask)
     formats.save(done.network, out, done.mask if done.mask.groups else None)
     return Result(

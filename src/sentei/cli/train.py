@@ -10,10 +10,12 @@ from cyclopts import Group, Parameter
 from cyclopts.types import ExistingFile
 
 from sentei.cli.bounds import Above0, Count, From0, Share
-from sentei.cli.options import NETWORK, Data, OutFile, Run, TrainingLoss
+from sentei.cli.options import NETWORK, Data, OutFile, RunOnDevice, TrainingLoss
 from sentei.cli.screen import Result
 
 if TYPE_CHECKING:
+    import torch
+
     from sentei.datasets import Split
     from sentei.training import Distillation
 
@@ -62,7 +64,7 @@ class Teaching:
     temperature: Above0 = 4.0
     teacher_weight: Share = 0.9
 
-    def distillation(self, split: Split) -> Distillation | None:
+    def distillation(self, split: Split, device: torch.device) -> Distillation | None:
         """Load the teacher, so that it takes the inputs of a Split; None if there is none."""
         from sentei import training
         from sentei.cli.loading import opened, standardising
@@ -70,7 +72,7 @@ class Teaching:
         if self.teacher is None:
             return None
         network = standardising(opened(self.teacher)[0], split)
-        return training.Distillation(network, self.temperature, self.teacher_weight)
+        return training.Distillation(network.to(device), self.temperature, self.teacher_weight)
 
 
 def train(
@@ -80,7 +82,7 @@ def train(
     optimization: Optimization = Optimization(),
     teaching: Teaching = Teaching(),
     out: OutFile = Path("model.safetensors"),
-    run: Run = Run(),
+    run: RunOnDevice = RunOnDevice(),
 ) -> Result:
     """Train a new network on a data set and save it.
 
@@ -101,7 +103,8 @@ def train(
 
     run.start()
     network, split = with_samples(built(model, data.seed), data, own=is_own(model))
-    teacher = teaching.distillation(split)
+    network.to(run.place())
+    teacher = teaching.distillation(split, run.place())
     own = own_loss(optimization.loss)
     settings = {**vars(optimization), "loss": own or optimization.loss or data.default_loss()}
     recipe = training.Recipe(**settings, seed=data.seed, distillation=teacher)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from sentei.devices import random_kept
 from sentei.errors import DataError, StructureError
 from sentei.nests import resized, tensors
 from sentei.network.layers import Select, Standardise
@@ -154,7 +155,6 @@ def own_training(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Use evaluation mode without gradients; restore modes, buffers and random state on exit."""
-    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
-    with as_found(model), torch.random.fork_rng(list(devices)), torch.no_grad():
+    with as_found(model), random_kept(p.device for p in model.parameters()), torch.no_grad():
         model.eval()
         yield

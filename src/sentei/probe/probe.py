@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sentei import losses
 from sentei.arguments import checked
 from sentei.card import card_of
+from sentei.devices import check_float64, device_of, room
 from sentei.distributed import check_same, world
 from sentei.errors import BudgetError, DataError, GroupError, unknown
 from sentei.metrics import Quality, metrics_for
@@ -41,7 +42,6 @@ from sentei.probe.recording.recording import (
     Recording,
     Slope,
     completed,
-    device_of,
     sum_losses,
     survey,
 )
@@ -102,7 +102,8 @@ class Probe:
             other forms than those above.
         samples: how many samples are used at most, the first ones; all if None.
         memory: how much memory samples and recorded outputs may take, such as "512 MiB"; half is
-            for each. Samples that do not fit are read again, batch by batch, at each pass; so are
+            for each. If None, 2 GiB; on a GPU, recorded outputs then take half of what is free
+            there. Samples that do not fit are read again, batch by batch, at each pass; so are
             batches of different shapes. `(inputs, targets)` are in memory anyway, and not counted.
         forward: how the network is run on inputs, as for `find_units`.
 
@@ -123,6 +124,8 @@ class Probe:
             differ between two passes (a loader that shuffles or augments); later passes raise it
             too.
         ValueError: `samples` is less than 1.
+        StructureError: the network is quantised, exported or in shards, or its device has no
+            float64.
         LossError: the loss does not fit outputs and targets, or targets are not class numbers and
             no loss is named.
     """
@@ -136,10 +139,11 @@ class Probe:
         *,
         batch: Unpack | None = None,
         samples: int | None = None,
-        memory: int | str = "2 GiB",
+        memory: int | str | None = None,
         forward: Forward | None = None,
     ):
         refuse_finished(model)
+        check_float64(model)
         if loss is not None:
             losses.per_sample(loss)
         if samples is not None and samples < 1:
@@ -147,7 +151,9 @@ class Probe:
         self.model = model
         self.trajectory = trajectory
         self._options: dict[str, Any] = {"batch": batch, "memory": memory, "forward": forward}
-        self._half = _memory(memory) // 2
+        self._half = _memory("2 GiB" if memory is None else memory) // 2
+        free = room(device_of(model), self._half, 0.5)
+        self._recorded = free if memory is None else min(self._half, free)
         self._loss = loss
         self.forward = forward
         self._mask = Mask.full(())
@@ -416,7 +422,7 @@ class Probe:
             yield self._engines
 
     def _new_engines(self, calls: PassSurvey | None = None) -> Engines:
-        recording = Recording(self.model, self.samples, self.chosen, self._half, calls)
+        recording = Recording(self.model, self.samples, self.chosen, self._recorded, calls)
         return Engines(recording, CandidateLosses(self.loss_name, self.per_sample))
 
     def check_units(self, group: Group) -> Neurons:

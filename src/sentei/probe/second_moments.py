@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from sentei.devices import room
 from sentei.distributed import gathered, sum_across
 from sentei.network.belonging import check_groups
 from sentei.network.calls import recorded_names
@@ -154,7 +155,7 @@ class InverseCovariance:
 
     Attributes:
         moments: the second moments of all units.
-        alive: (size,) bool.
+        alive: (size,) bool, on the CPU, as masks are.
         inverse: (size, size) float64; rows and columns of dead units are zero.
     """
 
@@ -168,7 +169,7 @@ class InverseCovariance:
 
         Logs, under `label`, how many units are constant or mixes of others.
         """
-        at = alive.nonzero().flatten()
+        at = alive.nonzero().flatten().to(moments.origin.device)
         own = moments.spread[at[:, None], at]
         variances = own.diagonal().clamp(min=0)
         floor = variances.mean() * RIDGE if len(at) else variances
@@ -194,12 +195,13 @@ class InverseCovariance:
     def unexplained(self) -> Tensor:
         """(size,) float64 residual variance of each unit fitted by the others; 0 if it is dead."""
         own = self.inverse.diagonal()
-        return torch.where(self.alive & (own > 0), 1 / own, 0.0)
+        return torch.where(self.alive.to(own.device) & (own > 0), 1 / own, 0.0)
 
     def without(self, units: Tensor) -> InverseCovariance:
         """Return the inverse covariance without some units, by one update of the inverse."""
         if not len(units):
             return self
+        units = units.to(self.inverse.device)
         columns = self.inverse[:, units]
         if len(units) == 1:
             scaled = columns[:, 0] / columns[units[0], 0]
@@ -207,12 +209,12 @@ class InverseCovariance:
         else:
             inverse = self.inverse - columns @ torch.linalg.solve(columns[units], columns.T)
         inverse[units], inverse[:, units] = 0, 0
-        alive = self.alive.clone()
-        alive[units] = False
+        alive = self.alive.index_fill(0, units.cpu(), False)
         return InverseCovariance(self.moments, alive, inverse)
 
     def mixes(self, units: Tensor) -> Tensor:
         """Fit each unit by all other alive units and a constant, (k, size + 1) float64."""
+        units = units.to(self.inverse.device)
         coefficients = self.inverse[units]
         own = coefficients.gather(1, units[:, None])
         coefficients = -coefficients / torch.where(own > 0, own, 1.0)
@@ -224,6 +226,7 @@ class InverseCovariance:
         Returns:
             (k, size + 1) float64.
         """
+        units = units.to(self.inverse.device)
         columns = self.inverse[:, units]
         coefficients = -torch.linalg.solve(columns[units], columns.T)
         coefficients[:, units] = 0
@@ -257,9 +260,10 @@ class MomentCache:
             if layout is None:
                 return None
             found = mean_products(recording, weight, layout)
+            most = room(recording.device, KEPT, 1 / 8)
             while (
                 self._products
-                and sum(m.means.nbytes for m in (found, *self._products.values())) > KEPT
+                and sum(m.means.nbytes for m in (found, *self._products.values())) > most
             ):
                 del self._products[next(iter(self._products))]
             self._products[weight] = found

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sentei.devices import device_of
 from sentei.errors import StructureError
 from sentei.losses import per_sample_losses
 from sentei.network.belonging import check_groups
@@ -20,7 +21,7 @@ from sentei.probe.choosing import listeners_of
 from sentei.probe.input_moments import InputMoments, layouts_of
 from sentei.probe.probe import Probe
 from sentei.probe.recording.listener_inputs import input_gradients, read_calls
-from sentei.probe.recording.recording import Pass, device_of
+from sentei.probe.recording.recording import Pass
 from sentei.probe.second_moments import InverseCovariance, SecondMoments
 from sentei.running import run
 

@@ -14,6 +14,7 @@ from sentei.arguments import checked
 from sentei.criteria.activity import steady
 from sentei.criteria.repairs.affine import SingleSurvivor, least_squares, mean
 from sentei.criteria.repairs.table import Repair
+from sentei.devices import device_of
 from sentei.errors import PruningError
 from sentei.nests import tensors
 from sentei.network.copying import copied
@@ -26,7 +27,6 @@ from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Group, Neurons, Synapses, tensor_of
 from sentei.probe.choosing import apart, largest_weight_read, listeners_of
 from sentei.probe.probe import Probe
-from sentei.probe.recording.recording import device_of
 from sentei.probe.summaries import inverse_covariances
 from sentei.pruning.loop import mask_cut_
 from sentei.pruning.rules.proposals import Cut, mixed

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sentei.card import card_of
+from sentei.devices import device_of
 from sentei.errors import DataError
 from sentei.losses import Loss, PerSample, check_takes, chosen_for
 from sentei.nests import tensors
@@ -43,9 +44,9 @@ class Feed:
     forward: Forward | None = None
 
     @property
-    def device(self) -> torch.device | None:
-        """Where the network is; None if it has no parameter."""
-        return next((parameter.device for parameter in self.model.parameters()), None)
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return device_of(self.model)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -166,9 +166,21 @@ class FineTune:
             raise ValueError(
                 f"the state belongs to another network: this one has no {unknown[0]!r}"
             )
+        counts_there = bool(course.optimizer.defaults.get("fused"))
         course.optimizer.state.clear()
         for name, state in self._moments.items():
-            course.optimizer.state[parameters[name]] = _copied(state)
+            own = parameters[name]
+            own_state = {key: _beside(own, value, counts_there) for key, value in state.items()}
+            course.optimizer.state[own] = _copied(own_state)
+
+
+def _beside(parameter: Tensor, value: Any, counts_there: bool) -> Any:
+    """Return an entry of an optimizer's state on the parameter's device.
+
+    Counts of updates, which have no dimension, are on the CPU but for fused optimizers.
+    """
+    there = isinstance(value, Tensor) and (value.ndim or counts_there)
+    return value.to(parameter.device) if there else value
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:

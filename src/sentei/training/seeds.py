@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from sentei.arguments import checked
+from sentei.devices import in_use, random_kept, seed_
 
 
 @checked
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed torch's global generators from `numbers` in a `with` block; restore them after it."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = in_use()  # torch.manual_seed would also seed a device that is initialised later
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + number) % 2**63
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:  # torch.manual_seed would also seed a device that is initialised later
-            torch.cuda.manual_seed_all(seed)
+    with random_kept(devices):
+        seed_(devices, seed)
         yield

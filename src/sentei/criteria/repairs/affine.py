@@ -208,7 +208,7 @@ def _columns_fit(
     (moments,) = second_moments(probe, columns).values()
     doomed, there = columns_of(units, width), alive.repeat_interleave(width)
     there[doomed] = True  # the inverse is one of all that may fit or is fitted
-    inverse = InverseCovariance.of(moments, there.to(moments.origin.device), name)
+    inverse = InverseCovariance.of(moments, there, name)
     return inverse.mixes_without(doomed).cpu()
 
 

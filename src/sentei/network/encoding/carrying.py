@@ -172,13 +172,16 @@ def _is_lazy(tensor: Tensor) -> bool:
     return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
+_PLAIN = Tensor, torch._C.TensorBase, nn.Parameter  # classes whose tensors are their entries
+
+
 def _is_packed(tensor: Tensor) -> bool:
     """Return whether the numbers of a tensor are not simply its entries, one after another."""
     dispatch = (
         next(kind for kind in type(tensor).__mro__ if name in vars(kind))
         for name in ("__torch_function__", "__torch_dispatch__")
     )
-    own = any(kind not in (Tensor, torch._C.TensorBase, nn.Parameter) for kind in dispatch)
+    own = any(kind not in _PLAIN for kind in dispatch)
     return own or tensor.layout != torch.strided or tensor.is_quantized
 
 

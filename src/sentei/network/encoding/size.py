@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 
 from sentei.card import card_of
+from sentei.devices import device_of, synchronise
 from sentei.errors import StructureError
 from sentei.network.calls import MIXING, PRODUCTS, Call, Calls
 from sentei.network.copying import copied, restored
@@ -288,7 +289,7 @@ def latencies(models: Sequence[nn.Module], example: Example, repeats: int = 30) 
     """
     if repeats < 1:
         raise ValueError(f"at least one pass has to be timed; got repeats={repeats}")
-    on_gpu = any(parameter.is_cuda for model in models for parameter in model.parameters())
+    devices = [device_of(model) for model in models]
     seconds: list[list[float]] = [[] for _ in models]
     with torch.inference_mode(), ExitStack() as stack:
         for model in models:
@@ -298,8 +299,7 @@ def latencies(models: Sequence[nn.Module], example: Example, repeats: int = 30) 
             for model, times in zip(models, seconds, strict=True):
                 begin = time.perf_counter()
                 run(model, example)
-                if on_gpu:
-                    torch.cuda.synchronize()
+                synchronise(devices)
                 times.append(time.perf_counter() - begin)
     return [median(times[3:]) for times in seconds]
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.devices import random_states
 from sentei.nests import tensors
 from sentei.network.calls import Call
 from sentei.network.copying import kept_tensors
@@ -90,7 +91,7 @@ class Recorder:
         kept = (*kept_tensors(model), *constants(example))
         self._constants = {id(tensor) for tensor in kept} - names.keys()
         self._inputs = [self._new(t, fixed=not t.is_floating_point()) for t in tensors(example)]
-        self._seed = _random_state()
+        self._seed = random_states()
 
     def compute(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Compute and record a function that uses no weight."""
@@ -199,7 +200,7 @@ class Recorder:
             self._steps, self._values = [], []
 
     def _check(self) -> None:
-        if not all(torch.equal(a, b) for a, b in zip(self._seed, _random_state(), strict=True)):
+        if not all(torch.equal(a, b) for a, b in zip(self._seed, random_states(), strict=True)):
             raise _UntapedError("it draws random numbers")
         roots = (*self._roots.values(), *self._inputs)
         if not self._written.keys().isdisjoint(self._memory[slot] for slot in roots):
@@ -329,12 +330,6 @@ def _filled(value: Any, values: Sequence[Tensor]) -> Any:
     if type(value) in _NESTED:
         return rebuilt(value, lambda leaf: values[leaf] if type(leaf) is Slot else leaf)
     return value
-
-
-def _random_state() -> list[Tensor]:
-    """Return the states of torch's random generators that are in use."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *cuda]
 
 
 def _is_plain(argument: Any) -> bool:

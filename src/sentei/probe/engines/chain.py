@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sentei.devices import room
 from sentei.losses import PerSample
 from sentei.nests import split, tensors
 from sentei.network.calls import names_of
@@ -311,7 +312,8 @@ def find_chain(
     if listening is None or steps is None or listener.dim != 1 or event.result.ndim != 2:
         return None
     cached = listening.weight.nbytes * recording.count
-    softmax = SoftmaxRises(remembers=cached <= _CACHED_BYTES)
+    most = room(recording.device, _CACHED_BYTES, 1 / 8)
+    softmax = SoftmaxRises(remembers=cached <= most)
     return Chain(listener, positions[0], listening, steps, losses, softmax)
 
 

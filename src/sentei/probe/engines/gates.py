@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
+from sentei.devices import room
 from sentei.errors import CriterionError
 from sentei.losses import PerSample, per_sample_losses
 from sentei.network.calls import Call
@@ -37,7 +38,8 @@ from sentei.probe.recording.recording import Need, Override, Pass, Recording, Sl
 # Candidates are computed together until each weight is used so many times on average (or else the
 # products of matrices are small), and until the largest output has so many bytes (or else calling
 # functions takes longer than what they do); but its bytes stay below the most.
-_USES, _LEAST_BYTES, _MOST_BYTES = 1024, 2**20, 16 * 2**20
+_USES, _BYTES = 1024, (2**20, 16 * 2**20)
+_PART = 1 / 64  # of the free memory of a GPU, in place of these bytes
 _DERIVATIVE_BYTES = 128 * 2**20  # of the largest output in four passes, for derivatives
 _ONE_COLUMN_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
@@ -273,15 +275,18 @@ class Gates:
     def _chunk(self, rows: int, operator: Operator) -> int:
         """How many candidates are computed in one chunk of work.
 
-        For values that is as few as keep the processor busy: large tensors leave its cache.
+        For values that is as few as keep the processor busy: large tensors leave its cache. A GPU
+        is given as many as its memory allows.
         """
         calls = self.recording.survey.calls[self.first :]
         each = max(1, rows * max(call.bytes_out for call in calls))
         if operator.differentiates:
-            return max(1, int(self.share * _DERIVATIVE_BYTES) // (4 * each))
+            most = room(self.recording.device, _DERIVATIVE_BYTES, _PART)
+            return max(1, int(self.share * most) // (4 * each))
         used = rows * sum(call.products for call in calls) / sum(call.entries for call in calls)
-        wanted = max(_USES / max(used, 1), _LEAST_BYTES / each)
-        return max(1, int(min(wanted, self.share * _MOST_BYTES / each)))
+        least, most = (room(self.recording.device, size, _PART) for size in _BYTES)
+        wanted = max(_USES / max(used, 1), least / each)
+        return max(1, int(min(wanted, self.share * most / each)))
 
 
 def _gate(part: Listener, unit: Tensor, gain: Tensor) -> Override:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sentei.errors import CriterionError
 from sentei.losses import PerSample, per_sample_losses
+from sentei.network.calls import Calls
 from sentei.probe.engines.chain import Chain
 from sentei.probe.engines.chain_derivatives import slope
 from sentei.probe.engines.gate_derivatives import hide_torch_warnings, second_by_func
@@ -100,7 +101,10 @@ class SynapseGates:
             step = step.view_as(weight)
 
             def losses_at(gain: Tensor) -> Tensor:
-                return self._losses(block, weight + (gain - 1) * step, self.recording.per_sample)
+                own = weight + (gain - 1) * step
+                # Fused kernels of attention cannot be differentiated twice on every device.
+                with Calls(self.recording.model, lambda call: call(), plain=True):
+                    return self._losses(block, own, self.recording.per_sample)
 
             return second_by_func(losses_at)(weight.new_ones(())).double()
 

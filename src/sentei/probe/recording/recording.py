@@ -20,6 +20,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from sentei.devices import device_of
 from sentei.distributed import gathered, own_blocks, sum_across
 from sentei.errors import DataError, LossError, StructureError
 from sentei.losses import Loss, PerSample, per_sample_losses
@@ -412,11 +413,6 @@ class _FunctionLog(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         self.events.append(FunctionCall(func, args, kwargs or {}, result))
         return result
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter; the CPU if it has none."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def survey(model: nn.Module, samples: MemoryData) -> PassSurvey:
