@@ -90,6 +90,26 @@ def scores(folder):
     return found
 
 
+class Counted(torch.utils.data.TensorDataset):
+    """Rows, of which it is counted how many were read."""
+
+    read = 0
+
+    def __getitem__(self, at):
+        self.read += 1
+        return super().__getitem__(at)
+
+
+def rows_read(folder):
+    """How many rows of 10,000, in two blocks, this rank reads for one pass."""
+    data = Counted(*some(10_000))
+    loader = torch.utils.data.DataLoader(data, batch_size=500)
+    probe = sentei.Probe(hand.mlp(6, 8, 7, 3), loader, memory="1 KB")
+    data.read = 0
+    probe.loss()
+    return data.read
+
+
 def run_of(folder, die_after=None, resume=False):
     """A whole run: cuts, retraining, a floor, samples to evaluate on that are read again."""
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sentei.pruning.rules.limits import units_at_most
 from sentei.pruning.rules.schedules import one_at_a_time
 from sentei.pruning.tidying import tidy
 from sentei.reading import first_pass
+from sentei.reading.first_pass import _kept
 
 ROWS = 300
 
@@ -146,6 +148,73 @@ def test_blocks_are_cut_across_batches(monkeypatch):
     found, whole = (second_moments(each, group) for each in (probe, expected))
     for part in whole:
         assert torch.allclose(found[part].covariance, whole[part].covariance, rtol=1e-12)
+
+
+class Counted(Dataset):
+    """Rows, of which it is known which were read."""
+
+    def __init__(self):
+        self.read = []
+
+    def __len__(self):
+        return ROWS
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        return pair()[0][i], pair()[1][i]
+
+
+SOME = [[], [0], [18], [2, 5, 6, 17], [*range(0, 19, 2)], [*range(1, 19, 2)], [*range(19)]]
+
+
+@pytest.mark.parametrize("only", SOME, ids=str)
+@pytest.mark.parametrize("samples", [None, 295])
+@pytest.mark.parametrize("name", ["DataLoader", "iterable", "kept", "tensors"])
+def test_some_blocks_are_those_of_a_whole_pass(name, samples, only):
+    data = FORMS["iterable" if name == "kept" else name]()[0]
+    probe = Probe(mlp(), data, memory=0, samples=samples)
+    if name == "kept":
+        probe.samples.again, probe.samples.checksums = (
+            partial(_kept, [*probe.samples.again()]),
+            None,
+        )
+    starts = probe.samples.boundaries(16)
+    whole, some = [*probe.samples.blocks(starts)], [*probe.samples.blocks(starts, only)]
+    assert len(whole) == 19
+    for at, block in zip(only, some, strict=True):
+        assert torch.equal(block.inputs, whole[at].inputs)
+        assert torch.equal(block.targets, whole[at].targets)
+
+
+@pytest.mark.parametrize(
+    ("loader", "read"),
+    [
+        # Blocks 3 and 9 of 16 rows are rows 48 to 63 and 144 to 159: of batches of 20, 2, 3 and 7.
+        (lambda data: DataLoader(data, batch_size=20), [*range(40, 80), *range(140, 160)]),
+        (lambda data: DataLoader(data, batch_size=20, sampler=range(ROWS)), [*range(160)]),
+        (lambda data: [data[i : i + 20] for i in range(0, ROWS, 20)], []),
+    ],
+    ids=["in order", "in an order of its own", "no Dataset"],
+)
+def test_what_is_read_for_some_blocks(loader, read):
+    data = Counted()
+    probe = Probe(mlp(), loader(data), memory=0)
+    data.read.clear()
+    found = [*probe.samples.blocks(probe.samples.boundaries(16), [3, 9])]
+    assert [len(block) for block in found] == [16, 16]
+    assert data.read == read
+
+
+def test_a_share_of_batches_that_differs_is_refused():
+    for change, said in ((0.5, "batch 3 differs"), (None, "1 batches instead of 2")):
+        data = batches(lambda x, y: [x.clone(), y])
+        probe = Probe(mlp(), data, memory=0)
+        if change is None:
+            del data[3:]
+        else:
+            data[3][0] += change
+        with pytest.raises(DataError, match=said):
+            [*probe.samples.blocks(probe.samples.boundaries(70), [0, 3])]
 
 
 def test_a_run_over_samples_that_are_read_again_is_the_same_run():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from commands import run
-from group_work import different, ranks, run_of, scores, trained
+from group_work import different, ranks, rows_read, run_of, scores, trained
 from sentei import formats, training
 
 TESTS = Path(__file__).parent
@@ -39,6 +39,11 @@ def gives_the_bits_of_one(work, world, tmp_path, given):
 @pytest.mark.parametrize(("work", "given"), WORK[:3])
 def test_two_ranks_give_the_bits_of_one(work, given, tmp_path):
     gives_the_bits_of_one(work, 2, tmp_path, given)
+
+
+def test_each_rank_reads_its_share_of_a_stream(tmp_path):
+    assert rows_read(tmp_path) == 10_000
+    assert ranks(rows_read, 2, tmp_path) == [5_000, 5_000]
 
 
 @pytest.mark.slow

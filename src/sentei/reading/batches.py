@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from numbers import Number
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from sentei.errors import DataError
 from sentei.nests import mapped, tensors
@@ -36,7 +37,9 @@ def is_pair(data: Any) -> bool:
     return not batches
 
 
-def opened(data: Any, unpack: Unpack | None, dtype: torch.dtype) -> Iterator[MemoryData]:
+def opened(
+    data: Any, unpack: Unpack | None, dtype: torch.dtype, only: Sequence[int] | None = None
+) -> Iterator[MemoryData]:
     """Yield the batches of a Dataset, a DataLoader or any iterable of batches, checked.
 
     The global random state of torch stays as it is: what a shuffling loader draws comes from a
@@ -47,11 +50,14 @@ def opened(data: Any, unpack: Unpack | None, dtype: torch.dtype) -> Iterator[Mem
         unpack: takes a batch apart; None where it is plain: a tuple or list whose last item is
             the targets, or a dict or dataclass with "labels".
         dtype: of tensors made from floating-point arrays.
+        only: positions of the batches that are yielded, ascending; all if None. A Dataset with
+            positions, and a DataLoader that reads one in order, read no others; other iterables
+            are read up to the last of them.
 
     Raises:
         DataError: data of another form, rows that differ in number, NaN or infinite inputs.
     """
-    for batch in _undrawn(_batches(data)):
+    for batch in _undrawn(_batches(data) if only is None else _some(_batches(data), only)):
         inputs, targets = _parts(batch) if unpack is None else _unpacked(batch, unpack)
         yield as_samples(inputs, targets, dtype)
 
@@ -114,6 +120,31 @@ def _batches(data: Any) -> Iterable[Any]:
     raise DataError(
         "data must be (inputs, targets), a Dataset, a DataLoader or another iterable of batches, "
         f"not {type(data).__name__}"
+    )
+
+
+def _some(batches: Iterable[Any], only: Sequence[int]) -> Iterable[Any]:
+    """Return the batches at some positions."""
+    if not only:
+        return ()
+    if not _in_order(batches):
+        return (batch for at, batch in enumerate(islice(batches, only[-1] + 1)) if at in {*only})
+    size, rows = batches.batch_size, len(batches.sampler)
+    parts = [[*range(at * size, min((at + 1) * size, rows))] for at in only]
+    options = "num_workers collate_fn pin_memory timeout worker_init_fn multiprocessing_context"
+    own = {name: getattr(batches, name) for name in options.split()}
+    return DataLoader(batches.dataset, batch_sampler=[part for part in parts if part], **own)
+
+
+def _in_order(batches: Any) -> TypeGuard[Any]:
+    """Return whether batches are rows of a Dataset in their order, so that any can be read alone.
+
+    Such a loader draws no random number for the order, and subclasses may do anything.
+    """
+    return (
+        type(batches) is DataLoader
+        and type(batches.batch_sampler) is BatchSampler
+        and type(batches.sampler) is SequentialSampler
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect, bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
-from typing import Any
+from itertools import accumulate, groupby
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -78,9 +80,11 @@ class MemoryData:
         """Return the first rows of blocks of `size` samples."""
         return [*range(0, len(self), size)]
 
-    def blocks(self, starts: Sequence[int]) -> Iterator[MemoryData]:
-        """Yield the blocks that begin at these rows."""
-        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
+    def blocks(
+        self, starts: Sequence[int], only: Sequence[int] | None = None
+    ) -> Iterator[MemoryData]:
+        """Yield the blocks that begin at these rows, or those at some positions among them."""
+        for start, stop in _spans(starts, len(self), only):
             yield self.rows(start, stop)
 
     def spread(self, most: int) -> MemoryData:
@@ -98,6 +102,14 @@ class MemoryData:
         return TargetSummary.of([self.targets])
 
 
+class Again(Protocol):
+    """Reads batches once more: all, or those at some positions, ascending."""
+
+    def __call__(self, only: Sequence[int] | None = None) -> Iterable[MemoryData]:
+        """Yield the batches."""
+        ...
+
+
 @dataclass(eq=False)
 class StreamedData:
     """Samples that do not fit in memory, or whose batches have different shapes.
@@ -107,7 +119,8 @@ class StreamedData:
 
     Attributes:
         head: the first samples, in memory; all have one shape.
-        again: returns the batches.
+        again: reads the batches, or those at some positions, ascending.
+        rows: for each batch how many samples it has.
         sizes: for each batch how many samples count, and the shapes of one sample.
         summary: what metrics have to know of all targets.
         checksums: of the batches; None for batches in memory.
@@ -116,7 +129,8 @@ class StreamedData:
     """
 
     head: MemoryData
-    again: Callable[[], Iterable[MemoryData]]
+    again: Again
+    rows: list[int]
     sizes: list[tuple[int, str]]
     summary: TargetSummary
     checksums: list[int] | None
@@ -136,24 +150,30 @@ class StreamedData:
             begin = end
         return starts
 
-    def blocks(self, starts: Sequence[int]) -> Iterator[MemoryData]:
-        """Yield the blocks that begin at these rows, in order.
+    def blocks(
+        self, starts: Sequence[int], only: Sequence[int] | None = None
+    ) -> Iterator[MemoryData]:
+        """Yield the blocks that begin at these rows, in order, or those at some positions.
+
+        Batches without a row of these are not read where the data can be read from any place.
 
         Raises:
             DataError: a batch is not what it was at the first pass.
         """
-        lengths = [b - a for a, b in zip(starts, [*starts[1:], len(self)], strict=True)]
+        spans = deque(_spans(starts, len(self), only))
+        ends = [*accumulate(size for size, _ in self.sizes)]
+        hit = {at for a, b in spans for at in range(bisect(ends, a), bisect_left(ends, b) + 1)}
         waiting: list[MemoryData] = []
-        missing = lengths.pop(0) if lengths else 0
-        for batch in self._checked():
-            begin, rows = 0, len(batch)
-            while begin < rows:
-                waiting.append(batch.rows(begin, begin + missing))
-                begin, missing = begin + len(waiting[-1]), missing - len(waiting[-1])
-                if not missing:
-                    yield together(waiting)
-                    waiting = []
-                    missing = lengths.pop(0) if lengths else 0
+        for number, batch in self._checked(None if only is None else sorted(hit)):
+            begin, end = ends[number] - len(batch), ends[number]
+            while spans and spans[0][0] < end:
+                start, stop = spans[0]
+                waiting.append(batch.rows(max(start - begin, 0), min(stop, end) - begin))
+                if stop > end:
+                    break
+                spans.popleft()
+                yield together(waiting)
+                waiting = []
 
     def spread(self, most: int) -> MemoryData:
         """Return the first `most` samples: others are not in memory."""
@@ -163,16 +183,27 @@ class StreamedData:
         """Return sixteen hex digits that identify the samples."""
         return self.digest
 
-    def _checked(self) -> Iterator[MemoryData]:
-        number = 0
-        for number, batch in enumerate(self.again(), 1):
+    def _checked(self, only: Sequence[int] | None) -> Iterator[tuple[int, MemoryData]]:
+        """Yield the positions and the samples that count of the batches that have any."""
+        expected, read = range(len(self.sizes)) if only is None else only, 0
+        for read, batch in enumerate(self.again(only), 1):
+            number = read - 1 if only is None else only[read - 1]
+            own = batch if only is None else batch.rows(0, self.rows[number])
             if self.checksums is not None:
-                check_same(self.checksums, number - 1, batch)
-            fit = self.prepared(batch)
+                check_same(self.checksums, number, own)
+            fit = self.prepared(own)
             if len(fit):
-                yield fit
-        if number != len(self.sizes):
-            raise _other_samples(f"this one has {number:,} batches instead of {len(self.sizes):,}")
+                yield number, fit
+        if read != len(expected):
+            raise _other_samples(f"this one has {read:,} batches instead of {len(expected):,}")
+
+
+def _spans(
+    starts: Sequence[int], end: int, only: Sequence[int] | None
+) -> Iterable[tuple[int, int]]:
+    """Return the first rows of blocks and those behind their last, of all or of some."""
+    spans = [*zip(starts, [*starts[1:], end], strict=True)]
+    return spans if only is None else [spans[at] for at in only]
 
 
 Measured = MemoryData | StreamedData

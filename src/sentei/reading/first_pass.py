@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -17,6 +18,7 @@ from sentei.metrics import TargetSummary
 from sentei.nests import nbytes, tensors
 from sentei.reading.batches import Unpack, as_samples, is_pair, opened
 from sentei.reading.data import (
+    Again,
     Measured,
     MemoryData,
     StreamedData,
@@ -74,7 +76,7 @@ class Reading:
         self._source = _source(data, unpack, most, dtype)
         self._memory = torch.inf if is_pair(data) else memory
         self._is_iterator = isinstance(data, Iterator)
-        self._pass = self._source()
+        self._pass = iter(self._source())
         self._first = _beginning(self._pass)
         alike = [batch for batch in self._first if batch.form == self._first[0].form]
         self.head = together(alike)
@@ -150,14 +152,14 @@ class Reading:
         check_counting(sum(counting), sum(seen.rows))
         again, checksums = self._source, seen.checksums
         if self._seen is None:
-            again, checksums = (lambda kept=self._kept: kept), None
+            again, checksums = partial(_kept, self._kept), None
         else:
             self._check_start(seen)
         # None of the very first samples may count.
         heads = (prepared(batch) for batch in chain([self.head], again()))
         head = next(batch for batch in heads if len(batch))
         return StreamedData(
-            *(head, again, list(zip(counting, seen.forms, strict=True))),
+            *(head, again, seen.rows, list(zip(counting, seen.forms, strict=True))),
             *(seen.summary, checksums, seen.digest.hexdigest(), prepared),
         )
 
@@ -165,7 +167,7 @@ class Reading:
         """Read the first batch again, while the global random state is another one."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed() + 1)
-            check_same(seen.checksums, 0, next(self._source()))
+            check_same(seen.checksums, 0, next(iter(self._source())))
 
 
 def in_memory(data: Any) -> MemoryData:
@@ -185,16 +187,21 @@ def _no_loss(outputs: Any, targets: Any) -> Tensor:
     raise NotImplementedError  # samples are read, and no loss is computed
 
 
-def _source(
-    data: Any, unpack: Unpack | None, most: int | None, dtype: torch.dtype
-) -> Callable[[], Iterator[MemoryData]]:
-    """Return what reads the data: each call is a pass."""
+def _source(data: Any, unpack: Unpack | None, most: int | None, dtype: torch.dtype) -> Again:
+    """Return what reads the data: each call is a pass, over all batches or over some."""
     if is_pair(data):
         whole = as_samples(data[0], data[1], dtype)
-        read: Callable[[], Iterable[MemoryData]] = lambda: [whole]  # noqa: E731
-    else:
-        read = lambda: opened(data, unpack, dtype)  # noqa: E731
-    return lambda: _first_rows(read(), most)
+        return lambda only=None: _first_rows(_kept([whole], only), most)
+    return lambda only=None: (
+        opened(data, unpack, dtype, only)  # of those that have been read, so no more than `most`
+        if only is not None
+        else _first_rows(opened(data, unpack, dtype), most)
+    )
+
+
+def _kept(batches: Sequence[MemoryData], only: Sequence[int] | None = None) -> list[MemoryData]:
+    """Return batches in memory, or some of them."""
+    return [*batches] if only is None else [batches[at] for at in only]
 
 
 def _first_rows(batches: Iterable[MemoryData], most: int | None) -> Iterator[MemoryData]:

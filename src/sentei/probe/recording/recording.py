@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from sentei.devices import device_of
-from sentei.distributed import gathered, own_blocks, sum_across
+from sentei.distributed import gathered, own_blocks, sum_across, world
 from sentei.errors import DataError, LossError, StructureError
 from sentei.losses import Loss, PerSample, per_sample_losses
 from sentei.nests import nbytes, shapes, tensors
@@ -276,9 +276,8 @@ class Recording:
 
         Samples that are not in memory are there until the next block is asked for.
         """
-        for i, part in enumerate(self.samples.blocks(self.starts)):
-            if i not in self._passes:
-                continue
+        only = None if world() == 1 else [*self._passes]
+        for i, part in zip(self._passes, self.samples.blocks(self.starts, only), strict=True):
             block = self._passes[i]
             if block.samples is _NOT_READ:
                 block.samples = part.rows(0, len(part), self.device)
