@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sentei.datasets import load
-from sentei.papers.annealing import best, distortion, judging, networks, selection
+from sentei.papers import distortion
+from sentei.papers.annealing import best, judging, networks, selection
 from sentei.papers.annealing.networks import VARIANTS, trained
 from sentei.papers.claims import Report
 from sentei.samples import Samples

@@ -25,8 +25,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 @checked
 def mlp(
     widths: str | Sequence[int],
-    activation: str = "sigmoid",
-    output: str | None = None,
+    activation: str | Callable[[], nn.Module] = "sigmoid",
+    output: str | Callable[[], nn.Module] | None = None,
     *,
     init: str = "torch",
     seed: int = 0,
@@ -35,9 +35,10 @@ def mlp(
 
     Args:
         widths: numbers of inputs, hidden units and outputs, such as "784-100-10" or (784, 100, 10).
-        activation: activation after every hidden layer: sigmoid, tanh, relu or gelu.
-        output: activation after the last layer; if None, the network outputs logits, as
-            cross-entropy needs them.
+        activation: activation after every hidden layer: sigmoid, tanh, relu or gelu, or a callable
+            that makes the layer, such as `nn.SiLU`.
+        output: activation after the last layer, named or made in the same way; if None, the network
+            outputs logits, as cross-entropy needs them.
         init: how weights are initialised; see `initialise_`.
         seed: seed of the initial weights; the global random state is not changed.
 
@@ -142,7 +143,7 @@ def cnn(
     shape: str | Sequence[int],
     channels: str | Sequence[int],
     widths: str | Sequence[int],
-    activation: str = "relu",
+    activation: str | Callable[[], nn.Module] = "relu",
     *,
     init: str = "torch",
     seed: int = 0,
@@ -157,7 +158,7 @@ def cnn(
         shape: of one input: channels and length, or channels, height and width, such as "3x32x32".
         channels: outputs of each convolution, such as "16-32".
         widths: outputs of each linear layer, the classes last, such as "64-10".
-        activation: sigmoid, tanh, relu or gelu.
+        activation: sigmoid, tanh, relu or gelu, or a callable that makes the layer.
         init: how weights are initialised; see `initialise_`.
         seed: seed of the initial weights; the global random state is not changed.
 
@@ -307,10 +308,12 @@ def _sizes(given: Sequence[str] | Sequence[int], what: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _activation(name: str) -> Callable[[], nn.Module]:
-    if name not in ACTIVATIONS:
-        raise ValueError(unknown("activation", name, ACTIVATIONS))
-    return ACTIVATIONS[name]
+def _activation(given: str | Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    if not isinstance(given, str):
+        return given
+    if given not in ACTIVATIONS:
+        raise ValueError(unknown("activation", given, ACTIVATIONS))
+    return ACTIVATIONS[given]
 
 
 def _at_most(words: list[str], most: int, spec: str) -> list[str]:

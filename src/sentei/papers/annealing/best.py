@@ -10,7 +10,7 @@ from torch import nn
 
 from sentei.datasets import load
 from sentei.network.units import find_synapses
-from sentei.papers.annealing.distortion import epoch_of
+from sentei.papers.distortion import epoch_of
 from sentei.pruning.rules.proposals import ranked
 from sentei.pruning.rules.schedules import cubic
 from sentei.pruning.while_training.during import PruneWhileTraining

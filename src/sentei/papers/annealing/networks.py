@@ -17,7 +17,7 @@ from sentei.network.folding import sweep_
 from sentei.network.mask import Mask
 from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Synapses, find_synapses
-from sentei.papers.annealing.distortion import epoch_of
+from sentei.papers.distortion import epoch_of
 from sentei.probe.probe import Probe
 from sentei.pruning.rules.proposals import Proposal, ranked
 from sentei.pruning.rules.regrowth import regrowing
