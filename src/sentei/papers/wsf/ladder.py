@@ -16,8 +16,8 @@ from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.papers.wsf.parts import (
     accuracies,
-    alive,
     data,
+    flow,
     pruned_while_trained,
     structure,
 )
@@ -31,7 +31,6 @@ RUNGS = (
     *(38, 32, 27, 23, 19, 15),
 )
 SEEN = 1024  # samples that `Flow` is computed from
-DRAWN = 100  # networks with at most so many synapses are stored with all weights, to be drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +61,8 @@ class Flow:
         network = probe.model
         first, second = (network.get_parameter(f"{n}.weight").double() for n in ("fc1", "fc2"))
         hidden = network[:2](self.inputs).double().std(0)
-        out = second.abs() * hidden
-        if group.name == "fc2":
-            return out.flatten()
-        into = first.abs() * self.spread
-        share = into / into.sum(1, keepdim=True).clamp_min(1e-30)
-        return (share * out.sum(0)[:, None]).flatten()
+        layers = dict(zip(("fc1", "fc2"), flow(first, second, self.spread, hidden), strict=True))
+        return layers[group.name].flatten()
 
 
 def descended(seed: int, rungs: list[int], epochs: int, rows: int = 0) -> Result:
@@ -80,8 +75,7 @@ def descended(seed: int, rungs: list[int], epochs: int, rows: int = 0) -> Result
         rows: number of training samples; all if 0.
 
     Returns:
-        For each rung the number of synapses, the structure, the accuracies, and for small networks
-        the edges.
+        For each rung the number of synapses, the structure and the accuracies.
     """
     split = data(rows=rows)
     network, mask = mlp("784-20-10", "gelu", seed=seed), None
@@ -95,20 +89,8 @@ def descended(seed: int, rungs: list[int], epochs: int, rows: int = 0) -> Result
             mask=mask,
         )
         row = {"synapses": sum(mask.count(g) for g in mask.groups), "structure": structure(mask)}
-        row |= accuracies(network, split)
-        if keep <= DRAWN:
-            row["edges"] = edges(network, mask)
-        found.append(row)
+        found.append(row | accuracies(network, split))
     return {"rungs": found}
-
-
-def edges(network: nn.Module, mask: Mask) -> list[list[list[float]]]:
-    """Return the alive synapses of both layers, each as [to, from, weight]."""
-    listed = []
-    for name, part in alive(mask).items():
-        weight = network.get_parameter(f"{name}.weight")
-        listed.append([[int(i), int(j), weight[i, j].item()] for i, j in part.nonzero()])
-    return listed
 
 
 def rules(seed: int, keep: int, epochs: int, rows: int = 0, within: float = 0.05) -> Result:

@@ -1,6 +1,6 @@
 """Shared data, teacher network and training loop of the wsf experiments.
 
-Also the `Contribution` criterion, and the structure that a mask leaves.
+Also what criteria are computed from, and the structure that a mask leaves.
 """
 
 from __future__ import annotations
@@ -88,6 +88,21 @@ class Contribution:
         scale = layer_inputs.double().square().mean(0).sqrt()
         weight = probe.model.get_parameter(group.parameter).detach().double()
         return (weight.abs() * scale).flatten()
+
+
+def flow(first: Tensor, second: Tensor, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each synapse's share of the signal at the outputs, for both layers.
+
+    Args:
+        first: (..., hidden, pixels) weights of the first layer.
+        second: (..., classes, hidden) weights of the second layer.
+        inputs: (pixels,) standard deviation of each input.
+        hidden: (..., hidden) standard deviation of each hidden unit's output.
+    """
+    out = second.abs() * hidden[..., None, :]
+    into = first.abs() * inputs
+    share = into / into.sum(-1, keepdim=True).clamp_min(1e-30)
+    return share * out.sum(-2)[..., None], out
 
 
 def pruned_while_trained(
@@ -179,3 +194,12 @@ def structure(mask: Mask) -> list[int]:
             break
         first, second = first & on_path[:, None], second & on_path
     return [int(first.any(0).sum()), int(on_path.sum()), int(second.any(1).sum())]
+
+
+def edges(network: nn.Module, mask: Mask) -> list[list[list[float]]]:
+    """Return the alive synapses of both layers, each as [to, from, weight]."""
+    listed = []
+    for name, part in alive(mask).items():
+        weight = network.get_parameter(f"{name}.weight")
+        listed.append([[int(i), int(j), weight[i, j].item()] for i, j in part.nonzero()])
+    return listed

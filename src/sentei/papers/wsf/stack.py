@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from sentei.network.mask import Mask
 from sentei.network.units import find_synapses
 from sentei.papers.wsf.lessons import Lessons
+from sentei.papers.wsf.parts import flow
 from sentei.training.models import mlp
 
 PIXELS, CLASSES, BRIGHTEST = 784, 10, 255
+LIT = 0.01  # a pixel that a smaller part of the images lights is not read
 SEEN = 1024  # images that the deviation of hidden units is computed from
 
 
@@ -105,6 +107,12 @@ class Plan:
     averaged: int = 20
 
 
+def readable(lessons: Lessons) -> Tensor:
+    """Return the positions of the pixels that at least one in a hundred original images lights."""
+    lit = (lessons.images[: lessons.originals] > 0).float().mean(0)
+    return (lit >= LIT).nonzero().flatten()
+
+
 def begun(
     seeds: Sequence[int], width: int, pixels: Tensor, activation: str | Callable[[], nn.Module]
 ) -> Stack:
@@ -118,21 +126,6 @@ def begun(
     alive = torch.ones_like(first, dtype=torch.bool), torch.ones_like(second, dtype=torch.bool)
     made = type(networks[0][1])
     return Stack(first, first_bias, second, second_bias, alive, pixels, made)
-
-
-def flow(first: Tensor, second: Tensor, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each synapse's share of the signal at the outputs, for both layers.
-
-    Args:
-        first: (..., hidden, pixels) weights of the first layer.
-        second: (..., classes, hidden) weights of the second layer.
-        inputs: (pixels,) standard deviation of each input.
-        hidden: (..., hidden) standard deviation of each hidden unit's output.
-    """
-    out = second.abs() * hidden[..., None, :]
-    into = first.abs() * inputs
-    share = into / into.sum(-1, keepdim=True).clamp_min(1e-30)
-    return share * out.sum(-2)[..., None], out
 
 
 def trained(stack: Stack, lessons: Lessons, plan: Plan, seed: int) -> Stack:

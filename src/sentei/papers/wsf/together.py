@@ -1,16 +1,13 @@
-"""Experiments on networks that are trained side by side: 1,259 synapses, and very few of them."""
+"""Networks of 1,259 synapses, one for each seed, trained side by side with a teacher."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from sentei.jobs.results import Result
-from sentei.papers.wsf.lessons import Lessons, lessons
+from sentei.papers.wsf.lessons import lessons
 from sentei.papers.wsf.parts import accuracies, alive, data, structure
-from sentei.papers.wsf.stack import Plan, Ricker, begun, networks, trained
+from sentei.papers.wsf.stack import Plan, Ricker, begun, networks, readable, trained
 
 ACTIVATIONS = {"ricker": Ricker}
-LIT = 0.01  # a pixel that fewer of the images light is not read
 
 
 def sought(
@@ -45,7 +42,7 @@ def sought(
     pixels = readable(material)
     stack = begun(seeds, 20, pixels, ACTIVATIONS.get(activation, activation))
     stack = trained(stack, material, Plan(keep, epochs, share, lr=lr), seeds[0])
-    runs: list[dict[str, Any]] = []
+    runs = []
     for seed, (network, mask) in zip(seeds, networks(stack), strict=True):
         runs.append(
             {
@@ -57,9 +54,3 @@ def sought(
             }
         )
     return {"runs": runs}
-
-
-def readable(material: Lessons):
-    """Return the positions of the pixels that at least one in a hundred original images lights."""
-    lit = (material.images[: material.originals] > 0).float().mean(0)
-    return (lit >= LIT).nonzero().flatten()
