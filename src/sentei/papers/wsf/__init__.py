@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sentei import storage
 from sentei.jobs.results import Job, Result
-from sentei.papers.wsf import ladder, procedure, small
+from sentei.papers.wsf import few, ladder, procedure, small, together
 
 if TYPE_CHECKING:
     from sentei.papers import Order
@@ -20,7 +20,8 @@ __all__ = ["TITLE", "jobs", "reproduce"]
 
 TITLE = "Insight of Neural Network by Removing Synapses (Bulin and Smidl, 2017)"
 CRITERIA = ("wsf", "magnitude", "karnin", "random")
-PROCESSES = 3  # seeds that run the paper's own procedure, and the best attempt
+PROCESSES = 3  # seeds that run the paper's own procedure
+EPOCHS, BRIEFLY = 2200, 120  # of networks of 1,259 synapses: of the aim, of each activation
 
 
 def jobs(seeds: int, quick: bool) -> list[Job]:
@@ -50,17 +51,32 @@ def jobs(seeds: int, quick: bool) -> list[Job]:
     plan = list(small.plan(quick).values())
     for i, settings in enumerate(plan):
         todo.append(Job(f"attempt-{i:02}", small.attempt, {"seed": 0, **settings}))
-    best = plan[min(small.BEST, len(plan) - 1)]
-    for seed in list(process_seeds)[1:]:
-        todo.append(Job(f"best-{seed}", small.attempt, {"seed": seed, **best}))
-    return todo
+    return todo + _side_by_side(seeds, quick)
+
+
+def _side_by_side(seeds: int, quick: bool) -> list[Job]:
+    """Return the jobs in which several networks are trained side by side."""
+    smaller = {"epochs": 40, "copies": 1, "taught": 1, "rows": 3000}
+    common = {"seeds": list(range(seeds)), "keep": 1259}
+    todo = [
+        Job("together", together.sought, common | (smaller if quick else {"epochs": EPOCHS})),
+        Job("lists", few.without, {"rows": 3000} if quick else {}),
+    ]
+    for name in together.COMPARED:
+        settings = {**common, "activation": name} | (smaller if quick else {"epochs": BRIEFLY})
+        todo.append(Job(f"activation-{name}", together.sought, settings))
+    chosen = {"rungs": list(few.RUNGS), "epochs": 6, "restarts": 10}
+    if quick:
+        chosen = {"rungs": [110, 38], "epochs": 30, "restarts": 3, "rows": 3000}
+    return todo + [Job(f"few-{seed}", few.few, {"seed": seed, **chosen}) for seed in range(seeds)]
 
 
 def reproduce(order: Order) -> list[Claim]:
     """Run the experiments, draw the figures and judge the paper's claims."""
-    from sentei.papers.wsf import claims, figures
+    from sentei.papers.wsf import claims, figures, sentences
 
     results: dict[str, Result] = order.work(jobs(order.seeds, order.quick))
     figures.draw(order, results)
-    storage.write(order.folder / "rules.md", claims.in_words(results).encode())
+    for name, text in sentences.tables(results).items():
+        storage.write(order.folder / f"{name}.md", text.encode())
     return claims.judged(results, order.quick)

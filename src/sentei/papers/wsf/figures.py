@@ -32,8 +32,10 @@ def draw(order: Order, results: Mapping[str, Result]) -> None:
         figure, axes = canvas()
         ladder(axes, [r["rungs"] for r in ladders])
         order.figure("ladder", figure)
+    tried = [r for name, r in sorted(results.items()) if name.startswith("few-")]
+    if tried:
         figure, axes = canvas(4.3, 3.5)
-        graph(axes, smallest(ladders)["edges"])
+        graph(axes, smallest(tried)["edges"])
         order.figure("graph", figure)
     if any(name.startswith("compared") for name in results):
         figure, axes = canvas()
@@ -49,9 +51,9 @@ def draw(order: Order, results: Mapping[str, Result]) -> None:
         order.figure("rules", figure)
 
 
-def smallest(ladders: Sequence[Result], synapses: int = 38) -> Result:
+def smallest(runs: Sequence[Result], synapses: int = 38) -> Result:
     """Return the result with the best validation accuracy among those with `synapses` synapses."""
-    rungs = [rung for found in ladders for rung in found["rungs"] if rung["synapses"] == synapses]
+    rungs = [rung for found in runs for rung in found["rungs"] if rung["synapses"] == synapses]
     return max(rungs, key=lambda rung: rung["validation"])
 
 

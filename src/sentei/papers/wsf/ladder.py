@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from sentei.jobs.results import Result
-from sentei.network.mask import Mask
 from sentei.network.units import Group
 from sentei.papers.wsf.parts import (
     accuracies,
@@ -61,8 +60,8 @@ class Flow:
         network = probe.model
         first, second = (network.get_parameter(f"{n}.weight").double() for n in ("fc1", "fc2"))
         hidden = network[:2](self.inputs).double().std(0)
-        layers = dict(zip(("fc1", "fc2"), flow(first, second, self.spread, hidden), strict=True))
-        return layers[group.name].flatten()
+        layers = flow(first, second, self.spread, hidden)
+        return layers[group.name == "fc2"].flatten()
 
 
 def descended(seed: int, rungs: list[int], epochs: int, rows: int = 0) -> Result:

@@ -57,7 +57,9 @@ def lessons(copies: int, epochs: int, rows: int = 0) -> Lessons:
                 shown = distorted(part, STRENGTH, SHEAR) if copy else part
                 bytes_of = (shown * 255).round().clamp(0, 255).to(torch.uint8)
                 with torch.no_grad():
-                    told = torch.zeros(len(part), 10) if teacher is None else teacher(bytes_of / 255)
+                    told = (
+                        torch.zeros(len(part), 10) if teacher is None else teacher(bytes_of / 255)
+                    )
                 logits.append(told)
                 images.append(bytes_of.view(-1, 784))
     return Lessons(

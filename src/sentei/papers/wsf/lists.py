@@ -127,7 +127,9 @@ def predicted(rules: Sequence[Rule], lit: Tensor) -> Tensor:
             holds &= lit[:, at] == bright
         found[holds] = rule.label
     if (found < 0).any():
-        raise ValueError("a sample that no rule decides: end the list with a rule that always holds")
+        raise ValueError(
+            "a sample that no rule decides: end the list with a rule that always holds"
+        )
     return found
 
 

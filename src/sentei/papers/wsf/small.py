@@ -22,7 +22,6 @@ from sentei.pruning.rules.schedules import cubic
 from sentei.training.models import mlp
 
 ACTIVATION = "gelu"
-BEST = 7  # index in the plan of the attempt repeated with other seeds; none is better on validation
 
 
 def attempt(

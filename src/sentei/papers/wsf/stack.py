@@ -143,11 +143,12 @@ def trained(stack: Stack, lessons: Lessons, plan: Plan, seed: int) -> Stack:
     stack = _copied(stack)
     parameters = [weight.requires_grad_() for weight in stack.weights]
     optimizer = torch.optim.Adam(parameters, plan.lr, fused=True)
-    updates = lessons.originals // plan.batch
+    batch = min(plan.batch, lessons.originals)
+    updates = lessons.originals // batch
     events = max(int(plan.epochs * (1 - plan.settle)), 1)
     start = sum(int(part.sum()) for part in stack.alive) // len(stack.first)
     sums, gathered = [torch.zeros_like(p) for p in parameters], _none(stack)
-    order = _batches(len(images), plan.batch, seed)
+    order = _batches(len(images), batch, seed)
     for epoch in range(plan.epochs):
         for update in range(updates):
             done = (epoch * updates + update) / (plan.epochs * updates)
@@ -235,12 +236,12 @@ def _step(stack: Stack, optimizer: torch.optim.Optimizer, gathered: Sequence[Ten
     layers = (stack.first, stack.second)
     gradients = [layer.grad for layer in layers if layer.grad is not None]
     for total, gradient in zip(gathered, gradients, strict=False):
-        total += gradient
+        total.add_(gradient)
     for gradient, alive in zip(gradients, stack.alive, strict=True):
-        gradient *= alive
+        gradient.mul_(alive)
     optimizer.step()
     for layer, alive in zip(layers, stack.alive, strict=True):
-        layer *= alive
+        layer.mul_(alive)
     optimizer.zero_grad()
 
 
@@ -288,4 +289,4 @@ def _exchange(
         stack.alive[0][place] = alive[:edge].view_as(stack.alive[0][place])
         stack.alive[1][place] = alive[edge:].view_as(stack.alive[1][place])
     for layer, alive in zip((stack.first, stack.second), stack.alive, strict=True):
-        layer *= alive
+        layer.mul_(alive)

@@ -7,7 +7,8 @@ from sentei.papers.wsf.lessons import lessons
 from sentei.papers.wsf.parts import accuracies, alive, data, structure
 from sentei.papers.wsf.stack import Plan, Ricker, begun, networks, readable, trained
 
-ACTIVATIONS = {"ricker": Ricker}
+ACTIVATIONS = {"ricker": Ricker}  # beside those that have a name in `mlp`
+COMPARED = ("ricker", "gelu", "tanh", "sigmoid")
 
 
 def sought(
