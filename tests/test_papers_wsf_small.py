@@ -156,5 +156,5 @@ def test_the_first_rule_that_holds_decides_and_one_must():
 
 def test_a_perceptron_takes_any_activation_that_can_be_made():
     network = mlp("4-3-2", nn.SiLU, lambda: nn.LeakyReLU(0.2))
-    assert [type(layer) for layer in network[1::2]] == [nn.SiLU, nn.LeakyReLU]
+    assert [type(layer) for layer in list(network)[1::2]] == [nn.SiLU, nn.LeakyReLU]
     assert network[3].negative_slope == 0.2

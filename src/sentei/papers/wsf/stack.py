@@ -1,7 +1,7 @@
 """Several networks of one hidden layer, trained side by side as one while synapses are exchanged.
 
 All networks see the same batches, so the first layers are one matrix product and the second layers
-one batched product. Five networks of 20 hidden units cost about as much as one and a half.
+one batched product.
 """
 
 from __future__ import annotations
