@@ -22,8 +22,8 @@ SOURCE = ROOT / "src" / "sentei"
 # GROUND. A module belongs to the room with the longest matching prefix of its name.
 GROUND = {
     *("arguments", "card", "describing", "devices", "distributed", "errors", "html_table"),
-    *("kinds", "losses", "metrics", "nests", "quantities", "running", "samples", "storage"),
-    "target_forms",
+    *("kinds", "losses", "metrics", "nests", "quantities", "running", "samples", "shards"),
+    *("storage", "target_forms"),
 }
 NETWORK = {"network", "network.tracing", "network.surgery", "network.encoding"}
 PROBE = NETWORK | {"reading", "probe.recording", "probe.engines", "probe"}

@@ -33,6 +33,7 @@ from sentei.network.tracing.tracing import find_units
 from sentei.network.units import Neurons
 from sentei.probe.probe import Probe
 from sentei.running import Example, run
+from sentei.shards import refuse_sharded
 
 EXAMPLE = 2  # samples of `Block.example`
 
@@ -130,11 +131,12 @@ def each_block(
         batch: about how many samples are run at once, 2 or more.
 
     Raises:
-        StructureError: no module has such a name, a block is given an object that may keep a state
-            (a cache), or blocks are called in another way.
+        StructureError: the network is in shards, no module has such a name, a block is given an
+            object that may keep a state (a cache), or blocks are called in another way.
         DataError: samples of different shapes.
         FileError: `weights` cannot be read, or `out` holds something.
     """
+    refuse_sharded(model)
     names = [name for name, _ in model.named_modules() if name and fnmatchcase(name, blocks)]
     names = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     if not names:

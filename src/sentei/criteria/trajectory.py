@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sentei.arguments import check_entries, checked
 from sentei.errors import CriterionError, GroupError, unknown
-from sentei.network.finished import refuse_sharded
 from sentei.samples import fingerprint
+from sentei.shards import refuse_sharded
 
 _PARTS = ("start", "checked", "before", "now", "karnin")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sentei.errors import GroupError
-from sentei.network.finished import refuse_sharded
 from sentei.network.units import Branches, Group, Listener, Synapses
+from sentei.shards import refuse_sharded
 
 
 def positions_in(group: Group, given: Tensor | Sequence[int]) -> Tensor:

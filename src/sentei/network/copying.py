@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sentei.network.example import tensors
-from sentei.network.finished import refuse_sharded
 from sentei.network.holders import holders
+from sentei.shards import refuse_sharded
 
 _CONTAINERS = (dict, list, tuple, deque)
 _REFILLED = (dict, list, deque, set)

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sentei.errors import StructureError
+from sentei.shards import class_beginning, refuse_sharded
 
 # What a class's full name begins with. Observers and fake quantisers count: they hold scales of the
 # units that are there.
@@ -17,7 +18,6 @@ _QUANTISED = (
     *(f"torch.ao.quantization.{part}." for part in ("observer", "fake_quantize")),
     "torchao.quantization.",
 )
-_SHARDED = ("torch.distributed.fsdp.", "torch.distributed._composable.")
 # Stand-ins for additions and the like in networks that may be quantised later; not quantised yet.
 _IN_FLOAT = ("FloatFunctional", "FXFloatFunctional")
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
@@ -42,30 +42,6 @@ def refuse_finished(model: nn.Module) -> None:
             )
 
 
-def refuse_sharded(model: nn.Module) -> None:
-    """Refuse a network of which a device holds a part of each tensor only.
-
-    Raises:
-        StructureError: names the module and what shards it.
-    """
-    for name, module in model.named_modules():
-        if (found := sharded(module)) is not None:
-            where = f"module {name!r}, a {type(module).__name__}," if name else "this network"
-            raise StructureError(
-                f"a network is measured and cut as a whole; {where} is in shards ({found}). Gather "
-                "its weights into a plain network (torch.distributed.checkpoint.state_dict with "
-                "full_state_dict=True), and use that, or train under DistributedDataParallel."
-            )
-
-
-def sharded(module: nn.Module) -> str | None:
-    """Return what keeps a module's own tensors in shards: a tensor by name, or a class; or None."""
-    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None and any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__):
-            return f"{name!r} is a DTensor"
-    return _beginning(module, _SHARDED)
-
-
 def _finished(module: nn.Module, *, is_part: bool) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         runs_in_both_modes = hasattr(module, "training")  # a frozen one does not
@@ -77,7 +53,7 @@ def _finished(module: nn.Module, *, is_part: bool) -> str | None:
 
 def exported(module: nn.Module) -> str | None:
     """Return what a module is that `torch.export` made; None if something else made it."""
-    if (name := _beginning(module, _EXPORTED)) is not None:
+    if (name := class_beginning(module, _EXPORTED)) is not None:
         return name
     calls = (
         (node.target for node in module.graph.nodes) if isinstance(module, fx.GraphModule) else ()
@@ -102,7 +78,7 @@ def quantised(module: nn.Module) -> str | None:
 
 def of_quantised_class(module: nn.Module) -> str | None:
     """Return the full name of a module's class if only quantisers make such modules."""
-    return None if type(module).__name__ in _IN_FLOAT else _beginning(module, _QUANTISED)
+    return None if type(module).__name__ in _IN_FLOAT else class_beginning(module, _QUANTISED)
 
 
 def _is_quantised(tensor: Tensor) -> bool:
@@ -113,12 +89,6 @@ def _is_quantised(tensor: Tensor) -> bool:
 
 def _is_whole(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex())
-
-
-def _beginning(module: nn.Module, beginnings: tuple[str, ...]) -> str | None:
-    """Return the full name of a class of the module, or of one above it, that begins so."""
-    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
-    return next((name for name in names if name.startswith(beginnings)), None)
 
 
 def _class(module: nn.Module) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sentei.arguments import checked
 from sentei.errors import GroupError
-from sentei.network.finished import refuse_sharded
+from sentei.shards import refuse_sharded
 
 # Parameters of weight norms and recurrent layers, which need at least one unit: of a weight without
 # rows, torch's weight norm ends the process.

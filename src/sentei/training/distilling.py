@@ -15,6 +15,7 @@ from sentei.errors import DataError
 from sentei.losses import Loss, PerSample, per_sample, per_sample_losses
 from sentei.nests import joined, split, tensors
 from sentei.running import Example, ForwardCall, called, own_inputs
+from sentei.shards import refuse_sharded
 from sentei.target_forms import IGNORED
 from sentei.training.feeding import Feed, mode
 
@@ -52,6 +53,7 @@ class Distillation:
     loss: str | PerSample | None = None
 
     def __post_init__(self):
+        refuse_sharded(self.teacher)
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"a temperature must be above 0 and finite, not {self.temperature}")
         if not 0 <= self.weight <= 1:

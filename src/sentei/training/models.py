@@ -12,6 +12,7 @@ from torch import nn
 
 from sentei.arguments import checked
 from sentei.errors import unknown
+from sentei.shards import refuse_sharded
 from sentei.training.seeds import seeded
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -263,9 +264,11 @@ def initialise_(network: nn.Sequential, init: str) -> nn.Sequential:
 
     Raises:
         ValueError: an unknown init.
+        StructureError: tensors of the network are in shards on several devices.
     """
     if init not in INITS:
         raise ValueError(unknown("init", init, INITS))
+    refuse_sharded(network)
     for parameter in network.parameters():
         INITS[init](parameter)
     return network

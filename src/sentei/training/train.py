@@ -19,6 +19,7 @@ from sentei.nests import resized, taken, tensors
 from sentei.reading.batches import Unpack
 from sentei.reading.data import MemoryData
 from sentei.running import Forward, called
+from sentei.shards import refuse_sharded
 from sentei.training.distilling import Teaching
 from sentei.training.feeding import TRIED, Feed, mode
 from sentei.training.recipe import Recipe
@@ -97,6 +98,7 @@ def train(
         progress: called after every epoch with its number, from 1, and its mean loss.
 
     Raises:
+        StructureError: tensors of the network are in shards on several devices.
         DataError: the network cannot learn from the samples; nothing is changed then, unless a
             later batch of a loader is to blame.
         LossError: the loss does not fit the samples, and nothing is changed; or it is not finite,
@@ -127,6 +129,7 @@ class Course:
         batch: Unpack | None = None,
         forward: Forward | None = None,
     ):
+        refuse_sharded(model)
         self.model, self.recipe = model, recipe
         feed = Feed(model, samples, batch, forward)
         self.samples, self.loss = feed.learnt(recipe.loss, recipe.batch_size)
@@ -250,12 +253,14 @@ def evaluate(
         forward: how the network is run on inputs: callable(model, inputs) -> outputs.
 
     Raises:
+        StructureError: tensors of the network are in shards on several devices.
         DataError: there are no samples, or the network cannot take them.
         LossError: the loss does not fit outputs and targets.
         ValueError: `batch_size` is less than 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    refuse_sharded(model)
     feed = Feed(model, samples, batch, forward)
     ready, measured = feed.measured(loss)
     metrics = metrics_for(measured, ready.summary)

@@ -17,7 +17,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from sentei.errors import FileError
-from sentei.network.finished import exported, of_quantised_class, sharded
+from sentei.network.finished import exported, of_quantised_class
+from sentei.shards import sharded
 
 NESTED = 4  # how deep lists and dictionaries of a module are searched for tensors
 

@@ -15,7 +15,6 @@ from sentei.errors import CertificateError, StructureError
 from sentei.nests import resized
 from sentei.network.copying import copied
 from sentei.network.example import rows
-from sentei.network.finished import refuse_sharded
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.comparing import (
@@ -32,6 +31,7 @@ from sentei.network.surgery.observing import Observed
 from sentei.network.surgery.reference import Reference, State, first_line
 from sentei.network.surgery.twin import nudge_
 from sentei.running import Example, Forward
+from sentei.shards import refuse_sharded
 
 ROUNDING = 10  # what rounding does to a value is allowed this many times
 
@@ -115,7 +115,8 @@ def certify(
         StructureError: the masked network draws random numbers besides dropout, so that it differs
             from itself.
     """
-    refuse_sharded(small)
+    for network in (small, *([] if original is None else [original])):
+        refuse_sharded(network)
     example = with_forward(masked, example, forward)
     # The twin of the network is made in its place and undone: of a copy, not of the caller's own.
     reference = Reference(masked if mask is None else copied(masked), example, mask)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.errors import CertificateError, GroupError, unknown
 from sentei.network.example import check, undisturbed
+from sentei.network.finished import refuse_finished
 from sentei.network.forward import with_forward
 from sentei.network.mask import Mask
 from sentei.network.surgery.surgery import shrink
@@ -70,12 +71,14 @@ def declare(
         forward: as for `find_units`.
 
     Raises:
+        StructureError: the network was quantised, exported or scripted, or is in shards.
         GroupError: a name, dimension or index that the model does not have, positions that do not
             fit the number of units or belong to two of them, or a part that is missing.
         CertificateError: without some of the units the smaller network computes something else than
             the masked one; the message says what.
         DataError: the example does not run.
     """
+    refuse_finished(model)
     given = {"producers": producers, "followers": followers or {}, "listeners": listeners}
     parts = [part for role, places in given.items() for part in _parts(model, role, places)]
     _check_roles(given, kind)
