@@ -174,7 +174,7 @@ def test_networks_that_begin_anew_have_the_widths_that_are_left():
     found = handover.handed_over("diamond", 0, quick=True)
     assert list(found) == list(handover.WAYS)
     assert all(len(found[way]["accuracy"]) == len(found[way]["held"]) == 11 for way in found)
-    assert sum(found[handover.REPAIRED[-2]]["hidden"]) == 10 // handover.LEFT
+    assert sum(found[handover.COMPARED]["hidden"]) == 10 // handover.LEFT
     assert found[handover.ALONE]["accuracy"] != found[handover.REPAIRED[0]]["accuracy"]
 
 

@@ -186,24 +186,24 @@ def _sizes(runs: Runs) -> list[Claim]:
 def _from_the_start(runs: Runs) -> list[Claim]:
     """Claims: networks with few connections from the first update on, exchanged in training."""
     rows = []
-    for name, annealed, share in (
-        ("sparse-44", "annealed", "44 %"),
-        ("sparse-10", "annealed-10", "10 %"),
-    ):
+    for name, other, words in (
+        ("sparse-44", "annealed", "44 % of the dense connections, from the first update on, are as "
+         "good as annealing to 44 %"),
+        ("sparse-10", "neither", "10 % of the dense connections, from the first update on, are as "
+         "good as all of them"),
+    ):  # fmt: skip
         left = runs[name][0]["kept"][-1]
         died = sum(sum(run["died"].values()) for run in runs[name])
         rows.append(
             Claim(
-                f"{share} of the dense connections from the first update on are as good as "
-                f"annealing to {share}",
+                words,
                 "not tried",
-                f"{spread(final(runs[name]), 2, 100, '%')}; annealing to {share}: "
-                f"{spread(final(runs[annealed]), 2, 100, '%')}; from the start minus annealing: "
-                f"{_minus(runs, name, annealed)}",
-                _no_worse(_difference(runs, name, annealed)),
+                f"{spread(final(runs[name]), 2, 100, '%')}; minus {VARIANTS[other].words}: "
+                f"{_minus(runs, name, other)}",
+                _no_worse(_difference(runs, name, other)),
                 f"minus neither: {_minus(runs, name)}. Drawn at random in each layer; every fifty "
-                "updates of the first three quarters some, of the smallest weights, go for dead "
-                "ones of large gradient (RigL; 30 % at first, none at the end). At the end "
+                "updates of the first three quarters some of the smallest weights go for dead ones "
+                "of large gradient (30 % at first, fewer along half a cosine). At the end "
                 + ", ".join(f"{k} {n:,}" for k, n in left.items())
                 + f"; units that died of it, over all seeds: {died}",
             )

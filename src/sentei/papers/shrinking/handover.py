@@ -25,8 +25,9 @@ WAYS: dict[str, tuple[str, str | None]] = {  # criterion and repair
     "brute force after least squares, then least loss": ("ablation-least-squares", "least_loss"),
 }
 ALONE, *REPAIRED = WAYS
+COMPARED = "brute force after least squares"  # with new networks of the same widths
 AIMS = {"1x100": 70, "2x50": 55}  # units of a hundred that go for one point of accuracy
-LEFT = 3  # a third of the units is left where networks are compared with new ones
+LEFT = 3  # ... when a third of the units is left
 
 
 def handed_over(name: str, seed: int, quick: bool) -> Result:
@@ -49,7 +50,7 @@ def handed_over(name: str, seed: int, quick: bool) -> Result:
     for words, (criterion, repair) in WAYS.items():
         curve: dict[str, Any] = emptied(model, seen, held, how, criterion, repair=repair)
         found[words] = {kind: curve[kind] for kind in ("accuracy", "held")}
-        if words == REPAIRED[-2]:
+        if words == COMPARED:
             gone = curve["layers"][: how.units - how.units // LEFT]
             hidden = [width - gone.count(layer) for layer, width in enumerate(how.hidden)]
             fresh, _ = trained(how, hidden, learn, seed + 1000)
@@ -88,9 +89,9 @@ def _aim(name: str, runs: list[Result]) -> Claim:
 
 def _beside_new(runs: Runs) -> Claim:
     """Compare repaired networks with new ones of the same widths, on held-out samples."""
-    parts, holds, words = [], [], REPAIRED[-2]
+    parts, holds = [], []
     for name in AIMS:
-        of_seeds = [run[words] for run in runs[f"handover-{name}"]]
+        of_seeds = [run[COMPARED] for run in runs[f"handover-{name}"]]
         units = len(of_seeds[0]["held"]) - 1
         ours = [curve["held"][units - units // LEFT] for curve in of_seeds]
         new = [curve["scratch"] for curve in of_seeds]
@@ -106,5 +107,5 @@ def _beside_new(runs: Runs) -> Claim:
         "-",
         ". ".join(parts),
         verdict(all(holds), any(holds)),
-        f"{words}: each unit's score is the rise in error after the least-squares repair",
+        f"{COMPARED}: each unit's score is the rise in error after the least-squares repair",
     )
