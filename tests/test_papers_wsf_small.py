@@ -58,6 +58,14 @@ def test_networks_as_layers_have_the_number_asked_for_and_the_same_outputs(whole
         assert (network.get_parameter("fc1.weight")[:, 60:] == 0).all()
 
 
+def test_the_weights_of_the_last_quarter_are_averaged():
+    plan = stack.Plan(260, epochs=8, share=0.0, batch=32, lr=1e-7)
+    begun = start([0])
+    made = stack.trained(begun, material(), plan, 0)
+    assert torch.allclose(made.first, begun.first * made.alive[0], atol=1e-4)
+    assert torch.allclose(made.second_bias, begun.second_bias, atol=1e-4)
+
+
 def test_what_is_learnt_is_labels_and_a_softened_teacher():
     plan, seen = stack.Plan(1, 1, weight=0.7, temperature=2.0), material()
     logits = torch.randn(3, 10, len(seen.labels), requires_grad=True)
