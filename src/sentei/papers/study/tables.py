@@ -71,21 +71,24 @@ def _seconds(study: Study, name: str) -> str:
 
 def ways(study: Study) -> str:
     """Return a table of the ways: means over all criteria, of the best, magnitude and random."""
-    head = ["way", "mean of all criteria", "best", "ablation", "magnitude", "random"]
+    wanted = ("ablation", "magnitude", "random")
+    head = ["way", "networks", "mean of all criteria", "best", *wanted]
     lines = []
     for way in (*WAYS, PRUNED_WHILE_TRAINED, NEW):
         if way == NEW:
             found = [study.quality(way, n, "") for n in study.measured(way)]
-            lines.append([str(way), _percent(found), "", "", "", ""])
+            lines.append([str(way), str(len(found)), _percent(found), *[""] * 4])
             continue
         names, networks, qualities = study.qualities(way)
         if not networks:
             continue
         means = qualities.mean(0)
         best = int(means.argmax())
-        named = [f"{100 * means[names.index(n)]:.1f}" for n in ("ablation", "magnitude", "random")]
+        known = dict(zip(names, means.tolist(), strict=True))
+        named = [f"{100 * known[name]:.1f}" if name in known else "" for name in wanted]
         middle = f"{100 * means.mean():.1f}"
-        lines.append([str(way), middle, f"{100 * means[best]:.1f} {names[best]}", *named])
+        counted = str(len(networks))
+        lines.append([str(way), counted, middle, f"{100 * means[best]:.1f} {names[best]}", *named])
     return _table(head, lines)
 
 
