@@ -251,7 +251,7 @@ WITHOUT_EFFECT = {
         *("--budgets 1KiB --repairs mean", "--budgets 1KiB --retrain 1", "--shard 1/2"),
     ],
     "export": ["--format c --to onnx", "--format onnx --out a.safetensors", "--to c --format onnx"],
-    "reproduce": ["--quick --page a.md", "--jobs 2 --processes 2", "--images ."],
+    "reproduce": ["--quick --page a.md", "--jobs 2 --processes 2", "--images .", "--so-far"],
 }  # fmt: skip
 TABLES = ["--target label", "--target -1", "--missing drop", "--text one-hot"]
 LINES = [

@@ -1,5 +1,6 @@
 """The study: ranks by known tables, runs that keep what they say, questions on made-up results."""
 
+import json
 import math
 import struct
 from dataclasses import replace
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from sentei import Progress
+from sentei.errors import IncompleteError
 from sentei.papers import Order, reproduce, study
 from sentei.papers.study import judging, ranks, reading, tables, tasks, ways
 from sentei.papers.study.reading import Network, Study
@@ -166,6 +168,37 @@ def test_jobs_are_of_all_criteria_and_fewer_with_quick():
     assert all(job.settings["quick"] for job in study.jobs(1, quick=True))
     with_images = study.jobs(1, quick=True, images="a/b")
     assert {"images:a/b"} < {job.settings["task"] for job in with_images}
+
+
+def invented(job, number):
+    """Return a result of the form that a job's function returns."""
+    numbers = {"quality": [0.5 + number / 100] * 5, "loss": [1.0] * 5}
+    ways_of = {
+        ways.from_scratch: [reading.NEW],
+        ways.after_training: reading.WAYS,
+        ways.while_training: [reading.PRUNED_WHILE_TRAINED],
+    }[job.function]
+    paths = [{**way._asdict(), **numbers} for way in ways_of]
+    if job.function is ways.from_scratch:
+        return {"paths": paths, "whole": [0.9, 0.1], "sizes": [[9, 8]] * 6, "ranks": [0.5]}
+    return {"paths": paths, "seconds": 1.0, "agreement": 0.5}
+
+
+def test_what_is_stored_so_far_is_judged_where_it_is_whole(tmp_path):
+    """A task and seed that a criterion has not pruned yet does not count."""
+    todo = [j for j in study.jobs(1, quick=True) if j.settings["task"] == "friedman mlp"]
+    missing = "during-friedman-mlp-random-0"
+    (tmp_path / "quick").mkdir()
+    for number, job in enumerate(each for each in todo if each.name != missing):
+        kept = job.identity() | {"result": invented(job, number)}
+        (tmp_path / "quick" / f"{job.name}.json").write_text(json.dumps(kept))
+    report = reproduce("study", Order(tmp_path, quick=True, seeds=1, so_far=True))
+    assert report.command.endswith("--quick --so-far")
+    assert len(report.claims) > 10
+    assert not any("while training" in claim.remark for claim in report.claims)
+    assert "mnist" not in (tmp_path / "tasks.md").read_text()
+    with pytest.raises(IncompleteError, match="all criteria"):
+        reproduce("study", Order(tmp_path / "new", quick=True, so_far=True))
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ def reproduce(
     quick: bool = False,
     seeds: Count = 5,
     images: Path | None = None,
+    so_far: bool = False,
     page: OutFile | None = None,
     parallel: Parallel = Parallel(),
     processes: Annotated[Threads | None, Parameter(group=JOBS)] = None,
@@ -47,6 +48,9 @@ def reproduce(
         Number of random seeds that each experiment is repeated with.
     images
         A folder of IDX files, on which the study is made too.
+    so_far
+        Run nothing: judge the results of the study that are stored already. Of a task and seed,
+        those count that all criteria have.
     page
         Markdown file to update: the text between its `<!-- claims -->` marks and the figures that
         it shows. Only for a full run of one paper.
@@ -62,8 +66,9 @@ def reproduce(
 
     if page is not None and (paper == "all" or quick):
         raise ValueError("--page needs a full run of one paper: name it, and leave out --quick")
-    if images is not None and paper != STUDY:
-        raise ValueError(f"--images has an effect on the study only; leave it out for {paper}")
+    for name, given in (("--images", images is not None), ("--so-far", so_far)):
+        if given and paper != STUDY:
+            raise ValueError(f"{name} has an effect on the study only; leave it out for {paper}")
     workers = (parallel if processes is None else replace(parallel, jobs=processes)).workers()
     shown.start()
     resumed_by(into)
@@ -75,7 +80,7 @@ def reproduce(
             def on_progress(done: int, total: int, last: str, advance: Advance = advance) -> None:
                 advance(done, last, total)
 
-            order = Order(folder, quick, seeds, workers, on_progress, images)
+            order = Order(folder, quick, seeds, workers, on_progress, images, so_far)
             try:
                 report = reproduced(name, order)
             except IncompleteError as error:

@@ -118,6 +118,16 @@ def run(
     return complete
 
 
+def stored(jobs: Sequence[Job], folder: Path) -> dict[str, Result]:
+    """Return the results that are stored already, by name, and run nothing.
+
+    Raises:
+        JournalError: `folder` holds a result of that name with other settings.
+    """
+    found = ((job.name, _stored(job, folder)) for job in jobs)
+    return {name: result for name, result in found if result is not None}
+
+
 def executed(
     function: Callable[..., Any],
     tasks: Sequence[Sequence[Any]],

@@ -49,6 +49,7 @@ class Order:
         workers: how many jobs run at once, where, and which share of them.
         on_progress: called after each job with (jobs done, jobs in all, name of the job).
         images: a folder of IDX files, on which the study is made too; only its own data if None.
+        so_far: run nothing, and judge the results that are stored already; for the study only.
 
     Raises:
         ValueError: `seeds` is below 1.
@@ -60,6 +61,7 @@ class Order:
     workers: Workers = Workers()  # noqa: RUF009 - frozen
     on_progress: Callable[[int, int, str], object] | None = None
     images: Path | None = None
+    so_far: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError if `seeds` is below 1, before any experiment runs."""
@@ -72,10 +74,14 @@ class Order:
     def work(self, todo: Sequence[results.Job]) -> dict[str, results.Result]:
         """Run the jobs without a stored result, and return all results by name.
 
+        With `so_far` nothing is run, and the results of some jobs may be missing.
+
         Raises:
             IncompleteError: results of other shares of the jobs are missing.
         """
         folder = self.folder / ("quick" if self.quick else "results")
+        if self.so_far:
+            return results.stored(todo, folder)
         return results.run(todo, folder, self.workers, on_progress=self.on_progress)
 
     def figure(self, name: str, figure: Figure) -> Path:
@@ -105,6 +111,7 @@ def reproduce(paper: str, order: Order) -> Report:
         raise ValueError(unknown("paper", paper, (*PAPERS, STUDY)))
     module = importlib.import_module(f"sentei.papers.{paper}")
     command = f"sentei reproduce {paper} --seeds {order.seeds}" + " --quick" * order.quick
+    command += " --so-far" * order.so_far
     report = Report(paper, module.TITLE, command, order.quick, module.reproduce(order))
     storage.write(order.folder / "claims.md", report.markdown().encode())
     storage.write(order.folder / "claims.json", report.json().encode())

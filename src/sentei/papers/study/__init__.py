@@ -9,11 +9,12 @@ multiply-adds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sentei import storage
 from sentei.criteria import CRITERIA
+from sentei.errors import IncompleteError
 from sentei.jobs.results import Job, Result
 from sentei.papers.study import ways
 from sentei.papers.study.tasks import IMAGES, TASKS, VARIANTS
@@ -46,7 +47,12 @@ def reproduce(order: Order) -> list[Claim]:
     from sentei.papers.study import figures, judging, reading, tables
 
     todo = jobs(order.seeds, order.quick, str(order.images or ""))
-    study = reading.read(todo, order.work(todo))
+    found = order.work(todo)
+    study = reading.read(_whole(todo, found), found)
+    if not study.networks:
+        raise IncompleteError(
+            f"{order.folder} holds no task and seed that all criteria have pruned"
+        )
     figures.draw(order, study)
     storage.write(order.folder / "results.csv", reading.as_csv(study).encode())
     for table in (tables.tasks, tables.criteria, tables.ways, tables.settings, tables.by_task):
@@ -72,6 +78,18 @@ def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iter
             for criterion in criteria:
                 settings = {**at, "criterion": criterion, "short": True}
                 yield _job("after", ways.after_training, settings)
+
+
+def _whole(todo: Sequence[Job], found: Mapping[str, Result]) -> list[Job]:
+    """Return the jobs of each part, task and seed all of whose results are there."""
+
+    def of(job: Job) -> tuple[Any, ...]:
+        return job.function, job.settings["task"], job.settings["seed"]
+
+    missing = {of(job) for job in todo if job.name not in found}
+    whole = [job for job in todo if of(job) not in missing]
+    known = {of(job)[1:] for job in whole if job.function is ways.from_scratch}
+    return [job for job in whole if of(job)[1:] in known]
 
 
 def _job(part: str, function: Callable[..., Result], settings: dict[str, Any]) -> Job:
