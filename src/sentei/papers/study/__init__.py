@@ -81,15 +81,18 @@ def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iter
 
 
 def _whole(todo: Sequence[Job], found: Mapping[str, Result]) -> list[Job]:
-    """Return the jobs of each part, task and seed all of whose results are there."""
+    """Return the jobs of each part, task and seed all of whose results are there.
+
+    A task and seed without new networks, or not pruned after training, has no part.
+    """
 
     def of(job: Job) -> tuple[Any, ...]:
         return job.function, job.settings["task"], job.settings["seed"]
 
     missing = {of(job) for job in todo if job.name not in found}
-    whole = [job for job in todo if of(job) not in missing]
-    known = {of(job)[1:] for job in whole if job.function is ways.from_scratch}
-    return [job for job in whole if of(job)[1:] in known]
+    needed = (ways.from_scratch, ways.after_training)
+    unknown = {tuple(network) for function, *network in missing if function in needed}
+    return [job for job in todo if of(job) not in missing and of(job)[1:] not in unknown]
 
 
 def _job(part: str, function: Callable[..., Result], settings: dict[str, Any]) -> Job:

@@ -40,10 +40,10 @@ def draw(order: Order, study: Study) -> None:
             differences(figure.add_subplot(), names, ranks, width, title)
             order.figure(name, figure)
     figure = blank(8.0, 2.6 * ((len(study.tasks) + 1) // 2))
-    panels = figure.subplots((len(study.tasks) + 1) // 2, 2, squeeze=False).flat
+    panels = [*figure.subplots((len(study.tasks) + 1) // 2, 2, squeeze=False).flat]
     for panel, task in zip(panels, study.tasks, strict=False):
         sizes(panel, study, task)
-    for panel in list(panels)[len(study.tasks) :]:
+    for panel in panels[len(study.tasks) :]:
         panel.set_axis_off()
     below(figure.axes[0])
     order.figure("sizes", figure)
@@ -122,6 +122,7 @@ def sizes(axes: Axes, study: Study, task: str) -> None:
             axes.plot(POINTS, means, dash, color=colour, linewidth=1.6, label=label)
     tidy(axes)
     axes.set_xlim(max(POINTS) + 2, min(POINTS) - 2)
+    axes.set_ylim(-3, 103)
     whole = 100 * statistics.fmean(study.networks[n]["whole"][0] for n in own)
     axes.axhline(whole, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_title(task, loc="left", color=INK, fontsize=10)
