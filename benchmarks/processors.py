@@ -1,7 +1,8 @@
-"""Time measurements on one and two ranks, and a sweep of 20 jobs here, on loky and on Dask.
+"""Time measurements on one and two ranks, and sweeps of jobs here, on loky and on Dask.
 
-Prints tables of seconds and ratios. Every way has to give the results of one process, or the
-benchmark ends with an error. `--smoke` runs small sizes.
+One sweep is of 20 short jobs, one of 8 longer ones. Prints tables of seconds and ratios. Every way
+has to give the results of one process, or the benchmark ends with an error. `--smoke` runs small
+sizes; `--only ranks|short|long` runs one part.
 """
 
 from __future__ import annotations
@@ -81,28 +82,21 @@ def on_ranks(world: int, width: int, rows: int) -> list[dict[str, tuple[float, f
         return [json.loads(Path(folder, f"{n}.json").read_text()) for n in range(world)]
 
 
-def sweep(workers: Workers, rows: int) -> tuple[float, list]:
-    """Return the seconds of a comparison of 20 runs, and its curves."""
+def sweep(workers: Workers, rows: int, seeds: int, epochs: int) -> tuple[float, list]:
+    """Return the seconds of a comparison of four runs for each seed, and its curves."""
     torch.manual_seed(0)
     model = sentei.training.build("16-48-26:tanh")
     data = sentei.datasets.load("letter")
-    todo = ways(["ablation", "taylor2"], [None, "least_squares"], [1])
+    todo = ways(["ablation", "taylor2"], [None, "least_squares"], [epochs])
     learn, judge = Samples(*data.train.first(rows)), Samples(*data.validation)
     start = perf_counter()
-    # Five seeds: 20 runs of pruning, and 5 of exact scores to compare with.
-    curves = compare(model, learn, judge, todo, seeds=5, samples=rows, workers=workers)
+    # For each seed also a run of exact scores to compare with.
+    curves = compare(model, learn, judge, todo, seeds=seeds, samples=rows, workers=workers)
     return perf_counter() - start, curves
 
 
-def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--ranks", action="store_true", help="no sweep")
-    given = parser.parse_args()
-    small = given.smoke
-    torch.set_num_threads(1)
-    width, rows = (4, 64) if small else (24, 512)
+def show_ranks(width: int, rows: int) -> None:
+    """Print what two ranks save."""
     one, two = (on_ranks(world, width, rows) for world in (1, 2))
     for name in one[0]:
         hashes = {found[name][2] for found in (*one, *two)}
@@ -111,15 +105,32 @@ def main() -> None:
             alone, shared = (max(float(found[name][at]) for found in each) for each in (one, two))
             ratio = alone / shared
             print(f"{name:10} 1 rank {alone:6.2f}, 2 ranks {shared:6.2f} {what}: {ratio:.2f}")
-    if given.ranks:
-        return
-    rows = 300 if small else 3000
-    here, curves = sweep(Workers(), rows)
-    print(f"{'here':10} {here:7.2f} s")
+
+
+def show_sweep(rows: int, seeds: int, epochs: int) -> None:
+    """Print what two processes save in a sweep."""
+    here, curves = sweep(Workers(), rows, seeds, epochs)
+    print(f"{4 * seeds} runs, {here / (5 * seeds):.1f} s each on average; here {here:7.2f} s")
     for backend in ("loky", "dask"):
-        seconds, found = sweep(Workers(2, backend), rows)
+        seconds, found = sweep(Workers(2, backend), rows, seeds, epochs)
         assert found == curves, f"{backend} found other curves"
         print(f"{backend:10} {seconds:7.2f} s   {here / seconds:.2f}")
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--only", choices=("ranks", "short", "long"))
+    given = parser.parse_args()
+    small = given.smoke
+    torch.set_num_threads(1)
+    if given.only in (None, "ranks"):
+        show_ranks(*((4, 64) if small else (24, 512)))
+    if given.only in (None, "short"):
+        show_sweep(300 if small else 3000, seeds=1 if small else 5, epochs=1)
+    if given.only in (None, "long"):
+        show_sweep(300 if small else 6000, seeds=1 if small else 2, epochs=1 if small else 6)
 
 
 if __name__ == "__main__":
