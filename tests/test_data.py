@@ -214,7 +214,7 @@ def test_a_share_of_batches_that_differs_is_refused():
         else:
             data[3][0] += change
         with pytest.raises(DataError, match=said):
-            [*probe.samples.blocks(probe.samples.boundaries(70), [0, 3])]
+            list(probe.samples.blocks(probe.samples.boundaries(70), [0, 3]))
 
 
 def test_a_run_over_samples_that_are_read_again_is_the_same_run():
