@@ -31,6 +31,7 @@ from sentei import (
 from sentei.cli import deployment, options, screen
 from sentei.cli.fit import Budget, room_of
 from sentei.cli.prune import SCHEDULES
+from sentei.criteria.repairs.where_possible import WherePossible
 from sentei.experiments import budgets, comparing
 from sentei.formats.c.compiled import Compiled
 from sentei.network.encoding.format import FORMATS
@@ -254,12 +255,40 @@ def test_options_of_prune_reach_the_library(model, monkeypatch, capsys):
     assert [group.kind for group in asked["positional"][1]] == ["neuron"]
 
 
+def test_what_cannot_be_repaired_is_pruned_without_unless_a_repair_is_named(
+    tmp_path, monkeypatch, capsys, caplog
+):
+    """A recurrent layer reads the units: no repair knows what it reads."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first = nn.Linear(16, 12)\n"
+        "        self.rnn = nn.GRU(12, 8, batch_first=True)\n"
+        "        self.last = nn.Linear(8, 26)\n\n"
+        "    def forward(self, x):\n"
+        "        hidden = self.first(x).relu().unsqueeze(1)\n"
+        "        return self.last(self.rnn(hidden)[0][:, 0])\n"
+    )
+    line = ["prune", "net.py:Net", "--data", "letter", "--samples", 100, "--criterion", "magnitude",
+            "--schedule", "one_shot", "--keep", "50 %", "--out", "small.safetensors"]  # fmt: skip
+    code, _, _ = run(*line, capsys=capsys)
+    assert code == 0
+    assert "units of 'first' are removed without a repair: what a listener reads" in caplog.text
+    code, _, err = run(*line, "--repair", "least_squares", capsys=capsys)
+    assert code != 0
+    assert "Measure without a repair" in err
+    assert run(*line, "--repair", "none", capsys=capsys)[0] == 0
+
+
 def test_the_usual_repair_is_that_of_what_is_removed(model, monkeypatch, capsys):
     asked = {}
     monkeypatch.setattr(sentei, "prune", enough(asked))
     half = ["--schedule", "one_shot", "--keep", "50 %"]
     for words, expected in (
-        ([], "least_squares"),
+        ([], WherePossible("least_squares")),
         (["--repair", "none"], None),
         (["--repair", "mean"], "mean"),
         (["--synapses", "--criterion", "magnitude"], None),

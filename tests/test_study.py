@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sentei import Progress
-from sentei.errors import IncompleteError
+from sentei.errors import DataError, IncompleteError
 from sentei.papers import Order, reproduce, study
 from sentei.papers.study import judging, ranks, reading, tables, tasks, ways
 from sentei.papers.study.reading import Network, Study
@@ -161,13 +161,19 @@ def test_tables_have_a_line_for_each_criterion():
     assert lines[3].endswith("| +0.90 | 2.00 |")
 
 
-def test_jobs_are_of_all_criteria_and_fewer_with_quick():
+def test_jobs_are_of_all_criteria_and_fewer_with_quick(images):
     todo = study.jobs(2, quick=False)
     assert len({job.name for job in todo}) == len(todo)
     assert {job.settings.get("criterion") for job in todo} >= {"ablation", "random", "wsf", None}
     assert all(job.settings["quick"] for job in study.jobs(1, quick=True))
-    with_images = study.jobs(1, quick=True, images="a/b")
-    assert {"images:a/b"} < {job.settings["task"] for job in with_images}
+    with_images = study.jobs(1, quick=True, images=str(images))
+    assert {f"images:{images}"} < {job.settings["task"] for job in with_images}
+
+
+def test_a_folder_without_images_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(DataError, match="train-images"):
+        reproduce("study", Order(tmp_path / "run", quick=True, images=tmp_path))
+    assert not (tmp_path / "run").exists()
 
 
 def invented(job, number):

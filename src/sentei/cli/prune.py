@@ -46,6 +46,7 @@ from sentei.pruning.rules import schedules
 if TYPE_CHECKING:
     from torch import nn
 
+    from sentei.criteria.repairs.table import Repair
     from sentei.network.units import Group
 
 SCHEDULES: dict[str, Callable[[Any, int | None], schedules.Schedule]] = {
@@ -58,7 +59,7 @@ SCHEDULES: dict[str, Callable[[Any, int | None], schedules.Schedule]] = {
 }
 
 # The usual repairs. Where a criterion chooses the units, least squares is best (docs/study.md).
-REPLACED, MERGED = "least_squares", "affine"
+REPLACED, MERGED, NONE = "least_squares", "affine", "none"
 
 
 @Parameter(name="*", group=REMOVED)
@@ -170,19 +171,28 @@ class Repairs:
     repair: Annotated[
         str | None,
         Parameter(
-            help=f"What replaces a removed unit's output: {listed(REPAIRS)}, or none. If left out, "
-            f"{REPLACED} for units, {MERGED} with --twins, none for single weights."
+            help=f"What replaces a removed unit's output: {listed(REPAIRS)}, or {NONE}. If left "
+            f"out, {REPLACED} for units where it is possible, {MERGED} with --twins, {NONE} for "
+            "single weights."
         ),
     ] = None
     retrain_epochs: RetrainEpochs = 0
 
-    def named(self, removed: Removed) -> str | None:
-        """Return the name of the repair, for what is removed; None for no repair."""
+    def chosen(self, removed: Removed) -> str | Repair | None:
+        """Return the repair for what is removed; None for no repair.
+
+        Raises:
+            ValueError: an unknown repair.
+        """
+        from sentei.criteria.repairs.where_possible import WherePossible
+
+        if self.repair is not None and self.repair.replace("-", "_") not in (*REPAIRS, NONE):
+            raise ValueError(unknown("repair", self.repair, (*REPAIRS, NONE)))
         if self.repair is not None:
-            return None if self.repair == "none" else self.repair
+            return None if self.repair == NONE else self.repair
         if removed.synapses:
             return None
-        return REPLACED if removed.twins is None else MERGED
+        return WherePossible(REPLACED) if removed.twins is None else MERGED
 
 
 def prune(
@@ -231,7 +241,7 @@ def prune(
     floors = together([*until.floors(), *metric.floors()])
     criterion = seeded(scoring.criterion, data.seed)
     ends = goal is not None or floors is not None or pace != Pace()
-    repair = repairs.named(removed)
+    repair = repairs.chosen(removed)
     propose = _proposal(criterion, schedule, removed, widths, repair, ends=ends)
     run.start()
     output.begin()
@@ -265,7 +275,7 @@ def _proposal(
     schedule: schedules.Schedule,
     removed: Removed,
     widths: Widths,
-    repair: str | None,
+    repair: str | Repair | None,
     *,
     ends: bool,
 ) -> Any:
@@ -276,7 +286,7 @@ def _proposal(
         schedule: how many members remain after each step.
         removed: the angle of twins, or where scores are compared.
         widths: what each group keeps.
-        repair: name of the repair; None for no repair.
+        repair: the repair, or its name; None for no repair.
         ends: whether a limit or the schedule ends the run.
 
     Raises:

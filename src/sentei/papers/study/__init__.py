@@ -17,7 +17,7 @@ from sentei.criteria import CRITERIA
 from sentei.errors import IncompleteError
 from sentei.jobs.results import Job, Result
 from sentei.papers.study import ways
-from sentei.papers.study.tasks import IMAGES, TASKS, VARIANTS
+from sentei.papers.study.tasks import IMAGES, TASKS, VARIANTS, task
 
 if TYPE_CHECKING:
     from sentei.papers import Order
@@ -62,15 +62,17 @@ def reproduce(order: Order) -> list[Claim]:
 
 def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iterator[Job]:
     tasks = ["mnist mlp", "friedman mlp"] if quick else [*TASKS]
-    tasks += [IMAGES + images] * bool(images)
+    if images:
+        tasks.append(IMAGES + images)
+        task(tasks[-1])  # a folder without images is refused before anything runs
     smaller = {"quick": True} if quick else {}
     for seed in range(seeds):
-        for task in tasks:
-            at = {"task": task, "seed": seed, **smaller}
+        for name in tasks:
+            at = {"task": name, "seed": seed, **smaller}
             yield _job("scratch", ways.from_scratch, at)
             for criterion in criteria:
                 yield _job("after", ways.after_training, {**at, "criterion": criterion})
-                if seed < DURING.get(task, 0):
+                if seed < DURING.get(name, 0):
                     yield _job("during", ways.while_training, {**at, "criterion": criterion})
         for variant in () if quick else VARIANTS:
             at = {"task": variant, "seed": seed}
@@ -96,6 +98,6 @@ def _whole(todo: Sequence[Job], found: Mapping[str, Result]) -> list[Job]:
 
 
 def _job(part: str, function: Callable[..., Result], settings: dict[str, Any]) -> Job:
-    task = str(settings["task"]).removeprefix(IMAGES).replace("/", "_").replace(" ", "-")
-    words = (part, task, settings.get("criterion", ""), str(settings["seed"]))
+    name = str(settings["task"]).removeprefix(IMAGES).replace("/", "_").replace(" ", "-")
+    words = (part, name, settings.get("criterion", ""), str(settings["seed"]))
     return Job("-".join(filter(None, words)), function, settings)

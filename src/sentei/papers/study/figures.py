@@ -51,7 +51,7 @@ def draw(order: Order, study: Study) -> None:
 
 def _words(way: Way) -> str:
     repair = "no repair" if way.repair == "none" else way.repair.replace("_", " ")
-    return repair + (", an epoch of retraining after each cut" if way.retrained else "")
+    return repair + (", ten updates of retraining after each cut" if way.retrained else "")
 
 
 def differences(

@@ -99,7 +99,7 @@ def _differences(study: Study) -> Iterator[Claim]:
             Side(REPAIRED, "random"),
             Side(PLAIN),
         ),
-        "repair is worth more than an epoch of retraining after each cut": (
+        "repair is worth more than ten updates of retraining after each cut": (
             Side(REPAIRED),
             Side(RETRAINED),
         ),
@@ -114,7 +114,7 @@ def _differences(study: Study) -> Iterator[Claim]:
             Side(Way(ONE_SHOT)),
         ),
         "the same, repaired": (Side(REPAIRED), Side(Way(ONE_SHOT, LEAST_SQUARES))),
-        "the same, repaired and retrained as many epochs": (
+        "the same, repaired, and retrained by as many updates": (
             Side(BOTH),
             Side(Way(ONE_SHOT, LEAST_SQUARES, True)),
         ),

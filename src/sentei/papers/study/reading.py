@@ -6,7 +6,7 @@ import csv
 import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -58,13 +58,11 @@ class Study:
         networks: what `ways.from_scratch` says of each network.
         scoring: for each network and criterion, the seconds of one scoring and the agreement with
             exact ablation.
-        refused: why a criterion scores no units of a task.
     """
 
     paths: Mapping[tuple[Way, Network, str], Sequence[tuple[float, float]]]
     networks: Mapping[Network, Result]
     scoring: Mapping[tuple[Network, str], tuple[float, float]]
-    refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -117,13 +115,12 @@ class Study:
 def read(jobs: Sequence[Job], results: Mapping[str, Result]) -> Study:
     """Collect the results of the jobs."""
     paths: dict[tuple[Way, Network, str], Any] = {}
-    networks, scoring, refused = {}, {}, {}
+    networks, scoring = {}, {}
     for job in jobs:
         found, settings = results[job.name], job.settings
         network = Network(settings["task"], settings["seed"])
         criterion = settings.get("criterion", "")
         if "refused" in found:
-            refused[network.task, criterion] = found["refused"]
             continue
         if "whole" in found:
             networks[network] = found
@@ -132,7 +129,7 @@ def read(jobs: Sequence[Job], results: Mapping[str, Result]) -> Study:
         for path in found["paths"]:
             way = Way(path["schedule"], path["repair"], path["retrained"])
             paths[way, network, criterion] = [*zip(path["quality"], path["loss"], strict=True)]
-    return Study(paths, networks, scoring, refused)
+    return Study(paths, networks, scoring)
 
 
 def as_csv(study: Study) -> str:

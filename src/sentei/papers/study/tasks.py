@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
 from sentei.criteria import Trajectory
-from sentei.datasets import Split, letter, load, mnist
+from sentei.datasets import idx_folder, letter, mnist
 from sentei.errors import unknown
 from sentei.network.copying import copied
 from sentei.network.tracing.tracing import find_units
@@ -178,8 +179,12 @@ def _convolutions(shape: Sequence[int], outputs: int) -> Network:
 
 
 def _of_images(folder: str) -> Task:
-    """Return the task of a user's images, from a folder of IDX files."""
-    split: Split = load(folder, flat=False)
+    """Return the task of a user's images.
+
+    Raises:
+        DataError: a file is missing, truncated or not IDX.
+    """
+    split = idx_folder(Path(folder), flat=False)
     network = _convolutions(split.shape, len(split.classes))
     return replace(TASKS["mnist cnn"], data=lambda seed: (split.train, split.test), network=network)  # noqa: ARG005
 

@@ -39,7 +39,6 @@ ONE_SHOT, ITERATIVE, DURING = "one shot", "iterative", "while training"
 RETRAINED = 2_560  # training samples of an epoch of retraining: ten updates
 EVENTS = 10  # cuts in a training
 UNTIL = 0.6  # part of a training in which units are removed
-REMEMBER = ("karnin", "weight_change")  # criteria whose names begin so need a record of a training
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def _trained_smaller(base: Trained, seed: int, criterion: str, percent: int) -> 
     """Train a network that loses units on the way; return its quality and its loss."""
     network = base.task.network(base.task.widths, seed)
     recipe = replace(base.task.recipe, seed=seed)
-    past = Trajectory(network) if criterion.startswith(REMEMBER) else None
+    past = Trajectory(network)
     course = Course(network, base.learn, recipe)
     updates = recipe.epochs * -(-base.learn.rows // recipe.batch_size)
     probe = _probe(base, network, past)
@@ -216,7 +215,7 @@ def _steps(
     return list(prune(network, base.groups, probe, propose, retrain=retrain, evaluate=judge))
 
 
-def _probe(base: Trained, network: nn.Module, past: Trajectory | None) -> Probe:
+def _probe(base: Trained, network: nn.Module, past: Trajectory) -> Probe:
     return Probe(network, base.learn.first(base.task.seen), base.task.recipe.loss, past)
 
 

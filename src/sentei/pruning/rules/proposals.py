@@ -16,6 +16,7 @@ from sentei.criteria.brain_surgeon import Compensating, living
 from sentei.criteria.repairs.affine import least_squares
 from sentei.criteria.repairs.streams import is_stream, refitted_listeners
 from sentei.criteria.repairs.table import Repair, repair
+from sentei.criteria.repairs.where_possible import left_alone, method
 from sentei.describing import described
 from sentei.errors import CriterionError, GroupError, ScheduleError, unknown
 from sentei.network.folding import is_padded
@@ -316,14 +317,15 @@ def repaired(
         probe: data that repairs are fitted on.
         mask: what is alive before the cut.
     """
-    refits = how is not None and repair(how) == least_squares
+    refits = how is not None and method(how) == least_squares
     streams = {group for group in cut.doomed if refits and is_stream(group)}
     replaced = {group: units for group, units in cut.doomed.items() if group not in streams}
     mix = mixed(how, probe, replaced, mask)
     updates = compensated(chosen_by, probe, cut.doomed, mask)
     if streams:
         after = mask.without(cut.doomed)
-        updates |= refitted_listeners(probe, cut.doomed, after, mix, updates)
+        with left_alone(how, *streams):
+            updates |= refitted_listeners(probe, cut.doomed, after, mix, updates)
     return replace(cut, mix=mix, updates=updates)
 
 
@@ -343,7 +345,8 @@ def mixed(
         after = mask.without(doomed)
         for group, units in doomed.items():
             if isinstance(group, Neurons):
-                mix.update(repair(how)(probe, group, units, after))
+                with left_alone(how, group):
+                    mix.update(repair(how)(probe, group, units, after))
     _log_padded_listeners(probe, mix)
     return mix
 
