@@ -14,6 +14,8 @@ from sentei.papers import Order, reproduce, study
 from sentei.papers.study import judging, ranks, reading, tables, tasks, ways
 from sentei.papers.study.reading import Network, Study
 
+POINTS = ways.MEMBERS["units"].points
+
 
 def test_average_ranks_share_what_is_equal():
     qualities = torch.tensor([[0.9, 0.8, 0.7], [0.5, 0.5, 0.4]])
@@ -73,7 +75,7 @@ def quick_run():
 def test_a_run_has_every_way_and_every_size(quick_run):
     found = [(p["schedule"], p["repair"], p["retrained"]) for p in quick_run["paths"]]
     assert sorted(found) == sorted(reading.WAYS)
-    assert {len(path["quality"]) for path in quick_run["paths"]} == {len(ways.POINTS)}
+    assert {len(path["quality"]) for path in quick_run["paths"]} == {len(POINTS)}
     assert quick_run["agreement"] == pytest.approx(1)
 
 
@@ -90,7 +92,8 @@ def test_a_criterion_that_scores_no_units_is_left_out():
     assert "synapse" in found["refused"]
 
 
-def test_units_that_go_while_training_leave_the_sizes(monkeypatch):
+@pytest.mark.parametrize("repair", [None, "least_squares"])
+def test_units_that_go_while_training_leave_the_sizes(monkeypatch, repair):
     """A unit is dead where nothing reads it."""
     sizes = []
     evaluated = ways._evaluated
@@ -101,9 +104,41 @@ def test_units_that_go_while_training_leave_the_sizes(monkeypatch):
         return evaluated(base, network)
 
     monkeypatch.setattr(ways, "_evaluated", seen)
-    ways.while_training("friedman mlp", 0, "magnitude", quick=True)
-    shares = [ways.Shares((percent,)) for percent in ways.POINTS]
+    found = ways.while_training("friedman mlp", 0, "magnitude", quick=True, repair=repair)
+    shares = [ways.Shares((percent,)) for percent in POINTS]
     assert sizes == [[s(Progress(1, 1, n, n)) for n in (64, 32)] for s in shares]
+    assert found["paths"][0]["repair"] == (repair or "none")
+
+
+@pytest.mark.parametrize("run", ["from_scratch", "while_training"])
+def test_single_weights_that_are_left_are_as_many_in_each_layer(monkeypatch, run):
+    """Also in new networks; the biases stay."""
+    sizes = []
+    evaluated = ways._evaluated
+
+    def seen(base, network):
+        sizes.append([int(network.get_parameter(f"fc{i}.weight").count_nonzero()) for i in (1, 2)])
+        return evaluated(base, network)
+
+    monkeypatch.setattr(ways, "_evaluated", seen)
+    criterion = ["magnitude"] if run == "while_training" else []
+    getattr(ways, run)("friedman mlp", 0, *criterion, quick=True, members="weights")
+    percents = ways.MEMBERS["weights"].points
+    assert sizes == [[round(n * percent / 100) for n in (640, 2048)] for percent in percents]
+
+
+def test_single_weights_go_by_every_schedule_and_are_not_repaired():
+    found = ways.after_training("friedman mlp", 0, "wanda", quick=True, members="weights")
+    ways_of = {(p["schedule"], p["repair"], p["retrained"]) for p in found["paths"]}
+    assert ways_of == {way for way in reading.WAYS if way.repair == "none"}
+    assert 0 < found["agreement"] < 1  # with magnitude
+    whole = ways.from_scratch("friedman mlp", 0, quick=True, members="weights")
+    weights = [count for count, _ in whole["sizes"]]
+    assert weights[0] == 640 + 2048 + 32
+    assert weights[-1] == 32 + 102 + 2  # 5 % of each layer
+    assert whole["ranks"] == []
+    refused = ways.after_training("friedman mlp", 0, "ablation", quick=True, members="weights")
+    assert "whole units" in refused["refused"]
 
 
 def made_up(**qualities):
@@ -146,6 +181,18 @@ def test_the_best_criterion_is_chosen_on_other_tasks():
     assert two == pytest.approx(0.5, abs=0.01)  # by magnitude, the best on the first
 
 
+def test_questions_about_single_weights_say_so():
+    found = made_up(magnitude=(0.6, 0.8), obs=(0.7, 0.9), random=(0.4, 0.79))
+    paths = {key: path for key, path in found.paths.items() if key[0] != judging.REPAIRED}
+    claims = {c.claim: c for c in judging.judged(replace(found, paths=paths, members="weights"))}
+    assert all(claim.startswith("single weights: ") for claim in claims)
+    better = claims["single weights: a good criterion is better than magnitude: iterative"]
+    assert better.measured.startswith("+10.")
+    assert not any("repaired" in claim or "least squares" in claim for claim in claims)
+    ways_of = tables.ways(replace(found, paths=paths, members="weights"))
+    assert "| magnitude | random |" in ways_of.splitlines()[0]
+
+
 def test_an_r2_below_zero_counts_as_zero():
     network = Network("one", 0)
     found = Study({(judging.PLAIN, network, "a"): [(-9.0, 1.0), (0.5, 1.0)]}, {}, {})
@@ -182,8 +229,10 @@ def invented(job, number):
     ways_of = {
         ways.from_scratch: [reading.NEW],
         ways.after_training: reading.WAYS,
-        ways.while_training: [reading.PRUNED_WHILE_TRAINED],
+        ways.while_training: [reading.Way(ways.DURING, job.settings.get("repair", "none"))],
     }[job.function]
+    if job.settings.get("members") == "weights":
+        ways_of = [way for way in ways_of if way.repair == "none"]
     paths = [{**way._asdict(), **numbers} for way in ways_of]
     if job.function is ways.from_scratch:
         return {"paths": paths, "whole": [0.9, 0.1], "sizes": [[9, 8]] * 6, "ranks": [0.5]}
@@ -201,7 +250,11 @@ def test_what_is_stored_so_far_is_judged_where_it_is_whole(tmp_path):
     report = reproduce("study", Order(tmp_path, quick=True, seeds=1, so_far=True))
     assert report.command.endswith("--quick --so-far")
     assert len(report.claims) > 10
-    assert not any("while training" in claim.remark for claim in report.claims)
+    units = [claim for claim in report.claims if not claim.claim.startswith("single weights")]
+    assert len(units) < len(report.claims)
+    assert not any(
+        "while training" in claim.remark and "least squares" not in claim.remark for claim in units
+    )
     assert "mnist" not in (tmp_path / "tasks.md").read_text()
     with pytest.raises(IncompleteError, match="all criteria"):
         reproduce("study", Order(tmp_path / "new", quick=True, so_far=True))
@@ -228,9 +281,10 @@ def images(tmp_path):
 
 
 def test_a_users_images_are_a_task(images):
+    assert tasks.task(f"images:{images}").recipe.epochs == 6 * 12_000 / 400
     found = ways.from_scratch(f"images:{images}", 0, quick=True)
     assert found["whole"][0] > 0.9
-    assert len(found["sizes"]) == 1 + len(ways.POINTS)
+    assert len(found["sizes"]) == 1 + len(POINTS)
     parameters = [each for each, _ in found["sizes"]]
     assert parameters == sorted(parameters, reverse=True)
 

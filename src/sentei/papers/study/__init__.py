@@ -18,6 +18,7 @@ from sentei.errors import IncompleteError
 from sentei.jobs.results import Job, Result
 from sentei.papers.study import ways
 from sentei.papers.study.tasks import IMAGES, TASKS, VARIANTS, task
+from sentei.papers.study.ways import UNITS, WEIGHTS
 
 if TYPE_CHECKING:
     from sentei.papers import Order
@@ -35,6 +36,10 @@ DURING = {
     "mnist cnn": 2,
     "mnist transformer": 1,
 }
+WEIGHTS_DURING = {**DURING, "mnist transformer": 0}
+DURING_REPAIRED = ("mnist mlp", "letter mlp", "friedman mlp")  # repaired on the way, too
+# One scoring takes a pass over the samples for each weight; in perceptrons all are done at once.
+SLOW_FOR_WEIGHTS = {"mnist cnn": ("taylor2",), "mnist transformer": ("taylor2",)}
 
 
 def jobs(seeds: int, quick: bool, images: str = "") -> list[Job]:
@@ -48,16 +53,21 @@ def reproduce(order: Order) -> list[Claim]:
 
     todo = jobs(order.seeds, order.quick, str(order.images or ""))
     found = order.work(todo)
-    study = reading.read(_whole(todo, found), found)
-    if not study.networks:
+    whole = _whole(todo, found)
+    units, weights = (reading.read(whole, found, members) for members in (UNITS, WEIGHTS))
+    if not units.networks:
         raise IncompleteError(
             f"{order.folder} holds no task and seed that all criteria have pruned"
         )
-    figures.draw(order, study)
-    storage.write(order.folder / "results.csv", reading.as_csv(study).encode())
-    for table in (tables.tasks, tables.criteria, tables.ways, tables.settings, tables.by_task):
-        storage.write(order.folder / f"{table.__name__}.md", table(study).encode())
-    return judging.judged(study)
+    for study, prefix in ((units, ""), (weights, f"{WEIGHTS}-")):
+        if study.networks:
+            figures.draw(order, study)
+            storage.write(order.folder / f"{prefix}results.csv", reading.as_csv(study).encode())
+            for table in (tables.tasks, tables.criteria, tables.ways, tables.by_task):
+                file = order.folder / f"{prefix}{table.__name__}.md"
+                storage.write(file, table(study).encode())
+    storage.write(order.folder / "settings.md", tables.settings(units).encode())
+    return [*judging.judged(units), *(judging.judged(weights) if weights.networks else ())]
 
 
 def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iterator[Job]:
@@ -71,9 +81,13 @@ def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iter
             at = {"task": name, "seed": seed, **smaller}
             yield _job("scratch", ways.from_scratch, at)
             for criterion in criteria:
-                yield _job("after", ways.after_training, {**at, "criterion": criterion})
-                if seed < DURING.get(name, 0):
-                    yield _job("during", ways.while_training, {**at, "criterion": criterion})
+                yield from _units(criterion, at)
+        for name in tasks:
+            at = {"task": name, "seed": seed, **smaller, "members": WEIGHTS}
+            yield _job("weights-scratch", ways.from_scratch, at)
+            for criterion in criteria:
+                if criterion not in SLOW_FOR_WEIGHTS.get(name, ()):
+                    yield from _weights(criterion, at)
         for variant in () if quick else VARIANTS:
             at = {"task": variant, "seed": seed}
             yield _job("scratch", ways.from_scratch, at)
@@ -82,19 +96,41 @@ def _jobs(seeds: int, criteria: Sequence[str], quick: bool, images: str) -> Iter
                 yield _job("after", ways.after_training, settings)
 
 
+def _units(criterion: str, at: Mapping[str, Any]) -> Iterator[Job]:
+    """Yield the runs of one criterion that remove units of a network, after or while training."""
+    settings = {**at, "criterion": criterion}
+    yield _job("after", ways.after_training, settings)
+    if at["seed"] < DURING.get(at["task"], 0):
+        yield _job("during", ways.while_training, settings)
+        if at["task"] in DURING_REPAIRED:
+            repaired = {**settings, "repair": "least_squares"}
+            yield _job("during-repaired", ways.while_training, repaired)
+
+
+def _weights(criterion: str, at: Mapping[str, Any]) -> Iterator[Job]:
+    """Yield the runs of one criterion that remove single weights."""
+    settings = {**at, "criterion": criterion}
+    yield _job("weights-after", ways.after_training, settings)
+    if at["seed"] < WEIGHTS_DURING.get(at["task"], 0):
+        yield _job("weights-during", ways.while_training, settings)
+
+
 def _whole(todo: Sequence[Job], found: Mapping[str, Result]) -> list[Job]:
     """Return the jobs of each part, task and seed all of whose results are there.
 
     A task and seed without new networks, or not pruned after training, has no part.
     """
 
-    def of(job: Job) -> tuple[Any, ...]:
-        return job.function, job.settings["task"], job.settings["seed"]
+    def network(job: Job) -> tuple[Any, ...]:
+        return job.settings.get("members"), job.settings["task"], job.settings["seed"]
 
-    missing = {of(job) for job in todo if job.name not in found}
+    def part(job: Job) -> tuple[Any, ...]:
+        return job.function, job.settings.get("repair"), network(job)
+
+    missing = {part(job) for job in todo if job.name not in found}
     needed = (ways.from_scratch, ways.after_training)
-    unknown = {tuple(network) for function, *network in missing if function in needed}
-    return [job for job in todo if of(job) not in missing and of(job)[1:] not in unknown]
+    unknown = {whose for function, _, whose in missing if function in needed}
+    return [job for job in todo if part(job) not in missing and network(job) not in unknown]
 
 
 def _job(part: str, function: Callable[..., Result], settings: dict[str, Any]) -> Job:

@@ -11,8 +11,14 @@ from matplotlib.ticker import MaxNLocator
 
 from sentei.papers.study.judging import BOTH, PLAIN, REPAIRED, RETRAINED
 from sentei.papers.study.ranks import alike, average_ranks, critical_difference
-from sentei.papers.study.reading import NEW, PRUNED_WHILE_TRAINED, Study, Way
-from sentei.papers.study.ways import POINTS
+from sentei.papers.study.reading import (
+    NEW,
+    PRUNED_WHILE_TRAINED,
+    REPAIRED_WHILE_TRAINED,
+    Study,
+    Way,
+)
+from sentei.papers.study.ways import UNITS, WEIGHTS
 from sentei.reporting.figures import BLUE, INK, ORANGE, PALE, below, blank, tidy
 
 if TYPE_CHECKING:
@@ -24,12 +30,35 @@ NAMES = {
     "ranks-retrained": RETRAINED,
     "ranks-both": BOTH,
     "ranks-while-training": PRUNED_WHILE_TRAINED,
+    "ranks-while-training-repaired": REPAIRED_WHILE_TRAINED,
 }
 GREY = "#6b7a72"
+Line = tuple[str, Way, str, str, str]
+LINES: dict[str, list[Line]] = {  # label, way, criterion, colour and dashes
+    UNITS: [
+        ("random", PLAIN, "random", PALE, "-"),
+        ("ablation", PLAIN, "ablation", INK, ":"),
+        ("random, least squares", REPAIRED, "random", ORANGE, "--"),
+        ("ablation, least squares", REPAIRED, "ablation-least-squares", ORANGE, "-"),
+        ("the same, retrained", BOTH, "ablation-least-squares", BLUE, "-"),
+        ("ablation while training", PRUNED_WHILE_TRAINED, "ablation", BLUE, "--"),
+        ("new networks", NEW, "", INK, "-"),
+    ],
+    WEIGHTS: [
+        ("random", PLAIN, "random", PALE, "-"),
+        ("magnitude", PLAIN, "magnitude", INK, ":"),
+        ("brain surgeon", PLAIN, "obs", ORANGE, "-"),
+        ("magnitude, retrained", RETRAINED, "magnitude", BLUE, ":"),
+        ("brain surgeon, retrained", RETRAINED, "obs", BLUE, "-"),
+        ("magnitude while training", PRUNED_WHILE_TRAINED, "magnitude", BLUE, "--"),
+        ("new sparse networks", NEW, "", INK, "-"),
+    ],
+}
 
 
 def draw(order: Order, study: Study) -> None:
-    """Draw all figures whose runs are there."""
+    """Draw all figures whose runs are there; those of weights have names that begin so."""
+    prefix = "" if study.members == UNITS else f"{study.members}-"
     for name, way in NAMES.items():
         names, networks, qualities = study.qualities(way)
         if len(names) > 2 and networks:
@@ -38,7 +67,7 @@ def draw(order: Order, study: Study) -> None:
             title = f"{way[0]}: {_words(way)}, {len(networks)} networks"
             width = critical_difference(len(names), len(networks))
             differences(figure.add_subplot(), names, ranks, width, title)
-            order.figure(name, figure)
+            order.figure(prefix + name, figure)
     figure = blank(8.0, 2.6 * ((len(study.tasks) + 1) // 2))
     panels = [*figure.subplots((len(study.tasks) + 1) // 2, 2, squeeze=False).flat]
     for panel, task in zip(panels, study.tasks, strict=False):
@@ -46,7 +75,7 @@ def draw(order: Order, study: Study) -> None:
     for panel in panels[len(study.tasks) :]:
         panel.set_axis_off()
     below(figure.axes[0])
-    order.figure("sizes", figure)
+    order.figure(f"{prefix}sizes", figure)
 
 
 def _words(way: Way) -> str:
@@ -101,29 +130,21 @@ def differences(
 
 
 def sizes(axes: Axes, study: Study, task: str) -> None:
-    """Plot quality against the share of units that stay, in a few ways."""
-    lines: list[tuple[str, Way, str, str, str]] = [
-        ("random", PLAIN, "random", PALE, "-"),
-        ("ablation", PLAIN, "ablation", INK, ":"),
-        ("random, least squares", REPAIRED, "random", ORANGE, "--"),
-        ("ablation, least squares", REPAIRED, "ablation-least-squares", ORANGE, "-"),
-        ("the same, retrained", BOTH, "ablation-least-squares", BLUE, "-"),
-        ("ablation while training", PRUNED_WHILE_TRAINED, "ablation", BLUE, "--"),
-        ("new networks", NEW, "", INK, "-"),
-    ]
+    """Plot quality against the share that stays, in a few ways."""
+    points = study.what.points
     own = [network for network in study.networks if network.task == task]
-    for label, way, criterion, colour, dash in lines:
+    for label, way, criterion, colour, dash in LINES[study.members]:
         found = [study.paths[key] for n in own if (key := (way, n, criterion)) in study.paths]
         if found:
             means = [
                 100 * statistics.fmean(max(path[i][0], 0) for path in found)
-                for i in range(len(POINTS))
+                for i in range(len(points))
             ]
-            axes.plot(POINTS, means, dash, color=colour, linewidth=1.6, label=label)
+            axes.plot(points, means, dash, color=colour, linewidth=1.6, label=label)
     tidy(axes)
-    axes.set_xlim(max(POINTS) + 2, min(POINTS) - 2)
+    axes.set_xlim(max(points) + 2, min(points) - 2)
     axes.set_ylim(-3, 103)
     whole = 100 * statistics.fmean(study.networks[n]["whole"][0] for n in own)
     axes.axhline(whole, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_title(task, loc="left", color=INK, fontsize=10)
-    axes.set(xlabel="units left (%)", ylabel="accuracy or R² (%)")
+    axes.set(xlabel=f"{study.members} left (%)", ylabel="accuracy or R² (%)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,13 @@ from sentei.papers.study.reading import (
     NEW,
     NONE,
     PRUNED_WHILE_TRAINED,
+    REPAIRED_WHILE_TRAINED,
     WAYS,
     Network,
     Study,
     Way,
 )
-from sentei.papers.study.ways import ITERATIVE, ONE_SHOT
+from sentei.papers.study.ways import ITERATIVE, ONE_SHOT, UNITS
 
 ASKED = "not known"
 PLAIN, REPAIRED = Way(ITERATIVE), Way(ITERATIVE, LEAST_SQUARES)
@@ -32,13 +34,11 @@ BEST = "best of the other tasks"  # the criterion that is best on all tasks but 
 
 def judged(study: Study) -> list[Claim]:
     """Return a claim for each question; those whose runs are missing are left out."""
-    return [
-        *_choice(study),
-        *_differences(study),
-        *_ranking(study),
-        _agreement(study),
-        *_scratch(study),
-    ]
+    questions = (_choice, _differences, _ranking, _agreement, _scratch)
+    claims = [claim for question in questions for claim in question(study)]
+    if study.members == UNITS:
+        return claims
+    return [replace(claim, claim=f"single {study.members}: {claim.claim}") for claim in claims]
 
 
 class Side(NamedTuple):
@@ -85,11 +85,13 @@ def _compared(study: Study, claim: str, one: Side, other: Side) -> Claim | None:
 
 def _choice(study: Study) -> Iterator[Claim]:
     """Yield whether it matters which criterion chooses, with repair and retraining or without."""
-    for way in (PLAIN, REPAIRED, RETRAINED, BOTH, PRUNED_WHILE_TRAINED):
-        claim = f"a good criterion is better than random units: {way}"
-        found = _compared(study, claim, Side(way), Side(way, "random"))
-        if found is not None:
-            yield found
+    trained = (PRUNED_WHILE_TRAINED, REPAIRED_WHILE_TRAINED)
+    for rival, words in (("random", f"random {study.members}"), ("magnitude", "magnitude")):
+        for way in (PLAIN, REPAIRED, RETRAINED, BOTH, *trained):
+            claim = f"a good criterion is better than {words}: {way}"
+            found = _compared(study, claim, Side(way), Side(way, rival))
+            if found is not None:
+                yield found
 
 
 def _differences(study: Study) -> Iterator[Claim]:
@@ -122,6 +124,10 @@ def _differences(study: Study) -> Iterator[Claim]:
             Side(PRUNED_WHILE_TRAINED),
             Side(BOTH),
         ),
+        "least squares helps where units go while the network trains": (
+            Side(REPAIRED_WHILE_TRAINED),
+            Side(PRUNED_WHILE_TRAINED),
+        ),
         "exact ablation is better than magnitude": (
             Side(PLAIN, "ablation"),
             Side(PLAIN, "magnitude"),
@@ -143,7 +149,7 @@ def _differences(study: Study) -> Iterator[Claim]:
 
 def _ranking(study: Study) -> Iterator[Claim]:
     """Yield the criteria of the best average rank for each way, and how many are not told apart."""
-    for way in (*WAYS, PRUNED_WHILE_TRAINED):
+    for way in (*WAYS, PRUNED_WHILE_TRAINED, REPAIRED_WHILE_TRAINED):
         names, networks, qualities = study.qualities(way)
         if not networks:
             continue
@@ -169,15 +175,17 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
-def _agreement(study: Study) -> Claim:
-    """Return whether criteria that rank units as exact ablation does prune better."""
+def _agreement(study: Study) -> Iterator[Claim]:
+    """Yield whether criteria that rank units as exact ablation does prune better."""
     names, networks, plain = study.qualities(PLAIN)
-    _, _, repaired = study.qualities(REPAIRED)
+    _, repairable, repaired = study.qualities(REPAIRED)
+    if not repairable:
+        return
     agreement = torch.tensor(
         [statistics.fmean(study.scoring[n, name][1] for n in networks) for name in names]
     )
     without, with_repair = (spearman(agreement, table.mean(0)) for table in (plain, repaired))
-    return Claim(
+    yield Claim(
         "criteria that rank as exact ablation does prune better",
         ASKED,
         f"Spearman {without:+.2f} without repair, {with_repair:+.2f} with least squares",
@@ -188,7 +196,8 @@ def _agreement(study: Study) -> Claim:
 
 def _scratch(study: Study) -> Iterator[Claim]:
     """Yield whether pruned networks are better than new networks of the same sizes."""
-    for way in (REPAIRED, BOTH, PRUNED_WHILE_TRAINED):
+    trained = (PRUNED_WHILE_TRAINED, REPAIRED_WHILE_TRAINED)
+    for way in (RETRAINED, REPAIRED, BOTH, *trained):
         found = _compared(
             study,
             f"a pruned network is better than a new one of its size: {way}",

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sentei.jobs.results import Job, Result
 from sentei.papers.study.tasks import VARIANTS
-from sentei.papers.study.ways import DURING, ITERATIVE, ONE_SHOT, POINTS, REPAIRS
+from sentei.papers.study.ways import DURING, ITERATIVE, MEMBERS, ONE_SHOT, UNITS, Members
 
-NONE, LEAST_SQUARES, LEAST_LOSS = (repair or "none" for repair in REPAIRS)
+NONE, LEAST_SQUARES, LEAST_LOSS = (repair or "none" for repair in MEMBERS[UNITS].repairs)
 SCRATCH = "from scratch"
 
 
@@ -50,19 +50,26 @@ class Network(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """All that was measured.
+    """All that was measured where units are removed, or all where single weights are.
 
     Attributes:
         paths: for each way, network and criterion (quality, loss) at the operating points; the
             criterion of new networks is "".
         networks: what `ways.from_scratch` says of each network.
         scoring: for each network and criterion, the seconds of one scoring and the agreement with
-            exact ablation.
+            the reference.
+        members: the name of what is removed; see `ways.MEMBERS`.
     """
 
     paths: Mapping[tuple[Way, Network, str], Sequence[tuple[float, float]]]
     networks: Mapping[Network, Result]
     scoring: Mapping[tuple[Network, str], tuple[float, float]]
+    members: str = UNITS
+
+    @property
+    def what(self) -> Members:
+        """What is removed, with its operating points and its reference."""
+        return MEMBERS[self.members]
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -71,7 +78,7 @@ class Study:
 
     @cached_property
     def criteria(self) -> list[str]:
-        """The criteria that score units, in the order of their table."""
+        """The criteria that score them, in the order of their table."""
         return list(dict.fromkeys(name for _, name in self.scoring))
 
     def quality(self, way: Way, network: Network, criterion: str) -> float | None:
@@ -112,11 +119,11 @@ class Study:
         return found
 
 
-def read(jobs: Sequence[Job], results: Mapping[str, Result]) -> Study:
-    """Collect the results of the jobs."""
+def read(jobs: Sequence[Job], results: Mapping[str, Result], members: str = UNITS) -> Study:
+    """Collect the results of those jobs that remove such members."""
     paths: dict[tuple[Way, Network, str], Any] = {}
     networks, scoring = {}, {}
-    for job in jobs:
+    for job in (each for each in jobs if each.settings.get("members", UNITS) == members):
         found, settings = results[job.name], job.settings
         network = Network(settings["task"], settings["seed"])
         criterion = settings.get("criterion", "")
@@ -129,14 +136,15 @@ def read(jobs: Sequence[Job], results: Mapping[str, Result]) -> Study:
         for path in found["paths"]:
             way = Way(path["schedule"], path["repair"], path["retrained"])
             paths[way, network, criterion] = [*zip(path["quality"], path["loss"], strict=True)]
-    return Study(paths, networks, scoring)
+    return Study(paths, networks, scoring, members)
 
 
 def as_csv(study: Study) -> str:
     """Write all qualities and losses as comma-separated values, a line for each path."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    points = [f"{name} at {percent} %" for name in ("quality", "loss") for percent in POINTS]
+    percents = study.what.points
+    points = [f"{name} at {percent} %" for name in ("quality", "loss") for percent in percents]
     writer.writerow(["task", "seed", "criterion", "schedule", "repair", "retrained", *points])
     for (way, network, criterion), found in study.paths.items():
         qualities, losses = zip(*found, strict=True)
@@ -146,3 +154,4 @@ def as_csv(study: Study) -> str:
 
 
 PRUNED_WHILE_TRAINED, NEW = Way(DURING), Way(SCRATCH)
+REPAIRED_WHILE_TRAINED = Way(DURING, LEAST_SQUARES)

@@ -10,16 +10,30 @@ from torch import Tensor
 from sentei.papers.claims import spread
 from sentei.papers.study.judging import BOTH, PLAIN, REPAIRED, RETRAINED
 from sentei.papers.study.ranks import average_ranks
-from sentei.papers.study.reading import NEW, PRUNED_WHILE_TRAINED, WAYS, Study, Way
+from sentei.papers.study.reading import (
+    NEW,
+    PRUNED_WHILE_TRAINED,
+    REPAIRED_WHILE_TRAINED,
+    WAYS,
+    Study,
+    Way,
+)
 from sentei.papers.study.tasks import VARIANTS, task
-from sentei.papers.study.ways import POINTS
+from sentei.papers.study.ways import UNITS
 
-SHOWN = (PLAIN, REPAIRED, RETRAINED, BOTH, PRUNED_WHILE_TRAINED)
+TRAINED = (PRUNED_WHILE_TRAINED, REPAIRED_WHILE_TRAINED)
+
+
+def _shown(study: Study) -> list[Way]:
+    """Return the columns: the iterative ways, and those while training, that were measured."""
+    ways = (PLAIN, REPAIRED, RETRAINED, BOTH, *TRAINED)
+    return [way for way in ways if study.measured(way)]
 
 
 def tasks(study: Study) -> str:
     """Return a table of the tasks: networks, sizes, quality whole and at the operating points."""
-    head = ["task", "units", "parameters", "whole", *(f"new, {p} %" for p in POINTS)]
+    counted = "parameters" if study.members == UNITS else study.members
+    head = ["task", "units", counted, "whole", *(f"new, {p} %" for p in study.what.points)]
     lines = []
     for name in study.tasks:
         networks = [n for n in study.networks if n.task == name]
@@ -27,7 +41,10 @@ def tasks(study: Study) -> str:
         sizes = [f"{parameters:,}" for parameters, _ in found[0]["sizes"]]
         whole = spread([each["whole"][0] for each in found], 1, 100)
         new = [study.paths[NEW, n, ""] for n in networks]
-        points = [f"{100 * statistics.fmean(p[i][0] for p in new):.1f}" for i in range(len(POINTS))]
+        points = [
+            f"{100 * statistics.fmean(p[i][0] for p in new):.1f}"
+            for i, _ in enumerate(study.what.points)
+        ]
         widths = "-".join(map(str, task(name).widths))
         parameters = f"{sizes[0]} to {sizes[-1]}"
         lines.append([name, widths, parameters, whole, *points])
@@ -36,23 +53,22 @@ def tasks(study: Study) -> str:
 
 def criteria(study: Study) -> str:
     """Return a table of the criteria: quality in each way, average rank, and what they cost."""
-    head = ["criterion", *(str(way) for way in SHOWN), "agrees", "seconds"]
+    shown = _shown(study)
+    head = ["criterion", *(str(way) for way in shown), "agrees", "seconds"]
     order: dict[str, float] = {}
     ranks: dict[Way, dict[str, str]] = {}
-    for way in SHOWN:
-        names, networks, qualities = study.qualities(way)
-        if networks:
-            means = qualities.mean(0).tolist()
-            places = average_ranks(qualities).tolist()
-            ranks[way] = {
-                name: f"{100 * mean:.1f} ({place:.1f})"
-                for name, mean, place in zip(names, means, places, strict=True)
-            }
-            if way == REPAIRED:
-                order = dict(zip(names, means, strict=True))
+    for way in shown:
+        names, _, qualities = study.qualities(way)
+        means, places = qualities.mean(0).tolist(), average_ranks(qualities).tolist()
+        ranks[way] = {
+            name: f"{100 * mean:.1f} ({place:.1f})"
+            for name, mean, place in zip(names, means, places, strict=True)
+        }
+        if way == REPAIRED or not order:
+            order = dict(zip(names, means, strict=True))
     lines = []
     for name in sorted(study.criteria, key=lambda each: -order.get(each, 0)):
-        cells = [ranks.get(way, {}).get(name, "") for way in SHOWN]
+        cells = [ranks.get(way, {}).get(name, "") for way in shown]
         known = [found for (_, each), found in study.scoring.items() if each == name]
         agrees = statistics.fmean(agreement for _, agreement in known)
         lines.append([name, *cells, f"{agrees:+.2f}", _seconds(study, name)])
@@ -60,9 +76,9 @@ def criteria(study: Study) -> str:
 
 
 def _seconds(study: Study, name: str) -> str:
-    """Return what a scoring takes, against exact ablation on the same network: the median."""
+    """Return what a scoring takes, against the reference on the same network: the median."""
     shares = [
-        seconds / study.scoring[network, "ablation"][0]
+        seconds / study.scoring[network, study.what.reference][0]
         for (network, each), (seconds, _) in study.scoring.items()
         if each == name
     ]
@@ -71,13 +87,13 @@ def _seconds(study: Study, name: str) -> str:
 
 def ways(study: Study) -> str:
     """Return a table of the ways: means over all criteria, of the best, magnitude and random."""
-    wanted = ("ablation", "magnitude", "random")
+    wanted = [*dict.fromkeys((study.what.reference, "magnitude", "random"))]
     head = ["way", "networks", "mean of all criteria", "best", *wanted]
     lines = []
-    for way in (*WAYS, PRUNED_WHILE_TRAINED, NEW):
+    for way in (*WAYS, *TRAINED, NEW):
         if way == NEW:
             found = [study.quality(way, n, "") for n in study.measured(way)]
-            lines.append([str(way), str(len(found)), _percent(found), *[""] * 4])
+            lines.append([str(way), str(len(found)), _percent(found), *[""] * (len(wanted) + 1)])
             continue
         names, networks, qualities = study.qualities(way)
         if not networks:
@@ -128,11 +144,12 @@ def _best(names: Sequence[str], qualities: Tensor) -> str:
 
 def by_task(study: Study) -> str:
     """Return a table of each task's best two criteria, without and with repair."""
-    head = ["task", "seeds", *(str(way) for way in SHOWN)]
+    shown = _shown(study)
+    head = ["task", "seeds", *(str(way) for way in shown)]
     lines = []
     for name in study.tasks:
         cells = []
-        for way in SHOWN:
+        for way in shown:
             found = study.qualities(way, [name])
             cells.append(_best(found[0], found[2]) if found[1] else "")
         seeds = len({n.seed for n in study.networks if n.task == name})

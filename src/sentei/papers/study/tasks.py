@@ -179,14 +179,19 @@ def _convolutions(shape: Sequence[int], outputs: int) -> Network:
 
 
 def _of_images(folder: str) -> Task:
-    """Return the task of a user's images.
+    """Return the task of a user's images: as many updates as for MNIST, however few they are.
 
     Raises:
         DataError: a file is missing, truncated or not IDX.
     """
-    split = idx_folder(Path(folder), flat=False)
-    network = _convolutions(split.shape, len(split.classes))
-    return replace(TASKS["mnist cnn"], data=lambda seed: (split.train, split.test), network=network)  # noqa: ARG005
+    split, like = idx_folder(Path(folder), flat=False), TASKS["mnist cnn"]
+    epochs = round(like.recipe.epochs * LEARNT / min(split.train.rows, LEARNT))
+    return replace(
+        like,
+        data=lambda seed: (split.train, split.test),  # noqa: ARG005
+        network=_convolutions(split.shape, len(split.classes)),
+        recipe=replace(like.recipe, epochs=epochs),
+    )
 
 
 class Attention(nn.Module):

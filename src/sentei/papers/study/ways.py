@@ -1,17 +1,18 @@
 """The runs of the study: one criterion on one network, pruned in every way to five sizes.
 
 All criteria keep the same share of every group, so that at each size all networks have the same
-shape: they differ in which units were kept, and in nothing else.
+shape, or as many weights in each layer: they differ in which were kept, and in nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from time import process_time
 from typing import Any
 
+import torch
 from torch import nn
 
 from sentei.criteria import Probe, Trajectory, scores
@@ -21,20 +22,19 @@ from sentei.criteria.weights import fixed
 from sentei.errors import CriterionError
 from sentei.jobs.results import Result
 from sentei.metrics import R2
-from sentei.network.units import Group, Neurons
+from sentei.network.mask import Mask
+from sentei.network.units import Group, Neurons, find_synapses
 from sentei.papers.redundancy import effective_rank
 from sentei.papers.study.tasks import Trained, trained
 from sentei.pruning.loop import prune
 from sentei.pruning.measuring import Measurement
-from sentei.pruning.rules.proposals import ranked
+from sentei.pruning.rules.proposals import Proposal, ranked
 from sentei.pruning.rules.schedules import Progress
 from sentei.pruning.run import Step
 from sentei.pruning.while_training.during import PruneWhileTraining
 from sentei.training import Evaluation, FineTune, Recipe, evaluate
 from sentei.training.train import Course
 
-POINTS = (75, 50, 35, 20, 10)  # percent of each group's units that stay: the operating points
-REPAIRS = (None, "least_squares", "least_loss")
 ONE_SHOT, ITERATIVE, DURING = "one shot", "iterative", "while training"
 RETRAINED = 2_560  # training samples of an epoch of retraining: ten updates
 EVENTS = 10  # cuts in a training
@@ -42,20 +42,51 @@ UNTIL = 0.6  # part of a training in which units are removed
 
 
 @dataclass(frozen=True)
+class Members:
+    """What a part of the study removes.
+
+    Attributes:
+        points: percent of each group's members that stay: the operating points.
+        repairs: what replaces the removed ones, by name; None is nothing.
+        reference: the criterion that the scores and the costs of all others are compared with.
+        groups: a function of a trained network that returns its groups that may be cut.
+    """
+
+    points: tuple[int, ...]
+    repairs: tuple[str | None, ...]
+    reference: str
+    groups: Callable[[Trained], Sequence[Group]]
+
+
+UNITS, WEIGHTS = "units", "weights"
+MEMBERS: dict[str, Members] = {
+    UNITS: Members(
+        (75, 50, 35, 20, 10),
+        (None, "least_squares", "least_loss"),
+        "ablation",
+        lambda base: base.groups,
+    ),
+    WEIGHTS: Members(
+        (50, 35, 20, 10, 5), (None,), "magnitude", lambda base: find_synapses(base.network)
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Shares:
-    """A schedule: the percentages of a group's units that stay, step by step."""
+    """A schedule: the percentages of a group's members that stay, step by step."""
 
     percents: tuple[int, ...]
 
     def __call__(self, progress: Progress) -> int:
-        """Return how many units stay."""
+        """Return how many members stay."""
         at = min(progress.step, len(self.percents)) - 1
         return max(1, round(progress.start * self.percents[at] / 100))
 
 
 @dataclass(frozen=True)
 class Gradually:
-    """A schedule for a training: many units go at first, and few at the end.
+    """A schedule for a training: many members go at first, and few at the end.
 
     Source: Zhu and Gupta (2017), To prune, or not to prune, equation 1.
     """
@@ -63,14 +94,20 @@ class Gradually:
     percent: int
 
     def __call__(self, progress: Progress) -> int:
-        """Return how many units stay."""
-        left = max(0.0, 1 - progress.step / EVENTS)
+        """Return how many members stay."""
+        cuts = progress.total or EVENTS  # fewer in a training of fewer updates
+        left = max(0.0, 1 - progress.step / cuts)
         share = self.percent / 100 + (1 - self.percent / 100) * left**3
         return max(1, round(progress.start * share))
 
 
 def after_training(
-    task: str, seed: int, criterion: str, short: bool = False, quick: bool = False
+    task: str,
+    seed: int,
+    criterion: str,
+    short: bool = False,
+    quick: bool = False,
+    members: str = UNITS,
 ) -> Result:
     """Prune a trained network by a criterion, with every repair and schedule, retrained or not.
 
@@ -78,92 +115,110 @@ def after_training(
 
     Returns:
         `seconds` of a processor that one scoring takes; `agreement`, Spearman's rank correlation of
-        the first scores with exact ablation; and `paths`: each a schedule, a repair, whether it is
-        retrained, and qualities and losses at the operating points. Or `refused`, the reason why
-        the criterion cannot score this network.
+        the first scores with those of the reference; and `paths`: each a schedule, a repair,
+        whether it is retrained, and qualities and losses at the operating points. Or `refused`, the
+        reason why the criterion cannot score this network.
     """
-    base = trained(task, seed, quick)
+    base, what = trained(task, seed, quick), MEMBERS[members]
     try:
-        first, seconds = _first_scores(base, seed, criterion)
+        first, seconds = _first_scores(base, what, seed, criterion)
     except CriterionError as error:
         return {"refused": str(error)}
-    exact, _ = _first_scores(base, seed, "ablation")
+    exact, _ = _first_scores(base, what, seed, what.reference)
     agreement = [spearman(first[group], exact[group]) for group in first]
-    ways = product(REPAIRS[:2] if short else REPAIRS, (False,) if short else (False, True))
-    paths = [] if short else [*_one_shot(base, seed, first)]
-    paths += [_iterative(base, seed, criterion, *way) for way in ways]
+    repairs, retrained = (what.repairs[:2], (False,)) if short else (what.repairs, (False, True))
+    paths = [] if short else [*_one_shot(base, what, seed, first)]
+    paths += [_iterative(base, what, seed, criterion, *way) for way in product(repairs, retrained)]
     return {"seconds": seconds, "agreement": sum(agreement) / len(agreement), "paths": paths}
 
 
-def _first_scores(base: Trained, seed: int, name: str) -> tuple[dict[Group, Any], float]:
-    """Score all units of the unpruned network; also the seconds of a processor that it takes."""
+def _first_scores(
+    base: Trained, what: Members, seed: int, name: str
+) -> tuple[dict[Group, Any], float]:
+    """Score all members of the unpruned network; also the seconds of a processor it takes."""
     probe = _probe(base, base.network, base.past)
     begin = process_time()
-    found = {group: scores(named(name, seed), probe, group) for group in base.groups}
+    found = {group: scores(named(name, seed), probe, group) for group in what.groups(base)}
     return found, process_time() - begin
 
 
-def _one_shot(base: Trained, seed: int, first: dict[Group, Any]) -> Iterator[dict[str, Any]]:
+def _one_shot(
+    base: Trained, what: Members, seed: int, first: dict[Group, Any]
+) -> Iterator[dict[str, Any]]:
     """Yield paths whose points are each cut from the unpruned network, by its scores.
 
     Point number i is then retrained for i epochs: as many as an iterative path has had there.
     """
-    for repair in REPAIRS:
+    for repair in what.repairs:
         cut, retrained = [], []
-        for number, percent in enumerate(POINTS, 1):
-            network, past = base.copy()
+        for number, percent in enumerate(what.points, 1):
             propose = ranked(fixed(first), Shares((percent,)), within="group", repair=repair)
-            step = _steps(base, network, past, propose)[-1]
-            cut.append(_quality(step.measured))
-            _finetune(base, seed, number)(network, step.mask)
+            network, steps = _pruned(base, what, propose)
+            cut.append(_quality(steps[-1].measured))
+            _finetune(base, seed, number)(network, steps[-1].mask)
             retrained.append(_quality(_evaluated(base, network)))
         yield _path(ONE_SHOT, repair, False, cut)
         yield _path(ONE_SHOT, repair, True, retrained)
 
 
 def _iterative(
-    base: Trained, seed: int, criterion: str, repair: str | None, retrains: bool
+    base: Trained, what: Members, seed: int, criterion: str, repair: str | None, retrains: bool
 ) -> dict[str, Any]:
     """Return a path from point to point, scored anew at each; with an epoch of training or none."""
-    network, past = base.copy()
-    propose = ranked(named(criterion, seed), Shares(POINTS), within="group", repair=repair)
+    propose = ranked(named(criterion, seed), Shares(what.points), within="group", repair=repair)
     retrain = _finetune(base, seed) if retrains else None
-    steps = _steps(base, network, past, propose, retrain)
+    _, steps = _pruned(base, what, propose, retrain)
     found = [_quality(step.measured) for step in steps[1:]]
     # A step that has nothing to remove ends the run: groups of one unit stay as they are.
-    found += found[-1:] * (len(POINTS) - len(found))
+    found += found[-1:] * (len(what.points) - len(found))
     return _path(ITERATIVE, repair, retrains, found)
 
 
-def while_training(task: str, seed: int, criterion: str, quick: bool = False) -> Result:
+def while_training(
+    task: str,
+    seed: int,
+    criterion: str,
+    quick: bool = False,
+    members: str = UNITS,
+    repair: str | None = None,
+) -> Result:
     """Train the network anew for each operating point, and prune it by a criterion on the way.
 
     Returns:
-        `paths`, one without repair; or `refused`: see `after_training`.
+        `paths`, one with this repair; or `refused`: see `after_training`.
     """
-    base = trained(task, seed, quick)
+    base, what = trained(task, seed, quick), MEMBERS[members]
     try:
-        found = [_trained_smaller(base, seed, criterion, percent) for percent in POINTS]
+        found = [
+            _trained_smaller(
+                base,
+                what,
+                seed,
+                ranked(named(criterion, seed), Gradually(percent), within="group", repair=repair),
+            )
+            for percent in what.points
+        ]
     except CriterionError as error:
         return {"refused": str(error)}
-    return {"paths": [_path(DURING, None, False, found)]}
+    return {"paths": [_path(DURING, repair, False, found)]}
 
 
-def _trained_smaller(base: Trained, seed: int, criterion: str, percent: int) -> tuple[float, float]:
-    """Train a network that loses units on the way; return its quality and its loss."""
+def _trained_smaller(
+    base: Trained, what: Members, seed: int, propose: Proposal
+) -> tuple[float, float]:
+    """Train a network that loses members on the way; return its quality and its loss."""
     network = base.task.network(base.task.widths, seed)
     recipe = replace(base.task.recipe, seed=seed)
     past = Trajectory(network)
     course = Course(network, base.learn, recipe)
     updates = recipe.epochs * -(-base.learn.rows // recipe.batch_size)
-    probe = _probe(base, network, past)
     pruner = PruneWhileTraining(
         network,
-        base.groups,
-        ranked(named(criterion, seed), Gradually(percent), within="group"),
+        what.groups(base),
+        propose,
         every=max(1, int(UNTIL * updates / EVENTS)),
         total=updates,
-        probe=probe,
+        probe=_probe(base, network, past),
         trajectory=past,
         finish=UNTIL,
     ).attach(course.optimizer)
@@ -173,46 +228,58 @@ def _trained_smaller(base: Trained, seed: int, criterion: str, percent: int) -> 
     return _quality(_evaluated(base, network))
 
 
-def from_scratch(task: str, seed: int, quick: bool = False) -> Result:
+def from_scratch(task: str, seed: int, quick: bool = False, members: str = UNITS) -> Result:
     """Train new networks that have the sizes of the operating points from the start.
+
+    Where single weights are removed, a new network lacks as many in each layer, drawn at random.
 
     Returns:
         `whole`, quality and loss of the unpruned network; `paths`, one for networks trained as
-        long as the unpruned one; `sizes`, parameters and multiply-adds, the unpruned network's
-        first; `ranks`, the effective rank of each group's outputs as a share of its units.
+        long as the unpruned one; `sizes`, parameters (or weights, where these are removed) and
+        multiply-adds, the unpruned network's first; `ranks`, the effective rank of each group's
+        outputs as a share of its units.
     """
-    base = trained(task, seed, quick)
-    network, past = base.copy()
-    steps = _steps(base, network, past, ranked("magnitude", Shares(POINTS), within="group"))
+    base, what = trained(task, seed, quick), MEMBERS[members]
+    _, steps = _pruned(base, what, ranked("magnitude", Shares(what.points), within="group"))
     probe = _probe(base, base.network, base.past)
-    found = []
-    for percent in POINTS:
-        schedule = Shares((percent,))
-        widths = [schedule(Progress(1, 1, group.size, group.size)) for group in base.groups]
-        small = base.task.network(widths, seed + 100)
-        course = Course(small, base.learn, replace(base.task.recipe, seed=seed + 100))
-        for epoch in range(course.recipe.epochs):
-            course.epoch(epoch, ())
-        found.append(_quality(_evaluated(base, small)))
+    units = [group for group in what.groups(base) if isinstance(group, Neurons)]
+    found = [
+        _quality(_evaluated(base, _new(base, what, percent, seed + 100))) for percent in what.points
+    ]
     return {
         "whole": _quality(steps[0].measured),
         "paths": [_path("from scratch", None, False, found)],
-        "sizes": [(step.measured.parameters, step.measured.multiply_adds) for step in steps],
-        "ranks": [effective_rank(probe, g) / g.size for g in base.groups if isinstance(g, Neurons)],
+        "sizes": [
+            (now.parameters if units else now.synapses, now.multiply_adds)
+            for now in (step.measured for step in steps)
+        ],
+        "ranks": [effective_rank(probe, group) / group.size for group in units],
     }
 
 
-def _steps(
-    base: Trained,
-    network: nn.Module,
-    past: Trajectory,
-    propose: Any,
-    retrain: FineTune | None = None,
-) -> list[Step]:
+def _new(base: Trained, what: Members, percent: int, seed: int) -> nn.Module:
+    """Return a new network that was trained at the size of an operating point."""
+    schedule, groups = Shares((percent,)), what.groups(base)
+    kept = {group: schedule(Progress(1, 1, group.size, group.size)) for group in groups}
+    as_units = all(isinstance(group, Neurons) for group in groups)
+    network = base.task.network([*kept.values()] if as_units else base.task.widths, seed)
+    draw = torch.Generator().manual_seed(seed)
+    mask = Mask.full([] if as_units else groups)
+    for group in mask.groups:
+        mask = mask.without({group: torch.randperm(group.size, generator=draw)[kept[group] :]})
+    FineTune(base.learn, replace(base.task.recipe, seed=seed))(network, mask)
+    return network
+
+
+def _pruned(
+    base: Trained, what: Members, propose: Proposal, retrain: FineTune | None = None
+) -> tuple[nn.Module, list[Step]]:
     """Prune a copy of the network, measured on test samples at each step."""
+    network, past = base.copy()
     probe = _probe(base, network, past)
     judge = Probe(network, base.judge, base.task.recipe.loss)
-    return list(prune(network, base.groups, probe, propose, retrain=retrain, evaluate=judge))
+    groups = what.groups(base)
+    return network, [*prune(network, groups, probe, propose, retrain=retrain, evaluate=judge)]
 
 
 def _probe(base: Trained, network: nn.Module, past: Trajectory) -> Probe:
