@@ -487,6 +487,7 @@ def special(w: World) -> dict[str, dict[str, Any]]:
             "room": sentei.MemoryBudget("safetensors", "1 KiB"),
             "paths": ["units"],
             "units": "magnitude",
+            "synapses": "magnitude",
             "inputs": False,
             "mask": None,
             "until": None,

@@ -306,13 +306,14 @@ def test_options_of_fit_reach_the_library(model, monkeypatch, capsys):
     monkeypatch.setattr(searching, "search", enough(asked))
     shared = [word for pair in SHARED.items() for word in pair]
     words = ["--criterion", "obd", "--inputs", "--paths", "both", "--paths", "units:30"]
+    words += ["--synapse-criterion", "obs"]
     code, _, err = run("fit", model, "--data", "letter", *shared, *words, "--budget", "1KiB",
                        "--resume", "--out", "a.c", "--format", "c-int8", capsys=capsys)  # fmt: skip
     assert (code, err) == (2, "sentei: enough\n")
     _, learn, room = asked["positional"]
     check_shared(asked, learn.inputs)
     assert room == sentei.MemoryBudget("c-int8", "1KiB")
-    assert (asked["units"], asked["inputs"]) == ("obd", True)
+    assert (asked["units"], asked["synapses"], asked["inputs"]) == ("obd", "obs", True)
     assert asked["paths"] == ["both", "units:30"]
     recipe = asked["retrain"]().recipe
     assert (recipe.epochs, recipe.seed) == (2, 5)

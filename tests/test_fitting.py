@@ -175,6 +175,26 @@ def test_stops_are_come_down_to_and_not_jumped_over(letters):
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_a_criterion_that_compensates_does_so_for_every_byte(letters):
+    """The remaining synapses of the layer change, and its cost is measured with them."""
+    network, data = letters
+    losses = {}
+    for name in ("magnitude", "obs"):
+        worker = copy.deepcopy(network)
+        room = MemoryBudget("c-int8", 500)
+        learn = data.train.first(500)
+        (found,) = sentei.search(worker, learn, room, paths=["synapses"], synapses=name)
+        losses[name] = found.step.measured.loss
+        after = found.step.network()
+        for group in sentei.find_synapses(network):
+            kept = found.step.mask.alive(group).reshape(group.shape)
+            before, now = (each.get_parameter(group.parameter) for each in (network, after))
+            changed = (before != now)[kept].any()
+            assert bool(changed) == (name == "obs")
+            assert not now[~kept].any()
+    assert losses["obs"] < 0.9 * losses["magnitude"], losses
+
+
 @pytest.mark.parametrize("path", ["units", "synapses", "both", "units:50"])
 def test_each_path_removes_what_it_says(letters, path):
     network, data = letters

@@ -74,7 +74,7 @@ RULES: dict[str, tuple[Needs | Excludes, ...]] = {
         Needs("--watch", "--journal"),
         Excludes("--watch", "--budget --board", "a search runs several prunings, in turn"),
         ONE_BUDGET,
-        Needs("--paths", "--budget --board"),
+        Needs("--paths --synapse-criterion", "--budget --board"),
         Needs("--board-latency", "--board"),
         Needs("--keep --steps", "--schedule"),
         Needs("--metric-at-least --metric-at-most --metric-within", "--metric"),

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from sentei.pruning.run import Step
     from sentei.pruning.searching import Found
 
+MAGNITUDE = "magnitude"
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Budget:
         paths: What to remove: units, synapses, both (whichever costs the least loss per byte), or
             units:50 (half of the units, then synapses). Several paths are tried, and compared on
             validation samples. If left out, all four for C, and units for other formats.
+        synapse_criterion: How synapses are scored. With obs the remaining ones make up for the
+            removed ones: more accurate if nothing is retrained, and many times slower.
     """
 
     budget: Annotated[Size | None, Parameter(group=UNTIL)] = None
@@ -78,6 +82,7 @@ class Budget:
         ),
     ] = None
     paths: Annotated[list[str] | None, Parameter(group=REMOVED)] = None
+    synapse_criterion: Annotated[str, Parameter(group=REMOVED)] = MAGNITUDE
 
 
 def fit(
@@ -98,7 +103,7 @@ def fit(
 
     A copy of the network is pruned along each path until it fits; the most accurate one on
     validation samples is shrunk, checked and written, and measured on test samples. Units are
-    scored by the criterion, synapses by magnitude. Nothing is written if no network fits.
+    scored by the criterion, synapses by theirs. Nothing is written if no network fits.
 
     For a board, the format is c-int8, or c-int8-int8 if a float sample leaves no RAM, unless
     --format names another.
@@ -109,11 +114,10 @@ def fit(
 
     format = output.checked_format()
     check_budget(budget, output, format)
-    criterion, goal, floors = (
-        seeded(scoring.criterion, data.seed),
-        until.goal(),
-        together(until.floors()),
+    units, synapses = (
+        seeded(each, data.seed) for each in (scoring.criterion, budget.synapse_criterion)
     )
+    goal, floors = until.goal(), together(until.floors())
     workers = parallel.workers()
     run.start()
     output.begin()
@@ -131,7 +135,8 @@ def fit(
             samples=scoring.samples,
             # In other processes the network of a step stays there.
             in_time=in_time if parallel == Parallel() else [],
-            units=criterion,
+            units=units,
+            synapses=synapses,
             inputs=scoring.inputs,
             paths=budget.paths,
             until=goal,
@@ -182,7 +187,8 @@ def check_budget(budget: Budget, output: Output, format: str) -> None:
     Raises:
         BudgetError: neither a budget nor a board is given, or the file to write for a board is not
             C.
-        ValueError: an unknown board, or a path that is unknown or saves nothing in the format.
+        ValueError: an unknown board, a path that is unknown or saves nothing in the format, or a
+            criterion for synapses, which no path removes.
     """
     from sentei.pruning import boards
     from sentei.pruning.searching import paths_for
@@ -199,7 +205,11 @@ def check_budget(budget: Budget, output: Output, format: str) -> None:
             from sentei.cli.board_time import check_board_time
 
             check_board_time(budget.board, budget.board_latency)
-    paths_for(format, budget.paths)
+    if paths_for(format, budget.paths) == ["units"] and budget.synapse_criterion != MAGNITUDE:
+        raise ValueError(
+            "--synapse-criterion has no effect: the only path, units, removes no synapses. Leave "
+            "it out, or name other --paths"
+        )
 
 
 def room_of(

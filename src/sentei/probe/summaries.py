@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sentei.devices import device_of
 from sentei.errors import StructureError
 from sentei.losses import per_sample_losses
 from sentei.network.belonging import check_groups
 from sentei.network.calls import Call, recorded_names
-from sentei.network.copying import copied
 from sentei.network.example import undisturbed
 from sentei.network.layout import Layout
-from sentei.network.mask import Mask
 from sentei.network.units import Group, Listener, Synapses
 from sentei.probe.choosing import listeners_of
 from sentei.probe.input_moments import InputMoments, layouts_of
@@ -178,15 +176,12 @@ def mean_norms(probe: Probe, group: Group) -> Tensor:
         return probe.mean(of_block, group.size)
 
 
-def loss_with_mask(probe: Probe, mask: Mask) -> float:
-    """Compute the mean loss on a Probe's samples of a copy of the model with a mask applied.
+def loss_of(probe: Probe, trial: nn.Module) -> float:
+    """Compute the mean loss on a Probe's samples of another network, such as a changed copy.
 
     Raises:
-        GroupError: the mask does not belong to the model.
         LossError: the loss is not one number per sample.
     """
-    trial = copied(probe.model)
-    mask.apply_(trial)
     samples, total = probe.samples, 0.0
     with undisturbed(trial):
         for block in samples.blocks(samples.boundaries(_ROWS)):

@@ -139,6 +139,7 @@ def search(
     paths: Sequence[str] | None = None,
     loss: str | PerSample | None = None,
     units: str | Criterion = "ablation",
+    synapses: str | Criterion = "magnitude",
     inputs: bool = False,
     mask: Mask | None = None,
     until: Condition | None = None,
@@ -164,6 +165,8 @@ def search(
         paths: names of paths, see `restricted`; those of `paths_for` if None.
         loss: as for `Probe`.
         units: criterion that orders the units of a group.
+        synapses: criterion that orders the synapses of a layer. With "obs" the remaining synapses
+            make up for the removed ones.
         inputs: whether input features may be removed as well.
         mask: units and synapses that are dead from the start; none if None.
         until: another budget that has to be reached as well.
@@ -191,8 +194,8 @@ def search(
     chosen = paths_for(room.format, paths)
     goal = room.limit if until is None else all_of(room.limit, until)
     asked = _Search(
-        model, learn, room, evaluate, loss, units, inputs, mask, goal, keeping, retrain,
-        None if journal is None else Path(journal), resume,
+        model, learn, room, evaluate, loss, units, synapses, inputs, mask, goal, keeping,
+        retrain, None if journal is None else Path(journal), resume,
     )  # fmt: skip
     if workers != Workers():
         asked = asked.run(chosen, workers)
@@ -217,6 +220,7 @@ class _Search:
     evaluate: Any
     loss: str | PerSample | None
     units: str | Criterion
+    synapses: str | Criterion
     inputs: bool
     mask: Mask | None
     goal: Limit
@@ -231,7 +235,8 @@ class _Search:
         probe = Probe(worker, self.learn, self.loss)
         groups: list[Group] = [*find_units(worker, probe.example, inputs=self.inputs)]
         groups += find_synapses(worker) if self.room.format in C_FORMATS else []
-        propose = per_byte(self.room.format, units=self.units, stops=(int(self.room.bytes),))
+        stops = (int(self.room.bytes),)
+        propose = per_byte(self.room.format, self.units, self.synapses, stops=stops)
         yield from prune(
             worker,
             groups,

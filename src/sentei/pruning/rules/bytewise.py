@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from sentei.arguments import checked
 from sentei.criteria import Criterion, criterion, scores
 from sentei.errors import ScheduleError, StructureError
+from sentei.network.copying import copied
 from sentei.network.encoding.format import format_named
 from sentei.network.encoding.size import bytes_in, skeleton
 from sentei.network.mask import Mask
 from sentei.network.members import positions_where
 from sentei.network.units import Group, Synapses
 from sentei.probe.probe import Probe
-from sentei.probe.summaries import loss_with_mask
-from sentei.pruning.rules.proposals import Cut
+from sentei.probe.summaries import loss_of
+from sentei.pruning.rules.proposals import Cut, compensated
 from sentei.pruning.rules.schedules import Progress
 from sentei.running import Example
 
@@ -39,7 +40,8 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
     Args:
         format: the format whose bytes are counted, such as "c-int8".
         units: criterion that orders the units of a group.
-        synapses: criterion that orders the synapses of a layer.
+        synapses: criterion that orders the synapses of a layer. With "obs" the remaining synapses
+            make up for the removed ones.
         share: the part of the present bytes that a step saves, approximately; between 0 and 1. A
             batch starts with this part of its group and doubles until it saves half of the share.
         stops: sizes in bytes. A batch that would pass the next lower stop is cut back to the fewest
@@ -77,7 +79,7 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
             return self._size(bones, changed, probe.example)
 
         loss = probe.loss()
-        best: tuple[float, Group, Tensor] | None = None
+        best: tuple[float, Cut] | None = None
         judged: dict[Group, Tensor] = {}
         for group in groups:
             order_by = self.synapses if isinstance(group, Synapses) else self.units
@@ -85,15 +87,20 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
             batch, saved = self._batch(size, mask, group, judged[group])
             if saved <= 0:
                 continue
-            rise = loss_with_mask(probe, mask.without({group: batch})) - loss
+            cut = self._cut(probe, mask, group, batch)
+            rise = _loss_after(probe, mask, cut) - loss
             # A fall in loss is not divided by the bytes saved: that would favour small savings.
             cost = rise / saved if rise > 0 else rise
             if best is None or cost < best[0]:
-                best = cost, group, batch
-        if best is None:
-            return None
-        _, group, batch = best
-        return Cut({group: batch.sort().values}, scores=judged)
+                best = cost, cut
+        return None if best is None else replace(best[1], scores=judged)
+
+    def _cut(self, probe: Probe, mask: Mask, group: Group, batch: Tensor) -> Cut:
+        """Return the cut that removes a batch; with new weights, if the criterion compensates."""
+        doomed = {group: batch.sort().values}
+        if not isinstance(group, Synapses):
+            return Cut(doomed)
+        return Cut(doomed, updates=compensated(self.synapses, probe, doomed, mask))
 
     def _batch(
         self, size: Callable[[Mask], int], mask: Mask, group: Group, judged: Tensor
@@ -129,6 +136,16 @@ class per_byte:  # noqa: N801 - used like a function: per_byte("c-int8")
             if any(mask.count(group) < group.size for group in mask.groups):
                 return 10**12  # so large that a cut which empties a layer is never chosen
             raise
+
+
+def _loss_after(probe: Probe, mask: Mask, cut: Cut) -> float:
+    """Return the loss of a copy of the network after a cut."""
+    trial = copied(probe.model)
+    with torch.no_grad():
+        for name, weight in cut.updates.items():
+            trial.get_parameter(name).copy_(weight)
+    mask.without(cut.doomed).apply_(trial)
+    return loss_of(probe, trial)
 
 
 def _batches(judged: Tensor, alive: Tensor, share: float) -> Iterator[Tensor]:
