@@ -201,7 +201,8 @@ def _from_the_start(runs: Runs) -> list[Claim]:
                 f"{spread(final(runs[name]), 2, 100, '%')}; minus {VARIANTS[other].words}: "
                 f"{_minus(runs, name, other)}",
                 _no_worse(_difference(runs, name, other)),
-                f"minus neither: {_minus(runs, name)}. Drawn at random in each layer; every fifty "
+                (f"minus neither: {_minus(runs, name)}. " if other != "neither" else "")
+                + "Drawn at random in each layer; every fifty "
                 "updates of the first three quarters some of the smallest weights go for dead ones "
                 "of large gradient (30 % at first, fewer along half a cosine). At the end "
                 + ", ".join(f"{k} {n:,}" for k, n in left.items())
@@ -254,10 +255,8 @@ def _minus(runs: Runs, name: str, other: str = "neither") -> str:
 
 
 def _difference(runs: Runs, name: str, other: str) -> Paired:
-    """Compare two variants on the seeds that both have."""
-    one, two = final(runs[name]), final(runs[other])
-    both = min(len(one), len(two))
-    return paired(one[:both], two[:both])
+    """Compare two variants by seed."""
+    return paired(final(runs[name]), final(runs[other]))
 
 
 def _mean(values: Sequence[float]) -> float:

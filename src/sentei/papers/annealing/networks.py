@@ -59,7 +59,6 @@ class Variant:
         learning: settings that differ from the poster's recipe.
         distorted: strength of the random distortion of each image, see `distortion.distorted`; 0
             is none.
-        seeds: at most so many networks are trained, of other seeds.
     """
 
     words: str
@@ -70,7 +69,6 @@ class Variant:
     alive: float = 1.0
     learning: Mapping[str, Any] = field(default_factory=dict)
     distorted: float = 0.0
-    seeds: int = 5
 
 
 def _smallest(schedule: Schedule) -> Callable[[int], Proposal]:
@@ -103,8 +101,8 @@ VARIANTS: dict[str, Variant] = {
         learning={"optimizer": "adam", "lr": 0.002, "decay": "cosine"},
         distorted=0.5,
     ),
-    "sparse-44": Variant("sparse from the start, 44 %", propose=_exchanged, alive=0.44, seeds=1),
-    "sparse-10": Variant("sparse from the start, 10 %", propose=_exchanged, alive=0.1, seeds=1),
+    "sparse-44": Variant("sparse from the start, 44 %", propose=_exchanged, alive=0.44),
+    "sparse-10": Variant("sparse from the start, 10 %", propose=_exchanged, alive=0.1),
 }
 
 
