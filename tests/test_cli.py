@@ -283,7 +283,7 @@ def test_what_cannot_be_repaired_is_pruned_without_unless_a_repair_is_named(
     assert run(*line, "--repair", "none", capsys=capsys)[0] == 0
 
 
-def test_the_usual_repair_is_that_of_what_is_removed(model, monkeypatch, capsys):
+def test_the_usual_repair_and_criterion_are_those_of_what_is_removed(model, monkeypatch, capsys):
     asked = {}
     monkeypatch.setattr(sentei, "prune", enough(asked))
     half = ["--schedule", "one_shot", "--keep", "50 %"]
@@ -295,6 +295,14 @@ def test_the_usual_repair_is_that_of_what_is_removed(model, monkeypatch, capsys)
     ):
         assert run("prune", model, "--data", "letter", *half, *words, capsys=capsys)[0] == 2
         assert asked["positional"][3].repair == expected, words
+    for words, criterion in (
+        ([], "ablation-affine"),
+        (["--repair", "none"], "ablation"),
+        (["--synapses"], "magnitude"),
+        (["--criterion", "obs"], "obs"),
+    ):
+        assert run("prune", model, "--data", "letter", *half, *words, capsys=capsys)[0] == 2
+        assert asked["positional"][3].criterion == criterion, words
     twins = ["prune", model, "--data", "letter", "--twins", 15]
     for words, expected in (([], "affine"), (["--repair", "none"], None)):
         assert run(*twins, *words, capsys=capsys)[0] == 2

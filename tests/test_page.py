@@ -293,8 +293,17 @@ def test_commands_write_pages_and_figures(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "f" / "tradeoff.svg").exists()
 
 
-@pytest.mark.parametrize("form", [(), ("--criterion", "random")])
-def test_the_page_has_the_numbers_that_the_command_prints(form, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ((), "rises without it, once the unit most like it takes over (ablation-affine);"),
+        (("--criterion", "ablation"), "rises without it (exact ablation);"),
+        (("--criterion", "random"), "scored by random;"),
+    ],
+)
+def test_the_page_has_the_numbers_that_the_command_prints(
+    form, words, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     formats.save(training.build("16-8-26", seed=0), "m.safetensors")
     line = ["prune", "m.safetensors", "--data", "letter", "--units-at-most", 6, "--samples", 200]
@@ -313,9 +322,8 @@ def test_the_page_has_the_numbers_that_the_command_prints(form, tmp_path, monkey
         want = [times * printed[end][key] for end in ("before", "after")]
         assert shown[name] == pytest.approx(want, rel=1e-12), name
     assert dict(whole["run"])["certificate"] == printed["certificate"]
-    named = form[1] if form else "ablation"
-    assert whole["criterion"] == named
-    assert ("exact ablation" in " ".join(whole["lead"])) is not bool(form)
+    assert whole["criterion"] == (form[1] if form else "ablation-affine")
+    assert words in " ".join(whole["lead"])
 
 
 def test_accuracy_without_a_note_says_what_it_was_measured_on(tmp_path):

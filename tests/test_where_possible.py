@@ -1,4 +1,4 @@
-"""The usual repair of `sentei prune`: what it cannot repair is pruned as it is, and said."""
+"""The usual repair and criterion of `sentei prune`: what has no repair is pruned without one."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch
 import zoo
 from place_networks import PLACES
 from sentei import Probe, find_units, one_shot, prune, ranked
+from sentei.criteria import Ablation, scores
 from sentei.criteria.repairs.where_possible import WherePossible
-from sentei.errors import StructureError
+from sentei.errors import CriterionError, StructureError
 from sentei.nests import tensors
 from stream_networks import made
 
@@ -39,6 +40,27 @@ def pruned(name, repair):
     *_, last = prune(model, find_units(model, x), probe, propose)
     assert last.removed
     return [weight.detach().clone() for weight in model.parameters()]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_any_unit_is_scored_after_a_repair_where_that_is_possible(name, caplog):
+    torch.manual_seed(0)
+    model, x = BUILT[name]()
+    model.eval()
+    targets = torch.zeros(len(tensors(x)[0]))
+    first = lambda out: next(t for t in tensors(out) if t.is_floating_point())  # noqa: E731
+    probe = Probe(model, (x, targets), lambda out, t: first(out).flatten(1).square().mean(1))
+    for group in find_units(model, x, depth=True):
+        caplog.clear()
+        usual = scores("ablation-affine", probe, group)
+        said = "are scored without a repair" in caplog.text
+        refused = None
+        try:
+            wanted = scores(Ablation("affine"), probe, group)
+        except (StructureError, CriterionError) as error:
+            wanted, refused = scores("ablation", probe, group), error
+        assert said == isinstance(refused, StructureError)  # branches and streams never have one
+        assert torch.equal(usual, wanted), group.name
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -115,7 +115,8 @@ def fit(
     format = output.checked_format()
     check_budget(budget, output, format)
     units, synapses = (
-        seeded(each, data.seed) for each in (scoring.criterion, budget.synapse_criterion)
+        seeded(each, data.seed)
+        for each in (scoring.criterion or "ablation", budget.synapse_criterion)
     )
     goal, floors = until.goal(), together(until.floors())
     workers = parallel.workers()

@@ -84,14 +84,11 @@ Weights = Annotated[
         "takes one of several in a checkpoint.",
     ),
 ]
-Criterion = Annotated[
-    str,
-    Parameter(
-        group=REMOVED,
-        help="How units or synapses are scored; the lowest scores are removed first. ablation "
-        f"measures the rise in loss exactly.\n\n{ALL_CRITERIA}",
-    ),
-]
+SCORING = (
+    "How units or synapses are scored; the lowest scores are removed first. ablation measures the "
+    "rise in loss exactly."
+)
+Criterion = Annotated[str, Parameter(group=REMOVED, help=f"{SCORING}\n\n{ALL_CRITERIA}")]
 _UNSAID = "half_squared_error with --regression, and cross_entropy without"
 Loss = Annotated[
     str | None,

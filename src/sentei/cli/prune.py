@@ -239,9 +239,9 @@ def prune(
     format = output.checked_format()
     goal, schedule, own = until.goal(), pace.named(), metric.function()
     floors = together([*until.floors(), *metric.floors()])
-    criterion = seeded(scoring.criterion, data.seed)
     ends = goal is not None or floors is not None or pace != Pace()
     repair = repairs.chosen(removed)
+    criterion = seeded(scoring.criterion or _usual(removed, repair), data.seed)
     propose = _proposal(criterion, schedule, removed, widths, repair, ends=ends)
     run.start()
     output.begin()
@@ -268,6 +268,16 @@ def prune(
         return Result({})
     at_end = None if own is None else metric.measured_on(own, start.split.test)
     return finish(start, steps[-1], output, format, reached=reached, metric=at_end)
+
+
+def _usual(removed: Removed, repair: str | Repair | None) -> str:
+    """Return the criterion for what is removed, if none is named.
+
+    Where units are repaired, scores that foresee it are better (docs/study.md).
+    """
+    if removed.synapses:
+        return "magnitude"
+    return "ablation" if repair is None else "ablation-affine"
 
 
 def _proposal(

@@ -12,12 +12,13 @@ from cyclopts import Parameter
 from sentei.cli.bounds import CountOrNone, accepted_by
 from sentei.cli.failures import UNREACHED
 from sentei.cli.options import (
+    ALL_CRITERIA,
     DATA,
     OUTPUT,
     REMOVED,
     REPAIR,
+    SCORING,
     UNTIL,
-    Criterion,
     Data,
     OutFile,
     OutFolder,
@@ -56,7 +57,13 @@ class Scoring:
         inputs: Remove input features as well as units.
     """
 
-    criterion: Criterion = "ablation"
+    criterion: Annotated[
+        str | None,
+        Parameter(
+            help=f"{SCORING} If left out: ablation-affine for units that are repaired, ablation "
+            f"for other units, magnitude for synapses.\n\n{ALL_CRITERIA}"
+        ),
+    ] = None
     inputs: bool = False
     samples: Annotated[Samples, Parameter(group=DATA)] = 10_000
 

@@ -48,6 +48,7 @@ from sentei.criteria.repairs.affine import (
 )
 from sentei.criteria.repairs.least_loss import LeastLoss, least_loss
 from sentei.criteria.repairs.table import REPAIRS, Repair, repair
+from sentei.criteria.repairs.where_possible import WherePossible
 from sentei.criteria.surfaces import approximations, surface
 from sentei.criteria.thresholds import Thresholded
 from sentei.criteria.trajectory import Trajectory
@@ -112,7 +113,7 @@ Criterion = Annotated[Callable[[Probe, Group], Tensor], "a function (probe, grou
 
 CRITERIA: dict[str, Criterion] = {
     "ablation": ablation,
-    "ablation-affine": Ablation("affine"),
+    "ablation-affine": Ablation(WherePossible("affine")),
     "ablation-least-squares": Ablation("least_squares"),
     "activation": activation,
     "badness": badness,

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from sentei.arguments import checked
+from sentei.criteria.repairs.streams import is_stream
 from sentei.criteria.repairs.table import Repair, repair
+from sentei.criteria.repairs.where_possible import WherePossible, left_alone
 from sentei.errors import CriterionError
 from sentei.network.units import Branches, Group, Listener, Neurons, Synapses
 from sentei.probe.probe import Probe
@@ -25,7 +27,8 @@ class Ablation:
     Attributes:
         repair: the repair applied before each removal, by name or as a function; None for none. The
             loss is measured after the fold, which adds the repair's constant to the listener's
-            bias.
+            bias. With `WherePossible`, as in "ablation-affine", groups for which there is no repair
+            are measured without.
 
     Source: the brute-force criterion of Sharma, Wolfe and Raj, "The Incredible Shrinking Neural
     Network" (arXiv 1701.04465). The paper runs one forward pass for each unit, and does not repair.
@@ -48,13 +51,18 @@ class Ablation:
                 f"ablation scores whole units; {group.name!r} is a group of synapses. Score "
                 'synapses with "magnitude"'
             )
-        if self.repair is not None and isinstance(group, Branches):
+        if self.repair is None:
+            return probe.rises_without(group)
+        if isinstance(group, Branches) or is_stream(group):
+            if isinstance(self.repair, WherePossible):
+                return probe.rises_without(group)
             raise CriterionError(
                 f"a repair gives the outputs of units to others; {group.name!r} is a group of "
-                "branches. Score branches without a repair"
+                f"{'branches' if isinstance(group, Branches) else 'a stream'}. Score it without a "
+                "repair"
             )
         mix = None
-        if self.repair is not None and isinstance(group, Neurons):
+        with left_alone(self.repair, group, what="scored"):
             mix = self._mixes(probe, group, self.repair)
         return probe.rises_without(group, mix=mix)
 

@@ -44,12 +44,18 @@ def method(how: str | Repair) -> Repair:
 
 
 @contextmanager
-def left_alone(how: str | Repair | None, *groups: Group) -> Iterator[None]:
-    """Log a refusal to repair these groups, in place of raising it, if `how` is `WherePossible`."""
+def left_alone(how: str | Repair | None, *groups: Group, what: str = "removed") -> Iterator[None]:
+    """Log a refusal to repair these groups, in place of raising it, if `how` is `WherePossible`.
+
+    Args:
+        how: the repair.
+        groups: what it is to repair.
+        what: what happens to the units instead, without a repair: "removed" or "scored".
+    """
     try:
         yield
     except StructureError as error:
         if not isinstance(how, WherePossible):
             raise
         names = ", ".join(repr(group.name) for group in groups)
-        log.warning("units of %s are removed without a repair: %s", names, error)
+        log.warning("units of %s are %s without a repair: %s", names, what, error)

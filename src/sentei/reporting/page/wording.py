@@ -23,6 +23,13 @@ UNITS = {
 }
 SYNAPSE = "A synapse is a weight that connects two units."
 
+_RISE = "by how much the loss rises without it"
+EXACT = {
+    "ablation": f"{_RISE} (exact ablation)",
+    "ablation-affine": f"{_RISE}, once the unit most like it takes over (ablation-affine)",
+    "ablation-least-squares": f"{_RISE}, once the others take over (ablation-least-squares)",
+}
+
 
 def title(story: Story) -> str:
     """Return the page's title: what was removed, and what the network is for."""
@@ -50,8 +57,7 @@ def lead(story: Story) -> list[str]:
     on = measured_on(story)
     how = criterion(story.card.get("propose"))
     if how is not None:
-        exact = how == "ablation"
-        by = "by how much the loss rises without it (exact ablation)" if exact else f"by {how}"
+        by = EXACT.get(how, f"by {how}")
         found.append(f"Each was scored {by}; the lowest scores went first.")
     if any(sentence.startswith("Steps") for sentence in story.missing):
         found.append("Not all steps of the run can be read; the end of this page says why.")
