@@ -248,7 +248,7 @@ def test_what_is_stored_so_far_is_judged_where_it_is_whole(tmp_path):
         kept = job.identity() | {"result": invented(job, number)}
         (tmp_path / "quick" / f"{job.name}.json").write_text(json.dumps(kept))
     report = reproduce("study", Order(tmp_path, quick=True, seeds=1, so_far=True))
-    assert report.command.endswith("--quick --so-far")
+    assert report.command == "sentei reproduce study --seeds 1 --quick --so-far"
     assert len(report.claims) > 10
     units = [claim for claim in report.claims if not claim.claim.startswith("single weights")]
     assert len(units) < len(report.claims)
@@ -296,4 +296,5 @@ def test_a_quick_study_of_a_users_images_is_written_whole(tmp_path, images):
     written = {file.name for file in tmp_path.iterdir()}
     assert {"results.csv", "criteria.md", "ways.md", "tasks.md", "claims.json"} <= written
     assert "images:" in (tmp_path / "tasks.md").read_text()
+    assert report.command.endswith(f"--quick --images {images}")
     assert (tmp_path / "figures" / "sizes.png").stat().st_size > 10_000

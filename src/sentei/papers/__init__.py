@@ -111,6 +111,7 @@ def reproduce(paper: str, order: Order) -> Report:
         raise ValueError(unknown("paper", paper, (*PAPERS, STUDY)))
     module = importlib.import_module(f"sentei.papers.{paper}")
     command = f"sentei reproduce {paper} --seeds {order.seeds}" + " --quick" * order.quick
+    command += "" if order.images is None else f" --images {order.images}"
     command += " --so-far" * order.so_far
     report = Report(paper, module.TITLE, command, order.quick, module.reproduce(order))
     storage.write(order.folder / "claims.md", report.markdown().encode())
