@@ -140,6 +140,15 @@ def _differences(study: Study) -> Iterator[Claim]:
             Side(REPAIRED, "ablation-least-squares"),
             Side(REPAIRED, "ablation"),
         ),
+        "ablation measured after a fit by one other unit is better where least squares repairs": (
+            Side(REPAIRED, "ablation-affine"),
+            Side(REPAIRED, "ablation"),
+        ),
+        "the same, retrained as well": (Side(BOTH, "ablation-affine"), Side(BOTH, "ablation")),
+        "the same, where units go while the network trains": (
+            Side(PRUNED_WHILE_TRAINED, "ablation-affine"),
+            Side(PRUNED_WHILE_TRAINED, "ablation"),
+        ),
     }
     for claim, sides in pairs.items():
         found = _compared(study, claim, *sides)
