@@ -8,7 +8,7 @@ from place_networks import PLACES
 from sentei import Probe, find_units, one_shot, prune, ranked
 from sentei.criteria import Ablation, scores
 from sentei.criteria.repairs.where_possible import WherePossible
-from sentei.errors import CriterionError, StructureError
+from sentei.errors import CriterionError, GroupError, StructureError
 from sentei.nests import tensors
 from stream_networks import made
 
@@ -57,7 +57,7 @@ def test_any_unit_is_scored_after_a_repair_where_that_is_possible(name, caplog):
         refused = None
         try:
             wanted = scores(Ablation("affine"), probe, group)
-        except (StructureError, CriterionError) as error:
+        except (StructureError, CriterionError, GroupError) as error:
             wanted, refused = scores("ablation", probe, group), error
         assert said == isinstance(refused, StructureError)  # branches and streams never have one
         assert torch.equal(usual, wanted), group.name

@@ -45,6 +45,7 @@ class Ablation:
 
         Raises:
             CriterionError: the group is a group of synapses; or of branches, with a repair.
+            GroupError: a stream, with a repair.
         """
         if isinstance(group, Synapses):
             raise CriterionError(
@@ -53,13 +54,14 @@ class Ablation:
             )
         if self.repair is None:
             return probe.rises_without(group)
-        if isinstance(group, Branches) or is_stream(group):
-            if isinstance(self.repair, WherePossible):
-                return probe.rises_without(group)
+        if isinstance(self.repair, WherePossible) and (
+            isinstance(group, Branches) or is_stream(group)
+        ):
+            return probe.rises_without(group)
+        if isinstance(group, Branches):
             raise CriterionError(
                 f"a repair gives the outputs of units to others; {group.name!r} is a group of "
-                f"{'branches' if isinstance(group, Branches) else 'a stream'}. Score it without a "
-                "repair"
+                "branches. Score branches without a repair"
             )
         mix = None
         with left_alone(self.repair, group, what="scored"):
