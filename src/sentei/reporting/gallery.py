@@ -13,7 +13,7 @@ from sentei.reporting import figures
 from sentei.reporting.floors import levels
 from sentei.reporting.page.document import picture
 from sentei.reporting.page.story import Story
-from sentei.reporting.page.wording import criterion, measured_on
+from sentei.reporting.page.wording import EXACT, criterion, measured_on
 
 UNITS = 10  # units whose error surfaces are drawn
 ROWS = 500  # samples that surfaces and scores are measured on
@@ -115,7 +115,7 @@ def _score(story: Story) -> str:
     named = criterion(story.card.get("propose"))
     if named is None:
         return "score by the run's criterion"
-    return "rise in loss if removed" if named == "ablation" else f"score by {named}"
+    return "rise in loss if removed" if named in EXACT else f"score by {named}"
 
 
 def _accuracies(counted: Tensor) -> Tensor:
