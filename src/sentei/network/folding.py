@@ -147,9 +147,16 @@ def unexplained(o: Tensor, index: Tensor, units: Tensor, rows: Tensor) -> Tensor
     Returns:
         (inputs, n): at the columns of `units` their output minus the mix, zero elsewhere.
     """
-    lost = torch.zeros_like(o)
+    lost, shares, constants = torch.zeros_like(o), rows[:, :-1], rows[:, -1:]
+    partners = shares.abs().argmax(1)
+    alone = bool((shares.count_nonzero(1) <= 1).all())  # one other unit at most takes over
+    share = shares.gather(1, partners[:, None])
     for own in index.T:  # a unit's i-th column is a mix of the i-th columns of the others
-        lost[own[units]] = o[own[units]] - torch.addmm(rows[:, -1:], rows[:, :-1], o[own])
+        if alone:
+            mixed = torch.addcmul(constants, share, o[own[partners]])
+        else:
+            mixed = torch.addmm(constants, shares, o[own])
+        lost[own[units]] = o[own[units]] - mixed
     return lost
 
 
