@@ -28,14 +28,20 @@ REFUSED = {
 }
 
 
-def pruned(name, repair):
-    """Return all weights after a cut, or the refusal."""
+def probed(name):
+    """Return a network, its inputs, and a Probe with a loss that any output has."""
     torch.manual_seed(0)
     model, x = BUILT[name]()
     model.eval()
     targets = torch.zeros(len(tensors(x)[0]))
     first = lambda out: next(t for t in tensors(out) if t.is_floating_point())  # noqa: E731
     probe = Probe(model, (x, targets), lambda out, t: first(out).flatten(1).square().mean(1))
+    return model, x, probe
+
+
+def pruned(name, repair):
+    """Return all weights after a cut, or the refusal."""
+    model, x, probe = probed(name)
     propose = ranked("magnitude", one_shot("60 %"), repair=repair)
     *_, last = prune(model, find_units(model, x), probe, propose)
     assert last.removed
@@ -44,12 +50,7 @@ def pruned(name, repair):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_any_unit_is_scored_after_a_repair_where_that_is_possible(name, caplog):
-    torch.manual_seed(0)
-    model, x = BUILT[name]()
-    model.eval()
-    targets = torch.zeros(len(tensors(x)[0]))
-    first = lambda out: next(t for t in tensors(out) if t.is_floating_point())  # noqa: E731
-    probe = Probe(model, (x, targets), lambda out, t: first(out).flatten(1).square().mean(1))
+    model, x, probe = probed(name)
     for group in find_units(model, x, depth=True):
         caplog.clear()
         usual = scores("ablation-affine", probe, group)
