@@ -84,9 +84,27 @@ def test_a_device_without_float64_is_refused(monkeypatch):
 def test_random_states_are_kept_and_seeded():
     before = devices.random_states()[0]
     with devices.random_kept([torch.device("cpu")]):
-        devices.seed_([], 3)
+        devices.seed_(3)
         first = torch.rand(2)
     assert torch.equal(torch.get_rng_state(), before)
     with devices.random_kept([]):
         torch.manual_seed(3)
         assert torch.equal(torch.rand(2), first)
+    with devices.seeded(3):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_seed_is_left_for_devices_that_are_not_in_use(monkeypatch):
+    """torch.manual_seed keeps it, and formats the call's stack each time."""
+    monkeypatch.setattr(torch, "manual_seed", None)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2))
+    rows = torch.linspace(-1, 1, 15).view(5, 3)
+    loader = torch.utils.data.DataLoader([(row, i % 2) for i, row in enumerate(rows)], 2)
+    probe = sentei.Probe(model, loader)
+    [group] = sentei.find_units(model, rows)
+    mask = sentei.Mask.full([group]).without({group: [1]})
+    mask.apply_(model)
+    sentei.certify(model, sentei.shrink(model, mask, rows), rows, mask=mask)
+    sentei.train(model, (rows, torch.arange(5) % 2), sentei.Recipe(epochs=1))
+    assert probe.loss() == sentei.Probe(model, loader).loss()

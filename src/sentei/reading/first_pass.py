@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sentei.devices import seeded
 from sentei.errors import DataError
 from sentei.losses import Loss, check_counting
 from sentei.metrics import TargetSummary
@@ -165,8 +166,7 @@ class Reading:
 
     def _check_start(self, seen: _Seen) -> None:
         """Read the first batch again, while the global random state is another one."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch.initial_seed() + 1)
+        with seeded((torch.initial_seed() + 1) % 2**63):
             check_same(seen.checksums, 0, next(iter(self._source())))
 
 

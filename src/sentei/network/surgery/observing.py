@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sentei.devices import seeded
 from sentei.network.attention import multi_head_attention
 from sentei.network.calls import FUNCTIONS, MIXING, PASSING, Call, Calls
 from sentei.network.counted_norm import counted_layer_norm
@@ -90,8 +91,7 @@ def observed(
             call, where that is far from 1.
         seed: of the random numbers that the network draws.
     """
-    with as_found(model), torch.random.fork_rng(devices=[]), _marking(model, dead):
-        torch.manual_seed(seed)
+    with as_found(model), seeded(seed), _marking(model, dead):
         observer = _Observer(model, leaking=leaking, marked=dead is not None)
         observer.calibrating = calibrating
         with observer, _without_branches(model, dead, observer.layers):

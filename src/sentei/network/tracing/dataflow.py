@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentei.devices import seed_
 from sentei.errors import StructureError
 from sentei.nests import tensors
 from sentei.network.calls import Call, Calls
@@ -246,7 +247,7 @@ def run_noting(
         return noted(function, (args, kwargs), lambda: function(*args, **kwargs))
 
     def once() -> None:
-        torch.manual_seed(0)
+        seed_(0)
         visits: list[Visit] = []
         with _visiting(model, visits, lambda: numbers[0]), Calls(model, answer, compute=compute):
             outputs = run(model, example)

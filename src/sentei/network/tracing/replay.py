@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sentei.devices import seed_
 from sentei.errors import StructureError
 from sentei.nests import tensors
 from sentei.network.calls import COMPUTED, Call, Calls, Compute
@@ -118,7 +119,7 @@ class Replay:
         self._read: list[Tensor | None] = []
         if inputs:
             self.sources.update(self.inputs)
-        torch.manual_seed(0)  # the state that the recorded pass begins with
+        seed_(0)  # the state that the recorded pass begins with
         recorder = Recorder(model, example, self._origins.names)
         outputs = tensors(
             self._run(lambda c: recorder.call(c, self._record), self.example, recorder.compute)
@@ -435,7 +436,7 @@ class Replay:
     def _run(self, answer: Any, example: Example, compute: Compute | None = None) -> Any:
         """Run the model with every weight call handed to `answer`; return the model's output."""
         self.passes += 1
-        torch.manual_seed(0)  # random numbers inside the network are the same in every pass
+        seed_(0)  # random numbers inside the network are the same in every pass
         calls = self._calls(answer, compute)
         with calls:
             output = run(self.model, example)
