@@ -1,6 +1,7 @@
 """masked(x) == shrunk(x), for every network of the zoo, random masks, and both modes."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -32,13 +33,20 @@ def outputs(model, x, training=False):
         return [t for t in tree_leaves(run(model, x)) if isinstance(t, torch.Tensor)]
 
 
+def in_float64(name):
+    model, x = zoo.build(name)
+    return model.double(), x.double() if x.is_floating_point() else x
+
+
+@functools.cache
+def groups_of(name):
+    model, x = in_float64(name)
+    return find_units(model, x, inputs=x.is_floating_point())
+
+
 def cases(name):
     """Return the network, its example in float64, and the groups that can be cut."""
-    model, x = zoo.build(name)
-    model = model.double()
-    x = x.double() if x.is_floating_point() else x
-    floating = x.is_floating_point()
-    return model, x, find_units(model, x, inputs=floating)
+    return *in_float64(name), groups_of(name)
 
 
 def draw_mask(data, groups, synapses):

@@ -4,6 +4,7 @@ And what must go together does.
 """
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ from joined_networks import JOINED
 from place_networks import PLACES
 
 NETWORKS = {**PLACES, **JOINED}
+
+
+@functools.cache
+def groups_of(name):
+    net, x = zoo.build(name) if name in zoo.ZOO else NETWORKS[name][0]()
+    return sentei.find_units(net, x)
 
 
 def doomed(groups):
@@ -34,7 +41,7 @@ def test_groups_are_found_and_nothing_changes(name):
 @pytest.mark.parametrize("name", [name for name, (_, groups) in NETWORKS.items() if groups])
 def test_what_is_offered_can_be_cut(name):
     net, x = NETWORKS[name][0]()
-    groups = sentei.find_units(net, x)
+    groups = groups_of(name)
     net, x = net.double(), x.double()
     mask = sentei.Mask.full(groups).without(doomed(groups))
     masked = copy.deepcopy(net)
@@ -59,7 +66,7 @@ def test_every_unit_is_measured_exactly(name):
     with torch.no_grad():
         targets = torch.randn_like(net(x))
     probe = sentei.Probe(net, (x, targets), "half_squared_error")
-    for group in sentei.find_units(net, x):
+    for group in groups_of(name):
         units = sorted({0, group.size // 2, group.size - 1})
         measures = probe.losses_without(group, units).tolist()
         for unit, measured in zip(units, measures, strict=True):
@@ -80,7 +87,7 @@ def ranked_by_chance(groups, seed):
 
 def check_rankings(name, seeds):
     net, x = zoo.build(name) if name in zoo.ZOO else NETWORKS[name][0]()
-    groups = sentei.find_units(net, x)
+    groups = groups_of(name)
     for seed in range(seeds):
         doomed = ranked_by_chance(groups, seed)
         small = sentei.shrink(net, sentei.Mask.full(groups).without(doomed), example=x)

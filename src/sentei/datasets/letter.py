@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from importlib.resources import files
+from io import BytesIO
 
 import numpy as np
 import torch
@@ -54,8 +55,8 @@ def letter(split: str = "default", seed: int = 0, standardise: bool = True) -> S
 
 
 def _read() -> Samples:
-    text = (files("sentei.datasets") / "data" / "letter-recognition.data").read_text("ascii")
-    rows = [line.split(",") for line in text.split()]
-    targets = torch.tensor([ord(letter) - ord("A") for letter, *_ in rows])
-    inputs = np.array([values for _, *values in rows], dtype=np.float32)
+    data = (files("sentei.datasets") / "data" / "letter-recognition.data").read_bytes()
+    targets = torch.tensor([line[0] for line in data.split()]) - ord("A")
+    columns = range(1, 1 + len(FEATURES))
+    inputs = np.loadtxt(BytesIO(data), dtype=np.float32, delimiter=",", usecols=columns)
     return Samples(torch.from_numpy(inputs), targets)
