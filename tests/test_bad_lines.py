@@ -16,7 +16,8 @@ from sentei import cli, formats, training
 from sentei.cli import conflicts, failures, loading
 
 NET = "net.safetensors"
-COMMANDS = sorted(name for name in cli.build() if not name.startswith("-"))
+APP = cli.build()
+COMMANDS = sorted(name for name in APP if not name.startswith("-"))
 # What each command needs at least; those that take a network first.
 NEEDS = {
     "rank": [NET], "surface": [NET], "tidy": [NET], "compare": [NET], "explain": [NET],
@@ -85,7 +86,7 @@ def refused(line, folder, capsys):
 
 
 def options(command):
-    found = cli.build()[command].assemble_argument_collection(parse_docstring=True)
+    found = APP[command].assemble_argument_collection(parse_docstring=True)
     return [argument for argument in found if argument.parse]
 
 
@@ -126,7 +127,7 @@ def parsed(command, option, value):
     for rule in conflicts.RULES.get(command, ()):
         if isinstance(rule, conflicts.Needs) and option in rule.options:
             line += BESIDE[rule.one_of.split()[0]]
-    return cli.build().parse_args([command, *line], exit_on_error=False, print_error=False)
+    return APP.parse_args([command, *line], exit_on_error=False, print_error=False)
 
 
 BESIDE = {
@@ -303,7 +304,7 @@ def test_an_option_with_effect_is_taken(folder, capsys):
         ["prune", NET, "--synapses", "--journal", "j", "--resume"],
         ["compare", NET, "--budgets", "1KiB", "--criteria", "obd", "--paths", "both"],
     ):
-        cli.build().parse_args(line, exit_on_error=False, print_error=False)
+        APP.parse_args(line, exit_on_error=False, print_error=False)
     off = ["prune", NET, "--repair", "mean"]
     cli.build("off.toml").parse_args(off, exit_on_error=False, print_error=False)
     (folder / "off.toml").write_text("[prune]\nsynapses = true\n")

@@ -339,7 +339,8 @@ def page(capsys, *command):
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split()), panels
 
 
-COMMANDS = sorted(name for name in cli.build() if not name.startswith("-"))
+APP = cli.build()
+COMMANDS = sorted(name for name in APP if not name.startswith("-"))
 
 
 def test_options_are_in_groups_and_in_one_order(capsys):
@@ -369,7 +370,7 @@ def test_each_option_is_described_and_none_is_without_meaning(name, capsys):
     said, _ = page(capsys, name)
     assert "--no-" not in said
     assert "--empty-" not in said
-    for argument in cli.build()[name].assemble_argument_collection(parse_docstring=True):
+    for argument in APP[name].assemble_argument_collection(parse_docstring=True):
         if argument.show:
             assert len(argument.parameter.help or "") > 10, argument.names
     assert all(option in said for option in ("--config PATH", "--json", "--quiet"))
@@ -442,7 +443,7 @@ def test_a_documented_command_line_has_known_options(line, tmp_path, monkeypatch
             Path(word).touch()
         elif word.startswith("runs/"):
             Path(word).mkdir(parents=True, exist_ok=True)
-    command, bound, _ = cli.build().parse_args(words, exit_on_error=False, print_error=False)
+    command, bound, _ = APP.parse_args(words, exit_on_error=False, print_error=False)
     assert command.__name__ == words[0]
     assert bound.arguments
 
@@ -488,7 +489,7 @@ def test_all_commands_that_take_a_network_are_known():
 
 
 def _names(command):
-    return [argument.names for argument in cli.build()[command].assemble_argument_collection()]
+    return [argument.names for argument in APP[command].assemble_argument_collection()]
 
 
 @pytest.mark.parametrize("file", BROKEN)
