@@ -92,7 +92,7 @@ def test_jobs_have_names_of_their_own_and_quick_ones_see_less():
 def test_rules_in_words():
     rule = {"inputs": [29, 0, 57], "strengths": [2.0, -1.0, 0.5]}
     found = {**rule, "all": 9, "whole": 0.9, "alone": 0.85}
-    assert sentences.in_words({"rules": {"classes": [found]}}, most=1) == (
+    assert sentences.in_words({"rules-0": {"classes": [found]}}, most=1) == (
         "- **0**: ink at (1, 1) and none at (0, 0), and 1 more: 3 of 9 inputs, balanced accuracy "
         "85.0% (all inputs 90.0%).\n"
     )
@@ -107,7 +107,7 @@ def test_small_experiments_end_in_claims():
             for name in ("wsf", "magnitude", "karnin", "random")
         },
         "ladder-0": ladder.descended(0, [500, 38], 1, rows=400),
-        "rules": ladder.rules(0, 500, 2, rows=400),
+        "rules-0": ladder.rules(0, 500, 2, rows=400),
         "attempt-00": small.attempt(0, rows=400, epochs=2, teacher=None),
         "together": together.sought([0, 1], 1259, 4, copies=1, taught=1, rows=600),
         "activation-tanh": together.sought([0], 1259, 4, "tanh", copies=1, taught=1, rows=600),
@@ -119,7 +119,7 @@ def test_small_experiments_end_in_claims():
     assert [rung["synapses"] for rung in results["ladder-0"]["rungs"]] == [500, 38]
     assert [run["layers"] for run in results["together"]["runs"]] == [{"fc1": 1059, "fc2": 200}] * 2
     assert [rung["synapses"] for rung in results["few-0"]["rungs"]] == [110, 38]
-    assert all(found["inputs"] for found in results["rules"]["classes"])
+    assert all(found["inputs"] for found in results["rules-0"]["classes"])
     assert sentences.in_words(results).count("balanced accuracy") == 10
     rows = claims.judged(results, quick=False)
     by_name = {row.claim: row for row in rows}

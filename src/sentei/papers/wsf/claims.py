@@ -254,19 +254,22 @@ def _zero(results: Results) -> list[Claim]:
 
 def _rules(results: Results) -> list[Claim]:
     """Claim: rules can be read off the pruned network."""
-    if "rules" not in results:
+    runs = _of(results, "rules-")
+    if not runs:
         return []
-    found = results["rules"]
-    counts = [len(one["inputs"]) for one in found["classes"]]
-    alone = [one["alone"] for one in found["classes"]]
+    counts = [[len(one["inputs"]) for one in run["classes"]] for run in runs]
+    alone = [one["alone"] for run in runs for one in run["classes"]]
+    fewest, most = ([kind(each) for each in counts] for kind in (min, max))
+    read = [run["structure"][0] for run in runs]
     return [
         Claim(
             "rules can be read off the pruned network",
             "named as future work",
-            f"{min(counts)} to {max(counts)} inputs recognise a digit",
+            f"{spread(fewest, 0)} to {spread(most, 0)} inputs recognise a digit",
             "holds in part",
-            f"of {found['structure'][0]} inputs, all others held at their mean; balanced accuracy "
-            f"of one digit against the rest {min(alone):.0%} to {max(alone):.0%}; one network",
+            f"of {spread(read, 0)} inputs, all others held at their mean; balanced accuracy of one "
+            f"digit against the rest {min(alone):.0%} to {max(alone):.0%}; for 0 to 9, "
+            f"in the network drawn: {', '.join(map(str, counts[0]))}",
         )
     ]
 

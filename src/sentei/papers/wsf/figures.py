@@ -45,9 +45,9 @@ def draw(order: Order, results: Mapping[str, Result]) -> None:
         figure, axes = canvas()
         histogram(axes, [r for name, r in results.items() if name.startswith("hypothesis")])
         order.figure("histogram", figure)
-    if "rules" in results:
+    if "rules-0" in results:
         figure = Figure(figsize=(7.4, 3.6), layout="constrained", dpi=150)
-        rules(figure, results["rules"]["classes"])
+        rules(figure, results["rules-0"]["classes"])
         order.figure("rules", figure)
 
 

@@ -12,7 +12,7 @@ Results = Mapping[str, Result]
 
 def tables(results: Results) -> dict[str, str]:
     """Return Markdown by the name of the mark that it stands between on the page."""
-    found = {"rules": in_words(results)} if "rules" in results else {}
+    found = {"rules": in_words(results)} if "rules-0" in results else {}
     tried = [result for name, result in sorted(results.items()) if name.startswith("few-")]
     return found | ({"lists": listed(smallest(tried)["rules"])} if tried else {})
 
@@ -20,7 +20,7 @@ def tables(results: Results) -> dict[str, str]:
 def in_words(results: Results, most: int = 4) -> str:
     """Describe the rules as Markdown: for each digit, pixels whose ink counts for or against it."""
     lines = []
-    for label, found in enumerate(results["rules"]["classes"]):
+    for label, found in enumerate(results["rules-0"]["classes"]):
         pairs = list(zip(found["inputs"], found["strengths"], strict=True))
         sides = [[p for p, s in pairs if s > 0], [p for p, s in pairs if s < 0]]
         pixels = [", ".join(f"({p // 28}, {p % 28})" for p in side[:most]) for side in sides]
