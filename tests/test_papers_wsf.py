@@ -108,13 +108,13 @@ def test_small_experiments_end_in_claims():
         },
         "ladder-0": ladder.descended(0, [500, 38], 1, rows=400),
         "rules-0": ladder.rules(0, 500, 2, rows=400),
-        "attempt-00": small.attempt(0, rows=400, epochs=2, teacher=None),
+        "attempt-00-0": small.attempt(0, rows=400, epochs=2, teacher=None),
         "together": together.sought([0, 1], 1259, 4, copies=1, taught=1, rows=600),
         "activation-tanh": together.sought([0], 1259, 4, "tanh", copies=1, taught=1, rows=600),
         "lists": few.without(rows=600),
         "few-0": few.few(0, [110, 38], 6, 2, rows=600),
     }
-    assert results["attempt-00"]["synapses"] == 1259
+    assert results["attempt-00-0"]["synapses"] == 1259
     assert results["hypothesis-0"]["still"] >= results["hypothesis-0"]["unlit"] > 0.08
     assert [rung["synapses"] for rung in results["ladder-0"]["rungs"]] == [500, 38]
     assert [run["layers"] for run in results["together"]["runs"]] == [{"fc1": 1059, "fc2": 200}] * 2

@@ -46,8 +46,11 @@ def jobs(seeds: int, quick: bool) -> list[Job]:
         settings = {"seed": seed, "keep": 650, "epochs": 4 if quick else 40, **rows}
         todo.append(Job(f"rules-{seed}", ladder.rules, settings))
     plan = list(small.plan(quick).values())
-    for i, settings in enumerate(plan):
-        todo.append(Job(f"attempt-{i:02}", small.attempt, {"seed": 0, **settings}))
+    todo += [
+        Job(f"attempt-{i:02}-{seed}", small.attempt, {"seed": seed, **settings})
+        for seed in range(seeds)
+        for i, settings in enumerate(plan)
+    ]
     return todo + _side_by_side(seeds, quick)
 
 

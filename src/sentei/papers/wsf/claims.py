@@ -335,43 +335,36 @@ def fewest(runs: Sequence[Result], goal: float) -> Claim:
 
 
 def attempts(results: Results, quick: bool) -> list[Claim]:
-    """Return a row for each planned attempt at 1,259 synapses, run with seed 0."""
-    rows = []
-    for i, name in enumerate(small.plan(quick)):
-        found = results.get(f"attempt-{i:02}")
-        if found is not None:
-            rows.append(
-                Claim(
-                    f"attempt {i + 1} at 1,259: {name}",
-                    "97 %",
-                    f"test {found['test']:.2%} (1 seed)",
-                    "holds" if found["test"] >= 0.97 else "does not hold",
-                    f"validation {found['validation']:.2%}, train {found['train']:.2%}, "
-                    f"{found['structure']}",
-                )
-            )
-    return rows
+    """Return a row for each planned attempt at 1,259 synapses."""
+    plan = enumerate(small.plan(quick))
+    named = (
+        (f"attempt {i + 1} at 1,259: {name}", _of(results, f"attempt-{i:02}")) for i, name in plan
+    )
+    return [_trained(name, runs) for name, runs in named if runs]
 
 
 def activations(results: Results) -> list[Claim]:
     """Return a row for each activation that was trained like the best networks, but briefly."""
-    rows = []
-    for name, found in results.items():
-        if not name.startswith("activation-"):
-            continue
-        tests, checks, seen = (
-            [run[part] for run in found["runs"]] for part in ("test", "validation", "train")
-        )
-        rows.append(
-            Claim(
-                f"1,259 synapses, trained briefly, with {name.removeprefix('activation-')}",
-                "97 %",
-                "test " + spread(tests, 2, 100, "%"),
-                "holds" if sum(tests) / len(tests) >= 0.97 else "does not hold",
-                f"validation {spread(checks, 2, 100, '%')}, train " + spread(seen, 2, 100, "%"),
-            )
-        )
-    return rows
+    title = "1,259 synapses, trained briefly, with "
+    found = {name: result for name, result in results.items() if name.startswith("activation-")}
+    return [
+        _trained(title + name.removeprefix("activation-"), result["runs"])
+        for name, result in found.items()
+    ]
+
+
+def _trained(title: str, runs: Sequence[Mapping]) -> Claim:
+    """Return the row of networks of 1,259 synapses that were trained alike but for their seed."""
+    tests, checks, seen = ([run[part] for run in runs] for part in ("test", "validation", "train"))
+    inputs = [run["structure"][0] for run in runs]
+    return Claim(
+        title,
+        "97 %",
+        "test " + spread(tests, 2, 100, "%"),
+        "holds" if sum(tests) / len(tests) >= 0.97 else "does not hold",
+        f"validation {spread(checks, 2, 100, '%')}, train {spread(seen, 2, 100, '%')}; "
+        f"{spread(inputs, 0)} inputs",
+    )
 
 
 def _at(curve: Sequence[Mapping[str, float]], count: float) -> Mapping[str, float]:
