@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from sentei import Mask, Probe, find_synapses
+from sentei.papers import Order
 from sentei.papers.wsf import (
     claims,
     few,
+    figures,
     jobs,
     ladder,
     parts,
@@ -98,7 +100,7 @@ def test_rules_in_words():
     )
 
 
-def test_small_experiments_end_in_claims():
+def test_small_experiments_end_in_claims_and_figures(tmp_path):
     results = {
         "hypothesis-0": procedure.hypothesis(0, rows=400),
         "process-close-0": procedure.process(0, 0.2, True, steps=3, rows=400),
@@ -128,3 +130,6 @@ def test_small_experiments_end_in_claims():
     assert "1,259 synapses, trained briefly, with tanh" in by_name
     assert sentences.tables(results)["lists"].splitlines()[-1].count("otherwise: **") == 1
     assert all(row.measured for row in rows)
+    figures.draw(Order(tmp_path), results)
+    drawn = sorted(path.stem for path in (tmp_path / "figures").glob("*.png"))
+    assert drawn == ["compared", "graph", "histogram", "ladder", "process", "rules"]

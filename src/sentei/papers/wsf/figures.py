@@ -27,12 +27,19 @@ def draw(order: Order, results: Mapping[str, Result]) -> None:
         figure, axes = canvas()
         process(axes, processes[0]["steps"])
         order.figure("process", figure)
-    ladders = [r for name, r in sorted(results.items()) if name.startswith("ladder")]
-    if ladders:
+    ladders, tried = (
+        [r for name, r in sorted(results.items()) if name.startswith(start)]
+        for start in ("ladder-", "few-")
+    )
+    if ladders and tried and "together" in results:
         figure, axes = canvas()
-        ladder(axes, [r["rungs"] for r in ladders])
+        lines = {
+            "one network of 20 hidden units": (BLUE, [r["rungs"] for r in ladders]),
+            "best of ten of 8 hidden units": (INK, [r["rungs"] for r in tried]),
+            "2,200 epochs, distorted images": (ORANGE, [[r] for r in results["together"]["runs"]]),
+        }
+        ladder(axes, lines)
         order.figure("ladder", figure)
-    tried = [r for name, r in sorted(results.items()) if name.startswith("few-")]
     if tried:
         figure, axes = canvas(4.3, 3.5)
         graph(axes, smallest(tried)["edges"])
@@ -78,14 +85,24 @@ def process(axes: Axes, steps: Sequence[Mapping[str, float]]) -> None:
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.1))
 
 
-def ladder(axes: Axes, runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
-    """Plot test accuracy against the number of synapses, one line for each seed."""
-    for rungs in runs:
-        counts = [rung["synapses"] for rung in rungs]
-        axes.plot(counts, [100 * r["test"] for r in rungs], color=BLUE, alpha=0.6, marker=".")
-    axes.plot([1259, 38], [97, 50], "x", color=ORANGE, markersize=9, markeredgewidth=2)
-    for count, accuracy in ((1259, 97), (38, 50)):
-        axes.annotate("published", (count, accuracy), (6, -12), textcoords="offset points")
+def ladder(
+    axes: Axes, lines: Mapping[str, tuple[str, Sequence[Sequence[Mapping[str, float]]]]]
+) -> None:
+    """Plot test accuracy against the number of synapses, one line for each seed.
+
+    Args:
+        axes: the axes to draw on.
+        lines: for each way of training its colour, and for each seed the networks of every size.
+    """
+    for name, (colour, seeds) in lines.items():
+        for rungs in seeds:
+            counts, tests = ([r[part] for r in rungs] for part in ("synapses", "test"))
+            label = name if rungs is seeds[0] else None
+            scaled = [100 * test for test in tests]
+            axes.plot(counts, scaled, color=colour, alpha=0.6, marker=".", label=label)
+    ring = {"markersize": 14, "markeredgewidth": 1.5, "markerfacecolor": "none"}
+    axes.plot([1259, 38], [97, 50], "ko", linestyle="", label="published", **ring)
+    axes.legend(frameon=False, loc="lower left")
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.set(xlabel="synapses left", ylabel="test accuracy (%)")
