@@ -20,8 +20,10 @@ notebooks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nbclient ipykernel
 	$(BIN)/python docs/run_notebooks.py
 
+# Files in alphabetical order: sorted by their number of tests, files of one long test would come last,
+# for one worker, while the other has nothing left.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -82,7 +82,11 @@ def data(n=40, width=5, classes=4):
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("loss", [*LOSSES, cubed])
-@pytest.mark.parametrize("widths", [(5, 6, 4), (5, 6, 7, 4), (5, 4, 3, 6, 4)])
+@pytest.mark.parametrize(
+    "widths",
+    [(5, 6, 4), pytest.param((5, 6, 7, 4), marks=pytest.mark.slow), (5, 4, 3, 6, 4)],
+    ids=str,
+)
 @pytest.mark.parametrize("sigmoid_end", [False, True])
 def test_multilayer_perceptrons(widths, loss, act, sigmoid_end):
     model, (x, y) = mlp(widths, act, sigmoid_end), data()

@@ -49,7 +49,10 @@ def described(model: nn.Module, x: Tensor, *, fast: bool) -> list[str]:
     return parts + [f"{each.parameter} {each.dim} {each.reason}" for each in found.left_out]
 
 
-LONG = ("LSTMBoth", "GRUBoth", "LSTMPacked", "StateSpace", "SlicedExperts", "TwiceOnePackedKey")
+LONG = (
+    *("LSTMBoth", "GRUBoth", "LSTMPacked", "GRUPacked", "LSTMCell", "LSTMTimeFirst", "StateSpace"),
+    *("BatchedExperts", "EinsumExperts", "SlicedExperts", "OneKey", "TwiceOnePackedKey"),
+)
 
 
 @pytest.mark.parametrize(

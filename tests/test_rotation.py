@@ -124,6 +124,7 @@ def test_files_keep_a_rotated_network(name, tmp_path):
         assert torch.equal(small(x), again(x))
 
 
+@pytest.mark.slow
 def test_onnxruntime_computes_a_rotated_network(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     _, new, x = turned("before")
