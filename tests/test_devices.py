@@ -95,6 +95,12 @@ def test_random_states_are_kept_and_seeded():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_no_source_seeds_devices_that_are_not_in_use():
+    sources = Path(sentei.__file__).parent.rglob("*.py")
+    calls = [path for path in sources if "torch.manual_seed(" in path.read_text()]
+    assert not calls
+
+
 def test_no_seed_is_left_for_devices_that_are_not_in_use(monkeypatch):
     """torch.manual_seed keeps it, and formats the call's stack each time."""
     monkeypatch.setattr(torch, "manual_seed", None)
